@@ -1,0 +1,33 @@
+"""ttbench: one ruler for every architecture that wants to replace attention.
+
+`load` opens a checkpoint as an Engine; `run` measures and returns tidy rows. Both import torch only when called.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ttbench.harness.engine import Engine
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load", "run"]
+
+
+def load(checkpoint: str, *, device: str = "cpu", dtype: str = "float32", attention: str = "sdpa") -> Engine:
+    """Open a checkpoint (zoo name, local folder, or hub id with `@revision`) as an Engine.
+
+    Raises CheckpointError when it cannot be found, identified or read. A folder without a tokenizer loads too.
+    """
+    from ttbench.harness.loading import load_engine
+
+    return load_engine(checkpoint, device=device, dtype=dtype, attention=attention)
+
+
+def run(task: str, **options: Any) -> pd.DataFrame:
+    """Run one task as `ttbench run` does and return its tidy rows; see `ttbench.run.run_task` for the options."""
+    from ttbench.run import run_task
+
+    return run_task(task, **options)

@@ -1,0 +1,110 @@
+"""Every error a user can cause, as one tree.
+
+    TtbenchError
+    ├── UsageError                wrong use: exit code 2
+    │   ├── UnknownNameError      a name that no registry has; suggests the nearest
+    │   ├── SuiteError            a suite file that does not parse or validate
+    │   ├── CheckpointError       a checkpoint that cannot be found, identified or read
+    │   │   └── WeightsError      weights that do not fit their configuration
+    │   └── CorpusError           a corpus that cannot be found or read
+    ├── StoreError                a results folder that cannot be read or written: exit code 2
+    ├── CellAnswer                not a failure: the cell's answer is a status other than ok
+    │   ├── TooLongError          status too_long
+    │   ├── TooShortError         status too_short
+    │   └── UnsupportedError      status unsupported
+    ├── CellsFailedError          cells ended killed, timeout or error: exit code 1
+    └── GateError                 a gate that did not hold: exit code 3
+
+Messages say what failed, the value given, what is allowed and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class TtbenchError(Exception):
+    """Root of the tree; `exit_code` is what the command line returns."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class UsageError(TtbenchError):
+    """The request cannot be carried out as written."""
+
+
+class UnknownNameError(UsageError):
+    """A name that its registry does not have.
+
+    Args:
+        noun: what the name should have named, such as "task".
+        name: the name given.
+        known: the names that exist.
+        where: file and line, when the name came from a file.
+    """
+
+    def __init__(self, noun: str, name: str, *, known: Iterable[str], where: str = "") -> None:
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=1)
+        place = f" in {where}" if where else ""
+        hint = f"; did you mean '{near[0]}'?" if near else ";"
+        super().__init__(f"unknown {noun} '{name}'{place}{hint} available: {', '.join(known) or 'none'}")
+        self.noun, self.name, self.known = noun, name, tuple(known)
+
+
+class SuiteError(UsageError):
+    """A suite file that does not parse or validate."""
+
+
+class CheckpointError(UsageError):
+    """A checkpoint that cannot be found, identified or read."""
+
+
+class WeightsError(CheckpointError):
+    """Weights that are broken or do not fit their configuration."""
+
+
+class CorpusError(UsageError):
+    """A corpus that cannot be found or read."""
+
+
+class StoreError(TtbenchError):
+    """A results folder that cannot be read or written."""
+
+
+class CellAnswer(TtbenchError):
+    """Raised by a task to end its cell with a status that is an answer, not a failure."""
+
+    status: ClassVar[str]
+
+
+class TooLongError(CellAnswer):
+    """The checkpoint cannot take this context length."""
+
+    status = "too_long"
+
+
+class TooShortError(CellAnswer):
+    """The corpus has no text long enough for this context length."""
+
+    status = "too_short"
+
+
+class UnsupportedError(CellAnswer):
+    """The combination asked for has no meaning or no implementation."""
+
+    status = "unsupported"
+
+
+class CellsFailedError(TtbenchError):
+    """Some cells ended killed, timeout or error."""
+
+    exit_code = 1
+
+
+class GateError(TtbenchError):
+    """A claim or gate that did not hold."""
+
+    exit_code = 3

@@ -1,0 +1,1 @@
+"""What stands between tasks and models: checkpoints, tokenizers, corpora, engines, measurement."""

@@ -1,0 +1,1 @@
+"""Architectures: one file each, named in `ttbench.registry.ARCHITECTURES`."""

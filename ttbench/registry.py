@@ -1,0 +1,81 @@
+"""Names to "module:object" strings: the one line that an extension adds.
+
+Strings, so that the bottom layer never imports the top one and listing names imports nothing. Other packages add
+theirs through the entry-point groups `ttbench.architectures`, `ttbench.tasks` and `ttbench.corpora`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ttbench.errors import UnknownNameError, UsageError
+
+
+class Registry(Mapping[str, str]):
+    """Built-in names and those of installed entry points; a name may be taken once only."""
+
+    def __init__(self, noun: str, *, group: str, built_in: Mapping[str, str]) -> None:
+        self.noun, self.group, self._built_in = noun, group, dict(built_in)
+
+    def _all(self) -> dict[str, str]:
+        found = dict(self._built_in)
+        for entry in importlib.metadata.entry_points(group=self.group):
+            if found.setdefault(entry.name, entry.value) != entry.value:
+                raise UsageError(
+                    f"two {self.noun}s are called '{entry.name}': {found[entry.name]} and {entry.value}; uninstall one"
+                )
+        return found
+
+    def __getitem__(self, name: str) -> str:
+        found = self._all()
+        if name not in found:
+            raise UnknownNameError(self.noun, name, known=found)
+        return found[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._all()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def load(self, name: str) -> Any:
+        """Import and return the object registered under `name`. Raises UnknownNameError."""
+        module, _, attribute = self[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+
+ARCHITECTURES = Registry(
+    "architecture",
+    group="ttbench.architectures",
+    built_in={
+        "transformer": "ttbench.models.transformer:Transformer",
+        "ttt-linear": "ttbench.models.ttt:TTTLinear",
+        "ttt-mlp": "ttbench.models.ttt:TTTMLP",
+    },
+)
+
+TASKS = Registry(
+    "task",
+    group="ttbench.tasks",
+    built_in={
+        "perplexity": "ttbench.tasks.perplexity:Perplexity",
+        "needle": "ttbench.tasks.needle:Needle",
+        "latency": "ttbench.tasks.latency:Latency",
+        "memory": "ttbench.tasks.memory:Memory",
+    },
+)
+
+CORPORA = Registry(
+    "corpus",
+    group="ttbench.corpora",
+    built_in={
+        "code": "ttbench.harness.data:code_corpus",
+        "kjv": "ttbench.harness.data:kjv_corpus",
+    },
+)

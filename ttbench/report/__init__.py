@@ -1,0 +1,1 @@
+"""Tables, comparisons and figures, made from rows only."""

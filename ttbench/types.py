@@ -1,0 +1,211 @@
+"""The nouns of ttbench: frozen, torch-free, one meaning each (docs/glossary.md).
+
+Checkpoint, Cost -> Cell -> Sample -> row          Metric says how rows become a table
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Scalar = str | int | float | bool | None
+Status = Literal["ok", "oom", "too_long", "too_short", "unsupported", "killed", "timeout", "error"]
+
+ANSWERS: tuple[Status, ...] = ("ok", "oom", "too_long", "too_short", "unsupported")
+FAILURES: tuple[Status, ...] = ("killed", "timeout", "error")
+SCHEMA_VERSION = 1
+
+
+def digest(data: bytes | str) -> str:
+    """Content digest: 128 bits of BLAKE2b in hexadecimal."""
+    raw = data.encode() if isinstance(data, str) else data
+    return hashlib.blake2b(raw, digest_size=16).hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with one spelling per value: sorted keys, no spaces, no NaN. Raises ValueError on NaN or infinity."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Work and state of one sequence, affine in the tokens seen before (up to `window`).
+
+    One FLOP is one floating-point addition or multiplication; a multiply-add is two. The embedding look-up is
+    free, the output head is counted.
+    """
+
+    flops_per_token: float  # FLOP of one token with nothing before it
+    flops_per_context_token: float  # FLOP added for each earlier token that is read
+    state_bytes: int  # bytes of state before the first token, batch 1
+    state_bytes_per_token: int  # bytes of state added by each token
+    window: int | None = None  # tokens after which both context terms stop growing; None: never
+
+    def decode_flops(self, context_len: int) -> float:
+        """FLOP of the token that follows `context_len` tokens."""
+        return self.flops_per_token + self.flops_per_context_token * self._seen(context_len)
+
+    def prefill_flops(self, context_len: int) -> float:
+        """FLOP of reading `context_len` tokens from an empty state."""
+        window = context_len if self.window is None else min(self.window, context_len)
+        seen = window * (window - 1) / 2 + (context_len - window) * window
+        return self.flops_per_token * context_len + self.flops_per_context_token * seen
+
+    def state_nbytes(self, context_len: int) -> int:
+        """Bytes of state in use after `context_len` tokens, batch 1."""
+        return self.state_bytes + self.state_bytes_per_token * self._seen(context_len)
+
+    def _seen(self, context_len: int) -> int:
+        return context_len if self.window is None else min(self.window, context_len)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """Weights + config + tokenizer, known by content digests, never by name."""
+
+    name: str  # what the user calls it: zoo name, folder name or hub id
+    path: str  # local folder that holds it
+    architecture: str  # registry key
+    architecture_version: int
+    dialect: str  # naming under which its files were recognised
+    provenance: str  # zoo | local | hub
+    revision: str | None  # hub commit; None for local folders
+    weights_digest: str
+    config_digest: str
+    tokenizer_digest: str | None  # None: the folder has no tokenizer
+    vocab_size: int  # tokens
+    train_ctx: int | None  # tokens; None: unknown
+    num_params: int
+    num_params_non_embedding: int
+    weight_bytes: int  # bytes of the weight files
+    cost: Cost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One point of the grid: task x checkpoint x axes x seed."""
+
+    task: str
+    task_version: int
+    checkpoint: Checkpoint
+    context_len: int  # tokens of the checkpoint's tokenizer
+    params: Mapping[str, Scalar]  # the task's own parameters, defaults filled in
+    corpus: str | None
+    corpus_digest: str | None
+    seed: int
+    dtype: str
+    device: str
+    engine: str  # eager | graph | hf
+    attention: str  # attention back end asked for
+    batch_size: int  # sequences
+    threads: int
+    round: int = 0  # of a timing cell
+    machine: str | None = None  # fingerprint; timing cells only
+    timeout_s: float | None = None  # seconds; not part of the identity
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that can change this cell's numbers, as plain data. Names and paths are not in it."""
+        checkpoint = self.checkpoint
+        return {
+            "schema": SCHEMA_VERSION,
+            "task": self.task,
+            "task_version": self.task_version,
+            "architecture": checkpoint.architecture,
+            "architecture_version": checkpoint.architecture_version,
+            "weights": checkpoint.weights_digest,
+            "config": checkpoint.config_digest,
+            "tokenizer": checkpoint.tokenizer_digest,
+            "context_len": self.context_len,
+            "params": dict(self.params),
+            "corpus": self.corpus_digest,
+            "seed": self.seed,
+            "dtype": self.dtype,
+            "device": self.device,
+            "engine": self.engine,
+            "attention": self.attention,
+            "batch_size": self.batch_size,
+            "round": self.round,
+            "machine": self.machine,
+            "threads": self.threads if self.machine is not None else None,
+        }
+
+    @property
+    def cell_id(self) -> str:
+        """Digest of `identity`: results are found by it across runs."""
+        return digest(canonical_json(self.identity()))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data from which `from_json` rebuilds an equal cell."""
+        return {**dataclasses.asdict(self), "params": dict(self.params)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Cell:
+        checkpoint = dict(data["checkpoint"])
+        checkpoint["cost"] = Cost(**checkpoint["cost"])
+        return cls(**{**data, "checkpoint": Checkpoint(**checkpoint)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One raw observation in a cell: a document window, a trial, a repeat.
+
+    `keys` say what was observed (document, depth, phase); `values` are raw and additive, in SI units or counts.
+    `evidence` (prompts, answers, log-probabilities) goes to a file of its own, never into rows.
+    """
+
+    keys: Mapping[str, Scalar]
+    values: Mapping[str, int | float | bool | None]
+    evidence: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """How a table makes one number, with its interval, from the rows of a task.
+
+    statistic: "ratio" sum(numerator) / sum(denominator) * scale; "exp_ratio" exp of that ratio;
+    "proportion" the same as ratio with values in 0..1 and a Wilson interval; "median" of numerator * scale
+    over rounds; "max" of numerator * scale.
+    """
+
+    name: str
+    label: str  # words for a table's head
+    unit: str
+    better: Literal["lower", "higher", "neither"]
+    statistic: Literal["ratio", "exp_ratio", "proportion", "median", "max"]
+    numerator: str  # column
+    denominator: str | None = None  # column
+    scale: float = 1.0
+    cluster: str | None = None  # column whose equal values are not independent of each other
+    axes: tuple[str, ...] = ("context_len",)  # columns, beside the checkpoint, that a number is made for
+    where: Mapping[str, Scalar] = field(default_factory=dict)  # rows that count: column -> value
+
+    def to_json(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "axes": list(self.axes), "where": dict(self.where)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Metric:
+        return cls(**{**data, "axes": tuple(data["axes"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """What a run ran on and with; rows refer to it by digest."""
+
+    machine: str  # fingerprint: digest of processor, cores, memory, accelerator
+    processor: str
+    num_cores: int
+    memory_bytes: int
+    accelerator: str | None
+    platform: str
+    python: str
+    packages: Mapping[str, str]  # distribution -> version
+    ttbench: str  # version
+    commit: str | None  # git commit of the source tree, with "+dirty" when modified; None outside a checkout
+    variables: Mapping[str, str]  # environment variables that can change numbers or timings
+
+    def to_json(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "packages": dict(self.packages), "variables": dict(self.variables)}

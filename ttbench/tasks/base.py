@@ -57,6 +57,7 @@ class Task(ABC):
     isolation: ClassVar[Literal["checkpoint", "cell"]]  # cells of a checkpoint share a process, or one process per cell
     needs_corpus: ClassVar[bool]
     default_ctx: ClassVar[str]  # in the grammar of --ctx
+    default_corpus: ClassVar[str] = "code"  # for tasks that need one
     default_batch_size: ClassVar[int] = 1
 
     def num_rounds(self, params: Any) -> int:
@@ -65,6 +66,10 @@ class Task(ABC):
 
     def check(self, params: Any) -> None:
         """Raise UsageError when a combination of parameters has no meaning. The default accepts all."""
+
+    def settle(self, params: Any, context_lens: tuple[int, ...]) -> Any:
+        """Parameters for a sweep over `context_lens`; called once per plan. The default leaves them as they are."""
+        return params
 
     def tokens(self, params: Any, context_len: int) -> int:
         """Tokens that one cell will push through the model, for the plan's FLOPs; an estimate from above."""

@@ -1,0 +1,66 @@
+# `make bench` and `make test` do everything, set-up included. `make help` lists the rest.
+# Settings: PYTHON=, TORCH=cpu|cuda, PIP_FIND_LINKS=, JOBS= (test processes), RUN= (options added to ttbench run).
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+JOBS  ?= 2
+RUN   ?=
+
+export VENV PYTHON TORCH
+# One thread per test process: JOBS of them share the machine.
+TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+# The type checker's node comes from the package index (pyright[nodejs]); it must not look for updates.
+PYRIGHT_ENV := PYRIGHT_PYTHON_IGNORE_WARNINGS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup bench test check lint types pytest format figures zoo wheel constraints clean distclean
+
+help:  ## list the goals
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## make .venv; again when pyproject.toml or constraints.txt changes
+
+$(STAMP): pyproject.toml constraints.txt scripts/setup.sh
+	@sh scripts/setup.sh
+	@touch $@
+
+bench: $(STAMP)  ## perplexity of the zoo against context: estimate, tables, rows, figure
+	@$(BIN)/ttbench run bench $(RUN)
+
+test: check pytest  ## lint, types, tests
+
+check: lint types  ## lint and types
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	@$(PYRIGHT_ENV) $(BIN)/pyright
+
+pytest: $(STAMP)
+	@$(TEST_ENV) $(BIN)/python -m pytest -q -n $(JOBS)
+
+format: $(STAMP)  ## let ruff rewrite what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+figures: $(STAMP)  ## rebuild every CSV and figure in results/ from its rows.parquet
+	@$(BIN)/ttbench figures
+
+zoo: $(STAMP)  ## train the checkpoints of the zoo again (hours)
+	@for recipe in ttbench/zoo/*/recipe.yaml; do $(BIN)/ttbench train "$$recipe" || exit 1; done
+
+wheel: $(STAMP)  ## build dist/*.whl
+	@$(BIN)/python -m hatchling build -t wheel -d dist
+
+constraints: $(STAMP)  ## write constraints.txt anew from what .venv holds
+	@$(BIN)/python scripts/constraints.py > constraints.txt.new && mv constraints.txt.new constraints.txt
+
+clean:  ## remove caches and build outputs; runs/ and .venv stay
+	@rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+	@find ttbench tests -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean  ## remove .venv too
+	@rm -rf $(VENV) $(VENV)-uv

@@ -1,0 +1,85 @@
+#!/bin/sh
+# Make the virtual environment with ttbench (editable), its dependencies and its development tools.
+# Called by `make setup`, which runs it again when pyproject.toml, constraints.txt or this file changes.
+#
+#   VENV            where to make it                                  (default: .venv)
+#   PYTHON          interpreter to use, 3.11 to 3.13                  (default: the first one found)
+#   PIP_FIND_LINKS  folder or page of wheels to look in as well       (default: what pip is configured with)
+#   TORCH           cpu or cuda                                       (default: cuda if nvidia-smi answers, else cpu)
+#
+# uv installs when it is on PATH or can be fetched into a helper environment; pip does otherwise, or if uv fails.
+set -eu
+cd "$(dirname "$0")/.."
+
+VENV=${VENV:-.venv}
+CPU_INDEX=https://download.pytorch.org/whl/cpu
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+fail() { say "$*"; exit 1; }
+
+find_python() {
+    for candidate in ${PYTHON:-python3.11 python3.12 python3.13 python3 python}; do
+        if "$candidate" -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    fail "no Python 3.11 to 3.13 with the venv module among: ${PYTHON:-python3.11 python3.12 python3.13 python3 python};" \
+        "install one, or name it with 'make setup PYTHON=/path/to/python'"
+}
+
+find_uv() {
+    command -v uv && return
+    helper="$VENV-uv"
+    if [ ! -x "$helper/bin/uv" ]; then
+        "$python" -m venv "$helper" >/dev/null 2>&1 || return 1
+        "$helper/bin/python" -m pip install --quiet --disable-pip-version-check uv >/dev/null 2>&1 || return 1
+    fi
+    echo "$helper/bin/uv"
+}
+
+# Install with uv, which does not read pip's configuration, so the places to look in are passed on.
+uv_install() {
+    places=
+    for link in $links; do places="$places --find-links $link"; done
+    # shellcheck disable=SC2086
+    UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-180} \
+        "$uv" pip install --quiet --python "$VENV/bin/python" \
+        ${PIP_INDEX_URL:+--default-index "$PIP_INDEX_URL"} $places --constraints constraints.txt "$@"
+}
+
+pip_install() {
+    "$VENV/bin/python" -m pip --version >/dev/null 2>&1 || "$VENV/bin/python" -m ensurepip >/dev/null
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "$@"
+}
+
+install() {
+    if [ -n "$uv" ]; then
+        uv_install "$@" && return
+        say "uv could not install; trying pip"
+        uv=
+    fi
+    pip_install "$@"
+}
+
+# torch comes first and alone, from where its right build is; the rest then finds it installed.
+install_torch() {
+    if [ "$torch" = cpu ] && [ -z "$links" ]; then
+        install --no-deps --index-url "$CPU_INDEX" torch && return
+        say "$CPU_INDEX did not answer; taking torch from the package index, whose Linux build is large"
+    fi
+    install --no-deps torch
+}
+
+python=$(find_python)
+links=${PIP_FIND_LINKS:-$("$python" -m pip config get global.find-links 2>/dev/null || true)}
+torch=${TORCH:-$(if nvidia-smi >/dev/null 2>&1; then echo cuda; else echo cpu; fi)}
+case $torch in cpu | cuda) ;; *) fail "TORCH=$torch; it must be cpu or cuda" ;; esac
+uv=$(find_uv) || uv=
+
+[ -x "$VENV/bin/python" ] || "$python" -m venv "$VENV" ||
+    fail "$python could not make a virtual environment; on Debian: apt install python3-venv"
+say "$("$VENV/bin/python" --version), torch for $torch, into $VENV with ${uv:-pip}${links:+, wheels from $links}"
+install_torch
+install --editable '.[dev]'
+say "done: $("$VENV/bin/ttbench" --version)"

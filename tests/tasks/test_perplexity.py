@@ -1,0 +1,335 @@
+from __future__ import annotations
+
+import bz2
+import lzma
+import math
+
+import numpy as np
+import pytest
+from stub_engine import PairTokenizer, StubEngine, corpus_of, run_task, scattered, uniform
+
+from ttbench.errors import TooLongError, TooShortError, UnknownNameError, UsageError
+from ttbench.harness.data import open_corpus
+from ttbench.harness.tokenizer import ByteTokenizer
+from ttbench.tasks.blocks import position_edges
+from ttbench.tasks.perplexity import Perplexity, PerplexityParams, compressed_sizes
+from ttbench.tasks.windows import draw_starts, draw_windows
+
+SMALL = {"max_context": 64, "window": 8, "windows": 10}
+BLOCKS = ("packed", "position", "stream")
+
+
+def text_of(size: int, *, seed: int) -> bytes:
+    return np.random.default_rng(seed).integers(32, 127, size=size).astype(np.uint8).tobytes()
+
+
+CORPUS = corpus_of({f"doc{i}": text_of(size, seed=i) for i, size in enumerate((100, 150, 71, 72, 203))})
+TINY = corpus_of({f"doc{i}": text_of(size, seed=i) for i, size in enumerate((21, 5, 38))})
+
+
+def measure(engine: StubEngine | None = None, *, corpus=CORPUS, context_len: int = 16, **options):
+    return run_task(
+        Perplexity(),
+        engine=engine or StubEngine(uniform(257)),
+        corpus=corpus,
+        context_len=context_len,
+        **options,
+    )
+
+
+def total(samples, column: str) -> float:
+    return sum(sample.values[column] or 0 for sample in samples)
+
+
+@pytest.mark.parametrize("protocol", ["fixed", *BLOCKS])
+def test_a_uniform_model_has_log2_of_the_vocabulary_in_bits_per_byte(protocol: str) -> None:
+    samples = measure(protocol=protocol, **SMALL)
+    bits = total(samples, "nats") / total(samples, "num_bytes") / math.log(2)
+    assert bits == pytest.approx(math.log2(257), rel=1e-12)
+    assert math.exp(total(samples, "nats") / total(samples, "num_tokens")) == pytest.approx(257, rel=1e-12)
+
+
+@pytest.mark.parametrize("context_len", [1, 15, 64])
+def test_fixed_equals_the_product_of_conditionals_computed_one_by_one(context_len: int) -> None:
+    rule = scattered(257)
+    samples = measure(StubEngine(rule), context_len=context_len, **SMALL)
+    texts = {document.name: document.text for document in CORPUS.documents("test")}
+    for sample in samples:
+        text, start = texts[str(sample.keys["document"])], int(sample.keys["window_start"] or 0)
+        nats = 0.0
+        for position in range(start, start + 8):
+            history = (256, *text[start - context_len : position])
+            nats -= rule(history)[text[position]]
+        assert sample.values["nats"] == pytest.approx(nats, rel=1e-12)
+        assert sample.evidence is not None
+        assert sum(sample.evidence["token_nats"]) == pytest.approx(nats, abs=1e-4)
+
+
+def test_fixed_scores_the_same_targets_at_every_context() -> None:
+    targets = [
+        [
+            (s.keys["document"], s.keys["window_start"], s.keys["shared_context"])
+            for s in measure(context_len=c, **SMALL)
+        ]
+        for c in (1, 16, 63, 64)
+    ]
+    assert targets[0] == targets[1] == targets[2] == targets[3]
+
+
+def test_documents_without_room_for_the_longest_context_are_left_out_at_every_context() -> None:
+    names = {s.keys["document"] for s in measure(context_len=1, **SMALL)}
+    assert names == {"doc0", "doc1", "doc3", "doc4"}
+
+
+def test_windows_are_dealt_evenly_start_after_the_shared_context_and_do_not_overlap() -> None:
+    samples = measure(context_len=16, **SMALL)
+    starts: dict[str, list[int]] = {}
+    for sample in samples:
+        starts.setdefault(str(sample.keys["document"]), []).append(int(sample.keys["window_start"] or 0))
+    lengths = {document.name: len(document.text) for document in CORPUS.documents("test")}
+    for name, found in starts.items():
+        assert all(64 <= start <= lengths[name] - 8 for start in found)
+        assert (np.diff(sorted(found)) >= 8).all()
+    # doc3 has room for one window only; the others give the two or three that are dealt to them
+    assert len(starts["doc3"]) == 1
+    assert all(2 <= len(found) <= 3 for name, found in starts.items() if name != "doc3")
+
+
+def test_more_windows_and_more_documents_keep_those_already_drawn() -> None:
+    few, many = (draw_starts(500, first=64, size=8, count=n, rng=np.random.default_rng(1)) for n in (3, 9))
+    assert list(few) == list(many[:3])
+    few_names, many_names = (
+        list(dict.fromkeys(s.keys["document"] for s in measure(limit=limit, **SMALL))) for limit in (2, 4)
+    )
+    assert len(few_names) == 2
+    assert few_names == many_names[:2]
+
+
+def test_windows_reach_from_the_first_to_the_last_token_of_the_room() -> None:
+    starts = [
+        int(draw_starts(93, first=64, size=8, count=1, rng=np.random.default_rng(seed))[0]) for seed in range(400)
+    ]
+    assert {min(starts), max(starts) + 8} == {64, 93}
+    assert {target for start in starts for target in range(start, start + 8)} == set(range(64, 93))
+
+
+def test_the_draw_depends_on_the_seed_and_on_nothing_else() -> None:
+    def keys(**options):
+        return [(s.keys["document"], s.keys["window_start"]) for s in measure(**options, **SMALL)]
+
+    assert keys(seed=0) == keys(seed=0, batch_size=1)
+    assert keys(seed=0) != keys(seed=1)
+    longer = corpus_of(
+        {document.name: document.text for document in CORPUS.documents("test")} | {"more": text_of(90, seed=9)}
+    )
+    assert set(keys(limit=2)) & set(keys(corpus=longer, limit=3))
+
+
+@pytest.mark.parametrize("protocol", ["fixed", *BLOCKS])
+@pytest.mark.parametrize("batch_size", [2, 3, 64])
+def test_numbers_do_not_depend_on_the_batch_size(protocol: str, batch_size: int) -> None:
+    alone = measure(
+        StubEngine(scattered(257)),
+        corpus=TINY,
+        context_len=8,
+        protocol=protocol,
+        window=4,
+        max_context=16,
+        batch_size=1,
+    )
+    engine = StubEngine(scattered(257))
+    together = measure(
+        engine, corpus=TINY, context_len=8, protocol=protocol, window=4, max_context=16, batch_size=batch_size
+    )
+    assert [s.keys for s in alone] == [s.keys for s in together]
+    assert [s.values for s in alone] == [s.values for s in together]
+    assert max(engine.batch_sizes) > 1
+
+
+def test_a_batch_never_holds_more_tokens_than_its_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ttbench.tasks.perplexity.MAX_BATCH_TOKENS", 60)
+    engine = StubEngine(uniform(257))
+    measure(engine, context_len=16, batch_size=64, **SMALL)
+    assert max(engine.batch_sizes) == 2
+
+
+def test_a_short_corpus_lowers_the_shared_context_to_a_power_of_two() -> None:
+    samples = measure(context_len=64, window=8)
+    assert {s.keys["shared_context"] for s in samples} == {128}
+    assert {s.keys["document"] for s in samples} == {"doc1", "doc4"}
+
+
+@pytest.mark.parametrize("context_len", [129, 4096])
+def test_too_short_says_how_long_the_documents_are(context_len: int) -> None:
+    with pytest.raises(TooShortError, match=r"doc4 203, doc1 150, .*at most 128 tokens"):
+        measure(context_len=context_len, window=8)
+
+
+def test_too_short_when_no_document_holds_a_window() -> None:
+    with pytest.raises(TooShortError, match="give longer text"):
+        measure(context_len=1, window=256)
+
+
+def test_a_sweep_beyond_the_longest_context_raises_it_for_all() -> None:
+    task = Perplexity()
+    assert task.settle(PerplexityParams(), (512, 131_072)).max_context == 131_072
+    assert task.settle(PerplexityParams(), (512, 1024)).max_context == 32_768
+    assert task.settle(PerplexityParams(protocol="packed"), (131_072,)) == PerplexityParams(protocol="packed")
+
+
+@pytest.mark.parametrize(("protocol", "context_len", "room"), [("fixed", 16, 24), ("packed", 24, 24)])
+def test_too_long_for_the_checkpoint_is_an_answer_and_nothing_is_cut(
+    protocol: str, context_len: int, room: int
+) -> None:
+    engine = StubEngine(uniform(257), max_context=room)
+    measure(engine, context_len=context_len, protocol=protocol, **SMALL)
+    with pytest.raises(TooLongError, match="takes at most 23"):
+        measure(StubEngine(uniform(257), max_context=room - 1), context_len=context_len, protocol=protocol, **SMALL)
+
+
+@pytest.mark.parametrize("protocol", BLOCKS)
+@pytest.mark.parametrize("context_len", [1, 7, 16, 64, 66])
+def test_every_byte_of_the_text_is_scored_once(protocol: str, context_len: int) -> None:
+    samples = measure(corpus=TINY, context_len=context_len, protocol=protocol)
+    assert total(samples, "num_bytes") == 21 + 5 + 38
+    by_name = {
+        name: sum(s.values["num_bytes"] or 0 for s in samples if s.keys["document"] == name)
+        for name in ("doc0", "doc1", "doc2")
+    }
+    assert by_name == {"doc0": 21, "doc1": 5, "doc2": 38}
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 15, 100])
+def test_stream_equals_packed_at_the_same_length(chunk: int) -> None:
+    engine = StubEngine(scattered(257))
+    packed = measure(StubEngine(scattered(257)), corpus=TINY, context_len=20, protocol="packed")
+    stream = measure(engine, corpus=TINY, context_len=20, protocol="stream", chunk=chunk)
+    assert [s.keys for s in packed] == [s.keys for s in stream]
+    assert [s.values for s in packed] == [s.values for s in stream]
+    assert engine.longest_call <= chunk
+
+
+def test_stream_over_the_whole_text_never_resets_within_it() -> None:
+    engine = StubEngine(scattered(257))
+    num_tokens = 21 + 5 + 38 + 2
+    stream = measure(engine, corpus=TINY, context_len=num_tokens, protocol="stream", chunk=10)
+    assert engine.batch_sizes == [1]
+    assert total(stream, "nats") == pytest.approx(
+        total(measure(StubEngine(scattered(257)), corpus=TINY, context_len=num_tokens, protocol="packed"), "nats")
+    )
+    with pytest.raises(TooShortError, match="66 tokens in all"):
+        measure(corpus=TINY, context_len=num_tokens + 1, protocol="stream")
+
+
+def test_packed_equals_the_blocks_scored_by_hand_with_bos_between_documents() -> None:
+    rule = scattered(257)
+    samples = measure(StubEngine(rule), corpus=TINY, context_len=20, protocol="packed")
+    names = list(
+        dict.fromkeys(str(s.keys["document"]) for s in measure(corpus=TINY, context_len=20, protocol="packed"))
+    )
+    texts = {document.name: document.text for document in TINY.documents("test")}
+    flat: list[int] = []
+    owner: list[str | None] = []
+    for name in names:
+        if flat:
+            flat, owner = [*flat, 256], [*owner, None]
+        flat, owner = [*flat, *texts[name]], [*owner, *[name] * len(texts[name])]
+    nats = dict.fromkeys(names, 0.0)
+    for position, (token, name) in enumerate(zip(flat, owner, strict=True)):
+        if name is not None:
+            nats[name] -= rule((256, *flat[position - position % 20 : position]))[token]
+    assert {s.keys["document"]: s.values["nats"] for s in samples} == pytest.approx(nats, rel=1e-12)
+
+
+def test_position_buckets_sum_to_the_packed_total() -> None:
+    packed = measure(StubEngine(scattered(257)), corpus=TINY, context_len=20, protocol="packed")
+    position = measure(StubEngine(scattered(257)), corpus=TINY, context_len=20, protocol="position")
+    for column in ("nats", "num_bytes", "num_tokens", "document_bytes", "bzip2_bytes", "xz_bytes"):
+        assert total(position, column) == pytest.approx(total(packed, column), rel=1e-12)
+    buckets = {(s.keys["position"], s.keys["position_end"]) for s in position}
+    assert buckets == {(0, 1), (1, 2), (2, 4), (4, 8), (8, 16), (16, 20)}
+    first = [s for s in position if s.keys["position"] == 0]
+    # 66 tokens in blocks of 20: four first positions, one of which may be a BOS
+    assert 3 <= total(first, "num_tokens") <= 4
+
+
+@pytest.mark.parametrize(
+    ("context_len", "edges"), [(1, (0, 1)), (2, (0, 1, 2)), (5, (0, 1, 2, 4, 5)), (8, (0, 1, 2, 4, 8))]
+)
+def test_positions_are_bucketed_by_doubling(context_len: int, edges: tuple[int, ...]) -> None:
+    assert position_edges(context_len) == edges
+
+
+def test_tokens_are_counted_in_tokens_and_bytes_in_bytes_and_without_bos_the_first_token_is_read_only() -> None:
+    engine, tokenizer = StubEngine(uniform(10), vocab_size=10), PairTokenizer()
+    engine.rule = lambda history: np.full(tokenizer.vocab_size, -1.0)
+    packed = measure(engine, corpus=TINY, context_len=10, protocol="packed", tokenizer=tokenizer)
+    # 11 + 3 + 19 tokens in four blocks, whose first tokens are not scored
+    assert total(packed, "num_tokens") == 33 - 4
+    assert 64 - 8 <= total(packed, "num_bytes") <= 64 - 4
+    fixed = measure(engine, context_len=10, tokenizer=tokenizer, window=6, max_context=16)
+    assert {s.values["num_tokens"] for s in fixed} == {6}
+    assert {s.values["num_bytes"] for s in fixed} <= {11, 12}
+
+
+@pytest.mark.parametrize("protocol", ["fixed", *BLOCKS])
+def test_compressors_stand_once_per_document_over_the_whole_document(protocol: str) -> None:
+    samples = measure(protocol=protocol, **SMALL)
+    texts = {document.name: document.text for document in CORPUS.documents("test")}
+    scored = {str(s.keys["document"]) for s in samples}
+    told = [s for s in samples if s.values["document_bytes"] is not None]
+    assert [s.keys["document"] for s in told] == list(dict.fromkeys(s.keys["document"] for s in samples))
+    assert {str(s.keys["document"]) for s in told} == scored
+    for sample in told:
+        assert sample.values["bzip2_bytes"] == len(bz2.compress(texts[str(sample.keys["document"])], 9))
+
+
+@pytest.mark.parametrize("name", ["code", "kjv"])
+def test_xz_with_a_small_dictionary_is_as_long_as_xz_9(name: str) -> None:
+    documents = sorted(open_corpus(name).documents("test"), key=lambda document: len(document.text))
+    for document in (documents[0], documents[len(documents) // 2], documents[-len(documents) // 4]):
+        assert compressed_sizes(document.text)["xz_bytes"] == len(lzma.compress(document.text, preset=9))
+
+
+def test_the_default_sweep_scores_one_window_or_more_in_each_long_document_of_code() -> None:
+    corpus = open_corpus("code")
+    options = {"seed": 0, "max_context": 32_768, "size": 256, "num_windows": 32, "limit": None}
+    short = draw_windows(corpus, ByteTokenizer(), context_len=512, **options)
+    long = draw_windows(corpus, ByteTokenizer(), context_len=32_768, **options)
+    assert len({window.document.name for window in long}) >= 40
+    assert [(w.document.name, w.start) for w in short] == [(w.document.name, w.start) for w in long]
+    for a, b in zip(short, long, strict=True):
+        assert np.array_equal(a.ids, b.ids[-len(a.ids) :])
+        assert bytes(a.ids[-256:].astype(np.uint8)) == a.document.text[a.start : a.start + 256]
+
+
+@pytest.mark.parametrize("field", ["window", "windows", "max_context", "chunk", "limit"])
+def test_counts_must_be_positive(field: str) -> None:
+    with pytest.raises(UsageError, match=f"{field} is 0"):
+        Perplexity().check(PerplexityParams(**{field: 0}))
+
+
+def test_an_unknown_protocol_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'packed'"):
+        Perplexity().check(PerplexityParams(protocol="pack"))  # pyright: ignore[reportArgumentType]
+
+
+def test_progress_ends_at_the_total() -> None:
+    for protocol in ("fixed", "packed"):
+        seen: list[tuple[int, int]] = []
+        measure(protocol=protocol, progress=lambda done, of, seen=seen: seen.append((done, of)), **SMALL)
+        assert seen[-1][0] == seen[-1][1]
+        assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_the_plan_estimates_tokens_from_above() -> None:
+    engine = StubEngine(uniform(257))
+    measure(engine, context_len=16, limit=4, **SMALL)
+    assert engine.num_read <= Perplexity().tokens(PerplexityParams(limit=4, **SMALL), 16)
+
+
+def test_metrics_name_columns_that_samples_have() -> None:
+    samples = measure(protocol="position", **SMALL)
+    for metric in Perplexity.metrics:
+        columns = {metric.numerator, metric.denominator, metric.cluster, *metric.axes} - {"context_len", None}
+        assert columns <= {*samples[0].keys, *samples[0].values}

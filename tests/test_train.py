@@ -1,0 +1,204 @@
+"""The trainer: resumable, the same data in the same order for all, and able to learn."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from ttbench import train as trainer
+from ttbench.card import document_bits, ship
+from ttbench.errors import SuiteError, UnknownNameError, UsageError
+from ttbench.harness.checkpoint import zoo_names
+from ttbench.train import RECIPE, Recipe, Trainee, read_recipe, train
+
+TINY = {
+    "recipe": {
+        "seed": 5,
+        "betas": [0.9, 0.95],
+        "weight_decay": 0.1,
+        "clip": 1.0,
+        "warmup": 0.1,
+        "final_lr": 0.1,
+        "answer_weight": 6.0,
+        "phases": [
+            {"context_len": 32, "batch_size": 4, "tokens": 1024, "mix": {"copy": 1.0}},
+            {"context_len": 64, "batch_size": 2, "tokens": 1024, "mix": {"prose": 0.5, "recall": 0.5}},
+        ],
+    },
+    "models": {
+        name: {
+            "architecture": name,
+            "lr": 0.01,
+            "autocast": False,
+            "config": {
+                "vocab_size": 257,
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "tie_word_embeddings": True,
+                **config,
+            },
+        }
+        for name, config in {
+            "transformer": {"model_type": "llama"},
+            "ttt-linear": {"model_type": "ttt", "ttt_layer_type": "linear", "ttt_base_lr": 1.0},
+        }.items()
+    },
+}
+
+
+@pytest.fixture
+def recipe_path(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    return path
+
+
+def test_a_training_cut_short_ends_with_the_weights_and_data_of_an_undisturbed_one(recipe_path, tmp_path):
+    whole = train("transformer", recipe_path=recipe_path, cache=tmp_path / "a")
+    part = train("transformer", recipe_path=recipe_path, cache=tmp_path / "b", stop_after_s=0.0)
+    assert part.step == 1
+    resumed = train("transformer", recipe_path=recipe_path, cache=tmp_path / "b")
+
+    assert whole.step == resumed.step == 16
+    assert whole.data_digest == resumed.data_digest
+    for key, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[key]), key
+    assert resumed.cpu_s > 0
+    assert train("transformer", recipe_path=recipe_path, cache=tmp_path / "b").step == 16
+
+
+def test_every_model_of_a_recipe_sees_the_same_bytes_in_the_same_order(recipe_path, tmp_path):
+    digests = {
+        name: train(name, recipe_path=recipe_path, cache=tmp_path).data_digest for name in ("transformer", "ttt-linear")
+    }
+    assert digests["transformer"] == digests["ttt-linear"] != ""
+
+
+def test_training_lowers_the_loss(recipe_path, tmp_path):
+    recipe, trainees = read_recipe(recipe_path)
+    model = trainer.build(trainees["transformer"], seed=1)
+    optimizer = trainer.make_optimizer(model, lr=0.01, recipe=recipe)
+    rows = trainer.Mixture(seed=1, answer_weight=6.0).batch(
+        {"prose": 1.0}, stream=0, step=0, batch_size=4, num_tokens=64
+    )
+    losses = []
+    for _ in range(20):
+        loss = trainer.weighted_loss(model, rows, autocast=False)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(math.log(257), abs=1.0)
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_the_schedule_warms_up_and_decays_to_its_floor():
+    recipe, _ = read_recipe()
+    shares = [recipe.lr_share(step) for step in range(recipe.num_steps)]
+    peak = shares.index(max(shares))
+    assert max(shares) == pytest.approx(1.0)
+    assert peak == pytest.approx(recipe.warmup * recipe.num_steps, abs=2)
+    assert shares[:peak] == sorted(shares[:peak])
+    assert shares[peak:] == sorted(shares[peak:], reverse=True)
+    assert shares[-1] == pytest.approx(recipe.final_lr, abs=1e-3)
+
+
+def test_the_shipped_recipe_names_the_shipped_zoo_and_trains_at_a_thousand_tokens_or_more():
+    recipe, trainees = read_recipe()
+    assert set(zoo_names()) <= set(trainees)
+    assert recipe.context_len >= 1024
+    assert {trainee.name for trainee in trainees.values()} == set(trainees)
+
+
+def test_models_of_the_shipped_recipe_are_within_five_percent_of_a_million_parameters_of_each_other():
+    _, trainees = read_recipe()
+    sizes = {name: trainer.build(trainee, seed=0).num_params()[0] for name, trainee in trainees.items()}
+    assert max(sizes.values()) <= 1.05 * min(sizes.values()), sizes
+    assert all(0.9e6 < size < 1.1e6 for size in sizes.values()), sizes
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (lambda d: d["recipe"].pop("seed"), SuiteError, "seed"),
+        (lambda d: d["recipe"].update(colour=1), SuiteError, "colour"),
+        (lambda d: d["models"]["transformer"].update(lrr=1), SuiteError, "lrr"),
+        (lambda d: d["recipe"]["phases"][0].update(mix={"prosa": 1}), UnknownNameError, "did you mean 'prose'"),
+        (lambda d: d.pop("models"), SuiteError, "models"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_in_words(tmp_path, change, error, words):
+    data = yaml.safe_load(yaml.safe_dump(TINY))
+    change(data)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(data))
+    with pytest.raises(error, match=words):
+        read_recipe(path)
+
+
+def test_unknown_models_and_missing_recipes_are_refused(recipe_path, tmp_path):
+    with pytest.raises(UnknownNameError, match="did you mean 'transformer'"):
+        train("transformr", recipe_path=recipe_path, cache=tmp_path)
+    with pytest.raises(SuiteError, match="cannot read"):
+        read_recipe(tmp_path / "none.yaml")
+    assert RECIPE.exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(recipe_path, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "_step", lambda run, *_: setattr(run, "step", run.step + 1) or math.nan)
+    with pytest.raises(UsageError, match="diverged at step 1"):
+        train("transformer", recipe_path=recipe_path, cache=tmp_path, report_every_s=0.0)
+
+
+def test_a_card_is_made_of_what_the_shipped_file_scores(recipe_path, tmp_path, monkeypatch):
+    monkeypatch.setattr("ttbench.card.NEEDLE_TRIALS", 1)
+    monkeypatch.setattr("ttbench.card.NEEDLE_CTX", 384)
+    data = yaml.safe_load(yaml.safe_dump(TINY))
+    data["recipe"]["phases"][1]["context_len"] = 512
+    recipe_path.write_text(yaml.safe_dump(data))
+    recipe, trainees = read_recipe(recipe_path)
+    finished = train("transformer", recipe_path=recipe_path, cache=tmp_path)
+    folder = ship(finished, recipe, trainees["transformer"], tmp_path / "shipped", command=["ttbench", "train", "x"])
+
+    card = (folder / "card.md").read_text()
+    for words in ("ttbench train x", finished.data_digest, "bzip2 -9", "needles retrieved at 384", "FLOPs per token"):
+        assert words in card, words
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "card.md"}
+
+
+def test_bits_of_documents_are_ratios_of_their_own_sums():
+    import pandas as pd
+
+    rows = pd.DataFrame(
+        {
+            "status": ["ok"] * 3,
+            "reason": [None] * 3,
+            "document": ["a", "a", "b"],
+            "nats": [math.log(2) * 8, math.log(2) * 8, math.log(2) * 3],
+            "num_bytes": [4, 4, 3],
+            "bzip2_bytes": [10, None, 5],
+            "document_bytes": [40, None, 20],
+        }
+    )
+    ours, bzip2 = document_bits(rows)
+    assert ours.to_dict() == {"a": pytest.approx(2.0), "b": pytest.approx(1.0)}
+    assert bzip2.to_dict() == {"a": 2.0, "b": 2.0}
+    with pytest.raises(ValueError, match="oom"):
+        document_bits(rows.assign(status="oom"))
+
+
+def test_phases_and_steps_add_up(recipe_path):
+    recipe, trainees = read_recipe(recipe_path)
+    assert isinstance(recipe, Recipe)
+    assert isinstance(trainees["transformer"], Trainee)
+    assert recipe.num_steps == 8 + 8
+    assert recipe.num_tokens == 2048
+    assert [recipe.locate(step) for step in (0, 7, 8, 15)] == [(0, 0), (0, 7), (1, 0), (1, 7)]
+    with pytest.raises(IndexError):
+        recipe.locate(16)

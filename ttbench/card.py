@@ -1,0 +1,137 @@
+"""The card of a trained checkpoint: how it was made, and what the shipped file scores.
+
+Every score is measured on the folder as it will be shipped, through the same tasks as any user's run; nothing is
+taken from the trainer's memory but the loss curve and the hours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from ttbench.harness import measure
+from ttbench.harness.checkpoint import resolve
+from ttbench.harness.loading import save_checkpoint
+from ttbench.run import run_task
+from ttbench.store import write_whole
+from ttbench.train import Recipe, Trainee, Training, recipe_json
+from ttbench.types import Checkpoint
+
+NEEDLE_CTX = 512  # tokens, beside the training context
+NEEDLE_TRIALS = 20
+CURVE_POINTS = 24
+CARD = "card.md"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Floor:
+    """A score and the least that the zoo promises."""
+
+    words: str
+    value: float
+    limit: float
+    higher_is_better: bool
+
+    @property
+    def holds(self) -> bool:
+        return self.value >= self.limit if self.higher_is_better else self.value < self.limit
+
+
+def ship(
+    training: Training, recipe: Recipe, trainee: Trainee, folder: Path, *, command: Sequence[str] | None = None
+) -> Path:
+    """Write a finished training as a checkpoint folder with its card.
+
+    Raises CheckpointError when the folder holds something already, and what the tasks raise.
+    """
+    extra = {"train_ctx": recipe.context_len, "tokenizer": "bytes"}
+    save_checkpoint(training.model, folder, dtype="bfloat16", extra=extra)
+    checkpoint = resolve(str(folder))
+    parts = [
+        f"# {trainee.name}\n\nA checkpoint of ttbench's zoo. Every score below is of the shipped file.\n",
+        _facts(training, recipe, checkpoint, command or sys.argv),
+        _scores(checkpoint, context_len=recipe.context_len),
+        _curve(training, recipe),
+        f"## Settings\n\n```json\n{recipe_json(recipe, trainee)}\n```\n",
+    ]
+    write_whole(folder / CARD, "\n".join(parts).encode())
+    return folder
+
+
+def _facts(training: Training, recipe: Recipe, checkpoint: Checkpoint, command: Sequence[str]) -> str:
+    cost, ctx = checkpoint.cost, recipe.context_len
+    environment = measure.environment()
+    rows = {
+        "command": f"`{shlex.join(['ttbench', *command[1:]])}`",
+        "architecture": f"`{checkpoint.architecture}` (version {checkpoint.architecture_version})",
+        "parameters": f"{checkpoint.num_params:,}; without embedding and head {checkpoint.num_params_non_embedding:,}",
+        "training context": f"{ctx:,} tokens (bytes, vocabulary {checkpoint.vocab_size})",
+        "training tokens": f"{recipe.num_tokens:,} in {recipe.num_steps:,} steps",
+        "data order digest": f"`{training.data_digest}`",
+        "time": f"{training.cpu_s / 3600:.2f} CPU hours, {training.wall_s / 3600:.2f} hours",
+        "machine": f"{environment.processor}, torch {environment.packages.get('torch', '?')}",
+        "FLOPs per token": f"{cost.decode_flops(0):,.0f} at position 0, {cost.decode_flops(ctx):,.0f} at {ctx:,}",
+        "state": f"{cost.state_nbytes(0):,} bytes at position 0, {cost.state_nbytes(ctx):,} at {ctx:,} (float32)",
+        "weights digest": f"`{checkpoint.weights_digest}`, {checkpoint.weight_bytes:,} bytes",
+    }
+    return "| | |\n|---|---|\n" + "".join(f"| {name} | {value} |\n" for name, value in rows.items())
+
+
+def _scores(checkpoint: Checkpoint, *, context_len: int) -> str:
+    lines = ["## Scores\n\n| what | this checkpoint | to compare |\n|---|---|---|\n"]
+    with tempfile.TemporaryDirectory() as out:
+        for corpus in ("kjv", "code"):
+            rows = run_task(
+                "perplexity",
+                checkpoints=[checkpoint],
+                ctx=context_len,
+                corpus=corpus,
+                protocol="packed",
+                out=out,
+                limit=None if corpus == "kjv" else 40,
+            )
+            ours, bzip2 = document_bits(rows)
+            lines.append(
+                f"| bits per byte on the median of {len(ours)} test documents of `{corpus}`, blocks of {context_len} |"
+                f" {ours.median():.3f} | `bzip2 -9`: {bzip2.median():.3f} |\n"
+            )
+        for ctx in (NEEDLE_CTX, context_len):
+            rows = run_task("needle", checkpoints=[checkpoint], ctx=ctx, corpus="kjv", limit=NEEDLE_TRIALS, out=out)
+            trials = int(rows["num_trials"].sum())
+            for column, words, chance in (
+                ("hits_generate", "retrieved", "chance: 0"),
+                ("hits_choice", "recognised", "chance: 0.1"),
+            ):
+                share = rows[column].sum() / trials
+                lines.append(f"| needles {words} at {ctx}, of {trials} in `kjv` | {share:.2f} | {chance} |\n")
+    return "".join(lines)
+
+
+def document_bits(rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """Bits per byte of each document from perplexity rows: the checkpoint's, and those of `bzip2 -9`.
+
+    Raises ValueError when a row is not ok.
+    """
+    if not (rows["status"] == "ok").all():
+        raise ValueError(f"perplexity ended {sorted(set(rows['status']))}: {rows['reason'].dropna().tolist()}")
+    sums = rows.groupby("document")[["nats", "num_bytes", "bzip2_bytes", "document_bytes"]].sum()
+    return sums["nats"] / sums["num_bytes"] / math.log(2), 8 * sums["bzip2_bytes"] / sums["document_bytes"]
+
+
+def _curve(training: Training, recipe: Recipe) -> str:
+    """The loss curve, thinned; each value is a mean since the point before it in the trainer's own record."""
+    stride = max(1, math.ceil(len(training.curve) / CURVE_POINTS))
+    points = training.curve[stride - 1 :: stride]
+    if training.curve and points[-1] != training.curve[-1]:
+        points.append(training.curve[-1])
+    lines = ["## Loss\n\nWeighted mean nats per target; the mix of rows changes with the phase.\n\n"]
+    lines.append("| step | phase | nats |\n|---|---|---|\n")
+    lines += [f"| {step} | {recipe.locate(step - 1)[0] + 1} | {nats:.4f} |\n" for step, nats in points]
+    return "".join(lines)

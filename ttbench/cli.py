@@ -1,0 +1,343 @@
+"""The command line: options, exit codes, and which function answers which command. Nothing heavy is imported here.
+
+Results go to stdout, everything else to stderr. Exit codes: 0 ok, 1 cells failed, 2 wrong use, 3 a gate did not hold,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ttbench import __version__
+from ttbench.errors import TtbenchError
+
+if TYPE_CHECKING:
+    from ttbench.commands.measure import Request
+
+
+class Group(TyperGroup):
+    """Turns a TtbenchError into one message on stderr and its exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TtbenchError as error:
+            from ttbench.console import print_error
+
+            print_error(str(error))
+            raise typer.Exit(error.exit_code) from error
+
+
+app = typer.Typer(
+    name="ttbench",
+    cls=Group,
+    help="One ruler for every architecture that wants to replace attention.",
+    epilog="Start with: ttbench run perplexity --ctx 1k,4k",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _complete(noun: str) -> Callable[[str], list[str]]:
+    """Shell completion of the names of a noun."""
+
+    def complete(incomplete: str) -> list[str]:
+        from ttbench.commands.listing import names
+
+        return [name for name in names(noun) if name.startswith(incomplete)]
+
+    return complete
+
+
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="TASK|SUITE",
+        help="A task, or a suite by name or path of its YAML file.",
+        autocompletion=_complete("targets"),
+        show_default=False,
+    ),
+]
+Ctx = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TOKENS",
+        help="Context lengths in tokens, k = 1024: 32k; 1k,4k,32k; 1k..32k doubles.  [default: the task's]",
+    ),
+]
+Checkpoints = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="NAME|DIR|ID",
+        help="Zoo name, local folder, or hub id with @revision; may be repeated.  [default: the whole zoo]",
+        autocompletion=_complete("checkpoints"),
+    ),
+]
+Corpus = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CORPUS",
+        help="code, kjv, text:PATH or hf:DATASET.  [default: code]",
+        autocompletion=_complete("corpora"),
+    ),
+]
+Protocol = Annotated[str | None, typer.Option(metavar="NAME", help="How the task measures, where it has several ways.")]
+Limit = Annotated[int | None, typer.Option(min=1, metavar="COUNT", help="Documents or trials at most.")]
+Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N.  [default: cpu]")]
+Dtype = Annotated[
+    str | None, typer.Option(metavar="DTYPE", help="float32, bfloat16, float16 or float64.  [default: float32]")
+]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, metavar="COUNT", help="Sequences at once.  [default: the task's]")
+]
+Threads = Annotated[int | None, typer.Option(min=1, metavar="COUNT", help="CPU threads.  [default: all cores]")]
+Seed = Annotated[
+    int | None, typer.Option(min=0, metavar="NUMBER", help="Draws documents, windows, trials.  [default: 0]")
+]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the runs.")]
+Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="Per cell.  [default: none]")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for programs.")]
+RUNS = Path("runs")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ttbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    target: Target,
+    ctx: Ctx = None,
+    checkpoint: Checkpoints = None,
+    corpus: Corpus = None,
+    protocol: Protocol = None,
+    limit: Limit = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    batch_size: BatchSize = None,
+    threads: Threads = None,
+    seed: Seed = None,
+    out: Out = RUNS,
+    timeout: Timeout = None,
+    json: Json = False,
+) -> None:
+    """Measure a task or a suite.
+
+    Cells that earlier runs in the same folder answered are not measured again.
+    """
+    from ttbench.commands import measure
+
+    raise typer.Exit(measure.run(_request(locals()), as_json=json))
+
+
+@app.command()
+def plan(
+    target: Target,
+    ctx: Ctx = None,
+    checkpoint: Checkpoints = None,
+    corpus: Corpus = None,
+    protocol: Protocol = None,
+    limit: Limit = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    batch_size: BatchSize = None,
+    threads: Threads = None,
+    seed: Seed = None,
+    out: Out = RUNS,
+    timeout: Timeout = None,
+    json: Json = False,
+) -> None:
+    """Show what `run` would do and cost; start nothing."""
+    from ttbench.commands import measure
+
+    measure.plan(_request(locals()), as_json=json)
+
+
+def _request(given: dict[str, Any]) -> Request:
+    """The options of `run` and `plan` by name, as the request they stand for."""
+    from ttbench.commands.measure import Request
+    from ttbench.request import Options
+
+    names = ("ctx", "corpus", "protocol", "limit", "device", "dtype", "batch_size", "threads", "seed", "timeout")
+    options = Options(checkpoints=tuple(given["checkpoint"] or ()) or None, **{name: given[name] for name in names})
+    return Request(target=given["target"], options=options, out=given["out"])
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="A checkpoint.", autocompletion=_complete("checkpoints"))],
+    second: Annotated[
+        str, typer.Argument(metavar="B", help="The one to compare it with.", autocompletion=_complete("checkpoints"))
+    ],
+    run: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RUN",
+            help="Runs to read: id, part of one, folder or last; may be repeated.  [default: all runs, else results/]",
+            autocompletion=_complete("runs"),
+        ),
+    ] = None,
+    out: Out = RUNS,
+    json: Json = False,
+) -> None:
+    """Say which of two checkpoints is better at what.
+
+    By how much, and how sure that is, on everything that both were measured on.
+    """
+    from ttbench.commands import results
+
+    results.compare(first, second, runs=run or [], root=out, as_json=json)
+
+
+@app.command()
+def figures(
+    folder: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="DIR", help="Folders with a rows.parquet.  [default: all in results/]", show_default=False
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Make tables and figures again from their rows."""
+    from ttbench.commands import results
+
+    results.figures(folder or [], as_json=json)
+
+
+@app.command("list")
+def list_(
+    noun: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NOUN",
+            help="tasks, architectures, corpora, checkpoints, suites or runs.  [default: all, in short]",
+            autocompletion=_complete("nouns"),
+            show_default=False,
+        ),
+    ] = None,
+    out: Out = RUNS,
+    json: Json = False,
+) -> None:
+    """List what there is to choose from."""
+    from ttbench.commands import results
+
+    results.list_nouns(noun, root=out, as_json=json)
+
+
+@app.command()
+def show(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="Id, part of one, folder, or last.", autocompletion=_complete("runs"))
+    ],
+    cell: Annotated[
+        str | None, typer.Argument(metavar="CELL", help="First letters of a cell's id.", show_default=False)
+    ] = None,
+    out: Out = RUNS,
+    json: Json = False,
+) -> None:
+    """Show a run, or one of its cells with its samples."""
+    from ttbench.commands import results
+
+    results.show(run, cell, root=out, as_json=json)
+
+
+@app.command()
+def doctor(
+    hub: Annotated[bool, typer.Option("--hub", help="Also ask whether the Hugging Face hub answers.")] = False,
+    out: Out = RUNS,
+    json: Json = False,
+) -> None:
+    """Say what can run here and what would spoil timings."""
+    from ttbench.commands import machine
+
+    machine.doctor(root=out, hub=hub, as_json=json)
+
+
+@app.command()
+def check(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="NAME|DIR|ID", help="A checkpoint.", autocompletion=_complete("checkpoints"))
+    ],
+    device: Device = None,
+    dtype: Dtype = None,
+    json: Json = False,
+) -> None:
+    """Check that a checkpoint computes what it promises.
+
+    Steps, splits, causality and saved states, before its scores are believed.
+    """
+    from ttbench.commands import checkpoints
+
+    checkpoints.check(checkpoint, device=device or "cpu", dtype=dtype or "float32", as_json=json)
+
+
+@app.command()
+def generate(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="NAME|DIR|ID", help="A checkpoint.", autocompletion=_complete("checkpoints"))
+    ],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text to continue; - reads it from stdin.")],
+    num_tokens: Annotated[int, typer.Option(min=1, metavar="COUNT", help="Tokens to write.")] = 128,
+    device: Device = None,
+    dtype: Dtype = None,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Continue a text, greedily."""
+    from ttbench.commands import checkpoints
+
+    checkpoints.generate(
+        checkpoint,
+        prompt,
+        num_tokens=num_tokens,
+        device=device or "cpu",
+        dtype=dtype or "float32",
+        threads=threads,
+        as_json=json,
+    )
+
+
+@app.command()
+def train(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="Models of the recipe.  [default: all of them]", show_default=False),
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A recipe in YAML.  [default: the zoo's]", show_default=False)
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the finished checkpoints go.")] = Path("trained"),
+    threads: Threads = None,
+) -> None:
+    """Train checkpoints of the zoo again.
+
+    Without names all of them, one after the other. A run that was cut short goes on.
+    """
+    from ttbench.commands import checkpoints
+
+    checkpoints.train(names or [], recipe=recipe, out=out, threads=threads)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

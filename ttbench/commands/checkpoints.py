@@ -1,0 +1,123 @@
+"""`ttbench generate`, `check` and `train`: what is done with one checkpoint at a time."""
+
+from __future__ import annotations
+
+import codecs
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+from rich.text import Text
+
+from ttbench import console
+from ttbench.console import Column
+from ttbench.errors import CheckpointError, GateError, UnknownNameError, UsageError
+from ttbench.harness import measure
+from ttbench.harness.engine import Engine
+from ttbench.harness.tokenizer import Tokenizer
+
+MARKS = {True: Text("ok", style="green"), False: Text("FAILED", style="bold red"), None: Text("n/a", style="dim")}
+
+
+def generate(
+    checkpoint: str, prompt: str, *, num_tokens: int, device: str, dtype: str, threads: int | None, as_json: bool
+) -> None:
+    """Write the greedy continuation of `prompt` to stdout as it comes."""
+    from ttbench.harness.checkpoint import resolve
+    from ttbench.harness.loading import load_engine, load_tokenizer
+
+    data = sys.stdin.buffer.read() if prompt == "-" else prompt.encode()
+    found = resolve(checkpoint, dtype=dtype)
+    tokenizer = load_tokenizer(found)
+    if tokenizer is None:
+        raise CheckpointError(f"checkpoint '{found.name}' has no tokenizer, so it can neither read text nor write it")
+    measure.pin_threads(threads or measure.num_cores())
+    engine = load_engine(found, device=device, dtype=dtype, attention="sdpa")
+    start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    ids = np.concatenate([np.asarray(start, dtype=np.int64), tokenizer.encode(data)])
+    if len(ids) == 0:
+        raise UsageError("the prompt is empty, and this tokenizer has no token to begin with; give some text")
+    began = time.monotonic()
+    pieces = []
+    for piece in stream(engine, tokenizer, ids, num_tokens=num_tokens):
+        pieces.append(piece)
+        if not as_json:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    took = time.monotonic() - began
+    if as_json:
+        document = {
+            "checkpoint": found.name,
+            "weights_digest": found.weights_digest,
+            "prompt": data.decode(errors="replace"),
+        }
+        console.print_json({**document, "text": "".join(pieces), "num_tokens": num_tokens, "seconds": took})
+        return
+    sys.stdout.write("\n")
+    words = f"{len(ids)} tokens read, {num_tokens} written in {console.span(took)}"
+    console.say(f"{words}; state {console.size(engine.state_bytes)}", style="dim")
+
+
+def stream(engine: Engine, tokenizer: Tokenizer, ids: Int[np.ndarray, "T"], *, num_tokens: int) -> Iterator[str]:
+    """The greedy continuation of `ids`, as text, whole characters at a time."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    engine.reset(1, len(ids) + num_tokens)
+    logits = engine.prefill(ids[None])
+    for _ in range(num_tokens):
+        token = int(logits[0].argmax())
+        yield decoder.decode(tokenizer.decode(np.array([token])))
+        logits = engine.decode(np.array([token]))
+    yield decoder.decode(b"", final=True)
+
+
+def check(checkpoint: str, *, device: str, dtype: str, as_json: bool) -> None:
+    """Run the probes and print what they found. Raises GateError when one of them failed."""
+    # Late, as in the other commands: torch.
+    from ttbench.harness.check import check as probe
+
+    results = probe(checkpoint, device=device, dtype=dtype)
+    if as_json:
+        console.print_json([result.to_json() for result in results])
+    else:
+        columns = [Column(""), Column("probe"), Column("measured", numeric=True), Column("at most", numeric=True)]
+        rows = [
+            (
+                MARKS[result.passed],
+                result.name,
+                None if result.measured is None else f"{result.measured:.3g}",
+                None if result.limit is None else f"{result.limit:.3g} {result.unit}",
+                result.explanation,
+            )
+            for result in results
+        ]
+        console.print_table(rows, [*columns, Column("what", wrap=True)])
+    failed = [result.name for result in results if result.passed is False]
+    if failed:
+        raise GateError(
+            f"checkpoint '{checkpoint}' fails {len(failed)} of {len(results)} probes: {', '.join(failed)}; "
+            "its scores are not those of its architecture"
+        )
+    console.say(f"'{checkpoint}' passes all {sum(result.passed is True for result in results)} probes that apply")
+
+
+def train(names: Sequence[str], *, recipe: Path | None, out: Path, threads: int | None) -> None:
+    """Train models of a recipe one after the other, and write each to a folder below `out`."""
+    from ttbench import train as trainer
+    from ttbench.harness.loading import save_checkpoint
+
+    path = recipe or trainer.RECIPE
+    settings, trainees = trainer.read_recipe(path)
+    for name in names:
+        if name not in trainees:
+            raise UnknownNameError("zoo model", name, known=trainees, where=str(path))
+    measure.pin_threads(threads or measure.num_cores())
+    for name in names or list(trainees):
+        words = f"{settings.num_steps} steps, {console.count(settings.num_tokens)} tokens"
+        console.say(f"training {name}: {words}, recipe {path}; Ctrl-C keeps the progress", style="bold")
+        trained = trainer.train(name, recipe_path=path, report=lambda at: console.say(trainer.describe(at)))
+        extra = {"train_ctx": settings.context_len, "tokenizer": "bytes"}
+        save_checkpoint(trained.model, out / name, dtype="bfloat16", extra=extra)
+        console.say(f"written to {out / name}; look at it with: ttbench check {out / name}")

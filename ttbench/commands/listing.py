@@ -1,0 +1,260 @@
+"""What there is to choose from: the data behind `ttbench list`, `ttbench show` and shell completion.
+
+Descriptions are read from source without importing it, so that a listing needs no torch; only identifying checkpoints
+does, because their configurations are read by their architectures. Torch-free at import.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ttbench.errors import TtbenchError, UnknownNameError, UsageError
+from ttbench.registry import ARCHITECTURES, CORPORA, TASKS, Registry
+
+RUNS = Path("runs")
+NOUNS = ("tasks", "architectures", "corpora", "checkpoints", "suites", "runs")
+
+
+def describe(target: str) -> str:
+    """First line of the docstring of "module:object": the module's for a class, its own for a function."""
+    module, _, attribute = target.partition(":")
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        return ""
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == attribute]
+    text = ast.get_docstring(functions[0] if functions else tree) or ""
+    line = text.partition("\n")[0].rstrip(".")
+    # "Latency: seconds to ..." under the name latency says it twice.
+    return line.removeprefix(f"{attribute}: ")
+
+
+def registered(registry: Registry) -> list[dict[str, Any]]:
+    """Name, where it is defined, and its description."""
+    return [
+        {"name": name, "target": registry[name], "description": describe(registry[name])} for name in sorted(registry)
+    ]
+
+
+def tasks() -> list[dict[str, Any]]:
+    return [
+        {
+            **entry,
+            "version": TASKS.load(entry["name"]).version,
+            "default_ctx": TASKS.load(entry["name"]).default_ctx,
+            "params": _defaults(TASKS.load(entry["name"]).Params),
+        }
+        for entry in registered(TASKS)
+    ]
+
+
+def _defaults(params: type[Any]) -> dict[str, Any]:
+    instance = params()
+    return {name: getattr(instance, name) for name in params.__dataclass_fields__}
+
+
+def zoo_folders() -> dict[str, Path]:
+    """Folders of the checkpoints that ship with the package."""
+    folder = Path(__file__).parent / "zoo"
+    return {path.parent.name: path.parent for path in sorted(folder.glob("*/config.json"))}
+
+
+def checkpoints() -> list[dict[str, Any]]:
+    """The zoo, identified; imports torch."""
+    from ttbench.harness.checkpoint import resolve
+
+    found = []
+    for name in zoo_folders():
+        item = resolve(name)
+        found.append(
+            {
+                "name": name,
+                "architecture": item.architecture,
+                "num_params": item.num_params,
+                "num_params_non_embedding": item.num_params_non_embedding,
+                "train_ctx": item.train_ctx,
+                "weight_bytes": item.weight_bytes,
+                "weights_digest": item.weights_digest,
+            }
+        )
+    return found
+
+
+def suites() -> list[dict[str, Any]]:
+    from ttbench.suite import list_suites, load_suite
+
+    found = []
+    for name, path in sorted(list_suites().items()):
+        suite = load_suite(path)
+        names = dict.fromkeys(item.task for item in suite.tasks)
+        found.append({"name": name, "title": suite.title, "tasks": list(names), "path": str(path)})
+    return found
+
+
+def runs(root: Path) -> list[dict[str, Any]]:
+    """Run folders below `root`, newest first, with how many cells have which status."""
+    from ttbench.store import Store, run_folders
+
+    found = []
+    for folder in run_folders(root):
+        store = Store(folder)
+        statuses = Counter(store.done().values())
+        planned = len(store.run["cells"])
+        found.append(
+            {
+                "name": folder.name,
+                "command": store.run["command"],
+                "started": store.run["started"],
+                "cells": planned,
+                "statuses": dict(statuses),
+                "missing": planned - sum(statuses.values()),
+            }
+        )
+    return found
+
+
+def everything(root: Path) -> dict[str, list[dict[str, Any]]]:
+    """All nouns; checkpoints by name only, so that nothing heavy is imported."""
+    return {
+        "tasks": registered(TASKS),
+        "architectures": registered(ARCHITECTURES),
+        "corpora": registered(CORPORA),
+        "checkpoints": [{"name": name} for name in zoo_folders()],
+        "suites": suites(),
+        "runs": runs(root),
+    }
+
+
+def of(noun: str, root: Path) -> list[dict[str, Any]]:
+    """The entries of one noun. Raises UnknownNameError."""
+    makers = {
+        "tasks": tasks,
+        "architectures": lambda: registered(ARCHITECTURES),
+        "corpora": lambda: registered(CORPORA),
+        "checkpoints": checkpoints,
+        "suites": suites,
+        "runs": lambda: runs(root),
+    }
+    if noun not in makers:
+        raise UnknownNameError("noun", noun, known=NOUNS)
+    return makers[noun]()
+
+
+# Runs
+
+
+def find_run(name: str, root: Path) -> Path:
+    """A run's folder from its path, its id, an unambiguous part of its id, or `last`.
+
+    Raises UnknownNameError or UsageError.
+    """
+    from ttbench.store import run_folders
+
+    if (Path(name) / "run.json").is_file():
+        return Path(name)
+    folders = run_folders(root)
+    if name == "last" and folders:
+        return folders[0]
+    exact = [folder for folder in folders if folder.name == name]
+    near = exact or [folder for folder in folders if name in folder.name]
+    if not near:
+        raise UnknownNameError("run", name, known=[folder.name for folder in folders], where=str(root))
+    if len(near) > 1:
+        raise UsageError(
+            f"'{name}' stands for {len(near)} runs: {', '.join(folder.name for folder in near)}; add letters"
+        )
+    return near[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunView:
+    """A run as `ttbench show` prints it."""
+
+    folder: Path
+    run: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    cells: tuple[Mapping[str, Any], ...]  # planned cells with their status; `missing` when not done
+
+
+def view_run(folder: Path) -> RunView:
+    """Read a run's folder. Raises StoreError."""
+    import json
+
+    from ttbench.store import Store
+
+    store = Store(folder)
+    records = {record.cell.cell_id: record for record in store.records()}
+    cells = []
+    for planned in store.run["cells"]:
+        record = records.get(planned["cell_id"])
+        cells.append(
+            {
+                **planned,
+                "round": None if record is None else record.cell.round,
+                "status": "missing" if record is None else record.status,
+                "reason": None if record is None else record.reason,
+                "samples": None if record is None else len(record.samples),
+                "cell_s": None if record is None else record.cell_s,
+                "load_average": None if record is None else record.load_average,
+            }
+        )
+    environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    return RunView(folder=folder, run=store.run, environment=environment, cells=tuple(cells))
+
+
+def view_cell(folder: Path, cell: str) -> dict[str, Any]:
+    """One stored cell with its samples and the place of its evidence, by the first letters of its id.
+
+    Raises UnknownNameError, UsageError or StoreError.
+    """
+    from ttbench.store import Store, read_cell
+
+    store = Store(folder)
+    stored = sorted(path.stem for path in (folder / "cells").glob("*.jsonl"))
+    near = [cell_id for cell_id in stored if cell_id.startswith(cell)]
+    if not near:
+        raise UnknownNameError("cell", cell, known=[cell_id[:12] for cell_id in stored], where=folder.name)
+    if len(near) > 1:
+        raise UsageError(f"'{cell}' stands for {len(near)} cells: {', '.join(near)}; add letters")
+    record = read_cell(store.cell_path(near[0]))
+    evidence = folder / "evidence" / f"{near[0]}.jsonl"
+    return {
+        "cell_id": near[0],
+        "cell": record.cell.to_json(),
+        "status": record.status,
+        "reason": record.reason,
+        "started": record.started,
+        "cell_s": record.cell_s,
+        "cell_cpu_s": record.cell_cpu_s,
+        "load_average": record.load_average,
+        "engine": record.engine,
+        "kernel_path": dict(record.kernel_path),
+        "samples": [{**sample.keys, **sample.values} for sample in record.samples],
+        "evidence": str(evidence) if evidence.is_file() else None,
+    }
+
+
+def names(noun: str, root: Path = RUNS) -> list[str]:
+    """Names alone, for shell completion: cheap, and empty rather than an error."""
+    try:
+        if noun == "targets":
+            return sorted([*TASKS, *names("suites")])
+        if noun == "suites":
+            from ttbench.suite import list_suites
+
+            return sorted(list_suites())
+        if noun == "runs":
+            from ttbench.store import run_folders
+
+            return ["last", *(folder.name for folder in run_folders(root))]
+        if noun == "corpora":
+            return [*sorted(CORPORA), "text:", "hf:"]
+        return {"checkpoints": list(zoo_folders()), "tasks": sorted(TASKS), "nouns": list(NOUNS)}[noun]
+    except TtbenchError:
+        return []

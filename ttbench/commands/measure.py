@@ -1,0 +1,278 @@
+"""`ttbench run` and `ttbench plan`: a request in words, its plan, its cost, its progress, what it left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ttbench import __version__, console
+from ttbench.commands import tables
+from ttbench.console import Column
+from ttbench.errors import UnknownNameError
+from ttbench.plan import Plan
+from ttbench.registry import TASKS
+from ttbench.run import Options, RunInterrupted, RunResult, plan_suite, plan_task, run_cells
+from ttbench.store import Store, find_done
+from ttbench.suite import find_suite, format_len, list_suites
+from ttbench.types import ANSWERS, FAILURES, Cell
+
+INTERRUPTED = 130
+# Fields of a cell whose values are shown in the header, with the words for them.
+SETTINGS = (
+    ("corpus", "corpus"),
+    ("device", "device"),
+    ("dtype", "dtype"),
+    ("attention", "attention"),
+    ("seed", "seed"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a user asked for on the command line."""
+
+    target: str  # task, or suite by name or path
+    options: Options
+    out: Path  # folder of the runs
+
+    def plan(self) -> Plan:
+        """Lay out the cells. Raises UnknownNameError with both kinds of names when the target is neither."""
+        if self.target in TASKS:
+            return plan_task(self.target, self.options, out=self.out)
+        if Path(self.target).suffix not in (".yaml", ".yml") and self.target not in list_suites():
+            raise UnknownNameError("task or suite", self.target, known={*TASKS, *list_suites()})
+        return plan_suite(self.target, self.options, out=self.out)
+
+    @property
+    def name(self) -> str:
+        """What the run's folder is called."""
+        return self.target if self.target in TASKS else find_suite(self.target).stem
+
+    def command(self, verb: str = "run") -> str:
+        """The command line that asks for the same."""
+        words = ["ttbench", verb, self.target]
+        for item in dataclasses.fields(Options):
+            value = getattr(self.options, item.name)
+            if value is None or value == {}:
+                continue
+            if item.name == "checkpoints":
+                words += [word for name in value for word in ("--checkpoint", str(name))]
+            else:
+                words += [f"--{item.name.replace('_', '-')}", str(value)]
+        return shlex.join(words if self.out == Path("runs") else [*words, "--out", str(self.out)])
+
+    def to_json(self) -> dict[str, Any]:
+        return {"target": self.target, **dataclasses.asdict(self.options), "out": str(self.out)}
+
+
+def run(request: Request, *, as_json: bool) -> int:
+    """Measure; return the exit code. Ctrl-C prints the command that goes on."""
+    plan = request.plan()
+    print_header(plan, request)
+    print_estimate(plan, done=find_done(request.out, [cell.cell_id for cell in plan.cells]))
+    try:
+        with console.RunDisplay() as display:
+            result = run_cells(
+                plan,
+                out=request.out,
+                name=request.name,
+                command=request.command(),
+                options=request.to_json(),
+                progress=display,
+            )
+    except RunInterrupted as interrupted:
+        console.say(
+            f"interrupted: {interrupted.num_done} of {interrupted.num_cells} cells are kept in {interrupted.folder}",
+            style="yellow",
+        )
+        console.say("to go on where it stopped:")
+        console.say(f"  {interrupted.command}", style="bold")
+        return INTERRUPTED
+    rows = result.rows()
+    files = tables.write(rows, result.folder)
+    if as_json:
+        console.print_json(_result_json(result, rows=rows, files=files))
+    else:
+        tables.show(rows)
+    print_end(result, files=files, request=request)
+    return 1 if result.num_failed else 0
+
+
+def plan(request: Request, *, as_json: bool) -> None:
+    """Show what a run would do."""
+    plan = request.plan()
+    done = find_done(request.out, [cell.cell_id for cell in plan.cells])
+    if as_json:
+        console.print_json(_plan_json(plan, done=done, request=request))
+        return
+    print_header(plan, request)
+    columns = [Column("task"), Column("checkpoint"), Column("context", numeric=True), Column("cells", numeric=True)]
+    columns += [Column("work", numeric=True), Column("state", numeric=True), Column("time", numeric=True)]
+    console.print_table(_plan_rows(plan, done=done), [*columns, Column("done")])
+    for status, reason, number in _skips(plan):
+        console.say(f"not run: {number} x {status}: {reason}", style="yellow")
+    print_estimate(plan, done=done)
+    console.say(f"to run it: {request.command()}")
+
+
+def print_header(plan: Plan, request: Request) -> None:
+    """The settings in force, task by task, on stderr."""
+    console.say(f"ttbench {__version__}: {request.target}", style="bold")
+    by_task: dict[str, list[Cell]] = {}
+    for cell in (*plan.cells, *(skip.cell for skip in plan.skips)):
+        by_task.setdefault(cell.task, []).append(cell)
+    for task, cells in by_task.items():
+        settings = {
+            "task": f"{task} (version {_values(cell.task_version for cell in cells)})",
+            "checkpoints": _values(cell.checkpoint.name for cell in cells),
+            "context": f"{_values(format_len(length) for length in sorted({c.context_len for c in cells}))} tokens",
+            "parameters": _values(_params(cell.params) for cell in cells),
+            **{words: _values(getattr(cell, name) for cell in cells) for name, words in SETTINGS},
+            "batch size": _values(cell.batch_size for cell in cells),
+            "threads": _values(cell.threads for cell in cells),
+            "timeout": _values("none" if c.timeout_s is None else console.span(c.timeout_s) for c in cells),
+        }
+        rounds = max(cell.round for cell in cells) + 1
+        if any(cell.machine is not None for cell in cells):
+            settings["rounds"] = f"{rounds}, each in a fresh process"
+        rows = [(words, value) for words, value in settings.items() if value != ""]
+        console.print_table(rows, [Column(""), Column("", wrap=True)], stderr=True, head=False)
+    console.say(f"runs are kept in {request.out}/")
+
+
+def print_estimate(plan: Plan, *, done: Mapping[str, Path]) -> None:
+    """What is left to do and what it will cost, on stderr."""
+    left = [cell for cell in plan.cells if cell.cell_id not in done]
+    answered = f", {len(done)} of them answered by earlier runs" if done else ""
+    console.say(f"{_number(len(plan.cells), 'cell')}{answered}{f', {len(plan.skips)} skipped' if plan.skips else ''}")
+    if not left:
+        return
+    estimates = [plan.estimates[cell.cell_id] for cell in left]
+    known = [estimate.seconds for estimate in estimates if estimate.seconds is not None]
+    work = console.flop(sum(estimate.flops for estimate in estimates))
+    state = console.size(max(estimate.state_bytes for estimate in estimates))
+    if len(known) == len(left):
+        time = f"about {console.span(sum(known))}, going by earlier runs on this machine"
+    elif known:
+        new = len(left) - len(known)
+        time = f"at least {console.span(sum(known))}: {new} of {len(left)} cells are new to this machine"
+    else:
+        time = "not known yet: nothing like it has run on this machine; the first cells will tell"
+    console.say(f"to do: at most {work}, largest state {state}; time {time}")
+
+
+def print_end(result: RunResult, *, files: Iterable[Path], request: Request) -> None:
+    """What became of the run and where everything is, on stderr."""
+    counts = Counter(result.statuses.values())
+    console.say()
+    words = ", ".join(f"{counts[status]} {status}" for status in (*ANSWERS, *FAILURES) if counts[status])
+    reused = f" ({result.num_reused} from earlier runs)" if result.num_reused else ""
+    console.say(f"{_number(len(result.statuses), 'cell')}: {words}{reused}, in {console.span(result.seconds)}")
+    for record in Store(result.folder).records():
+        if record.status != "ok":
+            style = "red" if record.status in FAILURES else "yellow"
+            console.say(f"  {record.status}: {console.cell_words(record.cell)}: {record.reason}", style=style)
+    console.say(f"rows     {result.folder / 'rows.parquet'}")
+    for path in files:
+        console.say(f"{'figure' if path.suffix in ('.png', '.svg') else 'table':<8} {path}")
+    if result.num_failed:
+        console.say(f"{_number(result.num_failed, 'cell')} failed; details: ttbench show {result.folder}", style="red")
+        console.say(f"to try them again: {request.command()}")
+
+
+def _values(values: Iterable[Any]) -> str:
+    found = dict.fromkeys("" if value is None else str(value) for value in values)
+    return ", ".join(value for value in found if value)
+
+
+def _params(params: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={'all' if value is None and name == 'limit' else value}" for name, value in params.items())
+
+
+def _number(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _skips(plan: Plan) -> list[tuple[str, str, int]]:
+    counts = Counter((skip.status, skip.reason) for skip in plan.skips)
+    return [(status, reason, number) for (status, reason), number in counts.items()]
+
+
+def _plan_rows(plan: Plan, *, done: Mapping[str, Path]) -> list[tuple[Any, ...]]:
+    """One line per task, checkpoint and context; the rounds of a timing cell are counted together."""
+    points: dict[tuple[str, str, int], list[Cell]] = {}
+    for cell in plan.cells:
+        points.setdefault((cell.task, cell.checkpoint.name, cell.context_len), []).append(cell)
+    rows = []
+    for (task, checkpoint, context_len), cells in points.items():
+        estimates = [plan.estimates[cell.cell_id] for cell in cells]
+        seconds = [estimate.seconds for estimate in estimates if estimate.seconds is not None]
+        finished = sum(cell.cell_id in done for cell in cells)
+        rows.append(
+            (
+                task,
+                checkpoint,
+                format_len(context_len),
+                len(cells),
+                console.flop(sum(estimate.flops for estimate in estimates)),
+                console.size(max(estimate.state_bytes for estimate in estimates)),
+                console.span(sum(seconds)) if len(seconds) == len(cells) else None,
+                "yes" if finished == len(cells) else f"{finished} of {len(cells)}" if finished else "no",
+            )
+        )
+    return rows
+
+
+def _plan_json(plan: Plan, *, done: Mapping[str, Path], request: Request) -> dict[str, Any]:
+    cells = [
+        {**_cell_json(cell), **dataclasses.asdict(plan.estimates[cell.cell_id]), "done": cell.cell_id in done}
+        for cell in plan.cells
+    ]
+    skips = [{**_cell_json(skip.cell), "status": skip.status, "reason": skip.reason} for skip in plan.skips]
+    return {
+        "command": request.command(),
+        "cells": cells,
+        "skips": skips,
+        "flops": plan.flops,
+        "state_bytes": plan.state_bytes,
+        "seconds": plan.seconds,
+    }
+
+
+def _cell_json(cell: Cell) -> dict[str, Any]:
+    return {
+        "cell_id": cell.cell_id,
+        "task": cell.task,
+        "checkpoint": cell.checkpoint.name,
+        "weights_digest": cell.checkpoint.weights_digest,
+        "revision": cell.checkpoint.revision,
+        "context_len": cell.context_len,
+        "params": dict(cell.params),
+        "corpus": cell.corpus,
+        "corpus_digest": cell.corpus_digest,
+        "seed": cell.seed,
+        "dtype": cell.dtype,
+        "device": cell.device,
+        "batch_size": cell.batch_size,
+        "threads": cell.threads,
+        "round": cell.round,
+    }
+
+
+def _result_json(result: RunResult, *, rows: Any, files: Iterable[Path]) -> dict[str, Any]:
+    return {
+        "run_id": result.folder.name,
+        "folder": str(result.folder),
+        "rows": str(result.folder / "rows.parquet"),
+        "files": [str(path) for path in files],
+        "statuses": dict(Counter(result.statuses.values())),
+        "num_reused": result.num_reused,
+        "num_failed": result.num_failed,
+        "seconds": result.seconds,
+        "summary": tables.records(rows),
+    }

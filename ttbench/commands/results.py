@@ -1,0 +1,176 @@
+"""`ttbench list`, `show`, `compare` and `figures`: what there is, and what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ttbench import console
+from ttbench.commands import listing
+from ttbench.console import Column
+from ttbench.suite import format_len
+
+
+def list_nouns(noun: str | None, *, root: Path, as_json: bool) -> None:
+    """Print the entries of one noun, or all nouns in short."""
+    if noun is not None:
+        entries = listing.of(noun, root)
+        if as_json:
+            console.print_json(entries)
+        elif entries:
+            _print_entries(noun, entries)
+        else:
+            console.say(f"no {noun} yet{f' in {root}/' if noun == 'runs' else ''}")
+        return
+    found = listing.everything(root)
+    if as_json:
+        console.print_json(found)
+        return
+    rows = []
+    for name, entries in found.items():
+        # Runs pile up: the newest five are enough here.
+        shown = entries[:5] if name == "runs" else entries
+        for index, entry in enumerate(shown):
+            words = entry.get("description") or entry.get("title") or entry.get("command") or ""
+            rows.append((name if index == 0 else "", entry["name"], words))
+        if len(entries) > len(shown):
+            rows.append(("", f"... {len(entries) - len(shown)} more", f"ttbench list {name}"))
+    console.print_table(rows, [Column("noun"), Column("name"), Column("what", wrap=True)])
+
+
+def _print_entries(noun: str, entries: Sequence[Mapping[str, Any]]) -> None:
+    if noun == "checkpoints":
+        columns = [Column("name"), Column("architecture"), Column("parameters", numeric=True)]
+        columns += [Column("without embedding", numeric=True), Column("trained at", numeric=True), Column("weights")]
+        rows: list[Sequence[Any]] = [
+            (
+                entry["name"],
+                entry["architecture"],
+                console.count(entry["num_params"]),
+                console.count(entry["num_params_non_embedding"]),
+                None if entry["train_ctx"] is None else format_len(entry["train_ctx"]),
+                entry["weights_digest"][:12],
+            )
+            for entry in entries
+        ]
+    elif noun == "suites":
+        columns = [Column("name"), Column("title", wrap=True), Column("tasks", wrap=True)]
+        rows = [(entry["name"], entry["title"], ", ".join(entry["tasks"])) for entry in entries]
+    elif noun == "runs":
+        columns = [Column("run"), Column("cells", numeric=True), Column("status"), Column("command", wrap=True)]
+        rows = [(entry["name"], entry["cells"], _statuses(entry), entry["command"]) for entry in entries]
+    elif noun == "tasks":
+        columns = [Column("name"), Column("default --ctx"), Column("what", wrap=True), Column("parameters", wrap=True)]
+        rows = [
+            (
+                entry["name"],
+                entry["default_ctx"],
+                entry["description"],
+                " ".join(f"{name}={'none' if value is None else value}" for name, value in entry["params"].items()),
+            )
+            for entry in entries
+        ]
+    else:
+        columns = [Column("name"), Column("what", wrap=True), Column("defined in", wrap=True)]
+        rows = [(entry["name"], entry["description"], entry["target"]) for entry in entries]
+    console.print_table(rows, columns)
+
+
+def _statuses(entry: Mapping[str, Any]) -> str:
+    counts = {**entry["statuses"], "missing": entry["missing"]}
+    return ", ".join(f"{number} {status}" for status, number in counts.items() if number)
+
+
+def show(run: str, cell: str | None, *, root: Path, as_json: bool) -> None:
+    """Print a run, or one of its cells."""
+    folder = listing.find_run(run, root)
+    if cell is not None:
+        view = listing.view_cell(folder, cell)
+        console.print_json(view) if as_json else _print_cell(view)
+        return
+    seen = listing.view_run(folder)
+    if as_json:
+        document = {"folder": str(folder), "run": dict(seen.run), "environment": dict(seen.environment)}
+        console.print_json({**document, "cells": list(seen.cells)})
+        return
+    environment = seen.environment
+    facts = [
+        ("run", str(folder)),
+        ("command", seen.run["command"]),
+        ("started", seen.run["started"]),
+        ("ttbench", f"{environment['ttbench']}, commit {environment['commit'] or 'unknown'}"),
+        ("machine", f"{environment['processor']}, {environment['num_cores']} cores ({environment['machine']})"),
+        ("memory", console.size(environment["memory_bytes"])),
+        ("accelerator", environment["accelerator"]),
+        ("python", f"{environment['python']}, torch {environment['packages'].get('torch', 'unknown')}"),
+    ]
+    console.print_table(facts, [Column(""), Column("", wrap=True)], head=False)
+    columns = [Column("cell"), Column("task"), Column("checkpoint"), Column("context", numeric=True)]
+    columns += [
+        Column("status"),
+        Column("samples", numeric=True),
+        Column("time", numeric=True),
+        Column("why", wrap=True),
+    ]
+    rows = [
+        (
+            entry["cell_id"][:8],
+            entry["task"],
+            entry["checkpoint"],
+            format_len(entry["context_len"]),
+            entry["status"],
+            entry["samples"],
+            None if entry["cell_s"] is None else console.span(entry["cell_s"]),
+            entry["reason"] or "",
+        )
+        for entry in seen.cells
+    ]
+    console.out().print()
+    console.print_table(rows, columns)
+
+
+def _print_cell(view: Mapping[str, Any]) -> None:
+    cell = view["cell"]
+    checkpoint = cell["checkpoint"]
+    facts = [
+        ("cell", view["cell_id"]),
+        ("task", f"{cell['task']} (version {cell['task_version']})"),
+        (
+            "checkpoint",
+            f"{checkpoint['name']} ({checkpoint['architecture']}, weights {checkpoint['weights_digest'][:12]})",
+        ),
+        ("context", f"{format_len(cell['context_len'])} tokens"),
+        ("parameters", " ".join(f"{name}={value}" for name, value in cell["params"].items())),
+        ("corpus", cell["corpus"]),
+        ("ran as", f"{cell['device']}, {cell['dtype']}, batch size {cell['batch_size']}, {cell['threads']} threads"),
+        ("kernels", ", ".join(f"{op}: {how}" for op, how in view["kernel_path"].items()) or view["engine"]),
+        ("started", view["started"]),
+        ("took", _took(view)),
+        ("status", view["status"] if view["reason"] is None else f"{view['status']}: {view['reason']}"),
+        ("evidence", view["evidence"]),
+    ]
+    console.print_table(facts, [Column(""), Column("", wrap=True)], head=False)
+    names = list(dict.fromkeys(name for sample in view["samples"] for name in sample))
+    # Columns without a single value say nothing here.
+    names = [name for name in names if any(sample.get(name) is not None for sample in view["samples"])]
+    numeric = {
+        name: all(isinstance(sample.get(name), int | float | None) for sample in view["samples"]) for name in names
+    }
+    rows = [[_short(sample.get(name)) for name in names] for sample in view["samples"]]
+    if rows:
+        console.out().print()
+        console.print_table(rows, [Column(name, numeric=numeric[name], wrap=True) for name in names])
+
+
+def _took(view: Mapping[str, Any]) -> str:
+    parts = [console.span(view["cell_s"])]
+    if view["cell_cpu_s"] is not None:
+        parts.append(f"{console.span(view['cell_cpu_s'])} of processor time")
+    if view["load_average"] is not None:
+        parts.append(f"load {view['load_average']:.2f} at the start")
+    return ", ".join(parts)
+
+
+def _short(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value

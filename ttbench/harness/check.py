@@ -1,0 +1,249 @@
+"""Whether a loaded checkpoint does what its architecture promises, asked before its scores are believed.
+
+The structural probes run in float64, where rounding cannot hide a fault: an error of 1e-8 is a fault, not noise.
+The text probes run in the dtype asked for. `ttbench check MODEL` prints the results; the same probes run on every
+architecture in the tests.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ttbench.harness.checkpoint import resolve
+from ttbench.harness.eager import EagerEngine
+from ttbench.harness.loading import load_model, load_tokenizer
+from ttbench.harness.tokenizer import Tokenizer
+from ttbench.models.base import SequenceModel
+from ttbench.types import Checkpoint
+
+EXACT_LIMIT = 1e-8
+PROBE_LEN = 100  # tokens; not a multiple of any chunk
+SPLITS = ((1, 99), (15, 17, 63, 5), (64, 36), (16, 16, 1, 67))
+
+# Mean absolute change in nats per token against float64 that rounding alone may make.
+ROUNDING_LIMIT = {"float64": 1e-9, "float32": 1e-3, "bfloat16": 0.1, "float16": 0.05}
+
+TEXT = b'''The library of the town stood at the end of a long street, and every evening the same lamp was lit in its
+window. People who came home late used to say that as long as the lamp was burning, somebody was still reading, and
+that as long as somebody was reading, nothing that had been written there was lost.
+
+def read_lines(path, encoding="utf-8"):
+    """Return the lines of a text file without their line ends."""
+    with open(path, encoding=encoding) as file:
+        return [line.rstrip("\\n") for line in file]
+
+In the morning the lamp was out and the street was full of carts. The books did not mind. They had been written
+slowly, by people who were in no hurry, and they were willing to wait until the evening for the lamp to be lit again.
+'''
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """What one probe found."""
+
+    name: str
+    passed: bool | None  # None: the probe does not apply, and the explanation says why
+    measured: float | None
+    limit: float | None  # the greatest value that passes
+    unit: str
+    explanation: str
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def check(checkpoint: str | Checkpoint, *, device: str, dtype: str) -> list[CheckResult]:
+    """Run every probe on a checkpoint; the results are in a fixed order.
+
+    Raises:
+        UsageError: an unknown device or dtype.
+        CheckpointError: it cannot be found, identified or read.
+    """
+    if isinstance(checkpoint, str):
+        checkpoint = resolve(checkpoint, dtype=dtype)
+    exact = load_model(checkpoint, device=device, dtype="float64", attention="sdpa")
+    results = list(structural_probes(exact, device=device))
+    tokenizer = load_tokenizer(checkpoint)
+    if tokenizer is None:
+        why = "the folder has no tokenizer, so no text can be read; tasks on text will refuse it"
+        return [*results, *(_not_applicable(name, why) for name in ("tokenizer", "rounding", "perplexity"))]
+    engine = EagerEngine(
+        load_model(checkpoint, device=device, dtype=dtype, attention="sdpa"), device=device, dtype=dtype
+    )
+    return [*results, *text_probes(engine, EagerEngine(exact, device=device, dtype="float64"), tokenizer)]
+
+
+def structural_probes(model: SequenceModel, *, device: str) -> Iterator[CheckResult]:
+    """What must hold for any weights. The model is moved to float64 in place."""
+    engine = EagerEngine(model, device=device, dtype="float64")
+    generator = torch.Generator().manual_seed(20240705)
+    ids = torch.randint(engine.vocab_size, (3, PROBE_LEN), generator=generator)
+    probes: tuple[Callable[[EagerEngine, Tensor], CheckResult], ...] = (
+        step_equals_forward,
+        split_invariance,
+        causality,
+        batch_independence,
+        save_and_load,
+        reset_restores,
+        state_bytes,
+    )
+    for probe in probes:
+        yield probe(engine, ids)
+
+
+def step_equals_forward(engine: EagerEngine, ids: Tensor) -> CheckResult:
+    """One token at a time against all at once."""
+    whole = engine.logits(ids)
+    engine.reset(len(ids), ids.shape[1])
+    steps = torch.stack([engine.decode(ids[:, t]) for t in range(ids.shape[1])], dim=1)
+    return _exact(
+        "step_equals_forward", _relative(steps, whole), f"logits of {ids.shape[1]} single steps against one forward"
+    )
+
+
+def split_invariance(engine: EagerEngine, ids: Tensor) -> CheckResult:
+    """A prompt read in pieces against the same prompt read whole."""
+    whole = engine.logits(ids)
+    worst = 0.0
+    for split in SPLITS:
+        engine.reset(len(ids), ids.shape[1])
+        end = 0
+        for length in split:
+            end += length
+            worst = max(worst, _relative(engine.prefill(ids[:, end - length : end]), whole[:, end - 1]))
+    return _exact("split_invariance", worst, f"logits after reading the prompt in pieces, {len(SPLITS)} ways")
+
+
+def causality(engine: EagerEngine, ids: Tensor) -> CheckResult:
+    """Later tokens are changed; earlier logits must not notice."""
+    kept = 61
+    changed = ids.clone()
+    changed[:, kept:] = (changed[:, kept:] + 1) % engine.vocab_size
+    leak = _relative(engine.logits(changed)[:, :kept], engine.logits(ids)[:, :kept])
+    result = _exact("causality", leak, f"change of the first {kept} logits when all later tokens change")
+    if engine.model.strictly_causal:
+        return result
+    return dataclasses.replace(
+        result, passed=None, explanation=f"{result.explanation}; the architecture is declared not strictly causal"
+    )
+
+
+def batch_independence(engine: EagerEngine, ids: Tensor) -> CheckResult:
+    """Each row alone against the same row among others."""
+    together = engine.logits(ids)
+    alone = torch.cat([engine.logits(row[None]) for row in ids])
+    return _exact("batch_independence", _relative(alone, together), "logits of a row alone against among neighbours")
+
+
+def save_and_load(engine: EagerEngine, ids: Tensor) -> CheckResult:
+    """A state saved, moved on, and brought back must go on bit for bit as before; also onto a larger batch."""
+    first, read, written = ids[:1], 37, 20
+    engine.reset(1, ids.shape[1])
+    engine.prefill(first[:, :read])
+    saved = engine.snapshot()
+    before = torch.cat([engine.decode(first[:, read + t]) for t in range(written)])
+    engine.restore(saved)
+    after = torch.cat([engine.decode(first[:, read + t]) for t in range(written)])
+    num_changed = int((before != after).sum())
+    engine.reset(2, ids.shape[1])
+    engine.restore(saved)
+    twice = torch.stack([engine.decode(first[:, read + t].expand(2)) for t in range(written)])
+    if _relative(twice, before[:, None].expand_as(twice)) > EXACT_LIMIT:
+        num_changed += 1
+    return _count("save_and_load", num_changed, f"logits that differ in {written} steps after a state is brought back")
+
+
+def reset_restores(engine: EagerEngine, ids: Tensor) -> CheckResult:
+    """A used state that is reset must be bit for bit a new one, at the same addresses."""
+    engine.reset(len(ids), ids.shape[1])
+    fresh = engine.prefill(ids[:, :50])
+    addresses = engine.state_addresses
+    engine.reset(len(ids), ids.shape[1])
+    again = engine.prefill(ids[:, :50])
+    num_changed = int((fresh != again).sum()) + sum(
+        a != b for a, b in zip(addresses, engine.state_addresses, strict=True)
+    )
+    return _count("reset_restores", num_changed, "logits and addresses that differ after a used state is reset")
+
+
+def state_bytes(engine: EagerEngine, ids: Tensor) -> CheckResult:
+    """Bytes of state in use against the architecture's formula."""
+    cost = type(engine.model).cost(engine.model.config, dtype_bytes=8)
+    lengths = (1, 17, ids.shape[1])
+    worst, seen = 0, []
+    for length in lengths:
+        engine.reset(1, ids.shape[1])
+        engine.prefill(ids[:1, :length])
+        worst = max(worst, abs(engine.state_bytes - cost.state_nbytes(length)))
+        seen.append(f"{engine.state_bytes} of {cost.state_nbytes(length)} after {length} tokens")
+    return _count("state_bytes", worst, f"bytes used against the formula, float64: {', '.join(seen)}", unit="bytes")
+
+
+def text_probes(engine: EagerEngine, exact: EagerEngine, tokenizer: Tokenizer) -> Iterator[CheckResult]:
+    """What must hold for a checkpoint that has learned something, on a page of text."""
+    ids = tokenizer.encode(TEXT)
+    num_wrong = abs(int(tokenizer.byte_lengths(ids).sum()) - len(TEXT)) + (tokenizer.decode(ids) != TEXT)
+    yield _count(
+        "tokenizer", num_wrong, f"bytes of {len(TEXT)} that {len(ids)} tokens do not account for", unit="bytes"
+    )
+    if tokenizer.bos_id is not None:
+        ids = np.concatenate(([tokenizer.bos_id], ids))
+    nats, nats_exact = (_score(each, ids) for each in (engine, exact))
+    rounding, limit = float(np.abs(nats - nats_exact).mean()), ROUNDING_LIMIT[engine.dtype]
+    yield CheckResult(
+        name="rounding",
+        passed=rounding <= limit,
+        measured=rounding,
+        limit=limit,
+        unit="nats/token",
+        explanation=f"mean change of a token's loss in {engine.dtype} against float64",
+    )
+    loss, uniform = float(nats.mean()), math.log(engine.vocab_size)
+    yield CheckResult(
+        name="perplexity",
+        passed=loss < uniform,
+        measured=loss,
+        limit=uniform,
+        unit="nats/token",
+        explanation="mean loss on a page of text against ln V, what guessing costs; at or above it the weights are "
+        "untrained, damaged, or read with the wrong tokenizer or configuration",
+    )
+
+
+def _score(engine: EagerEngine, ids: np.ndarray) -> np.ndarray:
+    engine.reset(1, len(ids))
+    return engine.score(ids[None, :-1], ids[None, 1:])[0]
+
+
+def _relative(found: Tensor, expected: Tensor) -> float:
+    """Greatest difference, in units of the greatest expected value."""
+    return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+
+
+def _exact(name: str, measured: float, explanation: str) -> CheckResult:
+    return CheckResult(
+        name=name,
+        passed=measured <= EXACT_LIMIT,
+        measured=measured,
+        limit=EXACT_LIMIT,
+        unit="relative",
+        explanation=f"{explanation}, float64, greatest difference relative to the greatest logit",
+    )
+
+
+def _count(name: str, measured: int, explanation: str, *, unit: str = "count") -> CheckResult:
+    return CheckResult(
+        name=name, passed=measured == 0, measured=float(measured), limit=0.0, unit=unit, explanation=explanation
+    )
+
+
+def _not_applicable(name: str, why: str) -> CheckResult:
+    return CheckResult(name=name, passed=None, measured=None, limit=None, unit="", explanation=why)

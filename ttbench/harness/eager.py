@@ -1,0 +1,269 @@
+"""The eager engine: a model's own forward and step, called one after another in this process.
+
+Long inputs are read in chunks of a fixed size through the state, and the head is applied to bounded slices of
+tokens, so memory does not grow with T beyond the state itself and [T, V] logits never exist. Sizes are constants,
+so that no number depends on the machine. Letters: B batch, T tokens, D width, V vocabulary, N tokens written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ttbench.errors import TooLongError, UsageError
+from ttbench.harness.engine import Ids
+from ttbench.models.base import SequenceModel, Snapshot, State
+
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+# Tokens of each sequence that one forward reads: docs/decisions says how it was measured.
+CHUNK_LEN = 2048
+
+# Elements of one slice of logits: 32 MiB in float32.
+HEAD_ELEMENTS = 2**23
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """Raises UsageError on a dtype that engines do not run in."""
+    if name not in DTYPES:
+        raise UsageError(f"unknown dtype '{name}'; available: {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def torch_device(name: str) -> torch.device:
+    """Raises UsageError on a device that is unknown or not there."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"unknown device '{name}'; available: cpu, cuda, cuda:<index>") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device '{name}' is not supported; available: cpu, cuda, cuda:<index>")
+    if device.type == "cuda":
+        num_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= num_devices:
+            raise UsageError(
+                f"device '{name}' is not there: torch {torch.__version__} sees {num_devices} CUDA devices; "
+                "use cpu, or a machine with a GPU and a CUDA build of torch (make setup TORCH=cuda)"
+            )
+    return device
+
+
+class EagerEngine:
+    """`ttbench.harness.engine.Engine` over a SequenceModel. The model is moved to `device` and `dtype` in place."""
+
+    name = "eager"
+
+    def __init__(self, model: SequenceModel, *, device: str, dtype: str) -> None:
+        """Raises UsageError on an unknown or missing device, or an unknown dtype."""
+        self._device = torch_device(device)
+        self.model = model.to(device=self._device, dtype=torch_dtype(dtype)).eval()
+        self.device, self.dtype = device, dtype
+        self.vocab_size: int = model.config.vocab_size
+        tensors = {id(t): t for t in (*self.model.parameters(), *self.model.buffers())}
+        self.weight_bytes = sum(t.numel() * t.element_size() for t in tensors.values())
+        self.max_context: int | None = getattr(model, "max_context", None)
+        self._state: State | None = None
+        self._room = 0  # tokens that the last reset asked for
+
+    @torch.inference_mode()
+    def reset(self, batch_size: int, max_len: int) -> None:
+        """Empty state; the allocation of an earlier reset is kept where it fits, at the same addresses.
+
+        Raises:
+            TooLongError: the model cannot take `max_len` tokens.
+        """
+        if batch_size < 1 or max_len < 1:
+            raise UsageError(f"batch_size and max_len must be at least 1; got {batch_size} and {max_len}")
+        if self.max_context is not None and max_len > self.max_context:
+            raise TooLongError(f"the model takes at most {self.max_context} tokens; {max_len} were asked for")
+        state = self._state
+        if state is not None and state.batch_size == batch_size and state.max_len >= max_len:
+            self.model.reset(state)
+        else:
+            # the old state goes first: two never stand in memory together
+            self._state = state = None
+            self._state = self.model.new_state(batch_size, max_len)
+        self._room = max_len
+
+    @torch.inference_mode()
+    def prefill(self, ids: Ids) -> Float[Tensor, "B V"]:
+        """Continue the state over ids [B, T], T >= 1; float32 logits of the last token (float64 in float64)."""
+        ids = self._tokens("ids", ids, num_dims=2)
+        last: Tensor | None = None
+        for hidden, _ in self._chunks(ids):
+            last = hidden[:, -1]
+        assert last is not None
+        return self.model.head(last)
+
+    @torch.inference_mode()
+    def decode(self, ids: Ids) -> Float[Tensor, "B V"]:
+        """Continue the state by one token each, ids [B]."""
+        ids = self._tokens("ids", ids, num_dims=1)
+        state = self._need_room(1)
+        hidden = self.model.step(ids.to(self._device), state, self.model.step_variant(state.num_tokens))
+        state.num_tokens += 1
+        return self.model.head(hidden)
+
+    @torch.inference_mode()
+    def logits(self, ids: Ids) -> Float[Tensor, "B T V"]:
+        """All logits of ids [B, T], stateless: the engine's state is neither read nor changed."""
+        ids = self._tokens("ids", ids, num_dims=2, any_batch=True)
+        return self.model.head(self.model(ids.to(self._device)))
+
+    @torch.inference_mode()
+    def score(self, ids: Ids, targets: Ids, lengths: Int[np.ndarray, "B"] | None = None) -> Float[np.ndarray, "B T"]:
+        """Nats of targets[b, t] after ids[b, :t + 1]; see `Engine.score`.
+
+        Log-softmax is taken in float32 (float64 in float64). The head is applied only where a target is scored.
+        """
+        ids = self._tokens("ids", ids, num_dims=2)
+        targets = self._tokens("targets", targets, num_dims=2, lowest=-1)
+        if targets.shape != ids.shape:
+            raise UsageError(f"targets must have the shape of ids, {tuple(ids.shape)}; got {tuple(targets.shape)}")
+        targets = targets.cpu()
+        scored = targets >= 0
+        if lengths is not None:
+            ends = torch.as_tensor(np.asarray(lengths))
+            if ends.shape != ids.shape[:1] or ends.min() < 0 or ends.max() > ids.shape[1]:
+                raise UsageError(
+                    f"lengths must have shape [B] = ({ids.shape[0]},) with values in 0..{ids.shape[1]}; "
+                    f"got {ends.tolist()}"
+                )
+            scored &= torch.arange(ids.shape[1]) < ends[:, None]
+        nats = torch.zeros(ids.shape, dtype=torch.float64)
+        for hidden, (start, end) in self._chunks(ids):
+            where = scored[:, start:end]
+            if where.any():
+                nats[:, start:end][where] = self._nats(hidden, where, targets[:, start:end])
+        return nats.numpy()
+
+    def _nats(
+        self, hidden: Float[Tensor, "B T D"], where: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]
+    ) -> Float[Tensor, "S"]:
+        """Nats of the targets marked in `where`, in row order, float64 on the host; slice by slice."""
+        rows = where.flatten().nonzero()[:, 0].to(self._device)
+        wanted = targets[where].to(self._device)
+        flat = hidden.flatten(0, 1)
+        slice_len = max(1, HEAD_ELEMENTS // self.vocab_size)
+        found = [
+            F.cross_entropy(self.model.head(flat[part]), target, reduction="none")
+            for part, target in zip(rows.split(slice_len), wanted.split(slice_len), strict=True)
+        ]
+        return torch.cat(found).to("cpu", torch.float64)
+
+    @torch.inference_mode()
+    def generate(self, ids: Ids, num_tokens: int) -> Int[np.ndarray, "B N"]:
+        """Greedy continuation: reads ids [B, T], then writes `num_tokens`. The last one written is not read."""
+        if num_tokens < 0:
+            raise UsageError(f"num_tokens must be at least 0; got {num_tokens}")
+        tokens = self._tokens("ids", ids, num_dims=2)
+        self._need_room(tokens.shape[1] + max(num_tokens - 1, 0))
+        logits = self.prefill(tokens)
+        written = torch.empty(tokens.shape[0], num_tokens, dtype=torch.int64, device=self._device)
+        for place in range(num_tokens):
+            written[:, place] = logits.argmax(-1)
+            if place + 1 < num_tokens:
+                logits = self.decode(written[:, place])
+        return written.cpu().numpy()
+
+    @torch.inference_mode()
+    def snapshot(self) -> Snapshot:
+        """A copy of the used part of the state."""
+        return self._opened().save()
+
+    @torch.inference_mode()
+    def restore(self, snapshot: Snapshot) -> None:
+        """Back to a snapshot, in place; one of batch 1 is broadcast. Raises UsageError when it does not fit."""
+        state = self._opened()
+        if snapshot.num_tokens > self._room:
+            raise UsageError(
+                f"the snapshot holds {snapshot.num_tokens} tokens; reset gave room for {self._room}: "
+                "call reset with a larger max_len first"
+            )
+        try:
+            state.load(snapshot)
+        except ValueError as error:
+            raise UsageError(f"the snapshot does not fit: {error}; call reset with its batch size first") from error
+
+    def synchronize(self) -> None:
+        """Wait until the device has finished; nothing to wait for on a CPU."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    @property
+    def num_tokens(self) -> int:
+        return 0 if self._state is None else self._state.num_tokens
+
+    @property
+    def state_bytes(self) -> int:
+        return 0 if self._state is None else self._state.nbytes_used
+
+    @property
+    def state_allocated_bytes(self) -> int:
+        return 0 if self._state is None else self._state.nbytes_allocated
+
+    @property
+    def state_addresses(self) -> tuple[int, ...]:
+        """Where the state's tensors are; they move only when `reset` needs a larger or another shape."""
+        state = self._state
+        held = () if state is None else (getattr(state, field.name) for field in dataclasses.fields(state))
+        return tuple(value.data_ptr() for value in held if isinstance(value, Tensor))
+
+    @property
+    def kernel_path(self) -> dict[str, str]:
+        return dict(self.model.kernel_path)
+
+    def _opened(self) -> State:
+        if self._state is None:
+            raise UsageError("the engine has no state yet; call reset(batch_size, max_len) first")
+        return self._state
+
+    def _need_room(self, num_tokens: int) -> State:
+        state = self._opened()
+        if state.num_tokens + num_tokens > self._room:
+            raise UsageError(
+                f"{num_tokens} more tokens after {state.num_tokens} are beyond the {self._room} that reset gave room "
+                "for; call reset with a larger max_len"
+            )
+        return state
+
+    def _tokens(
+        self, noun: str, values: Any, *, num_dims: int, lowest: int = 0, any_batch: bool = False
+    ) -> Int[Tensor, "..."]:
+        """`values` as an int64 tensor of the shape and range that the engine can take; still where it was."""
+        ids = torch.as_tensor(values)
+        batch: int | str = "B" if any_batch else self._opened().batch_size
+        fits = ids.ndim == num_dims and ids.shape[0] >= 1 and (any_batch or ids.shape[0] == batch)
+        if not fits or (num_dims == 2 and ids.shape[1] < 1):
+            named, expected = ("[B, T]", f"({batch}, T >= 1)") if num_dims == 2 else ("[B]", f"({batch},)")
+            raise UsageError(f"{noun} must have shape {named} = {expected}; got {tuple(ids.shape)}")
+        if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+            raise UsageError(f"{noun} must be integers; got {ids.dtype}")
+        # Ids already on a GPU come from a model; looking at them would wait for the device.
+        if ids.device.type == "cpu":
+            low, high = (int(edge) for edge in torch.aminmax(ids))
+            if low < lowest or high >= self.vocab_size:
+                raise UsageError(f"{noun} must be in {lowest}..{self.vocab_size - 1}; got {low}..{high}")
+        return ids.to(torch.int64)
+
+    def _chunks(self, ids: Int[Tensor, "B T"]) -> Iterator[tuple[Float[Tensor, "B C D"], tuple[int, int]]]:
+        """Hidden states of ids, chunk by chunk through the state, and the span of tokens of each."""
+        num_tokens = ids.shape[1]
+        state = self._need_room(num_tokens)
+        for start in range(0, num_tokens, CHUNK_LEN):
+            end = min(start + CHUNK_LEN, num_tokens)
+            hidden = self.model(ids[:, start:end].to(self._device), state)
+            state.num_tokens += end - start
+            yield hidden, (start, end)

@@ -1,0 +1,357 @@
+"""Transformer of the Llama family: the architecture that the others want to replace.
+
+    x = x + o(attention(rope(conv(q(norm(x)))), rope(conv(k(norm(x)))), conv(v(norm(x)))))
+    x = x + SwiGLU(norm(x))                               then norm, then a tied or untied head
+
+Sources: Touvron et al. 2023 (Llama), Ainslie et al. 2023 (grouped queries), Su et al. 2021 (rotary embedding).
+Departure: `conv_kernel` > 0 adds to q, k and v, before rotation, a causal depthwise convolution of themselves
+(q + conv(q)), the short convolution that Mamba, Titans and the TTT paper's backbone carry in their mixers
+(So et al. 2021, Primer, for attention). With `conv_kernel` 0 it is exactly Llama.
+
+State per layer: 2 * G * D elements a token (G key/value heads), and K - 1 inputs of each convolution.
+Letters: B batch, T tokens, H query heads, G key/value heads, D head dim, L layers, K conv kernel, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ttbench.errors import CheckpointError
+from ttbench.kernels import attention
+from ttbench.models.base import Dialect, SequenceModel, State, layout, require_no_grad
+from ttbench.models.layers import RMSNorm, ShortConv, SwiGLU, init_weights_, rotary_angles, rotate_half
+from ttbench.types import Cost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformerConfig:
+    """Sizes, in the names of Hugging Face's LlamaConfig."""
+
+    vocab_size: int  # tokens
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    tie_word_embeddings: bool = False
+    conv_kernel: int = 0  # tokens; 0: no convolution
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read a Llama config.json. Raises CheckpointError on a missing field or a variant that is not built."""
+        missing = [
+            key
+            for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+            if key not in data
+        ]
+        if missing:
+            raise CheckpointError(f"config.json lacks {', '.join(missing)}; a Llama config must state them")
+        for key, allowed in (
+            ("hidden_act", "silu"),
+            ("attention_bias", False),
+            ("mlp_bias", False),
+            ("sliding_window", None),
+        ):
+            if data.get(key, allowed) != allowed:
+                raise CheckpointError(f"config.json has {key}={data[key]!r}; the transformer reads only {allowed!r}")
+        num_heads = data["num_attention_heads"]
+        num_kv_heads = data.get("num_key_value_heads") or num_heads
+        head_dim = data.get("head_dim") or data["hidden_size"] // num_heads
+        if num_heads % num_kv_heads or head_dim % 2:
+            raise CheckpointError(
+                f"config.json has num_attention_heads={num_heads}, num_key_value_heads={num_kv_heads}, "
+                f"head_dim={head_dim}; query heads must be a multiple of key/value heads and head_dim even"
+            )
+        return cls(
+            vocab_size=data["vocab_size"],
+            hidden_size=data["hidden_size"],
+            intermediate_size=data["intermediate_size"],
+            num_hidden_layers=data["num_hidden_layers"],
+            num_attention_heads=num_heads,
+            num_key_value_heads=num_kv_heads,
+            head_dim=head_dim,
+            rms_norm_eps=float(data.get("rms_norm_eps", 1e-6)),
+            rope_theta=_rope_theta(data),
+            tie_word_embeddings=bool(data.get("tie_word_embeddings", False)),
+            conv_kernel=int(data.get("conv_kernel", 0)),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """config.json: a plain Llama one, which transformers reads too, when there is no convolution."""
+        data: dict[str, Any] = {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_act": "silu",
+            "attention_bias": False,
+            "mlp_bias": False,
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.num_hidden_layers,
+            "num_attention_heads": self.num_attention_heads,
+            "num_key_value_heads": self.num_key_value_heads,
+            "head_dim": self.head_dim,
+            "rms_norm_eps": self.rms_norm_eps,
+            "rope_theta": self.rope_theta,
+            "tie_word_embeddings": self.tie_word_embeddings,
+        }
+        if self.conv_kernel:
+            data |= {"architectures": [], "model_type": "llama-conv", "conv_kernel": self.conv_kernel}
+        return data
+
+
+def _rope_theta(data: Mapping[str, Any]) -> float:
+    """`rope_theta`, or transformers 5's `rope_parameters`; scaled variants are refused, never approximated."""
+    parameters = data.get("rope_parameters") or {}
+    scaling = data.get("rope_scaling") or {}
+    kind = parameters.get("rope_type") or scaling.get("rope_type") or scaling.get("type") or "default"
+    if kind != "default":
+        raise CheckpointError(
+            f"config.json asks for rotary scaling '{kind}'; only 'default' is built, and reading the weights without "
+            "the scaling would give wrong numbers"
+        )
+    if parameters.get("partial_rotary_factor", 1.0) != 1.0 or data.get("partial_rotary_factor", 1.0) != 1.0:
+        raise CheckpointError("config.json asks for a partial rotary embedding; the transformer rotates whole heads")
+    return float(parameters.get("rope_theta", data.get("rope_theta", 10000.0)))
+
+
+@dataclass(kw_only=True)
+class TransformerState(State):
+    """Keys and values of every token, and the tails of the convolutions."""
+
+    keys: Float[Tensor, "L B G M D"] = layout(batch_dim=1, length_dim=3)
+    values: Float[Tensor, "L B G M D"] = layout(batch_dim=1, length_dim=3)
+    conv: Float[Tensor, "L B S C"] = layout(batch_dim=1)
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention with rotary positions and optional short convolutions on q, k, v."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.q_dim = config.num_attention_heads * config.head_dim
+        self.kv_dim = config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, self.q_dim, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, self.kv_dim, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, self.kv_dim, bias=False)
+        self.o_proj = nn.Linear(self.q_dim, config.hidden_size, bias=False)
+        self.convs = nn.ModuleList()
+        if config.conv_kernel:
+            self.convs = nn.ModuleList(
+                ShortConv(dim, config.conv_kernel, bias=False) for dim in (self.q_dim, self.kv_dim, self.kv_dim)
+            )
+
+    def project(
+        self, x: Float[Tensor, "B T D"], cos: Tensor, sin: Tensor, conv_state: Float[Tensor, "B S C"] | None
+    ) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B G T D"], Float[Tensor, "B G T D"]]:
+        """Rotated queries and keys, and values; the tails of the convolutions are written to `conv_state`."""
+        parts = [self.q_proj(x), self.k_proj(x), self.v_proj(x)]
+        if len(self.convs):
+            offset = 0
+            for i, (conv, part) in enumerate(zip(self.convs, parts, strict=True)):
+                tail = None if conv_state is None else conv_state[..., offset : offset + part.shape[-1]]
+                out, next_tail = conv(part, tail)
+                parts[i] = part + out
+                if tail is not None:
+                    tail.copy_(next_tail)
+                offset += part.shape[-1]
+        # [B, T, H * D] -> [B, H, T, D]
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in parts)
+        return rotate_half(q, cos, sin), rotate_half(k, cos, sin), v
+
+    def merge(self, out: Float[Tensor, "B H T D"]) -> Float[Tensor, "B T D"]:
+        return self.o_proj(out.transpose(1, 2).flatten(-2))
+
+
+class Block(nn.Module):
+    """Attention and SwiGLU, each after a norm and added to the stream."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
+
+
+_WEIGHTS: dict[str, str | None] = {
+    "model.embed_tokens.weight": "embed.weight",
+    "model.norm.weight": "norm.weight",
+    "lm_head.weight": "lm_head.weight",
+    "model.layers.{i}.self_attn.rotary_emb.inv_freq": None,
+    **{
+        f"model.layers.{{i}}.{name}": f"layers.{{i}}.{name}"
+        for name in (
+            "input_layernorm.weight",
+            "post_attention_layernorm.weight",
+            *(f"self_attn.{part}_proj.weight" for part in "qkvo"),
+            *(f"mlp.{part}_proj.weight" for part in ("gate", "up", "down")),
+        )
+    },
+}
+_OPTIONAL = frozenset({"model.layers.{i}.self_attn.rotary_emb.inv_freq"})
+_CONV_WEIGHTS: dict[str, str | None] = {
+    f"model.layers.{{i}}.self_attn.{part}_conv.weight": f"layers.{{i}}.self_attn.convs.{index}.weight"
+    for index, part in enumerate("qkv")
+}
+
+
+class Transformer(SequenceModel):
+    """Decoder-only Transformer. See the module docstring."""
+
+    version = 1
+    state_grows = True
+    DIALECTS = (
+        Dialect(
+            name="llama",
+            matches=lambda config: config.get("model_type") == "llama",
+            config=TransformerConfig.from_json,
+            weights=_WEIGHTS,
+            optional=_OPTIONAL,
+        ),
+        Dialect(
+            name="llama-conv",
+            matches=lambda config: config.get("model_type") == "llama-conv",
+            config=TransformerConfig.from_json,
+            weights=_WEIGHTS | _CONV_WEIGHTS,
+            optional=_OPTIONAL,
+        ),
+    )
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        outputs = [part for block in self.layers for part in (block.self_attn.o_proj, block.mlp.down_proj)]
+        init_weights_(self, residual=outputs, num_branches=len(outputs))
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.embed.weight
+
+    @classmethod
+    def from_config(cls, config: TransformerConfig) -> Self:
+        return cls(config)
+
+    @classmethod
+    def tiny(cls, **overrides: Any) -> Self:
+        config = TransformerConfig(
+            vocab_size=257,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            tie_word_embeddings=True,
+            conv_kernel=4,
+        )
+        return cls(replace(config, **overrides))
+
+    @classmethod
+    def cost(cls, config: TransformerConfig, *, dtype_bytes: int) -> Cost:
+        q_dim = config.num_attention_heads * config.head_dim
+        kv_dim = config.num_key_value_heads * config.head_dim
+        channels = q_dim + 2 * kv_dim
+        layer = 2 * config.hidden_size * (2 * q_dim + 2 * kv_dim)
+        layer += SwiGLU.flops(config.hidden_size, config.intermediate_size)
+        layer += 2 * config.conv_kernel * channels + 4 * q_dim
+        layers = config.num_hidden_layers
+        return Cost(
+            flops_per_token=layers * layer + 2 * config.hidden_size * config.vocab_size,
+            flops_per_context_token=layers * 4 * q_dim,
+            state_bytes=layers * max(config.conv_kernel - 1, 0) * channels * dtype_bytes,
+            state_bytes_per_token=layers * 2 * kv_dim * dtype_bytes,
+        )
+
+    def new_state(self, batch_size: int, max_len: int) -> TransformerState:
+        config, like = self.config, self.norm.weight
+        kv_shape = (config.num_hidden_layers, batch_size, config.num_key_value_heads, max_len, config.head_dim)
+        channels = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
+        tail_shape = (config.num_hidden_layers, batch_size, max(config.conv_kernel - 1, 0), channels)
+        return TransformerState(
+            position=torch.zeros(1, dtype=torch.int64, device=like.device),
+            max_len=max_len,
+            keys=like.new_zeros(kv_shape),
+            values=like.new_zeros(kv_shape),
+            conv=like.new_zeros(tail_shape),
+        )
+
+    def reset(self, state: State) -> None:
+        assert isinstance(state, TransformerState)
+        # keys and values beyond num_tokens are never read, so they need no clearing
+        state.position.zero_()
+        state.conv.zero_()
+        state.num_tokens = 0
+
+    def forward(self, ids: Int[Tensor, "B T"], state: State | None = None) -> Float[Tensor, "B T D"]:
+        require_no_grad(state)
+        assert state is None or isinstance(state, TransformerState)
+        x = self.embed(ids)
+        num_tokens = ids.shape[1]
+        positions = torch.arange(num_tokens, device=ids.device)
+        start, end = 0, num_tokens
+        if state is not None:
+            positions = positions + state.position
+            start, end = state.num_tokens, state.num_tokens + num_tokens
+        cos, sin = rotary_angles(
+            positions, dim=self.config.head_dim, theta=self.config.rope_theta, dtype=self.norm.weight.dtype
+        )
+        for i, block in enumerate(self.layers):
+            attn = block.self_attn
+            conv_state = None if state is None else state.conv[i]
+            q, k, v = attn.project(block.input_layernorm(x), cos, sin, conv_state)
+            if state is not None:
+                state.keys[i, :, :, start:end] = k
+                state.values[i, :, :, start:end] = v
+                k, v = state.keys[i, :, :, :end], state.values[i, :, :, :end]
+            x = x + attn.merge(attention.chunked(q, k, v))
+            x = x + block.mlp(block.post_attention_layernorm(x))
+        if state is not None:
+            state.position += num_tokens
+        return self.norm(x)
+
+    def step(self, ids: Int[Tensor, "B"], state: State, variant: int) -> Float[Tensor, "B D"]:
+        require_no_grad(state)
+        assert isinstance(state, TransformerState)
+        x = self.embed(ids)[:, None]
+        cos, sin = rotary_angles(
+            state.position, dim=self.config.head_dim, theta=self.config.rope_theta, dtype=self.norm.weight.dtype
+        )
+        seen_len = min(variant, state.keys.shape[3])
+        seen = (torch.arange(seen_len, device=ids.device) <= state.position)[None, None, None]
+        for i, block in enumerate(self.layers):
+            attn = block.self_attn
+            q, k, v = attn.project(block.input_layernorm(x), cos, sin, state.conv[i])
+            state.keys[i].index_copy_(2, state.position, k)
+            state.values[i].index_copy_(2, state.position, v)
+            out = attention.step(q, state.keys[i, :, :, :seen_len], state.values[i, :, :, :seen_len], seen)
+            x = x + attn.merge(out)
+            x = x + block.mlp(block.post_attention_layernorm(x))
+        state.position += 1
+        return self.norm(x[:, 0])
+
+    def step_variant(self, num_tokens: int) -> int:
+        """Keys that the step reads: the used length rounded up by at most a quarter, at least to 256."""
+        needed = num_tokens + 1
+        grain = max(256, 1 << max(needed.bit_length() - 3, 0))
+        return -(-needed // grain) * grain
+
+    def head(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
+        logits = self.lm_head(hidden)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    @property
+    def kernel_path(self) -> dict[str, str]:
+        return {"attention": "sdpa", "short_conv": "torch" if self.config.conv_kernel else "none"}

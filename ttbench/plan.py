@@ -1,0 +1,274 @@
+"""Plans: which cells a request stands for, what they cost, what is skipped. Pure and torch-free.
+
+Quality cells are ordered checkpoint by checkpoint, so that one process serves a checkpoint. The rounds of timing cells
+are interleaved A/B/A/B across checkpoints, so that a slow spell of the machine falls on all of them. Time is estimated
+only from earlier cells of the same machine; without them it is None.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ttbench.errors import UnknownNameError, UsageError
+from ttbench.registry import TASKS
+from ttbench.tasks.base import Task
+from ttbench.types import Cell, Checkpoint, Scalar, Status, canonical_json
+
+DTYPES = ("float64", "float32", "bfloat16", "float16")
+Timings = Sequence[tuple[Cell, float]]  # earlier cells of this machine with their wall seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What a cell will cost."""
+
+    flops: float  # FLOP, from above
+    state_bytes: int  # bytes of state at the end of the context, all sequences of the batch
+    seconds: float | None  # wall; None: nothing like it has run on this machine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skip:
+    """A cell that will not run; its row says why."""
+
+    cell: Cell
+    status: Status
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Cells in the order they run, with estimates by cell id."""
+
+    cells: tuple[Cell, ...]
+    skips: tuple[Skip, ...]
+    estimates: Mapping[str, Estimate]
+
+    @property
+    def flops(self) -> float:
+        """FLOP of all cells."""
+        return sum(estimate.flops for estimate in self.estimates.values())
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of state of the largest cell."""
+        return max((estimate.state_bytes for estimate in self.estimates.values()), default=0)
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall seconds of all cells; None while any of them is unknown."""
+        known = [estimate.seconds for estimate in self.estimates.values() if estimate.seconds is not None]
+        return sum(known) if len(known) == len(self.estimates) else None
+
+
+def plan(
+    task_name: str,
+    *,
+    checkpoints: Sequence[Checkpoint],
+    context_lens: Sequence[int],
+    params: Mapping[str, Any],
+    corpus: str | None,
+    corpus_digest: str | None,
+    seed: int,
+    dtype: str,
+    device: str,
+    attention: str,
+    batch_size: int | None,
+    threads: int,
+    machine: str,
+    engine: str = "eager",
+    timeout_s: float | None = None,
+    timings: Timings = (),
+) -> Plan:
+    """Lay out the cells of one task.
+
+    Args:
+        params: the task's own parameters by name; missing ones take their defaults.
+        batch_size: sequences; None takes the task's default.
+        machine: fingerprint of this machine; it enters the identity of timing cells only.
+        timings: earlier cells of this machine, for the estimate of time.
+
+    Raises UnknownNameError or UsageError when the request has no meaning.
+    """
+    task: Task = TASKS.load(task_name)()
+    values = read_params(task, params)
+    _check_request(checkpoints=checkpoints, dtype=dtype, threads=threads, batch_size=batch_size, timeout_s=timeout_s)
+    isolated = task.isolation == "cell"
+    cells: dict[str, Cell] = {}
+    skips: list[Skip] = []
+    for checkpoint, context_len, round_ in _points(task, task.Params(**values), checkpoints, context_lens):
+        cell = Cell(
+            task=task_name,
+            task_version=task.version,
+            checkpoint=checkpoint,
+            context_len=context_len,
+            params=values,
+            corpus=corpus if task.needs_corpus else None,
+            corpus_digest=corpus_digest if task.needs_corpus else None,
+            seed=seed,
+            dtype=dtype,
+            device=device,
+            engine=engine,
+            attention=attention,
+            batch_size=task.default_batch_size if batch_size is None else batch_size,
+            threads=threads,
+            round=round_,
+            machine=machine if isolated else None,
+            timeout_s=timeout_s,
+        )
+        skip = _skip(task, cell, twins=cells)
+        if skip is None:
+            cells[cell.cell_id] = cell
+        else:
+            skips.append(skip)
+    estimate = Estimator(timings)
+    estimates = {cell_id: estimate(task, cell) for cell_id, cell in cells.items()}
+    return Plan(cells=tuple(cells.values()), skips=tuple(skips), estimates=estimates)
+
+
+def join(plans: Iterable[Plan]) -> Plan:
+    """One plan after the other; a cell that two of them have runs once."""
+    plans = tuple(plans)
+    cells = {cell.cell_id: cell for part in plans for cell in part.cells}
+    return Plan(
+        cells=tuple(cells.values()),
+        skips=tuple(skip for part in plans for skip in part.skips),
+        estimates={cell_id: estimate for part in plans for cell_id, estimate in part.estimates.items()},
+    )
+
+
+def _check_request(
+    *, checkpoints: Sequence[Checkpoint], dtype: str, threads: int, batch_size: int | None, timeout_s: float | None
+) -> None:
+    if not checkpoints:
+        raise UsageError("no checkpoint to measure; name one with --checkpoint: ttbench list checkpoints shows the zoo")
+    if dtype not in DTYPES:
+        raise UnknownNameError("dtype", dtype, known=DTYPES)
+    for name, value in (("threads", threads), ("batch size", batch_size), ("timeout", timeout_s)):
+        if value is not None and value <= 0:
+            raise UsageError(f"{name} must be more than 0; got {value}")
+
+
+def _points(
+    task: Task, params: Any, checkpoints: Sequence[Checkpoint], context_lens: Sequence[int]
+) -> Iterator[tuple[Checkpoint, int, int]]:
+    if task.isolation == "checkpoint":
+        yield from ((checkpoint, length, 0) for checkpoint in checkpoints for length in context_lens)
+        return
+    for length in context_lens:
+        for round_ in range(task.num_rounds(params)):
+            for checkpoint in checkpoints:
+                yield checkpoint, length, round_
+
+
+def _skip(task: Task, cell: Cell, *, twins: Mapping[str, Cell]) -> Skip | None:
+    twin = twins.get(cell.cell_id)
+    if twin is not None:
+        reason = f"the same cell as that of '{twin.checkpoint.name}', which has the same weights"
+        return Skip(cell=cell, status="unsupported", reason=reason)
+    if task.needs_corpus and cell.checkpoint.tokenizer_digest is None:
+        reason = f"checkpoint '{cell.checkpoint.name}' has no tokenizer, and {cell.task} reads text"
+        return Skip(cell=cell, status="unsupported", reason=reason)
+    return None
+
+
+def read_params(
+    task: Task | type[Task], given: Mapping[str, Any], *, where: Mapping[str, str] | None = None
+) -> dict[str, Scalar]:
+    """All parameters of a task: those given, checked against the fields of `Params`, and the defaults of the rest.
+
+    Args:
+        where: file and line of each name given, for the message.
+
+    Raises UnknownNameError for a name the task does not have, UsageError for a value of another type.
+    """
+    hints = typing.get_type_hints(task.Params)
+    known = [item.name for item in dataclasses.fields(task.Params)]
+    values = {}
+    for name, value in given.items():
+        place = (where or {}).get(name, "")
+        if name not in known:
+            raise UnknownNameError(f"parameter of {task.name}", name, known=known, where=place)
+        fitted = _fit(value, hints[name])
+        if fitted is _MISFIT:
+            at = f" in {place}" if place else ""
+            raise UsageError(f"parameter '{name}' of {task.name}{at} must be {_words(hints[name])}; got {value!r}")
+        values[name] = fitted
+    params = task.Params(**values)
+    (task() if isinstance(task, type) else task).check(params)
+    return dataclasses.asdict(params)
+
+
+_MISFIT = object()
+
+
+def _fit(value: Any, hint: Any) -> Any:
+    """`value` as the hint's type when it is one of its values (an int is a float, a bool is no int), else _MISFIT."""
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        return value if any(value == each and type(value) is type(each) for each in typing.get_args(hint)) else _MISFIT
+    if origin in (typing.Union, types.UnionType):
+        fits = (_fit(value, each) for each in typing.get_args(hint))
+        return next((fitted for fitted in fits if fitted is not _MISFIT), _MISFIT)
+    if hint is float and type(value) in (int, float):
+        return float(value)
+    return value if type(value) is hint else _MISFIT
+
+
+def _words(hint: Any) -> str:
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(str(each) for each in typing.get_args(hint))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_words(each) for each in typing.get_args(hint))
+    return names.get(hint, str(hint))
+
+
+class Estimator:
+    """Cost of cells: FLOPs and bytes from the checkpoint's formulas, seconds from earlier cells of this machine.
+
+    Seconds are the median of the same cell under other seeds and weights; failing that, the task's median seconds per
+    FLOP on that architecture.
+    """
+
+    def __init__(self, timings: Timings) -> None:
+        self._alike: dict[str, list[float]] = {}
+        self._per_flop: dict[str, list[float]] = {}
+        tasks = {name: TASKS.load(name)() for name in {cell.task for cell, _ in timings} if name in TASKS}
+        for cell, seconds in timings:
+            task = tasks.get(cell.task)
+            if task is None or task.version != cell.task_version:
+                continue
+            self._alike.setdefault(self._key(cell, exact=True), []).append(seconds)
+            self._per_flop.setdefault(self._key(cell, exact=False), []).append(seconds / self._flops(task, cell))
+
+    def __call__(self, task: Task, cell: Cell) -> Estimate:
+        flops = self._flops(task, cell)
+        seconds = None
+        if alike := self._alike.get(self._key(cell, exact=True)):
+            seconds = statistics.median(alike)
+        elif per_flop := self._per_flop.get(self._key(cell, exact=False)):
+            seconds = statistics.median(per_flop) * flops
+        state_bytes = cell.checkpoint.cost.state_nbytes(cell.context_len) * cell.batch_size
+        return Estimate(flops=flops, state_bytes=state_bytes, seconds=seconds)
+
+    @staticmethod
+    def _flops(task: Task, cell: Cell) -> float:
+        """As many sequences of the cell's length as its tokens make, and at least one token."""
+        num_tokens = max(1, task.tokens(task.Params(**cell.params), cell.context_len))
+        return num_tokens / cell.context_len * cell.checkpoint.cost.prefill_flops(cell.context_len)
+
+    @staticmethod
+    def _key(cell: Cell, *, exact: bool) -> str:
+        """What makes two cells take about as long."""
+        rough = [cell.task, cell.checkpoint.architecture, cell.dtype, cell.device, cell.engine, cell.attention]
+        rough += [cell.threads, cell.batch_size]
+        size = cell.checkpoint.num_params
+        return canonical_json([*rough, size, cell.context_len, dict(cell.params), cell.corpus] if exact else rough)

@@ -1,0 +1,101 @@
+"""What became of a cell, and its spelling as JSON lines: a header, then one line per sample.
+
+Torch-free, and free of pandas: workers, whose memory is measured, write records.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from ttbench.types import SCHEMA_VERSION, Cell, Metric, Sample, Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellRecord:
+    """What became of a cell, as its file says it."""
+
+    cell: Cell
+    status: Status
+    reason: str | None  # one line; None when ok
+    started: str  # ISO 8601, UTC
+    cell_s: float  # wall seconds
+    cell_cpu_s: float | None  # processor seconds; None when the worker did not live to tell
+    load_average: float | None  # of the machine over one minute, at the start
+    engine: str  # that really ran
+    kernel_path: Mapping[str, str]  # op -> implementation that really ran
+    metrics: tuple[Metric, ...]  # the task's declarations
+    samples: tuple[Sample, ...]  # empty unless ok; evidence is not read back
+    run_id: str = ""  # filled in by the store
+    environment: str = ""  # digest; filled in by the store
+    machine: str = ""  # fingerprint; filled in by the store
+    evidence: tuple[Mapping[str, Any], ...] = field(default=())  # beyond the samples': tracebacks, stderr
+
+
+def now() -> str:
+    """The time in ISO 8601, UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _plain(value: Any) -> Any:
+    """JSON's last resort: numpy scalars and arrays as Python's own."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"samples hold text, numbers, truth values and None; got {type(value).__name__}")
+
+
+def _line(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_plain)
+
+
+def cell_lines(record: CellRecord) -> Iterator[str]:
+    """The lines of a cell's file. Raises ValueError or TypeError when a sample is not plain finite data."""
+    header = {item.name: getattr(record, item.name) for item in dataclasses.fields(record)}
+    for absent in ("evidence", "samples"):
+        del header[absent]
+    header |= {
+        "schema": SCHEMA_VERSION,
+        "cell_id": record.cell.cell_id,
+        "cell": record.cell.to_json(),
+        "kernel_path": dict(record.kernel_path),
+        "metrics": [metric.to_json() for metric in record.metrics],
+        "num_samples": len(record.samples),
+    }
+    yield _line(header)
+    for index, sample in enumerate(record.samples):
+        try:
+            yield _line({"sample": index, "keys": dict(sample.keys), "values": dict(sample.values)})
+        except ValueError as error:
+            raise ValueError(f"sample {index} holds a number that is not finite: {dict(sample.values)}") from error
+
+
+def evidence_lines(record: CellRecord) -> Iterator[str]:
+    """The lines of a cell's evidence; `sample` is None for what belongs to the whole cell."""
+    for index, sample in enumerate(record.samples):
+        if sample.evidence:
+            yield _line({"sample": index, **sample.evidence})
+    for entry in record.evidence:
+        yield _line({"sample": None, **entry})
+
+
+def parse_cell(text: str) -> CellRecord:
+    """The record that a cell's file holds. Raises ValueError when it is of another schema or not whole."""
+    # Not splitlines: text in keys may hold other line separators.
+    head, *rest = text[:-1].split("\n") if text.endswith("\n") else [""]
+    try:
+        header = json.loads(head)
+        if header.pop("schema") != SCHEMA_VERSION or header.pop("num_samples") != len(rest):
+            raise ValueError("another schema or number of samples")
+        header["cell"] = Cell.from_json(header["cell"])
+        if header.pop("cell_id") != header["cell"].cell_id:
+            raise ValueError("its cell is not the one that its name says")
+        header["metrics"] = tuple(Metric.from_json(metric) for metric in header["metrics"])
+        lines = [json.loads(line) for line in rest]
+        samples = tuple(Sample(keys=line["keys"], values=line["values"]) for line in lines)
+        return CellRecord(**header, samples=samples)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error

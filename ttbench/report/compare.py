@@ -1,0 +1,284 @@
+"""Two checkpoints on the same targets: what differs, by how much, and whether it is shown.
+
+Quality is paired by sample: the same windows, the same trials, told by seed, sample and the text columns of the task,
+with equal denominators. Checkpoints whose tokenizers cut the text differently are paired by document, where both
+scored the same bytes of it. Timings are paired by round. A difference is *shown* when its p, corrected by Holm over
+the points of a metric, is below 0.05 and its interval, if there is one, leaves out "none".
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from ttbench import stats
+from ttbench.errors import UnknownNameError, UsageError
+from ttbench.report import summary
+from ttbench.report.pairing import Shared, pair
+from ttbench.report.summary import Group
+from ttbench.stats import Estimate
+from ttbench.types import Metric, Scalar
+
+ALPHA = 0.05
+PER_TOKEN = "num_tokens"  # a denominator that depends on the tokenizer
+A_BETTER, B_BETTER, NOT_SHOWN, NOT_COMPARABLE = "a better", "b better", "no difference shown", "not comparable"
+# Settings in which the only two lines of a quality metric may differ and still be compared.
+HARMLESS = ("architecture_version", "engine", "attention", "batch_size")
+DIFFERENCE, RATIO = "difference", "ratio"  # kinds of effect: a - b, and a / b
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """How a stands to b at one point."""
+
+    kind: str
+    estimate: Estimate
+    value_a: float
+    value_b: float
+    num_pairs: int
+    p: float | None
+
+
+def compare(rows: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
+    """Every metric of two checkpoints, paired: one row per metric, settings and point.
+
+    `effect` is a - b (kind "difference") or a / b (kind "ratio": times, bytes, perplexities), with `low` and `high`;
+    `verdict` is "a better", "b better", "no difference shown" or "not comparable", and `reason` says why not.
+    `detectable` is the smallest difference that as many samples would show four times in five.
+
+    Raises:
+        UnknownNameError: no row of that checkpoint.
+        UsageError: a is b, or one name stands for several weights.
+    """
+    known = list(dict.fromkeys(rows["checkpoint"]))
+    for name in (a, b):
+        if name not in known:
+            raise UnknownNameError("checkpoint", name, known=known, where="the rows")
+    if a == b:
+        raise UsageError(f"'{a}' cannot be compared with itself; available: {', '.join(known)}")
+    return compare_pairs(rows, [(a, b)])
+
+
+def compare_pairs(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    """`compare` for several pairs; Holm's correction stays within a pair."""
+    records: list[dict[str, Any]] = []
+    for task, metrics in summary.metrics_of(rows).items():
+        for metric in metrics:
+            if metric.better != "neither":
+                found = list(summary.groups(rows, task, metric))
+                for a, b in pairs:
+                    records += _compare_metric(found, metric, a, b)
+    result = summary.tidy(records)
+    result.attrs["metrics"] = rows.attrs["metrics"]
+    return result
+
+
+def _compare_metric(found: Iterable[Group], metric: Metric, a: str, b: str) -> list[dict[str, Any]]:
+    mine = {name: [group for group in found if group.line["checkpoint"] == name] for name in (a, b)}
+    groups = {name: _by_settings(mine[name]) for name in (a, b)}
+    if not groups[a] or not groups[b]:
+        return []
+    alone = len(groups[a]) == len(groups[b]) == 1
+    if alone and not summary.is_timing(metric):
+        groups = {name: _by_settings(mine[name], leave_out=HARMLESS) for name in (a, b)}
+    if not groups[a].keys() & groups[b].keys():
+        differing = _differing_settings(next(iter(groups[a])), next(iter(groups[b])))
+        record = _record(next(iter(next(iter(groups[a].values())).values())), a, b)
+        reason = f"settings differ: {differing}"
+        return [record | dict.fromkeys(metric.axes) | {"verdict": NOT_COMPARABLE, "reason": reason}]
+    records: list[dict[str, Any]] = []
+    for settings in groups[a]:
+        if settings in groups[b]:
+            records += _family(groups[a][settings], groups[b][settings], a, b)
+    return records
+
+
+Settings = tuple[tuple[str, Scalar], ...]
+Points = dict[tuple[Scalar, ...], Group]
+
+
+def _by_settings(
+    groups: Iterable[Group], *, leave_out: Sequence[str] = ("architecture_version",)
+) -> dict[Settings, Points]:
+    found: dict[Settings, Points] = {}
+    for group in groups:
+        settings = tuple(
+            (name, value) for name, value in group.line.items() if name not in (*summary.CHECKPOINT, *leave_out)
+        )
+        points = found.setdefault(settings, {})
+        point = tuple(group.point.values())
+        if point in points:
+            name = group.line["checkpoint"]
+            raise UsageError(f"rows hold several weights or revisions called '{name}'; compare rows with one of them")
+        points[point] = group
+    return found
+
+
+def _differing_settings(a: Settings, b: Settings) -> str:
+    pairs = zip(a, b, strict=False)
+    return ", ".join(f"{one[0].removeprefix('param_')} {one[1]} and {two[1]}" for one, two in pairs if one != two)
+
+
+def _family(a_points: Points, b_points: Points, a: str, b: str) -> list[dict[str, Any]]:
+    """The records of one metric under one set of settings: the family that Holm's correction is made over."""
+    shared = [point for point in a_points if point in b_points]
+    records, effects = [], []
+    for point in shared:
+        one, two = a_points[point], b_points[point]
+        effect = _effect(one, two)
+        effects.append(effect if isinstance(effect, Effect) else None)
+        records.append(_record(one, a, b, two) | ({} if isinstance(effect, Effect) else {"reason": effect}))
+    adjusted = stats.holm([None if effect is None else effect.p for effect in effects])
+    for record, effect, p_holm in zip(records, effects, adjusted, strict=True):
+        if effect is None:
+            record["verdict"] = NOT_COMPARABLE
+            continue
+        made = effect.estimate
+        record |= {
+            "kind": effect.kind,
+            "value_a": effect.value_a,
+            "value_b": effect.value_b,
+            "effect": made.value,
+            "low": made.low,
+            "high": made.high,
+            "method": made.method,
+            "num_clusters": made.num_clusters,
+            "num_pairs": effect.num_pairs,
+            "p": effect.p,
+            "p_holm": p_holm,
+            "detectable": _detectable(effect),
+            "verdict": _verdict(record["better"], effect, p_holm),
+            "reason": made.reason,
+        }
+    return records
+
+
+def _record(one: Group, a: str, b: str, two: Group | None = None) -> dict[str, Any]:
+    head = summary.record(
+        replace(one, rows=one.rows.iloc[:0], failures=one.failures if len(one.failures) else one.rows)
+    )
+    names = ("task", "metric", "label", "unit", "better", "statistic", "cluster")
+    settings = {name: value for name, value in one.line.items() if name not in summary.CHECKPOINT}
+    extrapolated = [_extrapolated(group) for group in (one, two) if group is not None]
+    return {
+        **{name: head[name] for name in names},
+        "a": a,
+        "b": b,
+        **settings,
+        **one.point,
+        "kind": None,
+        "value_a": None,
+        "value_b": None,
+        "effect": None,
+        "low": None,
+        "high": None,
+        "train_ctx_a": one.line["train_ctx"],
+        "train_ctx_b": None if two is None else two.line["train_ctx"],
+        "extrapolated": True if True in extrapolated else None if None in extrapolated else False,
+    }
+
+
+def _extrapolated(group: Group) -> bool | None:
+    rows = group.rows if len(group.rows) else group.failures
+    return summary.plain(rows["extrapolated"].iloc[0]) if "extrapolated" in rows else None
+
+
+# Effects
+
+
+def _effect(one: Group, two: Group) -> Effect | str:
+    """The effect at one point, or the reason why there is none."""
+    for group in (one, two):
+        if not len(group.rows):
+            return f"{group.line['checkpoint']}: {group.failures['status'].iloc[0]}"
+    metric = one.metric
+    if summary.is_timing(metric):
+        return _timing_effect(one, two)
+    same_tokenizer = one.line["tokenizer_digest"] == two.line["tokenizer_digest"]
+    if metric.denominator == PER_TOKEN and not same_tokenizer:
+        return "the tokenizers differ, and a number per token ranks tokenizers; compare bits per byte"
+    shared = pair(one, two)
+    if shared is None:
+        return "no shared targets"
+    return _quality_effect(shared, metric)
+
+
+def _quality_effect(shared: Shared, metric: Metric) -> Effect:
+    noun = summary.noun_of(metric)
+    if metric.statistic == "proportion":
+        made = stats.paired_proportion_difference(
+            shared.a, shared.b, shared.denominator, clusters=shared.clusters, noun=noun
+        )
+    else:
+        made = stats.paired_difference(shared.a, shared.b, shared.denominator, clusters=shared.clusters, noun=noun)
+
+    def number(rate: float) -> float:
+        return math.exp(rate * metric.scale) if metric.statistic == "exp_ratio" else rate * metric.scale
+
+    total = float(shared.denominator.sum())
+    return Effect(
+        kind=RATIO if metric.statistic == "exp_ratio" else DIFFERENCE,
+        estimate=made.map(number),
+        value_a=number(float(shared.a.sum()) / total),
+        value_b=number(float(shared.b.sum()) / total),
+        num_pairs=len(shared.a),
+        p=stats.sign_flip_test(shared.a - shared.b, clusters=shared.clusters),
+    )
+
+
+def _timing_effect(one: Group, two: Group) -> Effect | str:
+    a, b = summary.rounds(one.rows, one.metric), summary.rounds(two.rows, two.metric)
+    if not a.keys() & b.keys():
+        return "no shared rounds"
+    if min(a.values()) <= 0 or min(b.values()) <= 0:
+        return "a ratio needs positive numbers"
+    ratios = stats.round_ratios(a, b)
+    if len({*a.values()}) == len({*b.values()}) == 1 and one.metric.statistic == "max":
+        made, p = Estimate(value=float(ratios[0]), method="exact", num_clusters=len(ratios)), None
+    else:
+        made, p = stats.estimate_median(ratios), stats.log_ratio_test(ratios)
+    return Effect(
+        kind=RATIO,
+        estimate=made,
+        value_a=summary.estimate(one.rows, one.metric).value,
+        value_b=summary.estimate(two.rows, two.metric).value,
+        num_pairs=len(ratios),
+        p=p,
+    )
+
+
+# Verdicts
+
+
+def _verdict(better: str, effect: Effect, p_holm: float | None) -> str:
+    none = 1.0 if effect.kind == RATIO else 0.0
+    made = effect.estimate
+    if made.method == "exact":
+        shown = made.value != none
+    else:
+        outside = made.low is None or made.high is None or not made.low <= none <= made.high
+        shown = p_holm is not None and p_holm < ALPHA and outside
+    if not shown:
+        return NOT_SHOWN
+    return A_BETTER if (made.value < none) == (better == "lower") else B_BETTER
+
+
+def _detectable(effect: Effect) -> float | None:
+    made = effect.estimate
+    if made.low is None or made.high is None:
+        return None
+    if effect.kind == RATIO:
+        return math.exp(stats.detectable(math.log(made.high / made.low) / 2))
+    return stats.detectable((made.high - made.low) / 2)
+
+
+def all_pairs(names: Sequence[str], *, most: int = 5) -> list[tuple[str, str]]:
+    """Every pair of up to `most` checkpoints; of more, each with the first."""
+    if len(names) <= most:
+        return list(itertools.combinations(names, 2))
+    return [(names[0], name) for name in names[1:]]

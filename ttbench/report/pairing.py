@@ -1,0 +1,70 @@
+"""Which observations of two checkpoints are of the same targets.
+
+    same tokenizer     sample by sample: equal seed, number, cluster and text columns (document, haystack, recipe)
+    other tokenizer    cluster by cluster: documents of which both scored the same bytes
+
+In both, a pair whose denominators differ is not a pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ttbench.report import summary
+from ttbench.report.summary import Group
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """Raw sums over the targets that both scored, one entry per pair, [N] each."""
+
+    a: np.ndarray
+    b: np.ndarray
+    denominator: np.ndarray
+    clusters: np.ndarray | None  # labels
+
+
+def pair(one: Group, two: Group) -> Shared | None:
+    """Pair the observations of two groups of one metric; None when they share no target."""
+    metric = one.metric
+    if one.line["tokenizer_digest"] == two.line["tokenizer_digest"]:
+        names = list(one.rows.columns)
+        own = [name for name in names[names.index("sample") + 1 :] if name in two.rows and _is_text(one, name)]
+        keys = ["seed", "sample", *own, *([metric.cluster] if metric.cluster not in (None, *own) else [])]
+        shared = _join(one, two, keys)
+        if shared is not None:
+            return shared
+    return None if metric.cluster is None else _join(one, two, [metric.cluster])
+
+
+def _is_text(group: Group, name: str) -> bool:
+    return isinstance(next(iter(group.rows[name]), None), str)
+
+
+def _join(one: Group, two: Group, keys: Sequence[str]) -> Shared | None:
+    cluster = one.metric.cluster
+    a, b = _sums(one, keys), _sums(two, keys)
+    pairs = [key for key in a if key in b and a[key][1] == b[key][1]]
+    if not pairs:
+        return None
+    return Shared(
+        a=np.array([a[key][0] for key in pairs]),
+        b=np.array([b[key][0] for key in pairs]),
+        denominator=np.array([a[key][1] for key in pairs]),
+        clusters=None if cluster is None else np.array([str(key[keys.index(cluster)]) for key in pairs]),
+    )
+
+
+def _sums(group: Group, keys: Sequence[str]) -> dict[tuple[Hashable, ...], tuple[float, float]]:
+    """Numerator and denominator summed over equal keys, in order of first appearance."""
+    columns = [group.rows[name].tolist() for name in keys]
+    numerators = summary.column(group.rows, group.metric.numerator).tolist()
+    denominators = summary.column(group.rows, group.metric.denominator).tolist()
+    sums: dict[tuple[Hashable, ...], tuple[float, float]] = {}
+    for key, numerator, denominator in zip(zip(*columns, strict=True), numerators, denominators, strict=True):
+        before = sums.get(key, (0.0, 0.0))
+        sums[key] = (before[0] + numerator, before[1] + denominator)
+    return sums

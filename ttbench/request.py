@@ -1,0 +1,140 @@
+"""Requests: what a user asks for, with names resolved and defaults filled in, as a plan. The only place of defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ttbench.errors import UsageError
+from ttbench.harness import measure
+from ttbench.harness.data import open_corpus
+from ttbench.plan import Plan, join, plan, read_params
+from ttbench.registry import TASKS
+from ttbench.store import timings
+from ttbench.suite import SuiteTask, find_suite, load_suite, parse_ctx
+from ttbench.tasks.base import Task
+from ttbench.types import Checkpoint, Scalar
+
+DEFAULT_OUT = "runs"
+DEFAULT_CORPUS = "code"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a user may ask of a run; None leaves it to the suite, then to the defaults in `plan_task`."""
+
+    checkpoints: tuple[str | Checkpoint, ...] | None = None  # None: the whole zoo
+    ctx: str | int | tuple[int, ...] | None = None  # tokens; None: the task's default
+    corpus: str | None = None
+    protocol: str | None = None  # the task's parameter of that name
+    limit: int | None = None  # documents or trials: the task's parameter of that name
+    params: Mapping[str, Scalar] = field(default_factory=dict)
+    device: str | None = None
+    dtype: str | None = None
+    batch_size: int | None = None  # sequences
+    threads: int | None = None  # None: all cores this process may use
+    seed: int | None = None
+    timeout: float | None = None  # seconds per cell; None: no limit
+    attention: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Those given, as plain data."""
+        return {name: _plain(value) for name, value in self._given()}
+
+    def spelling(self) -> str:
+        """Those given, as keyword arguments in Python, each followed by a comma and a space."""
+        return "".join(f"{name}={_plain(value)!r}, " for name, value in self._given())
+
+    def _given(self) -> Iterator[tuple[str, Any]]:
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if value is not None and value != {}:
+                yield item.name, value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Checkpoint):
+        return value.path
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def plan_task(task: str, options: Options, *, out: str | Path = DEFAULT_OUT) -> Plan:
+    """Resolve checkpoints and corpus, and lay out the cells of one task; earlier runs in `out` give the times.
+
+    Raises a UsageError when something named does not exist or does not fit.
+    """
+    needs: Task = TASKS.load(task)()
+    corpus = options.corpus
+    if corpus is not None and not needs.needs_corpus:
+        raise UsageError(f"task '{task}' reads no corpus; leave --corpus out")
+    corpus = corpus or (DEFAULT_CORPUS if needs.needs_corpus else None)
+    params = _params(needs, options)
+    # Before anything is opened: a misspelt parameter must not cost seconds.
+    read_params(needs, params)
+    dtype = options.dtype or "float32"
+    machine = measure.machine_fingerprint()
+    return plan(
+        task,
+        checkpoints=_resolve(options.checkpoints, dtype=dtype),
+        context_lens=parse_ctx(needs.default_ctx if options.ctx is None else options.ctx),
+        params=params,
+        corpus=corpus,
+        corpus_digest=None if corpus is None else open_corpus(corpus).digest,
+        seed=options.seed or 0,
+        dtype=dtype,
+        device=options.device or "cpu",
+        attention=options.attention or "sdpa",
+        batch_size=options.batch_size,
+        threads=options.threads or measure.num_cores(),
+        machine=machine,
+        timeout_s=options.timeout,
+        timings=timings(out, machine=machine, tasks=[task]),
+    )
+
+
+def plan_suite(suite: str | Path, options: Options, *, out: str | Path = DEFAULT_OUT) -> Plan:
+    """Lay out the cells of all tasks of a suite, named or given as a path. An option given goes before the suite's."""
+    tasks = load_suite(find_suite(str(suite))).tasks
+    return join(plan_task(entry.task, _merged(entry, options), out=out) for entry in tasks)
+
+
+def _merged(entry: SuiteTask, options: Options) -> Options:
+    """The suite's entry under the options: what the user gave wins, and concerns only tasks that know it."""
+    task = TASKS.load(entry.task)
+    known = {item.name for item in dataclasses.fields(task.Params)}
+    values = {}
+    for item in dataclasses.fields(Options):
+        given = getattr(options, item.name)
+        values[item.name] = getattr(entry, item.name, None) if given is None else given
+    values["params"] = {**entry.params, **{name: value for name, value in options.params.items() if name in known}}
+    values["corpus"] = values["corpus"] if task.needs_corpus else None
+    values |= {name: None for name in ("protocol", "limit") if name not in known}
+    return Options(**values)
+
+
+def _params(task: Task, options: Options) -> dict[str, Scalar]:
+    """Parameters of the task, `--protocol` and `--limit` among them where it has them."""
+    known = [item.name for item in dataclasses.fields(task.Params)]
+    params = dict(options.params)
+    for name, value in (("protocol", options.protocol), ("limit", options.limit)):
+        if value is not None:
+            if name not in known:
+                raise UsageError(f"task '{task.name}' has no {name}; its parameters are: {', '.join(known)}")
+            params[name] = value
+    return params
+
+
+def _resolve(names: Sequence[str | Checkpoint] | None, *, dtype: str) -> tuple[Checkpoint, ...]:
+    known = [name for name in names or () if isinstance(name, Checkpoint)]
+    if names is not None and len(known) == len(names):
+        return tuple(known)
+    # Late: identifying a checkpoint takes its architecture, and so torch.
+    from ttbench.harness.checkpoint import resolve, zoo_names
+
+    names = zoo_names() if names is None else names
+    return tuple(name if isinstance(name, Checkpoint) else resolve(name, dtype=dtype) for name in names)

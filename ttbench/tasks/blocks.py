@@ -1,0 +1,147 @@
+"""The text of the protocols `packed`, `position` and `stream`: test documents end to end, cut in blocks of c tokens.
+
+    d1 d1 d1 d1 BOS d2 d2 d2 BOS d3 ...      targets; a BOS between documents is read but never scored
+    |--- c ---|--- c ---|--- c ---|-tail-|   each block is read from an empty state, after one BOS of its own
+
+Every token is scored once, the shorter tail too, so the bytes scored are those of the text at every c. A tokenizer
+without BOS has nothing to predict a block's first token from: that token is read and not scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ttbench.errors import TooShortError
+from ttbench.harness.data import Document
+
+if TYPE_CHECKING:
+    from ttbench.harness.engine import Engine
+    from ttbench.harness.tokenizer import Tokenizer
+
+UNSCORED = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """Documents end to end, one entry per token."""
+
+    documents: tuple[Document, ...]
+    ids: Int[np.ndarray, "T"]
+    targets: Int[np.ndarray, "T"]  # ids, or UNSCORED between documents
+    owner: Int[np.ndarray, "T"]  # index of the document
+    num_bytes: Int[np.ndarray, "T"]
+    bos_id: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sums:
+    """Additive totals by document and bucket of positions."""
+
+    num_tokens: Int[np.ndarray, "N K"]
+    num_bytes: Int[np.ndarray, "N K"]
+    nats: Float[np.ndarray, "N K"]
+    edges: tuple[int, ...]  # K + 1 positions
+
+
+def lay_out(documents: Sequence[Document], tokenizer: Tokenizer) -> Text:
+    """Encode and join, with BOS between documents as in training."""
+    bos = np.array([] if tokenizer.bos_id is None else [tokenizer.bos_id], dtype=np.int64)
+    ids, targets, owner, num_bytes = [], [], [], []
+    for index, document in enumerate(documents):
+        encoded = tokenizer.encode(document.text)
+        gap = bos if index else bos[:0]
+        ids += [gap, encoded]
+        targets += [np.full(len(gap), UNSCORED), encoded]
+        owner += [np.full(len(gap) + len(encoded), index)]
+        num_bytes += [np.zeros(len(gap), dtype=np.int64), tokenizer.byte_lengths(encoded)]
+    return Text(
+        documents=tuple(documents),
+        ids=np.concatenate(ids),
+        targets=np.concatenate(targets),
+        owner=np.concatenate(owner),
+        num_bytes=np.concatenate(num_bytes),
+        bos_id=tokenizer.bos_id,
+    )
+
+
+def position_edges(context_len: int) -> tuple[int, ...]:
+    """0, 1, 2, 4, 8, ... context_len: bucket k holds the positions from edge k up to edge k + 1."""
+    edges = [0, 1]
+    while edges[-1] < context_len:
+        edges.append(min(2 * edges[-1], context_len))
+    return tuple(edges)
+
+
+def score_blocks(
+    text: Text,
+    engine: Engine,
+    *,
+    context_len: int,
+    chunk_len: int,
+    batch_size: int,
+    by_position: bool,
+    progress: Callable[[int, int], None],
+) -> Sums:
+    """Score every block, `chunk_len` tokens at a time with the state carried over.
+
+    Raises:
+        TooShortError: the text is shorter than one block.
+    """
+    num_tokens = len(text.ids)
+    if num_tokens < context_len:
+        raise TooShortError(
+            f"the {len(text.documents)} test documents asked for have {num_tokens:,} tokens in all, too few for one "
+            f"block of {context_len:,}; ask for at most {num_tokens:,}, or for more documents"
+        )
+    edges = position_edges(context_len) if by_position else (0, context_len)
+    shape = (len(text.documents), len(edges) - 1)
+    sums = Sums(
+        num_tokens=np.zeros(shape, np.int64), num_bytes=np.zeros(shape, np.int64), nats=np.zeros(shape), edges=edges
+    )
+    done = 0
+    for starts, block_len in _batches(num_tokens, context_len=context_len, batch_size=batch_size):
+        blocks = np.stack([np.arange(start, start + block_len) for start in starts])  # [B, T]
+        nats, scored = _score_batch(text, engine, blocks, chunk_len=chunk_len)
+        bucket = np.searchsorted(edges, np.arange(block_len), side="right") - 1
+        at = (text.owner[blocks][scored], np.broadcast_to(bucket, blocks.shape)[scored])
+        np.add.at(sums.num_tokens, at, 1)
+        np.add.at(sums.num_bytes, at, text.num_bytes[blocks][scored])
+        np.add.at(sums.nats, at, nats[scored])
+        done += blocks.size
+        progress(done, num_tokens)
+    return sums
+
+
+def _batches(num_tokens: int, *, context_len: int, batch_size: int) -> Iterator[tuple[list[int], int]]:
+    """Starts and length of the blocks of each batch: full blocks, then the tail alone."""
+    starts = list(range(0, num_tokens - context_len + 1, context_len))
+    for first in range(0, len(starts), batch_size):
+        yield starts[first : first + batch_size], context_len
+    tail = num_tokens % context_len
+    if tail:
+        yield [num_tokens - tail], tail
+
+
+def _score_batch(
+    text: Text, engine: Engine, blocks: Int[np.ndarray, "B T"], *, chunk_len: int
+) -> tuple[Float[np.ndarray, "B T"], np.ndarray]:
+    """Nats of each token of the blocks, and which of them were scored."""
+    targets = text.targets[blocks]
+    ids = text.ids[blocks][:, :-1]
+    if text.bos_id is None:
+        targets[:, 0] = UNSCORED
+    else:
+        ids = np.concatenate([np.full((len(blocks), 1), text.bos_id), ids], axis=1)
+    shift = blocks.shape[1] - ids.shape[1]
+    nats = np.zeros(blocks.shape)
+    engine.reset(len(blocks), blocks.shape[1])
+    for first in range(0, ids.shape[1], chunk_len):
+        part = slice(first, min(first + chunk_len, ids.shape[1]))
+        shifted = slice(part.start + shift, part.stop + shift)
+        nats[:, shifted] = engine.score(ids[:, part], targets[:, shifted])
+    return nats, targets != UNSCORED

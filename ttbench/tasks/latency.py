@@ -1,0 +1,247 @@
+"""Latency: seconds to read a prompt, and seconds per token to continue it.
+
+Measured, for one checkpoint and one context length c, in a process of its own per round:
+
+    load        opening the checkpoint in a process that has torch already                   once
+    first_call  the first prefill of c tokens: first-touch memory, kernel choice, caches     once
+    prefill     [reset] PREFILL c tokens -> logits of the last                               repeats
+    decode      [restore the state after c tokens] STEP STEP STEP ... -> depths c, c+1, ...  repeats of num_calls steps
+                (square brackets and the making of ids are outside the clock)
+
+Not measured: tokenisation, sampling, detokenisation, batching, a server's queue. Decode is timed by stepping a
+prepared state, never by subtracting a prefill from a generation. It starts each block from depth c, so the depth
+stays within c .. c + decode_tokens - 1; `decode_tokens` is a multiple of TTT's inner mini-batch (16) by default,
+because its last step of 16 costs more than the others.
+
+Warm-up: until the median of the last five times is within 2 % of that of the five before, or `warm_up_s` seconds have
+passed (a prefill that takes longer is warmed up by its first call alone); `steady` says which. Clock:
+`time.perf_counter` around the calls and one `synchronize`, processor seconds beside it. Every repeat is a row.
+Statistic: median over the repeats of a round, then over rounds; the round is the unit of the interval, since repeats
+in one process share its memory layout and the neighbours of that moment.
+
+Traps: repeated prompts are served from a cache (ids are fresh in each repeat, and the same for every checkpoint with
+the same vocabulary); a static KV cache makes all depths cost the same (engines attend over the used part only);
+a lone warm-up call; a parent that polls; denormals (flushed, and `denormals_flushed` says whether it worked).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from jaxtyping import Int
+
+from ttbench.errors import TooLongError, UsageError
+from ttbench.harness import measure
+from ttbench.harness.measure import Stopwatch, WarmUp
+from ttbench.tasks.base import Bench, Task
+from ttbench.types import Metric, Sample, Scalar
+
+if TYPE_CHECKING:
+    from ttbench.harness.engine import Engine
+
+PHASES = ("prefill", "decode")
+# streams of random ids, apart from each other
+_FIRST_CALL, _WARM_UP, _TIMED = range(3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyParams:
+    """Parameters of the latency task."""
+
+    phases: str = "prefill,decode"  # which to time
+    decode_tokens: int = 32  # steps in one timed block
+    min_repeats: int = 3  # timed repeats of each phase, in each round, at least
+    min_seconds: float = 1.0  # seconds of timed repeats of each phase, in each round, at least
+    warm_up_s: float = 1.0  # seconds of warm-up of each phase at most; the first prefill counts
+    rounds: int = 5  # fresh processes
+
+
+def _median(name: str, label: str, unit: str, numerator: str, phase: str) -> Metric:
+    return Metric(
+        name=name,
+        label=label,
+        unit=unit,
+        better="lower",
+        statistic="median",
+        numerator=numerator,
+        cluster="round",
+        where={"phase": phase},
+    )
+
+
+def _speed(name: str, label: str, phase: str) -> Metric:
+    return Metric(
+        name=name,
+        label=label,
+        unit="tokens/s",
+        better="higher",
+        statistic="ratio",
+        numerator="num_tokens",
+        denominator="wall_s",
+        cluster="round",
+        where={"phase": phase},
+    )
+
+
+class Latency(Task):
+    """Prefill and decode times at each context length; see the module's docstring."""
+
+    name: ClassVar[str] = "latency"
+    version: ClassVar[int] = 1
+    Params: ClassVar[type[Any]] = LatencyParams
+    isolation: ClassVar[Literal["checkpoint", "cell"]] = "cell"
+    needs_corpus: ClassVar[bool] = False
+    default_ctx: ClassVar[str] = "512,2k,8k"
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        _median("prefill_s", "prefill", "s", "call_s", "prefill"),
+        _speed("prefill_tokens_per_s", "prefill speed", "prefill"),
+        _median("prefill_cpu_s", "prefill, processor time", "s", "call_cpu_s", "prefill"),
+        _median("decode_s_per_token", "decode, per token", "s", "call_s", "decode"),
+        _speed("decode_tokens_per_s", "decode speed", "decode"),
+        _median("decode_cpu_s_per_token", "decode, processor time per token", "s", "call_cpu_s", "decode"),
+        _median("first_call_s", "first prefill", "s", "call_s", "first_call"),
+        _median("load_s", "load", "s", "call_s", "load"),
+    )
+
+    def num_rounds(self, params: LatencyParams) -> int:
+        return params.rounds
+
+    def check(self, params: LatencyParams) -> None:
+        unknown = sorted(set(_phases(params)) - set(PHASES))
+        if unknown or not _phases(params):
+            raise UsageError(
+                f"latency phases must be among {', '.join(PHASES)}, comma-separated; got {params.phases!r}"
+            )
+        for name in ("decode_tokens", "min_repeats", "rounds"):
+            if getattr(params, name) < 1:
+                raise UsageError(f"latency {name} must be at least 1; got {getattr(params, name)}")
+        for name in ("min_seconds", "warm_up_s"):
+            if not 0 <= getattr(params, name) < float("inf"):
+                raise UsageError(f"latency {name} must be 0 or more seconds; got {getattr(params, name)}")
+
+    def tokens(self, params: LatencyParams, context_len: int) -> int:
+        # first call, ten calls of warm-up, repeats; short contexts are bound by min_seconds instead
+        return (11 + params.min_repeats) * (context_len + params.decode_tokens)
+
+    def measure(self, bench: Bench) -> Iterator[Sample]:
+        cell = bench.cell
+        params: LatencyParams = self.Params(**cell.params)
+        measure.flush_denormals()
+        with Stopwatch() as watch:
+            engine = bench.engine
+        _require_room(engine, cell.context_len + params.decode_tokens)
+        yield _sample("load", 0, watch, num_calls=1, num_tokens=0)
+
+        timer = _Timer(engine=engine, bench=bench, params=params)
+        first = timer.prefill(_FIRST_CALL, 0)
+        yield _sample("first_call", 0, first, num_calls=1, num_tokens=timer.prefill_tokens)
+        if "prefill" in _phases(params):
+            yield from timer.repeats("prefill", timer.prefill, cap_s=params.warm_up_s - first.wall_s)
+        if "decode" in _phases(params):
+            timer.keep_state()
+            yield from timer.repeats("decode", timer.decode, cap_s=params.warm_up_s)
+
+
+def _phases(params: LatencyParams) -> tuple[str, ...]:
+    return tuple(phase.strip() for phase in params.phases.split(",") if phase.strip())
+
+
+def _require_room(engine: Engine, num_tokens: int) -> None:
+    if engine.max_context is not None and num_tokens > engine.max_context:
+        raise TooLongError(
+            f"{num_tokens} tokens are needed (context and decoded tokens); the model takes at most {engine.max_context}"
+        )
+
+
+def random_ids(rng: np.random.Generator, shape: tuple[int, ...], vocab_size: int) -> Int[np.ndarray, "..."]:
+    """Uniform token ids, int64: equal for equal vocabularies, and at the same place of any other vocabulary."""
+    return (rng.random(shape) * vocab_size).astype(np.int64)
+
+
+def _sample(
+    phase: str, repeat: int, watch: Stopwatch, *, num_calls: int, num_tokens: int, warm_up: WarmUp | None = None
+) -> Sample:
+    keys: dict[str, Scalar] = {"phase": phase, "repeat": repeat}
+    return Sample(
+        keys=keys,
+        values={
+            "wall_s": watch.wall_s,
+            "cpu_s": watch.cpu_s,
+            "num_calls": num_calls,
+            "num_tokens": num_tokens,
+            "call_s": watch.wall_s / num_calls,
+            "call_cpu_s": watch.cpu_s / num_calls,
+            "load": watch.load,
+            "steal_s": watch.steal_s,
+            "warm_up_calls": None if warm_up is None else warm_up.num_calls,
+            "warm_up_s": None if warm_up is None else warm_up.seconds,
+            "steady": None if warm_up is None else warm_up.steady,
+            "denormals_flushed": measure.denormals_flushed(),
+        },
+    )
+
+
+class _Timer:
+    """The timed calls of one cell, with fresh ids for each."""
+
+    def __init__(self, *, engine: Engine, bench: Bench, params: LatencyParams) -> None:
+        self.engine, self.bench, self.params = engine, bench, params
+        self.batch_size, self.context_len = bench.cell.batch_size, bench.cell.context_len
+        self.prefill_tokens = self.batch_size * self.context_len
+        self.num_samples = 0
+
+    def _ids(self, stream: int, call: int, *shape: int) -> Int[np.ndarray, "..."]:
+        # keyed by call, so that the ids of a timed repeat do not depend on how long a checkpoint took to warm up;
+        # not by round, so that rounds repeat the same work
+        rng = np.random.default_rng([self.bench.cell.seed, self.context_len, self.batch_size, stream, call])
+        return random_ids(rng, shape, self.engine.vocab_size)
+
+    def prefill(self, stream: int, call: int) -> Stopwatch:
+        """One prefill of the whole context from an empty state."""
+        ids = self._ids(stream, call, self.batch_size, self.context_len)
+        self.engine.reset(self.batch_size, self.context_len + self.params.decode_tokens)
+        self.engine.synchronize()
+        with Stopwatch() as watch:
+            self.engine.prefill(ids)
+            self.engine.synchronize()
+        assert self.engine.num_tokens == self.context_len
+        return watch
+
+    def keep_state(self) -> None:
+        """Keep the state that the last prefill left; every block of steps starts from it."""
+        self.after_context = self.engine.snapshot()
+
+    def decode(self, stream: int, call: int) -> Stopwatch:
+        """One block of steps from depth `context_len`."""
+        ids = list(self._ids(stream, call, self.params.decode_tokens, self.batch_size))
+        self.engine.restore(self.after_context)
+        self.engine.synchronize()
+        decode = self.engine.decode
+        with Stopwatch() as watch:
+            for step_ids in ids:
+                decode(step_ids)
+            self.engine.synchronize()
+        return watch
+
+    def repeats(self, phase: str, call: Callable[[int, int], Stopwatch], *, cap_s: float) -> list[Sample]:
+        """Warm up, then time calls until both minima are met; returned together, so nothing runs between them."""
+        counter = itertools.count()
+        warm_up = measure.warm_up(lambda: call(_WARM_UP, next(counter)).wall_s, cap_s=cap_s)
+        num_calls = 1 if phase == "prefill" else self.params.decode_tokens
+        num_tokens = self.prefill_tokens if phase == "prefill" else num_calls * self.batch_size
+        samples: list[Sample] = []
+        seconds, minimum = 0.0, self.params.min_repeats
+        while len(samples) < minimum or seconds < self.params.min_seconds:
+            watch = call(_TIMED, len(samples))
+            seconds += watch.wall_s
+            samples.append(
+                _sample(phase, len(samples), watch, num_calls=num_calls, num_tokens=num_tokens, warm_up=warm_up)
+            )
+            done = self.num_samples + min(len(samples), minimum)
+            self.bench.progress(done, minimum * len(_phases(self.params)))
+        self.num_samples += minimum
+        return samples

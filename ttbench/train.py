@@ -1,0 +1,308 @@
+"""The zoo's trainer: one recipe for every architecture, from bytes to a shipped folder with its card.
+
+AdamW, linear warm-up and cosine decay over all phases together; rows from `harness.mixture`, the same bytes in the
+same order for every model of a recipe. Progress is saved to a cache folder outside the tree; the same command again
+goes on from there, and ends with the same weights as an undisturbed run on the same machine and thread count.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import Tensor
+
+from ttbench.errors import SuiteError, UnknownNameError, UsageError
+from ttbench.harness.mixture import Mixture, Rows
+from ttbench.models.base import SequenceModel
+from ttbench.registry import ARCHITECTURES
+from ttbench.types import canonical_json, digest
+
+RECIPE = Path(__file__).parent / "zoo" / "recipe.yaml"
+SAVE_EVERY_S = 60.0
+KINDS = ("code", "prose", "copy", "recall", "needle")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """A stretch of training with one row length and one mix of row kinds."""
+
+    context_len: int  # tokens
+    batch_size: int  # rows a step
+    tokens: int
+    mix: Mapping[str, float]  # kind -> share of rows
+
+    @property
+    def num_steps(self) -> int:
+        return self.tokens // (self.context_len * self.batch_size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Everything that the models of a zoo share."""
+
+    seed: int
+    betas: tuple[float, float]
+    weight_decay: float
+    clip: float  # norm of the gradient
+    warmup: float  # share of all steps
+    final_lr: float  # share of the peak
+    answer_weight: float
+    phases: tuple[Phase, ...]
+
+    @property
+    def num_steps(self) -> int:
+        return sum(phase.num_steps for phase in self.phases)
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(phase.num_steps * phase.context_len * phase.batch_size for phase in self.phases)
+
+    @property
+    def context_len(self) -> int:
+        return max(phase.context_len for phase in self.phases)
+
+    def locate(self, step: int) -> tuple[int, int]:
+        """Phase number of a step, and the step's number inside the phase."""
+        for number, phase in enumerate(self.phases):
+            if step < phase.num_steps:
+                return number, step
+            step -= phase.num_steps
+        raise IndexError(step)
+
+    def lr_share(self, step: int) -> float:
+        """Learning rate of a step, as a share of the peak."""
+        warmup_steps = max(1, round(self.warmup * self.num_steps))
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        done = (step - warmup_steps) / max(1, self.num_steps - warmup_steps)
+        return self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trainee:
+    """One model of the zoo."""
+
+    name: str
+    architecture: str
+    lr: float  # peak
+    autocast: bool  # bfloat16 matrix products; weights and optimiser stay float32
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What a running training tells."""
+
+    name: str
+    step: int
+    num_steps: int
+    loss: float  # weighted mean nats since the last report
+    lr: float
+    tokens_per_s: float
+    seconds_left: float
+
+
+@dataclass(kw_only=True)
+class Training:
+    """The mutable whole of a training run; what `save` writes and `load` reads."""
+
+    model: SequenceModel
+    optimizer: torch.optim.AdamW
+    step: int = 0
+    data_digest: str = ""
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+    curve: list[tuple[int, float]] = dataclasses.field(default_factory=list)  # tokens seen, mean nats since the last
+
+    def save(self, path: Path) -> None:
+        """Write whole or not at all."""
+        scratch = path.with_suffix(".tmp")
+        torch.save(
+            {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                **{key: getattr(self, key) for key in ("step", "data_digest", "cpu_s", "wall_s", "curve")},
+            },
+            scratch,
+        )
+        with scratch.open("rb") as file:
+            os.fsync(file.fileno())
+        scratch.replace(path)
+
+    def load(self, path: Path) -> None:
+        saved = torch.load(path, weights_only=True)
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        for key in ("step", "data_digest", "cpu_s", "wall_s", "curve"):
+            setattr(self, key, saved[key])
+
+
+def read_recipe(path: Path = RECIPE) -> tuple[Recipe, dict[str, Trainee]]:
+    """Parse a recipe file. Raises SuiteError on anything unknown or missing."""
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise SuiteError(f"cannot read the recipe {path}: {error}") from error
+    try:
+        shared = dict(data["recipe"])
+        phases = tuple(Phase(**phase) for phase in shared.pop("phases"))
+        recipe = Recipe(**{**shared, "betas": tuple(shared["betas"])}, phases=phases)
+        trainees = {name: Trainee(name=name, **entry) for name, entry in data["models"].items()}
+    except (KeyError, TypeError) as error:
+        raise SuiteError(f"{path}: {error}; see ttbench/zoo/recipe.yaml for every key") from error
+    for phase in phases:
+        for kind in phase.mix:
+            if kind not in KINDS:
+                raise UnknownNameError("kind of row", kind, known=KINDS, where=str(path))
+    return recipe, trainees
+
+
+def build(trainee: Trainee, *, seed: int) -> SequenceModel:
+    """The model of a trainee, initialised from `seed`."""
+    architecture: type[SequenceModel] = ARCHITECTURES.load(trainee.architecture)
+    for dialect in architecture.DIALECTS:
+        if dialect.matches(trainee.config):
+            torch.manual_seed(seed)
+            return architecture.from_config(dialect.config(trainee.config))
+    raise SuiteError(f"zoo model '{trainee.name}': no dialect of '{trainee.architecture}' reads its config")
+
+
+def make_optimizer(model: SequenceModel, *, lr: float, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW with decay on matrices only: not on vectors, norms, biases, or the embedding table."""
+    table = model.get_parameter("embed.weight")
+    decay = [p for p in model.parameters() if p.ndim >= 2 and p is not table]
+    rest = [p for p in model.parameters() if p.ndim < 2 or p is table]
+    groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=lr, betas=recipe.betas, eps=1e-8, fused=True)
+
+
+def weighted_loss(model: SequenceModel, rows: Rows, *, autocast: bool) -> Tensor:
+    """Mean nats over the targets, weighted as the rows say."""
+    inputs, targets, weights = (torch.from_numpy(a) for a in (rows.inputs, rows.targets, rows.weights))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        hidden = model(inputs)
+        wanted = weights.flatten().nonzero()[:, 0]
+        logits = model.head(hidden.flatten(0, 1)[wanted])
+    nats = F.cross_entropy(logits.float(), targets.flatten()[wanted], reduction="none")
+    weight = weights.flatten()[wanted]
+    return (nats * weight).sum() / weight.sum()
+
+
+def train(
+    name: str,
+    *,
+    recipe_path: Path = RECIPE,
+    cache: Path | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+    report_every_s: float = 10.0,
+    stop_after_s: float | None = None,
+) -> Training:
+    """Train one model of a recipe to its end, or go on with a run that was cut short.
+
+    Args:
+        cache: folder for the progress file; by default the user's cache folder.
+        stop_after_s: seconds after which to save and return unfinished.
+
+    Raises UnknownNameError for a name that the recipe lacks, UsageError when the loss is not finite.
+    """
+    recipe, trainees = read_recipe(recipe_path)
+    if name not in trainees:
+        raise UnknownNameError("zoo model", name, known=trainees, where=str(recipe_path))
+    trainee = trainees[name]
+    path = progress_path(recipe, trainee, cache)
+    model = build(trainee, seed=recipe.seed)
+    run = Training(model=model, optimizer=make_optimizer(model, lr=trainee.lr, recipe=recipe))
+    if path.exists():
+        run.load(path)
+    mixture = Mixture(seed=recipe.seed, answer_weight=recipe.answer_weight)
+    started = reported = saved = time.monotonic()
+    clock, losses, first_step = (time.monotonic(), time.process_time()), [], run.step
+    while run.step < recipe.num_steps:
+        losses.append(_step(run, mixture, recipe, trainee))
+        now = time.monotonic()
+        over = stop_after_s is not None and now - started > stop_after_s
+        if now - reported >= report_every_s or run.step == recipe.num_steps or over:
+            mean = sum(losses) / len(losses)
+            if not math.isfinite(mean):
+                raise UsageError(f"training '{name}' diverged at step {run.step}; lower its lr in {recipe_path}")
+            run.curve.append((run.step, mean))
+            losses, reported = [], now
+            speed = (run.step - first_step) / (now - started)
+            done = sum(_step_tokens(recipe, step) for step in range(first_step, run.step))
+            report(
+                Progress(
+                    name=name,
+                    step=run.step,
+                    num_steps=recipe.num_steps,
+                    loss=mean,
+                    lr=trainee.lr * recipe.lr_share(run.step - 1),
+                    tokens_per_s=done / (now - started),
+                    seconds_left=(recipe.num_steps - run.step) / speed,
+                )
+            )
+        if now - saved >= SAVE_EVERY_S or run.step == recipe.num_steps or over:
+            run.wall_s += time.monotonic() - clock[0]
+            run.cpu_s += time.process_time() - clock[1]
+            clock, saved = (time.monotonic(), time.process_time()), now
+            run.save(path)
+        if over:
+            break
+    return run
+
+
+def progress_path(recipe: Recipe, trainee: Trainee, cache: Path | None) -> Path:
+    """Where a run keeps its progress: named by everything that decides its result."""
+    settings = {"recipe": dataclasses.asdict(recipe), "trainee": dataclasses.asdict(trainee)}
+    architecture: type[SequenceModel] = ARCHITECTURES.load(trainee.architecture)
+    key = digest(canonical_json({**settings, "version": architecture.version}))[:12]
+    folder = (cache or platformdirs.user_cache_path("ttbench")) / "train"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{trainee.name}-{key}.pt"
+
+
+def _step_tokens(recipe: Recipe, step: int) -> int:
+    phase = recipe.phases[recipe.locate(step)[0]]
+    return phase.context_len * phase.batch_size
+
+
+def _step(run: Training, mixture: Mixture, recipe: Recipe, trainee: Trainee) -> float:
+    number, step = recipe.locate(run.step)
+    phase = recipe.phases[number]
+    rows = mixture.batch(
+        phase.mix, stream=number, step=step, batch_size=phase.batch_size, num_tokens=phase.context_len
+    )
+    run.data_digest = rows.digest(run.data_digest)
+    for group in run.optimizer.param_groups:
+        group["lr"] = trainee.lr * recipe.lr_share(run.step)
+    loss = weighted_loss(run.model, rows, autocast=trainee.autocast)
+    run.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(run.model.parameters(), recipe.clip)
+    run.optimizer.step()
+    run.step += 1
+    return loss.item()
+
+
+def describe(progress: Progress) -> str:
+    """One plain line of progress."""
+    return (
+        f"{progress.name}  step {progress.step}/{progress.num_steps}  loss {progress.loss:.4f} nats  "
+        f"lr {progress.lr:.2e}  {progress.tokens_per_s:,.0f} tokens/s  {progress.seconds_left / 60:.1f} min left"
+    )
+
+
+def recipe_json(recipe: Recipe, trainee: Trainee) -> str:
+    """The settings of a run as JSON, for its card."""
+    return json.dumps({"recipe": dataclasses.asdict(recipe), "model": dataclasses.asdict(trainee)}, indent=2)

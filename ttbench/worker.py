@@ -1,0 +1,229 @@
+"""`python -m ttbench.worker`: measure one group of cells in a process of its own.
+
+Reads the group from stdin as JSON, writes each cell to the run's store as it ends, and tells its parent about it in
+JSON lines on what was stdout; anything printed meanwhile goes to stderr. Imports torch only when a task asks for its
+engine. The kernel ends a worker whose parent has died; memory beyond the limit is a MemoryError, not a kill.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ttbench.errors import CellAnswer, CorpusError, StoreError, TtbenchError, UnsupportedError
+from ttbench.harness import measure
+from ttbench.harness.data import Corpus, open_corpus
+from ttbench.record import CellRecord, now
+from ttbench.registry import TASKS
+from ttbench.store import Store
+from ttbench.tasks.base import Bench, Task
+from ttbench.types import Cell, Sample, Status
+
+if TYPE_CHECKING:
+    from ttbench.harness.engine import Engine
+    from ttbench.harness.tokenizer import Tokenizer
+
+_PR_SET_PDEATHSIG = 1
+_REASON_LEN = 300  # characters of a row's reason
+
+
+class Channel:
+    """The way back to the parent: one JSON object per line."""
+
+    def __init__(self) -> None:
+        # Libraries may print; only this private copy of stdout reaches the parent, and children do not inherit it.
+        self._handle = os.dup(1)
+        os.dup2(2, 1)
+        self._last = 0.0
+
+    def send(self, kind: str, **fields: Any) -> None:
+        line = json.dumps({"kind": kind, **fields}) + "\n"
+        os.write(self._handle, line.encode())
+
+    def progress(self, cell_id: str, done: int, total: int) -> None:
+        """At most once a second: the parent must sleep while a cell is timed."""
+        if time.monotonic() - self._last >= 1:
+            self._last = time.monotonic()
+            self.send("progress", cell_id=cell_id, done=done, total=total)
+
+
+class Group:
+    """What the cells of a group share: one engine, the corpora, the tokenizer; each opened at first use."""
+
+    def __init__(self) -> None:
+        self.engine: Engine | None = None
+        self._corpora: dict[str, Corpus] = {}
+
+    def bench(self, cell: Cell, channel: Channel) -> Bench:
+        return Bench(
+            cell=cell,
+            open_engine=lambda: self._open_engine(cell),
+            open_corpus=lambda: self._open_corpus(cell),
+            open_tokenizer=lambda: self._open_tokenizer(cell),
+            progress=lambda done, total: channel.progress(cell.cell_id, done, total),
+        )
+
+    def _open_engine(self, cell: Cell) -> Engine:
+        if self.engine is None:
+            # Late: torch takes seconds and hundreds of MiB, and some tasks look at the process before it is there.
+            from ttbench.harness.loading import load_engine
+
+            # Once torch is there: the environment set its threads, this fixes those between operations too.
+            measure.pin_threads(cell.threads)
+            self.engine = load_engine(cell.checkpoint, device=cell.device, dtype=cell.dtype, attention=cell.attention)
+        return self.engine
+
+    def _open_corpus(self, cell: Cell) -> Corpus:
+        if cell.corpus is None:
+            raise UnsupportedError(f"task '{cell.task}' asked for a corpus and declares that it needs none")
+        if cell.corpus not in self._corpora:
+            self._corpora[cell.corpus] = open_corpus(cell.corpus)
+        corpus = self._corpora[cell.corpus]
+        if corpus.digest != cell.corpus_digest:
+            raise CorpusError(
+                f"corpus '{cell.corpus}' has changed since the plan: digest {corpus.digest}, planned "
+                f"{cell.corpus_digest}; run the command again"
+            )
+        return corpus
+
+    def _open_tokenizer(self, cell: Cell) -> Tokenizer:
+        from ttbench.harness.loading import load_tokenizer
+
+        tokenizer = load_tokenizer(cell.checkpoint)
+        if tokenizer is None:
+            raise UnsupportedError(f"checkpoint '{cell.checkpoint.name}' has no tokenizer")
+        return tokenizer
+
+
+def run_group(spec: Mapping[str, Any], channel: Channel) -> None:
+    """Measure the cells one after the other; return early when what is left needs a fresh process."""
+    store = Store(spec["folder"])
+    group = Group()
+    for data in spec["cells"]:
+        cell = Cell.from_json(data)
+        channel.send("start", cell_id=cell.cell_id)
+        record = run_cell(cell, group=group, channel=channel)
+        try:
+            store.write_cell(record)
+        except (ValueError, TypeError) as error:
+            # The task's samples are at fault, not the disk.
+            record = dataclasses.replace(record, status="error", reason=one_line(error), samples=())
+            store.write_cell(record)
+        channel.send("end", cell_id=cell.cell_id, status=record.status, reason=record.reason)
+        # After a failure inside an engine its state, or the device's, is not to be trusted.
+        if record.status == "oom" or (record.status == "error" and group.engine is not None):
+            return
+
+
+def run_cell(cell: Cell, *, group: Group, channel: Channel) -> CellRecord:
+    """Measure a cell and say what became of it; no error leaves."""
+    task: Task = TASKS.load(cell.task)()
+    started, load = now(), measure.load_average()
+    wall, cpu = time.perf_counter(), time.process_time()
+
+    def record(status: Status, reason: str | None, samples: tuple[Sample, ...] = (), text: str = "") -> CellRecord:
+        engine = group.engine
+        return CellRecord(
+            cell=cell,
+            status=status,
+            reason=reason,
+            started=started,
+            cell_s=time.perf_counter() - wall,
+            cell_cpu_s=time.process_time() - cpu,
+            load_average=load,
+            engine=cell.engine if engine is None else engine.name,
+            kernel_path={} if engine is None else engine.kernel_path,
+            metrics=task.metrics,
+            samples=samples,
+            evidence=({"traceback": text},) if text else (),
+        )
+
+    try:
+        samples = tuple(task.measure(group.bench(cell, channel)))
+        if not samples:
+            raise ValueError(f"task '{cell.task}' gave no sample; raise TooShortError where the text is too short")
+        return record("ok", None, samples)
+    except CellAnswer as answer:
+        return record(answer_status(answer), one_line(answer))
+    # The border of the process: whatever a task or a library raises becomes a row, and the next cell runs.
+    except Exception as error:
+        status = "oom" if is_out_of_memory(error) else "error"
+        return record(status, one_line(error), text=traceback.format_exc())
+
+
+def answer_status(answer: CellAnswer) -> Status:
+    status: Any = answer.status
+    return status
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of a message; the type before it when the message was not written for users."""
+    text = next(iter(str(error).splitlines()), "")
+    text = text if isinstance(error, TtbenchError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
+    return text if len(text) <= _REASON_LEN else f"{text[: _REASON_LEN - 1]}…"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error is evidence of missing memory: Python's, CUDA's, or that of torch's CPU allocator."""
+    torch = sys.modules.get("torch")
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
+        return True
+    # torch has no type of its own for this one.
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
+
+
+def tie_to_parent(parent: int) -> None:
+    """Die with the parent, so that no stray worker goes on writing after a kill -9."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    else:
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    # The parent may have died before the tie.
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def limit_memory(limit_bytes: int | None) -> None:
+    """Let allocations beyond the limit fail here, and let the kernel, if it must kill, choose this process."""
+    if sys.platform == "linux":
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    if limit_bytes is not None:
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        allowed = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (allowed, hard))
+
+
+def main() -> None:
+    channel = Channel()
+    spec = json.load(sys.stdin)
+    tie_to_parent(spec["parent"])
+    limit_memory(spec["memory_limit"])
+    try:
+        run_group(spec, channel)
+    except StoreError as error:
+        channel.send("store_error", reason=str(error))
+    sys.stderr.flush()
+    # Everything is on disk; taking torch down would cost time and can hang.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

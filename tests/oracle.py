@@ -74,8 +74,14 @@ def norm_loss_slope(z: np.ndarray, target: np.ndarray, weight: np.ndarray, bias:
 
 
 def ttt_head(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, lam: np.ndarray, tau: np.ndarray, start: list[np.ndarray],
-    weight: np.ndarray, bias: np.ndarray,
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    lam: np.ndarray,
+    tau: np.ndarray,
+    start: list[np.ndarray],
+    weight: np.ndarray,
+    bias: np.ndarray,
 ) -> np.ndarray:
     """One head over [T, D]; `start` is W1, b1 and, for the two-layer model, W2, b2. Every token makes its weights."""
     base = [x.copy() for x in start]
@@ -119,7 +125,9 @@ def ttt_layer(h: np.ndarray, w: Weights, prefix: str, config: Mapping[str, Any])
     for head in range(heads):
         part = slice(head * dim, (head + 1) * dim)
         theta = config.get("rope_theta", 10000.0)
-        q_h, k_h = (np.array([rotate(x[t, part], t % size, theta, "neighbours") for t in range(len(h))]) for x in (q, k))
+        q_h, k_h = (
+            np.array([rotate(x[t, part], t % size, theta, "neighbours") for t in range(len(h))]) for x in (q, k)
+        )
         gate = h @ p["learnable_ttt_lr_weight"][head, 0] + p["learnable_ttt_lr_bias"][head, 0]
         start = [p["W1"][head], p["b1"][head, 0]]
         if config["ttt_layer_type"] == "mlp":

@@ -27,21 +27,34 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": BASE | {"kernels"},
     "harness": BASE | {"models"},
     "tasks": BASE | {"harness"},
-    "suite": BASE | {"harness", "tasks"},
-    "store": BASE,
-    "report": BASE | {"store"},
-    "worker": BASE | {"harness", "tasks", "store"},
-    "run": BASE | {"harness", "tasks", "suite", "store", "worker", "report"},
-    "train": BASE | {"kernels", "models", "harness"},
-    "doctor": BASE | {"kernels", "models", "harness", "tasks", "suite", "store"},
+    "record": BASE,
+    "rows": BASE | {"record"},
+    "store": BASE | {"record", "rows"},
+    "report": BASE,
+    "plan": BASE | {"tasks"},
+    "suite": BASE | {"plan"},
+    "request": BASE | {"harness", "tasks", "plan", "suite", "store"},
+    "progress": BASE | {"plan"},
+    "process": BASE | {"harness", "store"},
+    "worker": BASE | {"harness", "tasks", "record", "store"},
+    "executor": BASE | {"process", "progress", "record", "store"},
+    "run": BASE | {"harness", "plan", "progress", "record", "request", "executor", "store"},
+    "train": BASE | {"models", "harness"},
+    "card": BASE | {"harness", "run", "store", "train"},
+    "doctor": BASE | {"harness"},
+    "console": BASE | {"plan", "suite"},
+    "commands": BASE
+    | {"harness", "record", "rows", "store", "report", "plan", "suite", "request", "run", "train", "card", "doctor"}
+    | {"console"},
+    "cli": BASE | {"request", "commands", "console"},
 }
-TOP = {"__init__", "__main__", "cli", "console"}  # may import anything
+TOP = {"__init__", "__main__"}  # may import anything
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
 
 
 def part_of(module: str) -> str:
     """`ttbench.harness.data` -> `harness`; `ttbench` -> `__init__`."""
-    return (module.split(".") + ["__init__"])[1]
+    return [*module.split("."), "__init__"][1]
 
 
 def module_of(path: Path) -> str:

@@ -63,9 +63,7 @@ def record(cell: Cell, **changes: Any) -> CellRecord:
         "load_average": None,
         "engine": "eager",
         "kernel_path": {"attention": "sdpa"},
-        "metrics": (
-            Metric(name="h", label="h", unit="1", better="higher", statistic="ratio", numerator="hits"),
-        ),
+        "metrics": (Metric(name="h", label="h", unit="1", better="higher", statistic="ratio", numerator="hits"),),
         "samples": samples,
     }
     return CellRecord(**{**values, **changes})

@@ -38,7 +38,9 @@ def test_context_lengths_are_read(text: Any, lengths: tuple[int, ...]) -> None:
     assert parse_ctx(text) == lengths
 
 
-@pytest.mark.parametrize("text", ["", "k", "0", "-1", "1.5k", "1kk", "1k,,2k", "..4k", "1k..", "1k...4k", "２k", "9" * 30])
+@pytest.mark.parametrize(
+    "text", ["", "k", "0", "-1", "1.5k", "1kk", "1k,,2k", "..4k", "1k..", "1k...4k", "\uff12k", "9" * 30]
+)
 def test_a_context_length_that_makes_no_sense_is_refused_with_examples(text: str) -> None:
     with pytest.raises(UsageError, match=r"is not a number of tokens from 1 to .* write 512, 32k"):
         parse_ctx(text)
@@ -84,7 +86,12 @@ def test_a_suite_says_what_its_file_says(fakes: ModuleType, tmp_path: Path) -> N
     suite = load_suite(write(tmp_path, GOOD))
     first, second = suite.tasks
     assert (suite.name, suite.title, suite.description) == ("x", "A title", "")
-    assert (first.task, first.checkpoints, first.ctx, first.seed) == ("fake-quality", ("one", "two"), (1024, 2048, 4096), 3)
+    assert (first.task, first.checkpoints, first.ctx, first.seed) == (
+        "fake-quality",
+        ("one", "two"),
+        (1024, 2048, 4096),
+        3,
+    )
     assert first.params == {"limit": 5, "sleep_s": 1, "at": None}
     assert (second.checkpoints, second.ctx, second.dtype, second.timeout) == (("three",), (512, 2048), "bfloat16", 1.5)
     assert first.dtype is None

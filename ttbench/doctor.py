@@ -264,7 +264,8 @@ def check_hub(timeout_s: float = 10.0) -> Check:
         with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=timeout_s) as answer:
             return Check(name="hub", ok=True, value=f"{url} answers {answer.status}")
     except urllib.error.HTTPError as error:
-        return Check(name="hub", ok=error.code < 500, value=f"{url} answers {error.code}", advice=offline)
+        ok = error.code < 500
+        return Check(name="hub", ok=ok, value=f"{url} answers {error.code}", advice="" if ok else offline)
     except OSError as error:
         reason = getattr(error, "reason", error)
         return Check(name="hub", ok=False, value=f"{url}: {reason}", advice=offline)

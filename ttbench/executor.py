@@ -7,7 +7,7 @@ was in flight, and what it left goes to a fresh worker. The parent sleeps until 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ttbench.errors import StoreError
@@ -17,6 +17,8 @@ from ttbench.record import CellRecord, now
 from ttbench.registry import TASKS
 from ttbench.store import Store
 from ttbench.types import Cell, Status
+
+BOOT_S = 60.0  # a worker's own start, which no cell is to blame for
 
 
 def groups(cells: Iterable[Cell]) -> list[tuple[Cell, ...]]:
@@ -90,7 +92,7 @@ class LocalExecutor:
         del left[cell.cell_id]
         # It may have stored the cell in its last moment: what is stored stands.
         if not self.store.cell_path(cell.cell_id).is_file():
-            status, reason = ("timeout", f"not finished after {self._limit(cell):g} s") if late else cause(death)
+            status, reason = ("timeout", self._lateness(cell)) if late else cause(death)
             self.store.write_cell(
                 unmeasured(
                     cell,
@@ -109,9 +111,7 @@ class LocalExecutor:
     def _follow(self, worker: WorkerProcess, left: dict[str, Cell]) -> bool:
         """Handle messages until the worker is dead (False) or a cell is late (True); ended cells leave `left`."""
         while True:
-            waiting = self._running or next(iter(left.values()), None)
-            limit = None if waiting is None else self._limit(waiting)
-            message = worker.next_message(None if limit is None else self._since + limit)
+            message = worker.next_message(self._deadline(left))
             if message.kind == "start":
                 cell = left[message.cell_id]
                 self._mark(cell)
@@ -139,8 +139,18 @@ class LocalExecutor:
     def _mark(self, cell: Cell | None) -> None:
         self._running, self._since, self._started = cell, time.monotonic(), now()
 
+    def _deadline(self, left: Mapping[str, Cell]) -> float | None:
+        """When the running cell is late; before the first cell, when the worker is."""
+        cell = self._running or next(iter(left.values()), None)
+        limit = None if cell is None else self._limit(cell)
+        return None if limit is None else self._since + limit + (0 if self._running else BOOT_S)
+
     def _limit(self, cell: Cell) -> float | None:
         return cell.timeout_s if self.timeout_s is None else self.timeout_s
+
+    def _lateness(self, cell: Cell) -> str:
+        limit = self._limit(cell)
+        return f"not finished after {limit:g} s" if self._running else f"no worker came up within {BOOT_S:g} s"
 
     def _end(self, cell: Cell, status: Status, reason: str | None) -> None:
         self.num_ended += 1

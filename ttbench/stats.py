@@ -20,11 +20,11 @@ Letters: G clusters. All generators are local and seeded.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -139,8 +139,7 @@ def _studentised_half_width(a: Floats, b: Floats, *, seed: int, level: float, dr
     error = math.sqrt(correction * np.sum((a - value * b) ** 2)) / b.sum()
     if error == 0:
         return 0.0
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters), size=draws).astype(np.float64)
+    counts = _resamples(num_clusters, seed=seed, draws=draws)
     a_sum, b_sum, aa, ab, bb = (counts @ column for column in (a, b, a * a, a * b, b * b))
     usable = b_sum > 0
     ratios = np.divide(a_sum, b_sum, out=np.zeros_like(a_sum), where=usable)
@@ -152,6 +151,15 @@ def _studentised_half_width(a: Floats, b: Floats, *, seed: int, level: float, dr
     studentised = np.full(draws, np.inf)
     studentised[usable] = np.abs(ratios[usable] - value) / errors[usable]
     return float(np.quantile(studentised, level, method="higher")) * error
+
+
+@functools.lru_cache(maxsize=4)
+def _resamples(num_clusters: int, *, seed: int, draws: int) -> Floats:
+    """How often each resample takes each cluster, [draws, G]; shared by the numbers of a table, so read-only."""
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters), size=draws).astype(np.float64)
+    counts.flags.writeable = False
+    return counts
 
 
 # Proportions
@@ -264,12 +272,6 @@ def _order_statistic_interval(x: Floats, *, level: float) -> tuple[float, float]
     return float(low), float(high)
 
 
-def by_round(values: ArrayLike, rounds: ArrayLike) -> dict[Any, float]:
-    """Median of the values of each round."""
-    x, labels = np.asarray(values, dtype=np.float64), np.asarray(rounds)
-    return {label.item(): float(np.median(x[labels == label])) for label in np.unique(labels)}
-
-
 def mad(values: ArrayLike) -> float:
     """Median absolute deviation from the median, not scaled."""
     x = np.asarray(values, dtype=np.float64)
@@ -344,12 +346,6 @@ def paired_proportion_difference(
     )
 
 
-def round_ratios(a: Mapping[Any, float], b: Mapping[Any, float]) -> Floats:
-    """a / b of the rounds that both have, [R]; `estimate_median` makes the interval of their median."""
-    shared = sorted(a.keys() & b.keys())
-    return np.array([a[label] / b[label] for label in shared], dtype=np.float64)
-
-
 # Tests
 
 
@@ -366,15 +362,15 @@ def sign_flip_test(differences: ArrayLike, *, clusters: ArrayLike | None = None,
     if len(d) <= 13:
         signs = np.array(list(itertools.product((1.0, -1.0), repeat=len(d))))
         return float(np.mean(np.abs(signs @ d) >= observed))
-    signs = np.random.default_rng(seed).integers(0, 2, size=(FLIPS, len(d))) * 2.0 - 1.0
-    return float((1 + np.sum(np.abs(signs @ d) >= observed)) / (1 + FLIPS))
+    return float((1 + np.sum(np.abs(_signs(len(d), seed=seed) @ d) >= observed)) / (1 + FLIPS))
 
 
-def sign_test(differences: ArrayLike) -> float:
-    """Two-sided p of the exact sign test; zeros say nothing and are left out."""
-    d = np.asarray(differences, dtype=np.float64)
-    positive, num = int(np.sum(d > 0)), int(np.sum(d != 0))
-    return float(stats.binomtest(positive, num).pvalue) if num else 1.0
+@functools.lru_cache(maxsize=4)
+def _signs(num: int, *, seed: int) -> Floats:
+    """Random signs, [FLIPS, num]; read-only."""
+    signs = np.random.default_rng(seed).choice(np.array([-1.0, 1.0]), size=(FLIPS, num))
+    signs.flags.writeable = False
+    return signs
 
 
 def log_ratio_test(ratios: ArrayLike) -> float | None:

@@ -253,7 +253,11 @@ def run_folders(root: Path | str) -> list[Path]:
     root = Path(root)
     if not root.is_dir():
         return []
-    return sorted((path.parent for path in root.glob("*/run.json")), key=lambda folder: folder.name, reverse=True)
+    # By time, then by the number that tells runs of one second apart: -10 comes after -2.
+    names = sorted(
+        (path.parent.name for path in root.glob("*/run.json")), key=lambda name: (name[:15], len(name), name)
+    )
+    return [root / name for name in reversed(names)]
 
 
 def find_done(root: Path | str, cell_ids: Iterable[str]) -> dict[str, Path]:

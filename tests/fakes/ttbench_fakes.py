@@ -17,8 +17,10 @@ from typing import Any, ClassVar, Literal
 
 from ttbench.errors import TooLongError, TooShortError, UnsupportedError, UsageError
 from ttbench.harness.data import Corpus, Document, make_corpus
+from ttbench.plan import Plan, join
+from ttbench.request import Options, plan_task
 from ttbench.tasks.base import Bench, Task
-from ttbench.types import Checkpoint, Cost, Metric, Sample, digest
+from ttbench.types import Checkpoint, Cost, Metric, Sample, Scalar, digest
 
 HITS = Metric(
     name="hits", label="hits", unit="1", better="higher", statistic="ratio", numerator="hits", denominator="trials"
@@ -57,7 +59,7 @@ class FakeQuality(Task):
             raise UsageError(f"sleep_s must be 0 or more; got {params.sleep_s}")
 
     def measure(self, bench: Bench) -> Iterator[Sample]:
-        params = FakeParams(**bench.cell.params)
+        params: FakeParams = self.Params(**bench.cell.params)
         note(params, f"begin {bench.cell.cell_id} {os.getpid()} {time.time()}")
         if params.what and params.at in (None, bench.cell.context_len):
             misbehave(params.what, bench)
@@ -170,3 +172,11 @@ def checkpoint(name: str = "one", **changes: Any) -> Checkpoint:
         "cost": Cost(flops_per_token=2000, flops_per_context_token=10, state_bytes=64, state_bytes_per_token=8),
     }
     return Checkpoint(**{**values, **changes})
+
+
+def mixed_plan(**params: Scalar) -> Plan:
+    """Two checkpoints, twenty quality cells each, then timing cells in processes of their own."""
+    shared: dict[str, Any] = {"checkpoints": (checkpoint("a"), checkpoint("b")), "threads": 1}
+    quality = Options(ctx=tuple(range(1, 21)), params=params, **shared)
+    timing = Options(ctx=1, params={**params, "rounds": 2}, **shared)
+    return join([plan_task("fake-quality", quality, out="absent"), plan_task("fake-timing", timing, out="absent")])

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from golden.make_ttt import uniform
 
 VOCAB_SIZE, NUM_TOKENS = 53, 40

@@ -17,6 +17,8 @@ from ttbench.kernels.ttt_linear import LinearState
 
 BATCH, HEADS, DIM, SIZE = 2, 3, 8, 16
 
+SPLITS = ["ones", "15+1+16+18", "7+40+3", "33+17", "16+32+2"]
+
 
 def inputs(num_tokens: int, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> list[Tensor]:
     """q, k, v, lam, tau, norm_weight, norm_bias."""
@@ -77,7 +79,7 @@ def test_reference_is_gradient_descent_on_the_written_loss():
             torch.testing.assert_close(final.b1, b, rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.parametrize("splits", [(1,) * 50, (15, 1, 16, 18), (7, 40, 3), (33, 17), (16, 32, 2)], ids=str)
+@pytest.mark.parametrize("splits", [(1,) * 50, (15, 1, 16, 18), (7, 40, 3), (33, 17), (16, 32, 2)], ids=SPLITS)
 @pytest.mark.parametrize("name", ["reference", "chunked"])
 def test_any_split_gives_the_same_outputs_and_state(name, splits):
     op, args = getattr(ttt_linear, name), inputs(50)

@@ -17,6 +17,8 @@ from ttbench.kernels.ttt_mlp import MLPState
 
 BATCH, HEADS, DIM, SIZE = 2, 2, 4, 16
 
+SPLITS = ["ones", "15+1+16+18", "7+40+3", "33+17"]
+
 
 def inputs(num_tokens: int) -> list[Tensor]:
     """q, k, v, lam, tau, norm_weight, norm_bias."""
@@ -80,7 +82,7 @@ def test_reference_is_gradient_descent_on_the_written_loss():
                 torch.testing.assert_close(x, expected, rtol=1e-7, atol=1e-7)
 
 
-@pytest.mark.parametrize("splits", [(1,) * 50, (15, 1, 16, 18), (7, 40, 3), (33, 17)], ids=str)
+@pytest.mark.parametrize("splits", [(1,) * 50, (15, 1, 16, 18), (7, 40, 3), (33, 17)], ids=SPLITS)
 @pytest.mark.parametrize("name", ["reference", "chunked"])
 def test_any_split_gives_the_same_outputs_and_state(name, splits):
     op, args = getattr(ttt_mlp, name), inputs(50)

@@ -119,12 +119,13 @@ def test_flops_of_a_prefill_match_what_torch_counts(overrides: dict[str, Any]) -
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.head(model(torch.zeros(1, num_tokens, dtype=torch.int64)))
     channels = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
-    # torch counts matrix products only, and attention over the whole square, masked half and all
-    convs = config.num_hidden_layers * 2 * config.conv_kernel * channels * num_tokens
-    masked = config.num_hidden_layers * 4 * config.num_attention_heads * config.head_dim
-    masked *= num_tokens * (num_tokens - 1) // 2
+    # torch counts the products with weight matrices only: no convolutions, and nothing inside fused attention
+    convs = 2 * config.conv_kernel * channels * num_tokens
+    pairs = num_tokens * (num_tokens + 1) // 2
+    attention = 4 * config.num_attention_heads * config.head_dim * pairs
+    uncounted = config.num_hidden_layers * (convs + attention)
     cost = Transformer.cost(config, dtype_bytes=4)
-    assert cost.prefill_flops(num_tokens) + masked - convs == counter.get_total_flops()
+    assert cost.prefill_flops(num_tokens) == counter.get_total_flops() + uncounted
 
 
 def test_state_bytes_follow_the_formula_in_every_dtype() -> None:
@@ -146,11 +147,12 @@ def test_parameters_are_counted_with_and_without_the_tables() -> None:
     assert tied.num_params()[1] == untied.num_params()[1] == tied.num_params()[0] - table
 
 
-def test_a_step_reads_the_used_keys_rounded_up_by_at_most_a_quarter() -> None:
-    variants = [Transformer.tiny().step_variant(num_tokens) for num_tokens in range(20000)]
+def test_a_step_reads_the_used_keys_rounded_up_by_less_than_a_quarter_or_256() -> None:
+    model = Transformer.tiny()
+    variants = [model.step_variant(num_tokens) for num_tokens in range(20000)]
     assert variants == sorted(variants)
     for num_tokens, variant in enumerate(variants):
-        assert num_tokens + 1 <= variant <= max(256, 1.25 * (num_tokens + 1) + 1)
+        assert 0 <= variant - (num_tokens + 1) < max(256, (num_tokens + 1) / 4)
     # few enough to capture one graph each
     assert len(set(variants)) < 40
 

@@ -7,12 +7,15 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from stub_engine import PairTokenizer, StubEngine, corpus_of, run_task, scattered, uniform
 
 from ttbench.errors import TooLongError, TooShortError, UnsupportedError, UsageError
 from ttbench.harness.data import open_corpus
+from ttbench.harness.eager import EagerEngine
 from ttbench.harness.mixture import WORDINGS
 from ttbench.harness.tokenizer import ByteTokenizer
+from ttbench.registry import ARCHITECTURES
 from ttbench.tasks.haystack import (
     ADJECTIVES,
     NEEDLE,
@@ -70,7 +73,7 @@ def nearsighted(history: tuple[int, ...]) -> np.ndarray:
     return scattered(257)(history[-40:])
 
 
-def measure(engine: StubEngine | None = None, *, corpus=CORPUS, context_len: int = 1024, **options):
+def measure(engine: StubEngine | EagerEngine | None = None, *, corpus=CORPUS, context_len: int = 1024, **options):
     return run_task(Needle(), engine=engine or StubEngine(oracle), corpus=corpus, context_len=context_len, **options)
 
 
@@ -358,3 +361,20 @@ def test_metrics_name_columns_that_samples_have() -> None:
             *sample.keys,
             *sample.values,
         }
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_a_model_answers_the_same_with_and_without_shared_prefixes(architecture: str) -> None:
+    torch.manual_seed(0)
+    engine = EagerEngine(ARCHITECTURES.load(architecture).tiny(vocab_size=257), device="cpu", dtype="float64")
+    shared, apart = (
+        measure(engine, context_len=300, question="cloze", limit=1, answer_tokens=9, share_prefixes=share)
+        for share in (True, False)
+    )
+    for a, b in zip(shared, apart, strict=True):
+        assert a.evidence is not None
+        assert b.evidence is not None
+        assert a.keys == b.keys
+        assert a.evidence["answer"] == b.evidence["answer"]
+        assert a.evidence["nats"] == pytest.approx(b.evidence["nats"], abs=2e-5)
+        assert a.values["hits_choice"] == b.values["hits_choice"]

@@ -104,20 +104,29 @@ def check(checkpoint: str, *, device: str, dtype: str, as_json: bool) -> None:
 
 
 def train(names: Sequence[str], *, recipe: Path | None, out: Path, threads: int | None) -> None:
-    """Train models of a recipe one after the other, and write each to a folder below `out`."""
+    """Train models of a recipe one after the other, and write each with its card to a folder below `out`."""
     from ttbench import train as trainer
-    from ttbench.harness.loading import save_checkpoint
+    from ttbench.card import ship
 
     path = recipe or trainer.RECIPE
     settings, trainees = trainer.read_recipe(path)
     for name in names:
         if name not in trainees:
             raise UnknownNameError("zoo model", name, known=trainees, where=str(path))
+    wanted = list(names or trainees)
+    # Before the hours, not after them.
+    taken = [name for name in wanted if (out / name).exists()]
+    if taken:
+        raise CheckpointError(f"{out / taken[0]} exists already; remove it or choose another folder with --out")
     measure.pin_threads(threads or measure.num_cores())
-    for name in names or list(trainees):
+    for name in wanted:
         words = f"{settings.num_steps} steps, {console.count(settings.num_tokens)} tokens"
-        console.say(f"training {name}: {words}, recipe {path}; Ctrl-C keeps the progress", style="bold")
-        trained = trainer.train(name, recipe_path=path, report=lambda at: console.say(trainer.describe(at)))
-        extra = {"train_ctx": settings.context_len, "tokenizer": "bytes"}
-        save_checkpoint(trained.model, out / name, dtype="bfloat16", extra=extra)
-        console.say(f"written to {out / name}; look at it with: ttbench check {out / name}")
+        console.say(f"training {name}: {words}, recipe {path}", style="bold")
+        try:
+            trained = trainer.train(name, recipe_path=path, report=lambda at: console.say(trainer.describe(at)))
+        except KeyboardInterrupt:
+            console.say("interrupted; the same command goes on from the last minute", style="yellow")
+            raise
+        command = ["ttbench", "train", name, *(["--recipe", str(recipe)] if recipe else [])]
+        folder = ship(trained, settings, trainees[name], out / name, command=command)
+        console.say(f"written to {folder}; look at its card, and run: ttbench check {folder}")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ttbench import __version__, console
 from ttbench.commands import tables
@@ -16,20 +16,26 @@ from ttbench.console import Column
 from ttbench.errors import UnknownNameError
 from ttbench.plan import Plan
 from ttbench.registry import TASKS
+from ttbench.report.table import summarise
 from ttbench.run import Options, RunInterrupted, RunResult, plan_suite, plan_task, run_cells
 from ttbench.store import Store, find_done
 from ttbench.suite import find_suite, format_len, list_suites
 from ttbench.types import ANSWERS, FAILURES, Cell
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 INTERRUPTED = 130
-# Fields of a cell whose values are shown in the header, with the words for them.
-SETTINGS = (
-    ("corpus", "corpus"),
-    ("device", "device"),
-    ("dtype", "dtype"),
-    ("attention", "attention"),
-    ("seed", "seed"),
-)
+# The options in force, as the command line spells them.
+OPTIONS: Mapping[str, Callable[[Cell], Any]] = {
+    "device": lambda cell: cell.device,
+    "dtype": lambda cell: cell.dtype,
+    "attention": lambda cell: cell.attention,
+    "batch-size": lambda cell: cell.batch_size,
+    "threads": lambda cell: cell.threads,
+    "seed": lambda cell: cell.seed,
+    "timeout": lambda cell: "none" if cell.timeout_s is None else console.span(cell.timeout_s),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,12 +99,12 @@ def run(request: Request, *, as_json: bool) -> int:
         console.say("to go on where it stopped:")
         console.say(f"  {interrupted.command}", style="bold")
         return INTERRUPTED
-    rows = result.rows()
-    files = tables.write(rows, result.folder)
+    table = summarise(result.rows())
+    files = tables.write(table, result.folder)
     if as_json:
-        console.print_json(_result_json(result, rows=rows, files=files))
+        console.print_json(_result_json(result, table=table, files=files))
     else:
-        tables.show(rows)
+        tables.show(table)
     print_end(result, files=files, request=request)
     return 1 if result.num_failed else 0
 
@@ -131,15 +137,12 @@ def print_header(plan: Plan, request: Request) -> None:
             "task": f"{task} (version {_values(cell.task_version for cell in cells)})",
             "checkpoints": _values(cell.checkpoint.name for cell in cells),
             "context": f"{_values(format_len(length) for length in sorted({c.context_len for c in cells}))} tokens",
+            "corpus": _values(cell.corpus for cell in cells),
             "parameters": _values(_params(cell.params) for cell in cells),
-            **{words: _values(getattr(cell, name) for cell in cells) for name, words in SETTINGS},
-            "batch size": _values(cell.batch_size for cell in cells),
-            "threads": _values(cell.threads for cell in cells),
-            "timeout": _values("none" if c.timeout_s is None else console.span(c.timeout_s) for c in cells),
+            "options": " ".join(f"{words}={_values(of(cell) for cell in cells)}" for words, of in OPTIONS.items()),
         }
-        rounds = max(cell.round for cell in cells) + 1
         if any(cell.machine is not None for cell in cells):
-            settings["rounds"] = f"{rounds}, each in a fresh process"
+            settings["rounds"] = f"{max(cell.round for cell in cells) + 1}, each in a fresh process"
         rows = [(words, value) for words, value in settings.items() if value != ""]
         console.print_table(rows, [Column(""), Column("", wrap=True)], stderr=True, head=False)
     console.say(f"runs are kept in {request.out}/")
@@ -264,7 +267,7 @@ def _cell_json(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _result_json(result: RunResult, *, rows: Any, files: Iterable[Path]) -> dict[str, Any]:
+def _result_json(result: RunResult, *, table: pd.DataFrame, files: Iterable[Path]) -> dict[str, Any]:
     return {
         "run_id": result.folder.name,
         "folder": str(result.folder),
@@ -274,5 +277,5 @@ def _result_json(result: RunResult, *, rows: Any, files: Iterable[Path]) -> dict
         "num_reused": result.num_reused,
         "num_failed": result.num_failed,
         "seconds": result.seconds,
-        "summary": tables.records(rows),
+        "summary": tables.records(table),
     }

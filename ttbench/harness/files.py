@@ -49,7 +49,7 @@ def member(folder: Path, name: str) -> Path | None:
     path = folder / name
     if not os.path.lexists(path):
         return None
-    real, home = path.resolve(), folder.resolve()
+    real, home = (Path(os.path.realpath(each)) for each in (path, folder))
     if home.parent.name == "snapshots" and (home.parent.parent / "blobs").is_dir():
         home = home.parent.parent
     if not real.is_relative_to(home):

@@ -190,15 +190,15 @@ def _bos_id(bos: str | int | None, vocab: Mapping[str, int], *, where: Path) -> 
     return index
 
 
-def _parts(spec: Mapping[str, Any], field: str, *, inner: str) -> list[dict[str, Any]]:
-    """The steps of a normaliser or pre-tokeniser, sequences laid flat."""
-    top = spec.get(field)
-    if top is None:
+def _parts(step: Any, *, inner: str) -> list[dict[str, Any]]:
+    """The steps of a normaliser or pre-tokeniser, sequences laid flat; the very objects of the specification."""
+    if step is None:
         return []
-    if not isinstance(top, dict):
-        return [{"type": repr(top)}]
-    steps = top.get(inner, []) if top.get("type") == "Sequence" else [top]
-    return [part for step in steps for part in _parts({field: step}, field, inner=inner)]
+    if not isinstance(step, dict):
+        return [{"type": repr(step)}]
+    if step.get("type") != "Sequence":
+        return [step]
+    return [part for below in step.get(inner, []) for part in _parts(below, inner=inner)]
 
 
 def _make_exact(spec: dict[str, Any], *, where: Path) -> bool:
@@ -209,8 +209,8 @@ def _make_exact(spec: dict[str, Any], *, where: Path) -> bool:
     """
     model = spec.get("model")
     kind = model.get("type", "BPE") if isinstance(model, dict) else None
-    normalizers = _parts(spec, "normalizer", inner="normalizers")
-    splitters = _parts(spec, "pre_tokenizer", inner="pretokenizers")
+    normalizers = _parts(spec.get("normalizer"), inner="normalizers")
+    splitters = _parts(spec.get("pre_tokenizer"), inner="pretokenizers")
     byte_level = any(part.get("type") == "ByteLevel" for part in splitters)
     reasons = [f"its model is {kind}"] if kind not in ("BPE", "Unigram") else []
     kept = []

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ttbench.kernels.ttt_linear import normalise, norm_loss_grad, refill
+from ttbench.kernels.ttt_linear import norm_loss_grad, normalise, refill
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

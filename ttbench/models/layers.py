@@ -106,7 +106,7 @@ def init_weights_(module: nn.Module, *, residual: Iterable[nn.Linear], num_branc
     """Start weights for training: Linear normal with std fan_in^-1/2, Embedding normal with std 0.1, zero biases.
 
     The linears in `residual`, which write to the residual stream, are divided by sqrt(num_branches). At widths of some
-    hundred this, unlike the usual std of 0.02, starts attention away from uniform: docs/decisions/0003-zoo-recipe.md
+    hundred this, unlike the usual std of 0.02, starts attention away from uniform: docs/decisions/0004-zoo-recipe.md
     has the trials. Other parameters are left alone.
     """
     for part in module.modules():

@@ -33,87 +33,14 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ttbench.errors import CheckpointError
 from ttbench.kernels import ttt_linear, ttt_mlp
 from ttbench.models.base import Dialect, SequenceModel, State, layout, require_no_grad
 from ttbench.models.layers import RMSNorm, ShortConv, SwiGLU, init_weights_, rotary_angles
+from ttbench.models.ttt_config import TTTConfig
 from ttbench.types import Cost
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TTTConfig:
-    """Sizes and switches, in the names of the authors' TTTConfig."""
-
-    vocab_size: int  # tokens
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    ttt_layer_type: str  # linear | mlp
-    ttt_base_lr: float  # inner step size before gating; the authors train linear with 1.0 and mlp with 0.1
-    mini_batch_size: int = 16  # tokens
-    use_gate: bool = False
-    share_qk: bool = False
-    pre_conv: bool = False
-    conv_kernel: int = 4  # tokens
-    rms_norm_eps: float = 1e-6
-    rope_theta: float = 10000.0
-    initializer_range: float = 0.02
-    tie_word_embeddings: bool = True
-    scan_checkpoint_group_size: int = (
-        0  # training only: parts whose mini-batches are computed again in the backward pass
-    )
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Read a TTT config.json. Raises CheckpointError on a missing field or a variant that is not built."""
-        data = {key: _plain(value) for key, value in data.items()}
-        required = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-        missing = [key for key in required if key not in data]
-        if missing:
-            raise CheckpointError(f"config.json lacks {', '.join(missing)}; a TTT config must state them")
-        kind = data.get("ttt_layer_type", "linear")
-        if kind not in ("linear", "mlp"):
-            raise CheckpointError(f"config.json has ttt_layer_type={kind!r}; allowed: 'linear', 'mlp'")
-        if "ttt_base_lr" not in data:
-            raise CheckpointError(
-                "config.json lacks ttt_base_lr, the inner step size; add it with the value used in training (the "
-                "authors use 1.0 for 'linear' and 0.1 for 'mlp'): a default would silently be wrong tenfold for one"
-            )
-        if data.get("hidden_act", "silu") != "silu":
-            raise CheckpointError(f"config.json has hidden_act={data['hidden_act']!r}; TTT reads only 'silu'")
-        known = {field.name: data[field.name] for field in dataclasses.fields(cls) if field.name in data}
-        config = cls(**{**known, "ttt_layer_type": kind})
-        if config.hidden_size % config.num_attention_heads or config.head_dim % 2:
-            raise CheckpointError(
-                f"config.json has hidden_size={config.hidden_size}, num_attention_heads={config.num_attention_heads}; "
-                "the heads must divide the width into even sizes"
-            )
-        for name in ("mini_batch_size", "conv_kernel"):
-            if getattr(config, name) < 1:
-                raise CheckpointError(f"config.json has {name}={getattr(config, name)}; it must be at least 1")
-        return config
-
-    def to_json(self) -> dict[str, Any]:
-        """config.json as the authors' code reads it."""
-        return {
-            "architectures": ["TTTForCausalLM"],
-            "model_type": "ttt",
-            "hidden_act": "silu",
-            **dataclasses.asdict(self),
-        }
-
-
-def _plain(value: Any) -> Any:
-    """transformers 5 writes numbers that JSON lacks as {"__float__": "Infinity"}."""
-    if isinstance(value, Mapping) and set(value) == {"__float__"}:
-        return float(value["__float__"])
-    return value
 
 
 @dataclass(kw_only=True)
@@ -384,7 +311,7 @@ class TTT(SequenceModel):
             if block.conv is not None:
                 x = x + block.conv(x, pre_tail)
             h = block.seq_norm(x)
-            out, after = self.op.chunked(*layer.inputs(h, turns, qk_tail), before, offset=offset)
+            out, after = self._read(layer.inputs(h, turns, qk_tail), before, offset)
             if state is not None:
                 for name in self.inner_names:
                     getattr(state, name)[i].copy_(getattr(after, name))
@@ -428,6 +355,23 @@ class TTT(SequenceModel):
         """The op's state of one layer: views, not copies."""
         return self.inner_state(**{name: getattr(state, name)[layer] for name in self.inner_names})
 
+    def _read(self, inputs: tuple[Tensor, ...], before: Any, offset: int) -> tuple[Tensor, Any]:
+        """The op; in training, in parts that keep only their ends when `scan_checkpoint_group_size` is not 0."""
+        num_parts, size, num_tokens = (
+            self.config.scan_checkpoint_group_size,
+            self.config.mini_batch_size,
+            inputs[0].shape[1],
+        )
+        if not num_parts or not torch.is_grad_enabled():
+            return self.op.chunked(*inputs, before, offset=offset)
+        part_len = max(1, num_tokens // size // num_parts) * size
+        outs = []
+        for start in range(0, num_tokens, part_len):
+            part = tuple(x[:, start : start + part_len] for x in inputs[:4])
+            out, before = checkpoint(self.op.chunked, *part, *inputs[4:], before, offset=0, use_reentrant=False)
+            outs.append(out)
+        return torch.cat(outs, 1), before
+
     def _turns(self, places: Int[Tensor, "T"]) -> Tensor:
         """Rotations as unit complex numbers [T, 1, D / 2], the same for every head."""
         config = self.config
@@ -438,7 +382,7 @@ class TTT(SequenceModel):
 
 
 def _rotate(x: Float[Tensor, "B T H D"], turns: Tensor) -> Float[Tensor, "B T H D"]:
-    """Rotary embedding on neighbours (x[2i], x[2i + 1]), as a complex product: several times faster than strided parts."""
+    """Rotary embedding on neighbours (x[2i], x[2i + 1]); as a complex product it needs no strided reads."""
     return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turns).flatten(-2)
 
 

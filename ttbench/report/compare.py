@@ -10,26 +10,29 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from rich import box
+from rich.console import Group as Stack
+from rich.table import Table
+from rich.text import Text
 
 from ttbench import stats
 from ttbench.errors import UnknownNameError, UsageError
-from ttbench.report import summary
+from ttbench.report import summary, words
+from ttbench.report.columns import all_rows
 from ttbench.report.pairing import Shared, pair
-from ttbench.report.summary import Group
+from ttbench.report.summary import A_BETTER, B_BETTER, DIFFERENCE, NOT_COMPARABLE, NOT_SHOWN, RATIO, Group
 from ttbench.stats import Estimate
 from ttbench.types import Metric, Scalar
 
 ALPHA = 0.05
 PER_TOKEN = "num_tokens"  # a denominator that depends on the tokenizer
-A_BETTER, B_BETTER, NOT_SHOWN, NOT_COMPARABLE = "a better", "b better", "no difference shown", "not comparable"
 # Settings in which the only two lines of a quality metric may differ and still be compared.
 HARMLESS = ("architecture_version", "engine", "attention", "batch_size")
-DIFFERENCE, RATIO = "difference", "ratio"  # kinds of effect: a - b, and a / b
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,10 +70,11 @@ def compare(rows: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
 def compare_pairs(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
     """`compare` for several pairs; Holm's correction stays within a pair."""
     records: list[dict[str, Any]] = []
+    part = all_rows(rows)
     for task, metrics in summary.metrics_of(rows).items():
         for metric in metrics:
             if metric.better != "neither":
-                found = list(summary.groups(rows, task, metric))
+                found = list(summary.groups(part, task, metric))
                 for a, b in pairs:
                     records += _compare_metric(found, metric, a, b)
     result = summary.tidy(records)
@@ -159,12 +163,10 @@ def _family(a_points: Points, b_points: Points, a: str, b: str) -> list[dict[str
 
 
 def _record(one: Group, a: str, b: str, two: Group | None = None) -> dict[str, Any]:
-    head = summary.record(
-        replace(one, rows=one.rows.iloc[:0], failures=one.failures if len(one.failures) else one.rows)
-    )
-    names = ("task", "metric", "label", "unit", "better", "statistic", "cluster")
+    head = summary.head(one)
+    names = ("task", "metric", "label", "unit", "better", "statistic", "cluster", "axes")
     settings = {name: value for name, value in one.line.items() if name not in summary.CHECKPOINT}
-    extrapolated = [_extrapolated(group) for group in (one, two) if group is not None]
+    extrapolated = [summary.extrapolated(group) for group in (one, two) if group is not None]
     return {
         **{name: head[name] for name in names},
         "a": a,
@@ -183,11 +185,6 @@ def _record(one: Group, a: str, b: str, two: Group | None = None) -> dict[str, A
     }
 
 
-def _extrapolated(group: Group) -> bool | None:
-    rows = group.rows if len(group.rows) else group.failures
-    return summary.plain(rows["extrapolated"].iloc[0]) if "extrapolated" in rows else None
-
-
 # Effects
 
 
@@ -195,7 +192,7 @@ def _effect(one: Group, two: Group) -> Effect | str:
     """The effect at one point, or the reason why there is none."""
     for group in (one, two):
         if not len(group.rows):
-            return f"{group.line['checkpoint']}: {group.failures['status'].iloc[0]}"
+            return f"{group.line['checkpoint']}: {group.failures.first('status')}"
     metric = one.metric
     if summary.is_timing(metric):
         return _timing_effect(one, two)
@@ -237,9 +234,9 @@ def _timing_effect(one: Group, two: Group) -> Effect | str:
         return "no shared rounds"
     if min(a.values()) <= 0 or min(b.values()) <= 0:
         return "a ratio needs positive numbers"
-    ratios = stats.round_ratios(a, b)
+    ratios = [a[label] / b[label] for label in sorted(a.keys() & b.keys())]
     if len({*a.values()}) == len({*b.values()}) == 1 and one.metric.statistic == "max":
-        made, p = Estimate(value=float(ratios[0]), method="exact", num_clusters=len(ratios)), None
+        made, p = Estimate(value=ratios[0], method="exact", num_clusters=len(ratios)), None
     else:
         made, p = stats.estimate_median(ratios), stats.log_ratio_test(ratios)
     return Effect(
@@ -282,3 +279,47 @@ def all_pairs(names: Sequence[str], *, most: int = 5) -> list[tuple[str, str]]:
     if len(names) <= most:
         return list(itertools.combinations(names, 2))
     return [(names[0], name) for name in names[1:]]
+
+
+# On a terminal
+
+
+def render_comparison(comparison: pd.DataFrame) -> Stack:
+    """What `compare` found as a rich renderable: a table for each task, and what it says in words beneath."""
+    entries = words.records(comparison)
+    parts: list[Table | Text | words.Paragraph] = []
+    for task in words.by(entries, "task"):
+        a, b = task[0]["a"], task[0]["b"]
+        parts.append(Text(f"{task[0]['task']}: {a} and {b} on the same targets", style="bold"))
+        parts.append(_table(task, a, b))
+        parts += [words.Paragraph(sentence) for sentence in words.sentences(task)]
+        parts.append(Text())
+    return Stack(*parts)
+
+
+def _table(entries: Sequence[words.Record], a: str, b: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name, justify in (("context", "left"), (a, "right"), (b, "right"), ("a - b or a / b", "right")):
+        table.add_column(name, justify=justify)
+    table.add_column("shown", overflow="fold")
+    for part in words.by(entries, "metric"):
+        scale = words.of_metric(part, ("value_a", "value_b"))
+        table.add_row(Text(words.title(part[0], scale.unit), style="bold"), end_section=False)
+        for entry in part:
+            table.add_row(*_row(entry, scale, {A_BETTER: f"{a} better", B_BETTER: f"{b} better"}))
+    return table
+
+
+def _row(entry: words.Record, scale: words.Scale, verdicts: Mapping[str, str]) -> list[str]:
+    axes = [f"{name} {entry[name]:g}" for name in entry["axes"].split(",")[1:] if entry[name] is not None]
+    place = "  " + ", ".join([words.context(entry["context_len"] or 0), *axes])
+    if entry["verdict"] == NOT_COMPARABLE:
+        return [place, "", "", "", f"{NOT_COMPARABLE}: {entry['reason']}"]
+    mark = "*" if entry["extrapolated"] else " "
+    return [
+        place + mark,
+        scale.text(entry["value_a"]),
+        scale.text(entry["value_b"]),
+        words.effect(entry),
+        verdicts.get(entry["verdict"], entry["verdict"]),
+    ]

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ttbench.report import summary
 from ttbench.report.summary import Group
 
 
@@ -31,17 +30,13 @@ def pair(one: Group, two: Group) -> Shared | None:
     """Pair the observations of two groups of one metric; None when they share no target."""
     metric = one.metric
     if one.line["tokenizer_digest"] == two.line["tokenizer_digest"]:
-        names = list(one.rows.columns)
-        own = [name for name in names[names.index("sample") + 1 :] if name in two.rows and _is_text(one, name)]
+        names = one.rows.columns.names
+        own = [name for name in names[names.index("sample") + 1 :] if isinstance(one.rows.first(name), str)]
         keys = ["seed", "sample", *own, *([metric.cluster] if metric.cluster not in (None, *own) else [])]
         shared = _join(one, two, keys)
         if shared is not None:
             return shared
     return None if metric.cluster is None else _join(one, two, [metric.cluster])
-
-
-def _is_text(group: Group, name: str) -> bool:
-    return isinstance(next(iter(group.rows[name]), None), str)
 
 
 def _join(one: Group, two: Group, keys: Sequence[str]) -> Shared | None:
@@ -60,9 +55,9 @@ def _join(one: Group, two: Group, keys: Sequence[str]) -> Shared | None:
 
 def _sums(group: Group, keys: Sequence[str]) -> dict[tuple[Hashable, ...], tuple[float, float]]:
     """Numerator and denominator summed over equal keys, in order of first appearance."""
-    columns = [group.rows[name].tolist() for name in keys]
-    numerators = summary.column(group.rows, group.metric.numerator).tolist()
-    denominators = summary.column(group.rows, group.metric.denominator).tolist()
+    columns = [group.rows.values(name).tolist() for name in keys]
+    numerators = group.rows.floats(group.metric.numerator).tolist()
+    denominators = group.rows.floats(group.metric.denominator).tolist()
     sums: dict[tuple[Hashable, ...], tuple[float, float]] = {}
     for key, numerator, denominator in zip(zip(*columns, strict=True), numerators, denominators, strict=True):
         before = sums.get(key, (0.0, 0.0))

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 
 from ttbench import stats
 from ttbench.errors import UsageError
+from ttbench.report.columns import Part, all_rows
 from ttbench.stats import Estimate
 from ttbench.types import Metric, Scalar
 
@@ -37,7 +37,13 @@ SETTINGS = (
 )
 TIMING_SETTINGS = ("threads", "machine")
 ROUND = "round"  # the cluster of timings
+# Verdicts of a comparison, and the two kinds of its effect: a - b, and a / b.
+A_BETTER, B_BETTER, NOT_SHOWN, NOT_COMPARABLE = "a better", "b better", "no difference shown", "not comparable"
+DIFFERENCE, RATIO = "difference", "ratio"
 NOISY_IQR = 0.1  # quartiles further apart than this share of the median: noisy
+
+
+NOTHING = all_rows(pd.DataFrame())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +54,8 @@ class Group:
     metric: Metric
     line: Mapping[str, Scalar]  # checkpoint and settings; a reference has settings only
     point: Mapping[str, Scalar]  # axis -> value
-    rows: pd.DataFrame  # ok rows that count
-    failures: pd.DataFrame  # rows of cells that ended otherwise
+    rows: Part  # ok rows that count
+    failures: Part  # rows of cells that ended otherwise
 
 
 def metrics_of(rows: pd.DataFrame) -> dict[str, tuple[Metric, ...]]:
@@ -77,36 +83,10 @@ def is_reference(metric: Metric, metrics: Iterable[Metric]) -> bool:
     )
 
 
-def plain(value: Any) -> Any:
-    """A cell of a DataFrame as plain Python, None when missing."""
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
-        return None
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def select(rows: pd.DataFrame, keep: ArrayLike) -> pd.DataFrame:
-    """Rows for which `keep`, a column of truth values, is true; missing is false."""
-    return rows.iloc[np.flatnonzero(np.asarray(pd.Series(keep, dtype="boolean").fillna(False), dtype=bool))]
-
-
-def split(frame: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
-    """Sub-frames of equal values in `columns`, missing ones equal to each other, in order of first appearance."""
-    if not len(frame):
-        return
-    present = [column for column in columns if column in frame]
-    codes = np.zeros((len(frame), len(present)), dtype=np.int64)
-    for index, column in enumerate(present):
-        codes[:, index] = pd.factorize(frame[column], use_na_sentinel=True)[0]
-    _, first, inverse = np.unique(codes, axis=0, return_index=True, return_inverse=True)
-    inverse = inverse.ravel()
-    for label in np.argsort(first):
-        part = frame.iloc[np.flatnonzero(inverse == label)]
-        yield {name: plain(part[name].iloc[0]) if name in present else None for name in columns}, part
-
-
-def line_columns(rows: pd.DataFrame, metric: Metric, *, reference: bool = False) -> list[str]:
+def line_columns(rows: Part, metric: Metric, *, reference: bool = False) -> list[str]:
     """Columns that tell lines apart."""
-    parameters = [name for name in rows.columns if name.startswith("param_") and any(rows[name].notna())]
+    names = rows.columns.names
+    parameters = [name for name in names if name.startswith("param_") and rows.present(name).any()]
     settings = [*SETTINGS, *(TIMING_SETTINGS if is_timing(metric) else ()), *parameters]
     if reference:
         # of the corpus, not of the architecture that read it
@@ -114,87 +94,76 @@ def line_columns(rows: pd.DataFrame, metric: Metric, *, reference: bool = False)
     return [*CHECKPOINT, *settings]
 
 
-def groups(rows: pd.DataFrame, task: str, metric: Metric, *, reference: bool = False) -> Iterator[Group]:
+def groups(rows: Part, task: str, metric: Metric, *, reference: bool = False) -> Iterator[Group]:
     """All numbers of one metric: by line, then by point in ascending order of the axes."""
-    mine = select(rows, rows["task"] == task)
-    # pandas copies attrs, deeply, at every step
-    mine.attrs = {}
-    mine = select(mine, ~mine.duplicated(["cell_id", "sample"]) & _matches(mine, metric.where))
-    columns = line_columns(mine, metric, reference=reference)
-    axes = list(metric.axes)
-    for line, part in split(mine, columns):
-        ok = part["status"] == "ok"
-        counted, failed = _counted(select(part, ok), metric), select(part, ~ok)
-        if reference and metric.cluster is not None and len(counted):
-            counted = select(counted, ~counted.duplicated([*axes, metric.cluster]))
-        points = {tuple(point.values()): found for point, found in split(counted, axes)}
-        lost = {tuple(point.values()): found for point, found in split(failed, axes)} if not reference else {}
-        for values in sorted(points.keys() | lost.keys(), key=_sort_key):
-            point = dict(zip(axes, values, strict=True))
+    mine = rows.equal({"task": task}).once(["cell_id", "sample"])
+    columns, axes = line_columns(mine, metric, reference=reference), list(metric.axes)
+    counted = _counted(mine, metric)
+    failed = _failed(mine, metric)
+    if reference:
+        failed = failed.select(np.zeros(len(failed), dtype=bool))
+        counted = counted.once([*columns, *axes, *([metric.cluster] if metric.cluster else [])])
+    ok_lines, lost_lines = _points(counted, columns, axes), _points(failed, columns, axes)
+    for line in dict.fromkeys((*ok_lines, *lost_lines)):
+        points, lost = ok_lines.get(line, {}), lost_lines.get(line, {})
+        for point in sorted(points.keys() | lost.keys(), key=_sort_key):
             yield Group(
                 task=task,
                 metric=metric,
-                line=line,
-                point=point,
-                rows=points[values] if values in points else counted.iloc[:0],
-                failures=lost[values] if values in lost else failed.iloc[:0],
+                line=dict(zip(columns, line, strict=True)),
+                point=dict(zip(axes, point, strict=True)),
+                rows=points.get(point, NOTHING),
+                failures=lost.get(point, NOTHING),
             )
 
 
-def _matches(rows: pd.DataFrame, where: Mapping[str, Scalar]) -> pd.Series:
-    """Rows that count; the row of a failed cell has no keys of samples and counts unless its cell says otherwise."""
-    keep = pd.Series(True, index=rows.index)
-    for column, value in where.items():
-        if column not in rows:
-            keep &= rows["status"] != "ok"
-            continue
-        equal = (rows[column] == value).fillna(False).astype(bool)
-        keep &= equal | ((rows["status"] != "ok") & rows[column].isna())
-    return keep
+Key = tuple[Scalar, ...]
 
 
-def _counted(ok: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    needed = [column for column in (metric.numerator, metric.denominator) if column is not None]
-    if any(column not in ok for column in needed):
-        return ok.iloc[:0]
-    return select(ok, ok[needed].notna().all(axis=1))
+def _points(rows: Part, columns: Sequence[str], axes: Sequence[str]) -> dict[Key, dict[Key, Part]]:
+    return {
+        tuple(line.values()): {tuple(point.values()): found for point, found in part.split(axes)}
+        for line, part in rows.split(columns)
+    }
 
 
-def _sort_key(values: tuple[Scalar, ...]) -> tuple[Any, ...]:
+def _counted(rows: Part, metric: Metric) -> Part:
+    ok = rows.equal({"status": "ok", **metric.where})
+    keep = ok.present(metric.numerator)
+    return ok.select(keep if metric.denominator is None else keep & ok.present(metric.denominator))
+
+
+def _failed(rows: Part, metric: Metric) -> Part:
+    """Rows of cells that did not end well; they have no keys of samples, and count unless their cell says otherwise."""
+    failed = rows.select(rows.values("status") != "ok")
+    for name, value in metric.where.items():
+        failed = failed.select(np.array([entry in (None, value) for entry in failed.values(name)], dtype=bool))
+    return failed
+
+
+def _sort_key(values: Key) -> tuple[Any, ...]:
     return tuple((value is not None, isinstance(value, str), value if value is not None else 0) for value in values)
 
 
 # Numbers
 
 
-def column(rows: pd.DataFrame, name: str | None) -> np.ndarray:
-    """A column of raw values, float64 [N]; ones without a name."""
-    if name is None:
-        return np.ones(len(rows))
-    return rows[name].to_numpy(dtype=np.float64)
-
-
-def labels(rows: pd.DataFrame, name: str | None) -> np.ndarray | None:
-    """Cluster labels of rows, [N] strings."""
-    return None if name is None else rows[name].astype(str).to_numpy()
-
-
-def rounds(rows: pd.DataFrame, metric: Metric) -> dict[Any, float]:
+def rounds(rows: Part, metric: Metric) -> dict[Any, float]:
     """The metric's number in each round alone: median, highest, or ratio of sums."""
     found = {}
-    for key, part in split(rows, [ROUND]):
-        values = column(part, metric.numerator)
+    for key, part in rows.split([ROUND]):
+        values = part.floats(metric.numerator)
         if metric.statistic == "median":
             number = np.median(values)
         elif metric.statistic == "max":
             number = values.max()
         else:
-            number = values.sum() / column(part, metric.denominator).sum()
+            number = values.sum() / part.floats(metric.denominator).sum()
         found[key[ROUND]] = float(number) * metric.scale
     return found
 
 
-def estimate(rows: pd.DataFrame, metric: Metric) -> Estimate:
+def estimate(rows: Part, metric: Metric) -> Estimate:
     """The metric's number from the rows of one group, with its interval.
 
     A timing's ratio is the median over rounds of each round's ratio of sums.
@@ -203,8 +172,9 @@ def estimate(rows: pd.DataFrame, metric: Metric) -> Estimate:
         return _highest(rounds(rows, metric))
     if metric.statistic == "median" or is_timing(metric):
         return stats.estimate_median(list(rounds(rows, metric).values()))
-    numerator, denominator = column(rows, metric.numerator), column(rows, metric.denominator)
-    clusters, noun = labels(rows, metric.cluster), noun_of(metric)
+    numerator, denominator = rows.floats(metric.numerator), rows.floats(metric.denominator)
+    noun = noun_of(metric)
+    clusters = None if metric.cluster is None else rows.values(metric.cluster).astype(str)
     if metric.statistic == "proportion":
         made = stats.estimate_proportion(numerator, denominator, clusters=clusters, noun=noun)
         return made.map(lambda share: share * metric.scale)
@@ -228,18 +198,18 @@ def _highest(by_round: Mapping[Any, float]) -> Estimate:
     return Estimate(value=max(values), num_clusters=len(values), reason=reason)
 
 
-def noise(rows: pd.DataFrame, metric: Metric) -> tuple[bool | None, int | None]:
+def noise(rows: Part, metric: Metric) -> tuple[bool | None, int | None]:
     """Whether a timing is noisy, and how many repeats lie beyond Tukey's inner fences; None for other numbers."""
     if not is_timing(metric) or metric.statistic == "max":
         return None, None
-    values = column(rows, metric.numerator) / column(rows, metric.denominator)
+    values = rows.floats(metric.numerator) / rows.floats(metric.denominator)
     return stats.relative_iqr(values) > NOISY_IQR, stats.count_outliers(values)[0]
 
 
-def record(group: Group) -> dict[str, Any]:
-    """One row of the summary."""
-    metric, rows, failures = group.metric, group.rows, group.failures
-    head = {
+def head(group: Group) -> dict[str, Any]:
+    """What a group's number is, without the number."""
+    metric = group.metric
+    return {
         "task": group.task,
         "metric": metric.name,
         "label": metric.label,
@@ -249,34 +219,41 @@ def record(group: Group) -> dict[str, Any]:
         **dict.fromkeys(CHECKPOINT),
         **group.line,
         **group.point,
-    }
-    both = rows if len(rows) else failures
-    tail: dict[str, Any] = {
         "cluster": metric.cluster,
+        "axes": ",".join(metric.axes),
+    }
+
+
+def extrapolated(group: Group) -> Scalar:
+    """Whether the point lies beyond the line's training context; None when unknown or without meaning."""
+    rows = group.rows if len(group.rows) else group.failures
+    return rows.first("extrapolated") if "checkpoint" in group.line else None
+
+
+def record(group: Group) -> dict[str, Any]:
+    """One row of the summary."""
+    metric, rows, failures = group.metric, group.rows, group.failures
+    what = head(group) | {
         "num_samples": len(rows),
-        "num_failed": failures["cell_id"].nunique(),
-        "extrapolated": None if "checkpoint" not in group.line else plain(both["extrapolated"].iloc[0]),
+        "num_failed": len(set(failures.values("cell_id"))),
+        "extrapolated": extrapolated(group),
     }
     if not len(rows):
-        first = failures.iloc[0]
-        return head | tail | {"status": first["status"], "reason": plain(first["reason"]), "num_clusters": 0}
+        ended = {"status": failures.first("status"), "reason": failures.first("reason"), "num_clusters": 0}
+        return what | ended
     made = estimate(rows, metric)
     noisy, num_outliers = noise(rows, metric)
-    return (
-        head
-        | tail
-        | {
-            "value": made.value,
-            "low": made.low,
-            "high": made.high,
-            "method": made.method,
-            "num_clusters": made.num_clusters,
-            "status": "ok",
-            "reason": made.reason,
-            "noisy": noisy,
-            "num_outliers": num_outliers,
-        }
-    )
+    return what | {
+        "value": made.value,
+        "low": made.low,
+        "high": made.high,
+        "method": made.method,
+        "num_clusters": made.num_clusters,
+        "status": "ok",
+        "reason": made.reason,
+        "noisy": noisy,
+        "num_outliers": num_outliers,
+    }
 
 
 _FLOATS = ("value", "value_a", "value_b", "effect", "low", "high", "p", "p_holm", "detectable")
@@ -286,7 +263,18 @@ _COUNTS = (
     *("context_len", "train_ctx", "train_ctx_a", "train_ctx_b", "batch_size", "threads"),
 )
 _TAIL = (
-    *("kind", *_FLOATS, "verdict", "method", "cluster", "num_clusters", "num_samples", "num_pairs", "num_failed"),
+    *(
+        "kind",
+        *_FLOATS,
+        "verdict",
+        "method",
+        "axes",
+        "cluster",
+        "num_clusters",
+        "num_samples",
+        "num_pairs",
+        "num_failed",
+    ),
     *("num_outliers", "status", "reason", "extrapolated", "noisy"),
 )
 

@@ -61,7 +61,7 @@ class PerplexityParams:
     protocol: Literal["fixed", "packed", "position", "stream"] = "fixed"
     limit: int | None = None  # test documents at most, in seeded order; None: all
     window: int = 256  # fixed: targets in one window, tokens
-    windows: int = 32  # fixed: windows in all, dealt evenly over the documents; each gives at least one
+    windows: int = 32  # fixed: windows in all before the limit, dealt over the documents; each gives one at least
     max_context: int = 32_768  # fixed: tokens; contexts up to this one score the same targets
     chunk: int = 2_048  # stream: tokens read at a time
 

@@ -10,6 +10,7 @@ and `shared_context`; never on the context, the checkpoint or the batch size.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -66,20 +67,24 @@ def draw_windows(
 
     Documents shorter than the longest context plus one window are left out, for every context alike. When none is
     long enough the longest context falls to the largest power of two that the longest document has room for.
-    `num_windows` are dealt evenly over the documents; each gives at least one.
+    `num_windows` are dealt evenly over the documents; each gives at least one. The limit comes after: it leaves out
+    documents and moves no window.
 
     Raises:
         TooShortError: no document holds a window after `context_len` tokens.
     """
     ranked = rank(corpus.documents("test"), seed=seed)
-    encoded = _encode_long(ranked, tokenizer, num_tokens=max(max_context, context_len) + size, limit=limit)
+    # With as many documents as windows each gives one, however many more there are.
+    enough = None if limit is None else max(limit, num_windows)
     shared_context = max(max_context, context_len)
+    encoded = _encode_long(ranked, tokenizer, num_tokens=shared_context + size, enough=enough)
     if not encoded:
         lengths = {document.name: len(tokenizer.encode(document.text)) for document in ranked}
         shared_context = _largest_shared(lengths, corpus=corpus, context_len=context_len, size=size)
-        encoded = _encode_long(ranked, tokenizer, num_tokens=shared_context + size, limit=limit)
+        encoded = _encode_long(ranked, tokenizer, num_tokens=shared_context + size, enough=enough)
+    dealt = zip(encoded, deal(max(num_windows, len(encoded)), encoded), strict=True)
     windows = []
-    for (document, ids), count in zip(encoded, deal(max(num_windows, len(encoded)), encoded), strict=True):
+    for (document, ids), count in itertools.islice(dealt, limit):
         rng = generator(seed, "perplexity", document.name, size, shared_context)
         for start in draw_starts(len(ids), first=shared_context, size=size, count=count, rng=rng):
             windows.append(
@@ -95,12 +100,12 @@ def draw_windows(
 
 
 def _encode_long(
-    documents: Sequence[Document], tokenizer: Tokenizer, *, num_tokens: int, limit: int | None
+    documents: Sequence[Document], tokenizer: Tokenizer, *, num_tokens: int, enough: int | None
 ) -> list[tuple[Document, Int[np.ndarray, "T"]]]:
-    """The first `limit` documents of at least `num_tokens` tokens, with their ids."""
+    """The first `enough` documents of at least `num_tokens` tokens, with their ids."""
     found: list[tuple[Document, Int[np.ndarray, "T"]]] = []
     for document in documents:
-        if limit is not None and len(found) >= limit:
+        if enough is not None and len(found) >= enough:
             break
         ids = tokenizer.encode(document.text)
         if len(ids) >= num_tokens:

@@ -1,0 +1,414 @@
+"""What every architecture in the registry must do, at `tiny()`, and every op in `ttbench.kernels`.
+
+Nothing here names behaviour of one architecture: a new one is picked up from the registry. It may add variants to
+`VARIANTS`, an oracle to `ORACLES` and inputs of its op to `OPS`; for what it has not added, a line is printed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from oracle import llama_logits, ttt_logits
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import ttbench.kernels
+from ttbench.errors import WeightsError
+from ttbench.harness.checkpoint import resolve
+from ttbench.harness.loading import load_model, save_checkpoint
+from ttbench.kernels.ttt_linear import LinearState
+from ttbench.kernels.ttt_mlp import MLPState
+from ttbench.models.base import SequenceModel, State
+from ttbench.registry import ARCHITECTURES
+
+LENGTHS = (1, 15, 17, 63, 100)
+FAR = 2_000_000  # tokens
+
+# Overrides of tiny() beside the plain one, so that every dialect and every switch is built.
+PLAIN_TTT = {"use_gate": False, "share_qk": False, "pre_conv": False}
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "transformer": [{"conv_kernel": 0, "tie_word_embeddings": False}],
+    "ttt-linear": [PLAIN_TTT, {"mini_batch_size": 5, "tie_word_embeddings": False}],
+    "ttt-mlp": [PLAIN_TTT, {"mini_batch_size": 5, "tie_word_embeddings": False}],
+}
+ORACLES: dict[str, Callable[..., np.ndarray]] = {
+    "transformer": llama_logits,
+    "ttt-linear": ttt_logits,
+    "ttt-mlp": ttt_logits,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Op:
+    """How to call one op at some length: leaves to differentiate by, and a call that makes a tuple of outputs."""
+
+    leaves: Callable[[int, torch.dtype], list[Tensor]]
+    call: Callable[[Callable[..., Any], list[Tensor]], tuple[Tensor, ...]]
+
+
+def _normal(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _attention_leaves(num_tokens: int, dtype: torch.dtype) -> list[Tensor]:
+    past = 7
+    sizes = (num_tokens, num_tokens + past, num_tokens + past)
+    return [_normal(2, 3, size, 8, seed=i).to(dtype) for i, size in enumerate(sizes)]
+
+
+def _ttt_leaves(state: type[Any]) -> Callable[[int, torch.dtype], list[Tensor]]:
+    def leaves(num_tokens: int, dtype: torch.dtype) -> list[Tensor]:
+        heads, dim, size = 2, 8, 16
+        q, k, v = (_normal(2, num_tokens, heads, dim, seed=i) for i in range(3))
+        lam = _normal(2, num_tokens, heads, seed=3).sigmoid() / dim
+        tau = (1 / torch.arange(1, size + 1) + 0.05 * _normal(size, seed=4)).clamp_min(0)
+        norm = [1 + 0.2 * _normal(heads, dim, seed=5), 0.2 * _normal(heads, dim, seed=6)]
+        shapes = state.shapes(batch_size=2, num_heads=heads, dim=dim, mini_batch_size=size).values()
+        past = [0.2 * _normal(*shape, seed=7 + i) for i, shape in enumerate(shapes)]
+        return [x.to(dtype) for x in (q, k, v, lam, tau, *norm, *past)]
+
+    return leaves
+
+
+def _ttt_call(state: type[Any]) -> Callable[..., tuple[Tensor, ...]]:
+    names = [field.name for field in dataclasses.fields(state)]
+
+    def call(op: Callable[..., Any], leaves: list[Tensor]) -> tuple[Tensor, ...]:
+        out, final = op(*leaves[:7], state(**dict(zip(names, leaves[7:], strict=True))), offset=3)
+        return out, *(getattr(final, name) for name in names)
+
+    return call
+
+
+OPS: dict[str, Op] = {
+    "attention": Op(leaves=_attention_leaves, call=lambda op, leaves: (op(*leaves),)),
+    "ttt_linear": Op(leaves=_ttt_leaves(LinearState), call=_ttt_call(LinearState)),
+    "ttt_mlp": Op(leaves=_ttt_leaves(MLPState), call=_ttt_call(MLPState)),
+}
+
+
+def _cases() -> Iterator[Any]:
+    for name in ARCHITECTURES:
+        for overrides in ({}, *VARIANTS.get(name, [])):
+            label = ",".join(f"{key}={value}" for key, value in overrides.items())
+            yield pytest.param((name, overrides), id=f"{name}[{label}]" if label else name)
+
+
+def build(name: str, overrides: dict[str, Any], *, dtype: torch.dtype = torch.float64) -> SequenceModel:
+    """tiny() with every parameter moved from its initial value, so that zeros and ones hide nothing."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = ARCHITECTURES.load(name).tiny(**overrides).double().eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    return model.to(dtype)
+
+
+@pytest.fixture(params=_cases())
+def case(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    return request.param
+
+
+@pytest.fixture
+def model(case) -> SequenceModel:
+    return build(*case)
+
+
+@pytest.fixture(autouse=True)
+def _no_grad_for_models(request: pytest.FixtureRequest) -> Iterator[None]:
+    with torch.inference_mode("model" in request.fixturenames):
+        yield
+
+
+def tokens(model: SequenceModel, batch_size: int, num_tokens: int, *, seed: int = 0) -> Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randint(0, model.config.vocab_size, (batch_size, num_tokens), generator=draw)
+
+
+def read(model: SequenceModel, ids: Tensor, state: State) -> Tensor:
+    """One forward that continues the state, as an engine does it."""
+    out = model(ids, state)
+    state.num_tokens += ids.shape[1]
+    return out
+
+
+def walk(model: SequenceModel, ids: Tensor, state: State) -> Tensor:
+    """Token by token."""
+    out = []
+    for i in range(ids.shape[1]):
+        out.append(model.step(ids[:, i], state, model.step_variant(state.num_tokens)))
+        state.num_tokens += 1
+    return torch.stack(out, 1)
+
+
+def close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-10)
+
+
+def tensors_of(state: State) -> dict[str, Tensor]:
+    found = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+
+
+def same(one: State, other: State) -> bool:
+    """Bit for bit, over what is in use."""
+    ours, theirs = one.save(), other.save()
+    return ours.num_tokens == theirs.num_tokens and all(
+        torch.equal(value, theirs.tensors[name]) for name, value in ours.tensors.items()
+    )
+
+
+# 1. Steps and forward
+
+
+@pytest.mark.parametrize("num_tokens", LENGTHS)
+def test_steps_equal_forward(model, num_tokens):
+    ids = tokens(model, 2, num_tokens)
+    state, stepped = model.new_state(2, num_tokens), model.new_state(2, num_tokens)
+    expected = read(model, ids, state)
+    close(walk(model, ids, stepped), expected)
+    close(model(ids), expected)
+    assert int(state.position) == int(stepped.position) == num_tokens
+
+
+def test_position_two_million_is_as_exact_as_position_zero(case, model):
+    single, num_tokens = build(*case, dtype=torch.float32), 40
+    ids, errors = tokens(model, 1, num_tokens), []
+    for position in (0, FAR):
+        hidden = []
+        for each in (model, single):
+            state = each.new_state(1, num_tokens)
+            state.position.fill_(position)
+            hidden.append(each(ids, state).double())
+        errors.append((hidden[0] - hidden[1]).abs().max() / hidden[0].abs().max())
+    assert errors[1] <= 4 * errors[0] + 1e-6
+
+
+def test_steps_equal_forward_at_position_two_million(model):
+    if model.state_grows:
+        # Its state would have to hold two million tokens; angles that far are the test above.
+        assert model.step_variant(FAR) > FAR
+        return
+    first, ids = tokens(model, 1, 21), tokens(model, 1, 33, seed=1)
+    states = [model.new_state(1, FAR + 100) for _ in range(2)]
+    for state in states:
+        state.position.fill_(FAR)
+        state.num_tokens = FAR
+        read(model, first, state)
+    close(walk(model, ids, states[0]), read(model, ids, states[1]))
+
+
+# 2. Splits
+
+
+@pytest.mark.parametrize("splits", [(1, 99), (15, 1, 16, 68), (7, 50, 43), (63, 37), (33, 33, 34)], ids=str)
+def test_any_split_gives_the_same_result(model, splits):
+    ids = tokens(model, 2, 100)
+    state = model.new_state(2, 120)
+    parts = [read(model, part, state) for part in ids.split(list(splits), dim=1)]
+    close(torch.cat(parts, 1), model(ids))
+    # and steps go on from there
+    whole = model.new_state(2, 120)
+    read(model, ids, whole)
+    more = tokens(model, 2, 20, seed=1)
+    close(walk(model, more, state), walk(model, more, whole))
+
+
+# 3. Causality, 4. neighbours
+
+
+def test_later_tokens_change_no_earlier_output(model):
+    ids = tokens(model, 1, 50)
+    before = model(ids)
+    leaks = []
+    for cut in (1, 15, 16, 17, 40):
+        changed = ids.clone()
+        changed[:, cut:] = (changed[:, cut:] + 1) % model.config.vocab_size
+        after = model(changed)
+        leaks.append(float((after[:, :cut] - before[:, :cut]).abs().max() / before.abs().max()))
+        assert (after[:, cut] - before[:, cut]).abs().max() > 0
+    print(f"{type(model).__name__}: largest leak of a later token {max(leaks):.1e}")
+    assert max(leaks) < 1e-12 or not model.strictly_causal
+
+
+def test_a_row_agrees_with_itself_alone(model):
+    ids = tokens(model, 3, 50)
+    together = model(ids)
+    state = model.new_state(3, 60)
+    read(model, ids[:, :37], state)
+    stepped = walk(model, ids[:, 37:], state)
+    for row in range(3):
+        alone = model(ids[row : row + 1])
+        close(together[row : row + 1], alone)
+        close(stepped[row : row + 1], alone[:, 37:])
+
+
+# 5. Save, load, reset
+
+
+def test_a_loaded_state_decodes_bit_for_bit_at_the_same_addresses(model):
+    state = model.new_state(2, 100)
+    read(model, tokens(model, 2, 41), state)
+    addresses = {name: value.data_ptr() for name, value in tensors_of(state).items()}
+    snapshot, more = state.save(), tokens(model, 2, 20, seed=1)
+    kept = {name: value.clone() for name, value in snapshot.tensors.items()}
+    first = walk(model, more, state)
+    assert all(torch.equal(value, snapshot.tensors[name]) for name, value in kept.items())
+    state.load(snapshot)
+    assert torch.equal(walk(model, more, state), first)
+    assert {name: value.data_ptr() for name, value in tensors_of(state).items()} == addresses
+
+
+def test_a_snapshot_of_one_row_serves_a_batch(model):
+    ids, more = tokens(model, 1, 41), tokens(model, 3, 20, seed=1)
+    one, three = model.new_state(1, 100), model.new_state(3, 100)
+    read(model, ids, one)
+    three.load(one.save())
+    close(walk(model, more, three), model(torch.cat((ids.expand(3, -1), more), 1))[:, 41:])
+
+
+def test_reset_restores_the_first_state_bit_for_bit(model):
+    fresh, used = model.new_state(2, 100), model.new_state(2, 100)
+    read(model, tokens(model, 2, 41), used)
+    walk(model, tokens(model, 2, 5), used)
+    addresses = {name: value.data_ptr() for name, value in tensors_of(used).items()}
+    model.reset(used)
+    assert same(fresh, used)
+    assert (int(used.position), used.num_tokens) == (0, 0)
+    assert {name: value.data_ptr() for name, value in tensors_of(used).items()} == addresses
+    ids = tokens(model, 2, 41, seed=2)
+    assert torch.equal(read(model, ids, used), read(model, ids, fresh))
+
+
+# 6. Size of the state
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_state_bytes_equal_the_analytic_figure_and_grow_only_where_said(case, dtype):
+    model = build(*case, dtype=dtype)
+    cost, sizes = model.cost(model.config, dtype_bytes=dtype.itemsize), []
+    with torch.inference_mode():
+        for num_tokens in (1, 17, 100):
+            state = model.new_state(2, 128)
+            read(model, tokens(model, 2, num_tokens), state)
+            assert state.nbytes_used == 2 * cost.state_nbytes(num_tokens)
+            assert state.nbytes_used <= state.nbytes_allocated
+            sizes.append(state.nbytes_used)
+    assert (sizes[0] < sizes[1] < sizes[2]) if model.state_grows else len(set(sizes)) == 1
+    assert cost.decode_flops(100) > 2 * model.num_params()[1]
+
+
+# 7. Dialects
+
+
+def written(model: SequenceModel, folder: Path) -> Path:
+    save_checkpoint(model, folder, dtype="float64", extra={"train_ctx": 64, "tokenizer": "bytes"})
+    return folder
+
+
+def test_write_and_load_give_equal_logits(case, model, tmp_path):
+    checkpoint = resolve(str(written(model, tmp_path / "model")))
+    assert (checkpoint.architecture, checkpoint.train_ctx) == (case[0], 64)
+    loaded = load_model(checkpoint, device="cpu", dtype="float64", attention="sdpa")
+    ids = tokens(model, 2, 33)
+    assert torch.equal(loaded.head(loaded(ids)), model.head(model(ids)))
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_every_dialect_is_written_by_some_variant(name, tmp_path):
+    model_class = ARCHITECTURES.load(name)
+    seen = set()
+    for i, overrides in enumerate(({}, *VARIANTS.get(name, []))):
+        seen.add(resolve(str(written(build(name, overrides), tmp_path / str(i)))).dialect)
+    assert seen == {dialect.name for dialect in model_class.DIALECTS}
+
+
+def test_a_missing_or_unexpected_weight_is_an_error(model, tmp_path):
+    folder = written(model, tmp_path / "model")
+    file = folder / "model.safetensors"
+    stored = load_file(file)
+    last = sorted(stored)[-1]
+    save_file({key: value for key, value in stored.items() if key != last}, file)
+    with pytest.raises(WeightsError, match=rf"missing: {last}"):
+        resolve(str(folder))
+    save_file({**stored, "surprise.weight": torch.ones(1)}, file)
+    with pytest.raises(WeightsError, match=r"unexpected: surprise\.weight"):
+        resolve(str(folder))
+
+
+# 8. A second implementation; the authors' own logits are in tests/models, recorded in tests/golden
+
+
+def test_logits_equal_those_of_the_numpy_oracle(case, model):
+    oracle = ORACLES.get(case[0])
+    if oracle is None:
+        print(f"{case[0]}: no oracle")
+        assert case[0] not in ORACLES
+        return
+    config = model.config.to_json()
+    (dialect,) = (dialect for dialect in model.DIALECTS if dialect.matches(config))
+    weights = {dialect.source(name): value.numpy() for name, value in model.state_dict().items()}
+    ids = tokens(model, 1, 37)
+    expected = oracle(ids[0].numpy(), weights, config)
+    close(model.head(model(ids))[0], torch.from_numpy(expected))
+
+
+# 9. and 10. Ops
+
+
+def _op_names() -> list[str]:
+    names = [module.name for module in pkgutil.iter_modules(ttbench.kernels.__path__)]
+    modules = {name: importlib.import_module(f"ttbench.kernels.{name}") for name in names}
+    return [name for name, module in modules.items() if hasattr(module, "chunked")]
+
+
+def test_every_op_has_inputs_here():
+    assert sorted(_op_names()) == sorted(OPS)
+
+
+@pytest.mark.parametrize("num_tokens", [*LENGTHS, 16, 48])
+@pytest.mark.parametrize("name", _op_names())
+def test_reference_equals_chunked_in_value_and_gradient(name, num_tokens):
+    module, results = importlib.import_module(f"ttbench.kernels.{name}"), []
+    for op in (module.reference, module.chunked):
+        leaves = [leaf.requires_grad_() for leaf in OPS[name].leaves(num_tokens, torch.float64)]
+        outs = OPS[name].call(op, leaves)
+        loss = sum((out * _normal(*out.shape, seed=i)).sum() for i, out in enumerate(outs))
+        assert isinstance(loss, Tensor)
+        results.append((*outs, *torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)))
+    for expected, actual in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("num_tokens", [17, 100])
+@pytest.mark.parametrize("name", _op_names())
+def test_chunked_in_float32_is_as_exact_as_the_reference_in_float32(name, num_tokens):
+    module = importlib.import_module(f"ttbench.kernels.{name}")
+    exact = OPS[name].call(module.reference, OPS[name].leaves(num_tokens, torch.float64))
+    ours, theirs = (
+        OPS[name].call(op, OPS[name].leaves(num_tokens, torch.float32)) for op in (module.chunked, module.reference)
+    )
+    for truth, actual, reference in zip(exact, ours, theirs, strict=True):
+        error, allowed = ((x.double() - truth).square().mean().sqrt() for x in (actual, reference))
+        assert error <= 2 * allowed + 1e-7 * truth.abs().max()
+
+
+@pytest.mark.parametrize("name", _op_names())
+def test_a_triton_twin_has_the_name_and_signature_of_its_reference(name, capsys):
+    module = importlib.import_module(f"ttbench.kernels.{name}")
+    twin = getattr(module, "triton", None)
+    with capsys.disabled():
+        print(f"\n{name}: {'no twin' if twin is None else 'twin'}", end=" ")
+    if twin is not None:
+        assert twin.__annotations__ == module.reference.__annotations__
+    assert module.chunked.__annotations__.keys() <= module.reference.__annotations__.keys()

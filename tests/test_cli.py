@@ -1,0 +1,332 @@
+"""The command line as a user meets it: options, words, exit codes, streams."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from ttbench.cli import app
+from ttbench.commands import listing, measure
+from ttbench.errors import GateError, StoreError
+from ttbench.harness.loading import save_checkpoint
+from ttbench.models.transformer import Transformer
+from ttbench.run import RunInterrupted
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = Path(__file__).parent / "golden" / "cli.txt"
+HEAVY = ("torch", "pandas", "datasets", "transformers", "rich.table")
+
+
+def invoke(*words: str) -> Any:
+    """Exit code, stdout and stderr of `ttbench words...` in this process."""
+    return CliRunner().invoke(app, list(words))
+
+
+def surface() -> str:
+    """Every command with its arguments and options, one per line: what users and scripts rely on."""
+    lines = []
+    group: Any = typer.main.get_command(app)
+    for name, command in {"": group, **group.commands}.items():
+        for parameter in command.params:
+            words = ", ".join([*parameter.opts, *parameter.secondary_opts])
+            kind = "option" if parameter.param_type_name == "option" else "argument"
+            many = " (repeatable)" if getattr(parameter, "multiple", False) or parameter.nargs == -1 else ""
+            lines.append(f"ttbench {name}".rstrip() + f": {kind} {words}{many}")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny transformer that reads bytes."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    torch.manual_seed(0)
+    save_checkpoint(Transformer.tiny(), folder, dtype="float32", extra={"train_ctx": 64, "tokenizer": "bytes"})
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fakes: ModuleType) -> Path:
+    """An empty current folder, with the fake tasks installed."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# Help and start-up
+
+
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"]], ids=" ".join)
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from ttbench.cli import app\n"
+        f"try: app({words!r})\n"
+        "except SystemExit: pass\n"
+        f"print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "Usage:" in done.stdout
+    assert done.stderr.strip() == "[]"
+
+
+def test_help_takes_at_most_a_third_of_a_processor_second() -> None:
+    seconds = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "ttbench", "--help"], cwd=ROOT, capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) <= 0.3
+
+
+def test_the_option_names_are_the_frozen_ones() -> None:
+    assert surface() == GOLDEN.read_text(encoding="utf-8"), f"to freeze anew: python {Path(__file__).name}"
+
+
+def test_every_command_says_in_a_line_what_it_does_without_being_cut() -> None:
+    text = invoke("--help").stdout
+    group: Any = typer.main.get_command(app)
+    assert all(f"  {name} " in text for name in group.commands)
+    assert "..." not in text.replace("[ARGS]...", "")
+
+
+def test_the_version_is_printed() -> None:
+    assert invoke("--version").stdout.startswith("ttbench 0.")
+
+
+# Wrong use
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "perplexty"], "unknown task or suite 'perplexty'; did you mean 'perplexity'?"),
+        (["run", "smoke", "--checkpoint", "transfomer"], "unknown checkpoint 'transfomer'"),
+        (["run", "nowhere.yaml"], "there is no suite file 'nowhere.yaml'"),
+        (["plan", "perplexity", "--ctx", "3x"], "context length '3x'"),
+        (["plan", "perplexity", "--protocol", "fixd"], "fixed"),
+        (["plan", "latency", "--corpus", "code"], "reads no corpus"),
+        (["plan", "perplexity", "--corpus", "cod"], "did you mean 'code'?"),
+        (["plan", "perplexity", "--dtype", "float31"], "did you mean 'float32'?"),
+        (["list", "taks"], "did you mean 'tasks'?"),
+        (["show", "nothing"], "unknown run 'nothing'"),
+        (["check", "nothing"], "unknown checkpoint 'nothing'"),
+        (["train", "transfomer"], "did you mean 'transformer'?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_use_is_one_message_on_stderr_and_exit_code_2(
+    here: Path, checkpoint: Path, words: list[str], message: str
+) -> None:
+    given = ["--checkpoint", str(checkpoint)] if words[0] in ("run", "plan") and "--checkpoint" not in words else []
+    result = invoke(*words, *given)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert message in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+    assert isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.parametrize("words", [["rn"], ["run", "smoke", "--ctxx", "1k"], ["run", "smoke", "--limit", "0"], ["run"]])
+def test_what_is_not_in_the_grammar_is_exit_code_2(words: list[str]) -> None:
+    result = invoke(*words)
+    assert result.exit_code == 2
+    assert "Error" in result.stderr
+
+
+# Running
+
+
+def run_fake(checkpoint: Path, *words: str) -> Any:
+    return invoke("run", "fake-quality", "--checkpoint", str(checkpoint), "--ctx", "64,128", *words)
+
+
+def test_a_run_prints_the_settings_in_force_an_estimate_and_where_everything_is(here: Path, checkpoint: Path) -> None:
+    result = run_fake(checkpoint)
+    assert result.exit_code == 0
+    words = " ".join(result.stderr.split())
+    for setting in (
+        "checkpoints tiny",
+        "context 64, 128 tokens",
+        "device=cpu",
+        "dtype=float32",
+        "seed=0",
+        "timeout=none",
+    ):
+        assert setting in words
+    assert "limit=all" in words
+    assert "2 cells to do" in words
+    assert "time not known yet" in words
+    assert "[1/2] fake-quality tiny 64" in words
+    assert words.count("[2/2]") == 1
+    assert "2 cells: 2 ok" in words
+    (rows,) = (here / "runs").glob("*/rows.parquet")
+    assert str(rows.relative_to(here)) in words
+    assert "hits" in result.stdout
+
+
+def test_the_same_command_again_measures_nothing_and_says_so(here: Path, checkpoint: Path) -> None:
+    run_fake(checkpoint)
+    again = run_fake(checkpoint)
+    assert again.exit_code == 0
+    assert "2 of them answered by earlier runs" in " ".join(again.stderr.split())
+    assert "[1/" not in again.stderr
+
+
+def test_json_is_one_document_on_stdout_and_the_rest_stays_on_stderr(here: Path, checkpoint: Path) -> None:
+    result = run_fake(checkpoint, "--json", "--limit", "2")
+    document = json.loads(result.stdout)
+    assert document["statuses"] == {"ok": 2}
+    assert Path(document["rows"]).is_file()
+    assert {entry["context_len"] for entry in document["summary"]} == {64, 128}
+    assert "2 cells" in result.stderr
+
+
+def test_failed_cells_are_exit_code_1_with_reasons_and_the_command_that_tries_again(
+    here: Path, checkpoint: Path
+) -> None:
+    suite = here / "broken.yaml"
+    suite.write_text("title: t\ntasks:\n  - {task: fake-quality, ctx: '64,128', params: {what: error, at: 128}}\n")
+    result = invoke("run", "broken.yaml", "--checkpoint", str(checkpoint))
+    words = " ".join(result.stderr.split())
+    assert result.exit_code == 1
+    assert "2 cells: 1 ok, 1 error" in words
+    assert "ZeroDivisionError: first line" in words
+    assert f"ttbench run broken.yaml --checkpoint {checkpoint}" in words
+
+
+def test_an_answer_other_than_ok_is_exit_code_0_and_is_named(here: Path, checkpoint: Path) -> None:
+    suite = here / "long.yaml"
+    suite.write_text("title: t\ntasks:\n  - {task: fake-quality, ctx: '64,128', params: {what: too_long, at: 128}}\n")
+    result = invoke("run", "long.yaml", "--checkpoint", str(checkpoint))
+    assert result.exit_code == 0
+    assert "too_long: fake-quality tiny 128: the model takes at most 512 tokens" in " ".join(result.stderr.split())
+
+
+def test_ctrl_c_prints_the_command_that_goes_on(here: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(plan: Any, *, command: str, out: Path, **_: Any) -> None:
+        raise RunInterrupted(folder=out / "x", num_done=1, num_cells=2, command=command)
+
+    monkeypatch.setattr(measure, "run_cells", interrupted)
+    result = run_fake(checkpoint, "--limit", "3", "--batch-size", "2", "--out", "my runs")
+    words = " ".join(result.stderr.split())
+    assert result.exit_code == 130
+    assert "1 of 2 cells are kept" in words
+    assert f"ttbench run fake-quality --checkpoint {checkpoint} --ctx 64,128" in words
+    assert "--limit 3 --batch-size 2 --out 'my runs'" in words
+
+
+@pytest.mark.parametrize(("error", "code"), [(GateError("it fell"), 3), (StoreError("it is full"), 2)])
+def test_each_error_has_its_exit_code(
+    here: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(measure, "run_cells", broken)
+    result = run_fake(checkpoint)
+    assert (result.exit_code, str(error) in result.stderr) == (code, True)
+
+
+def test_plan_starts_nothing(here: Path, checkpoint: Path) -> None:
+    words = ["plan", "fake-timing", "--checkpoint", str(checkpoint), "--ctx", "64"]
+    result = invoke(*words)
+    assert result.exit_code == 0
+    assert "fake-timing" in result.stdout
+    assert "ttbench run fake-timing" in " ".join(result.stderr.split())
+    document = json.loads(invoke(*words, "--json").stdout)
+    assert [cell["done"] for cell in document["cells"]] == [False]
+    assert not (here / "runs").exists()
+
+
+# Looking at things
+
+
+def test_list_and_show_find_what_a_run_left(here: Path, checkpoint: Path) -> None:
+    run_fake(checkpoint)
+    (run,) = json.loads(invoke("list", "runs", "--json").stdout)
+    assert run["statuses"] == {"ok": 2}
+    shown = json.loads(invoke("show", "last", "--json").stdout)
+    assert [cell["status"] for cell in shown["cells"]] == ["ok", "ok"]
+    cell_id = shown["cells"][0]["cell_id"]
+    cell = json.loads(invoke("show", run["name"], cell_id[:9], "--json").stdout)
+    assert [sample["trial"] for sample in cell["samples"]] == [0, 1, 2]
+    assert "tiny" in invoke("show", "last").stdout
+    assert "trial" in invoke("show", "last", cell_id[:9]).stdout
+    assert run["name"] in invoke("list", "runs").stdout
+    assert run["name"] in invoke("list").stdout
+
+
+@pytest.mark.parametrize("noun", listing.NOUNS)
+def test_every_noun_can_be_listed_as_text_and_as_json(here: Path, noun: str) -> None:
+    entries = json.loads(invoke("list", noun, "--json").stdout)
+    text = invoke("list", noun)
+    assert text.exit_code == 0
+    for entry in entries:
+        assert entry["name"] in text.stdout
+
+
+def test_the_overview_names_everything_and_imports_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom ttbench.cli import app\n"
+        "try: app(['list'])\nexcept SystemExit: pass\n"
+        "print('torch' in sys.modules, file=sys.stderr)"
+    )
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr.strip() == "False"
+    for name in ("perplexity", "ttt-linear", "kjv", "smoke"):
+        assert name in done.stdout
+
+
+def test_doctor_looks_at_the_machine(here: Path) -> None:
+    checks = json.loads(invoke("doctor", "--json").stdout)
+    assert {"python", "torch", "load", "disk"} <= {check["name"] for check in checks}
+    assert invoke("doctor").exit_code == 0
+
+
+def test_check_of_a_checkpoint_that_learned_nothing_is_a_failed_gate(here: Path, checkpoint: Path) -> None:
+    result = invoke("check", str(checkpoint), "--json")
+    found = {probe["name"]: probe["passed"] for probe in json.loads(result.stdout)}
+    assert found["split_invariance"] is True
+    assert found["causality"] is True
+    assert result.exit_code == (0 if found["perplexity"] else 3)
+
+
+def test_generate_continues_a_text(here: Path, checkpoint: Path) -> None:
+    one = invoke("generate", str(checkpoint), "In the beginning", "--num-tokens", "9", "--threads", "1")
+    document = json.loads(
+        invoke("generate", str(checkpoint), "In the beginning", "--num-tokens", "9", "--threads", "1", "--json").stdout
+    )
+    assert one.exit_code == 0
+    assert one.stdout == document["text"] + "\n"
+    assert "17 tokens read, 9 written" in " ".join(one.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("noun", "name"),
+    [("targets", "perplexity"), ("targets", "smoke"), ("corpora", "text:"), ("runs", "last"), ("nouns", "tasks")],
+)
+def test_the_shell_completes_names(here: Path, noun: str, name: str) -> None:
+    assert name in listing.names(noun)
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(surface(), encoding="utf-8")

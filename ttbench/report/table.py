@@ -1,0 +1,254 @@
+"""Rows to a table: `summarise` makes the numbers, `render` puts them on a terminal, with a sentence beneath.
+
+    perplexity · corpus code · float32 · cpu
+                       trained     512      1k     32k
+    bits per byte (lower is better)
+      transformer           2k   1.461   1.434   3.105*
+                                ±0.118  ±0.117  ±0.120      95% interval
+      ttt-linear            2k   1.585   1.551  too_long    a status, never a gap
+      bzip2 -9                   2.053   2.053   2.053      what any user could have had for nothing
+    At 2k tokens ttt-linear needs 0.119 bits per byte more than transformer (95% interval 0.112 to 0.126, ...).
+
+Marks are characters, so that they survive a pipe: * beyond the training context, ~ noisy.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.text import Text
+
+from ttbench.report import summary, words
+from ttbench.report.columns import all_rows
+from ttbench.report.compare import all_pairs, compare_pairs
+from ttbench.report.words import Record, Scale
+
+EXTRAPOLATED, NOISY, NOT_RUN = "*", "~", "-"
+_LEGEND = {
+    EXTRAPOLATED: "beyond the training context: extrapolation, no evidence that long context is used",
+    NOISY: "noisy: the quartiles of the repeats are more than 10% of the median apart",
+}
+_STYLES = {"oom": "yellow", "too_long": "yellow", "too_short": "yellow", "unsupported": "yellow"}
+
+
+def summarise(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per metric, line and point, tidy and sorted as declared; missing values are null, never NaN.
+
+    Columns: task, metric, label, unit, better, statistic; checkpoint and its digests (null for a reference such as a
+    compressor, which belongs to the corpus); settings and `param_*`; the axes, `context_len` first; value, low, high
+    (95 %), method, num_clusters, num_samples, num_failed (cells), num_outliers, status, reason, extrapolated, noisy.
+    `attrs["metrics"]` is that of the rows; `attrs["comparisons"]` holds the paired comparisons of all checkpoints as
+    records, which `render` puts into words.
+
+    Raises:
+        UsageError: the rows carry no metric declarations.
+    """
+    metrics = summary.metrics_of(rows)
+    part = all_rows(rows)
+    found = [
+        summary.record(group)
+        for task, declared in metrics.items()
+        for metric in declared
+        for group in summary.groups(part, task, metric, reference=summary.is_reference(metric, declared))
+    ]
+    table = summary.tidy(found)
+    names = list(dict.fromkeys(rows["checkpoint"]))
+    table.attrs["metrics"] = rows.attrs["metrics"]
+    table.attrs["comparisons"] = words.records(compare_pairs(rows, all_pairs(names)))
+    return table
+
+
+def render(table: pd.DataFrame) -> Group:
+    """A summary as a rich renderable, fitted to the width it is printed at."""
+    entries = words.records(table)
+    comparisons = table.attrs.get("comparisons", [])
+    tasks = dict.fromkeys(entry["task"] for entry in entries)
+    return Group(
+        *(
+            TaskTable(
+                [entry for entry in entries if entry["task"] == task],
+                words.sentences([entry for entry in comparisons if entry["task"] == task]),
+            )
+            for task in tasks
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One line of a section: a checkpoint under some settings, or a reference."""
+
+    name: str
+    trained: str
+    cells: Mapping[int, Sequence[Text]]  # context -> number, and the interval beneath it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """One metric."""
+
+    title: Text
+    lines: Sequence[Line]
+    notes: Sequence[str]
+
+
+class TaskTable:
+    """The table of one task: metrics as sections, lines in them, contexts as columns; in blocks when too wide."""
+
+    def __init__(self, entries: Sequence[Record], sentences: Sequence[str]) -> None:
+        self.task, self.sentences = entries[0]["task"], sentences
+        self.contexts = sorted({entry["context_len"] for entry in entries if entry["context_len"] is not None})
+        self.constant, self.varying = words.settings(entries)
+        self.marks = {
+            mark
+            for entry in entries
+            for mark, flag in ((EXTRAPOLATED, "extrapolated"), (NOISY, "noisy"))
+            if entry[flag]
+        }
+        ranked = [part for part in words.by(entries, "metric") if part[0]["checkpoint"] is not None]
+        beneath = [part for part in words.by(entries, "metric") if part[0]["checkpoint"] is None]
+        self.intervals = _intervals(entries)
+        self.sections = []
+        for part in ranked:
+            # a reference stands beneath the first metric that it can be read against
+            mine = [other for other in beneath if _kind(other) == _kind(part)]
+            beneath = [other for other in beneath if other not in mine]
+            self.sections.append(self._section(part, mine))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(" · ".join([self.task, *self.constant]), style="bold")
+        for block in self._blocks(options.max_width):
+            yield Text()
+            yield from self._block(block)
+        yield Text()
+        notes = [f"{mark} {_LEGEND[mark]}" for mark in _LEGEND if mark in self.marks]
+        notes += self.intervals
+        notes += dict.fromkeys(note for section in self.sections for note in section.notes)
+        for note in notes:
+            yield words.Paragraph(note, "dim")
+        if self.sentences:
+            yield Text()
+        for sentence in self.sentences:
+            yield words.Paragraph(sentence)
+        yield Text()
+
+    def _section(self, entries: Sequence[Record], beneath: Sequence[Sequence[Record]]) -> Section:
+        first = entries[0]
+        scale = words.of_metric([entry for part in (entries, *beneath) for entry in part])
+        lines = [self._line(part, scale) for part in self._split(entries)]
+        lines += [self._line(part, scale) for other in beneath for part in self._split(other)]
+        return Section(
+            title=Text(words.title(first, scale.unit), style="bold"),
+            lines=lines,
+            notes=list(dict.fromkeys(_notes(entries))),
+        )
+
+    def _split(self, entries: Sequence[Record]) -> list[list[Record]]:
+        return words.by(entries, "checkpoint", *self.varying, *_extra_axes(entries[0]))
+
+    def _line(self, entries: Sequence[Record], scale: Scale) -> Line:
+        first = entries[0]
+        reference = first["checkpoint"] is None
+        axes = [f"{name} {first[name]:g}" for name in _extra_axes(first) if first[name] is not None]
+        varying = [] if reference else [words.setting(name, first[name]) for name in self.varying]
+        return Line(
+            name=" ".join([first["label"] if reference else first["checkpoint"], *varying, *axes]),
+            trained="" if first["train_ctx"] is None else words.context(first["train_ctx"]),
+            cells={entry["context_len"]: _cell(entry, scale) for entry in entries},
+        )
+
+    def _blocks(self, width: int) -> Iterator[dict[int, int]]:
+        """Contexts that fit beside the names, with the width of each, in as many tables as it takes."""
+        block: dict[int, int] = {}
+        for context_len in self.contexts:
+            cells = [line.cells.get(context_len, _NO_CELL) for section in self.sections for line in section.lines]
+            wide = 2 + max(len(words.context(context_len)) + 1, *(text.cell_len for cell in cells for text in cell))
+            if block and self._left + sum(block.values()) + wide > width:
+                yield block
+                block = {}
+            block[context_len] = wide
+        yield block
+
+    @property
+    def _names(self) -> int:
+        """Width of the column of names."""
+        longest = max(len(line.name) for section in self.sections for line in section.lines if line.trained)
+        return 2 + min(max(longest, 18), 30) if longest else 20
+
+    @property
+    def _left(self) -> int:
+        return self._names + 8
+
+    def _block(self, widths: Mapping[int, int]) -> Iterator[Text]:
+        head = Text(" " * self._names + "trained".rjust(8), style="dim")
+        for context_len, wide in widths.items():
+            head.append((words.context(context_len) + " ").rjust(wide), style="not dim bold")
+        yield head
+        for section in self.sections:
+            yield section.title
+            for line in section.lines:
+                yield from self._rows(line, widths)
+
+    def _rows(self, line: Line, widths: Mapping[int, int]) -> Iterator[Text]:
+        cells = [line.cells.get(context_len, _NO_CELL) for context_len in widths]
+        names = textwrap.wrap(line.name, self._names - 2) or [""]
+        for row in range(max(len(names), *(len(cell) for cell in cells))):
+            name = ("  " if row == 0 else "    ") + names[row] if row < len(names) else ""
+            text = Text(name.ljust(self._names) + (line.trained if row == 0 else "").rjust(8), no_wrap=True)
+            for cell, wide in zip(cells, widths.values(), strict=True):
+                entry = cell[row] if row < len(cell) else Text()
+                text.append(" " * (wide - entry.cell_len))
+                text.append_text(entry)
+            yield text
+
+
+_NO_CELL = (Text(NOT_RUN + " ", style="dim"),)
+
+
+def _kind(entries: Sequence[Record]) -> tuple[Any, ...]:
+    return entries[0]["unit"], entries[0]["axes"]
+
+
+def _extra_axes(entry: Record) -> list[str]:
+    return [name for name in entry["axes"].split(",") if name != "context_len"]
+
+
+def _cell(entry: Record, scale: Scale) -> list[Text]:
+    """The number with its marks, and its interval beneath it; the status of a cell that has no number."""
+    if entry["value"] is None:
+        return [Text(entry["status"] + " ", style=_STYLES.get(entry["status"], "bold red"))]
+    marks = (EXTRAPOLATED if entry["extrapolated"] else "") + (NOISY if entry["noisy"] else "")
+    style = "italic" if entry["extrapolated"] else ""
+    cell = [Text(scale.text(entry["value"]) + (marks or " "), style=style)]
+    if entry["low"] is not None:
+        cell.append(Text(words.interval(entry, scale) + " ", style="dim"))
+    return cell
+
+
+def _notes(entries: Sequence[Record]) -> Iterator[str]:
+    """Why cells have no number or no interval, and which of them lost rounds."""
+    for entry in entries:
+        place = f"{entry['checkpoint']} at {words.context(entry['context_len'])}"
+        if entry["status"] != "ok":
+            yield f"{place}: {entry['status']}{': ' + entry['reason'] if entry['reason'] else ''}"
+        elif entry["num_failed"]:
+            yield f"{place}: {entry['num_failed']} of its cells failed"
+    for entry in entries:
+        if entry["status"] == "ok" and entry["low"] is None:
+            yield f"{entry['label']}: {'' if entry['method'] == 'exact' else 'no interval, '}{entry['reason']}"
+
+
+def _intervals(entries: Sequence[Record]) -> list[str]:
+    """How the intervals beneath the numbers were made, in one line."""
+    made: dict[str, None] = {}
+    for part in words.by([entry for entry in entries if entry["low"] is not None], "method", "cluster"):
+        counts = sorted({entry["num_clusters"] for entry in part})
+        count = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        labels = ", ".join(dict.fromkeys(entry["label"] for entry in part))
+        made[f"{part[0]['method']} over {count} {words.noun(part[0])} ({labels})"] = None
+    return [f"95% intervals beneath the numbers: {'; '.join(made)}"] if made else []

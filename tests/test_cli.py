@@ -19,6 +19,8 @@ from typer.testing import CliRunner
 from ttbench.cli import app
 from ttbench.commands import listing, measure
 from ttbench.errors import GateError, StoreError
+from ttbench.harness import check as harness_check
+from ttbench.harness.check import CheckResult
 from ttbench.harness.loading import save_checkpoint
 from ttbench.models.transformer import Transformer
 from ttbench.run import RunInterrupted
@@ -117,7 +119,7 @@ def test_the_version_is_printed() -> None:
         (["plan", "perplexity", "--protocol", "fixd"], "fixed"),
         (["plan", "latency", "--corpus", "code"], "reads no corpus"),
         (["plan", "perplexity", "--corpus", "cod"], "did you mean 'code'?"),
-        (["plan", "perplexity", "--dtype", "float31"], "did you mean 'float32'?"),
+        (["plan", "perplexity", "--dtype", "float31"], "unknown dtype 'float31'"),
         (["list", "taks"], "did you mean 'tasks'?"),
         (["show", "nothing"], "unknown run 'nothing'"),
         (["check", "nothing"], "unknown checkpoint 'nothing'"),
@@ -302,12 +304,18 @@ def test_doctor_looks_at_the_machine(here: Path) -> None:
     assert invoke("doctor").exit_code == 0
 
 
-def test_check_of_a_checkpoint_that_learned_nothing_is_a_failed_gate(here: Path, checkpoint: Path) -> None:
-    result = invoke("check", str(checkpoint), "--json")
-    found = {probe["name"]: probe["passed"] for probe in json.loads(result.stdout)}
-    assert found["split_invariance"] is True
-    assert found["causality"] is True
-    assert result.exit_code == (0 if found["perplexity"] else 3)
+@pytest.mark.parametrize(("passed", "code"), [(True, 0), (None, 0), (False, 3)], ids=["passed", "n-a", "failed"])
+def test_a_probe_that_fails_is_a_failed_gate(monkeypatch: pytest.MonkeyPatch, passed: bool | None, code: int) -> None:
+    def probe(checkpoint: str, **_: Any) -> list[CheckResult]:
+        shared = {"measured": 0.5, "limit": 0.0, "unit": "count", "explanation": "what was looked at"}
+        return [CheckResult(name=name, passed=given, **shared) for name, given in (("a", True), ("b", passed))]
+
+    monkeypatch.setattr(harness_check, "check", probe)
+    result = invoke("check", "mine")
+    assert result.exit_code == code
+    assert "what was looked at" in result.stdout
+    assert ("fails 1 of 2 probes: b" in result.stderr) == (code == 3)
+    assert [probe["passed"] for probe in json.loads(invoke("check", "mine", "--json").stdout)] == [True, passed]
 
 
 def test_generate_continues_a_text(here: Path, checkpoint: Path) -> None:

@@ -118,6 +118,15 @@ def test_rows_have_fixed_columns_then_the_task_s_own(tmp_path: Path, cells: tupl
     assert rows.attrs["metrics"] == {"fake-quality": [record(cells[0]).metrics[0].to_json()]}
 
 
+@pytest.mark.parametrize(("reach", "extrapolated"), [(None, False), (1024, False), (1025, True)])
+def test_a_row_is_extrapolated_when_its_longest_sequence_is_longer_than_the_training_context(
+    tmp_path: Path, cells: tuple[Cell, ...], reach: int | None, extrapolated: bool
+) -> None:
+    store = new_store(tmp_path, cells)
+    store.write_cell(record(dataclasses.replace(cells[0], reach=reach)))
+    assert set(store.rows()["extrapolated"]) == {extrapolated}
+
+
 def test_parquet_is_derived_and_can_be_made_again(tmp_path: Path, cells: tuple[Cell, ...]) -> None:
     store = new_store(tmp_path, cells)
     for cell in cells:

@@ -211,17 +211,24 @@ def compare(
 @app.command()
 def figures(
     folder: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(
-            metavar="DIR", help="Folders with a rows.parquet.  [default: all in results/]", show_default=False
+            metavar="DIR|RUN",
+            help="Folders with a rows.parquet, or runs.  [default: all folders in results/]",
+            autocompletion=_complete("runs"),
+            show_default=False,
         ),
     ] = None,
+    into: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Put the rows of these runs together there first.")
+    ] = None,
+    out: Out = RUNS,
     json: Json = False,
 ) -> None:
     """Make tables and figures again from their rows."""
     from ttbench.commands import results
 
-    results.figures(folder or [], as_json=json)
+    results.figures(folder or [], into=into, root=out, as_json=json)
 
 
 @app.command("list")

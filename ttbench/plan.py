@@ -121,6 +121,7 @@ def plan(
             round=round_,
             machine=machine if isolated else None,
             timeout_s=timeout_s,
+            reach=task.reach(task.Params(**values), context_len),
         )
         skip = _skip(task, cell, twins=cells)
         if skip is None:

@@ -70,7 +70,8 @@ class WorkerProcess:
             "memory_limit": memory_limit,
             "cells": [cell.to_json() for cell in cells],
         }
-        number = 1 + len(list((folder / "workers").glob("*.json")))
+        # Logs of earlier workers are kept when they hold anything.
+        number = 1 + max((int(path.stem) for path in (folder / "workers").glob("[0-9]*")), default=0)
         self._spec = folder / "workers" / f"{number}.json"
         self._log = folder / "workers" / f"{number}.log"
         write_whole(self._spec, json.dumps(spec).encode())

@@ -42,7 +42,7 @@ COLUMNS: Mapping[str, pa.DataType] = {
     "num_params": pa.int64(),
     "num_params_non_embedding": pa.int64(),
     "context_len": pa.int64(),  # tokens
-    "extrapolated": pa.bool_(),  # context_len > train_ctx; null when train_ctx is unknown
+    "extrapolated": pa.bool_(),  # the cell's longest sequence is longer than train_ctx; null when train_ctx is unknown
     "corpus": pa.string(),
     "corpus_digest": pa.string(),
     "seed": pa.int64(),
@@ -74,7 +74,9 @@ def _cell_columns(record: CellRecord) -> dict[str, Any]:
             if name not in row and name in source.__dataclass_fields__:
                 row[name] = getattr(source, name)
     row["kernel_path"] = canonical_json(dict(record.kernel_path))
-    row["extrapolated"] = None if checkpoint.train_ctx is None else cell.context_len > checkpoint.train_ctx
+    reach = cell.context_len if cell.reach is None else cell.reach
+    reach = cell.reach or cell.context_len
+    row["extrapolated"] = None if checkpoint.train_ctx is None else reach > checkpoint.train_ctx
     return row | {f"param_{name}": value for name, value in cell.params.items()}
 
 

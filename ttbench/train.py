@@ -280,9 +280,7 @@ def _step_tokens(recipe: Recipe, step: int) -> int:
 def _step(run: Training, mixture: Mixture, recipe: Recipe, trainee: Trainee) -> float:
     number, step = recipe.locate(run.step)
     phase = recipe.phases[number]
-    rows = mixture.batch(
-        phase.mix, stream=number, step=step, batch_size=phase.batch_size, num_tokens=phase.context_len
-    )
+    rows = mixture.batch(phase.mix, stream=number, step=step, batch_size=phase.batch_size, num_tokens=phase.context_len)
     run.data_digest = rows.digest(run.data_digest)
     for group in run.optimizer.param_groups:
         group["lr"] = trainee.lr * recipe.lr_share(run.step)

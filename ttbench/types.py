@@ -106,6 +106,7 @@ class Cell:
     round: int = 0  # of a timing cell
     machine: str | None = None  # fingerprint; timing cells only
     timeout_s: float | None = None  # seconds; not part of the identity
+    reach: int | None = None  # tokens of its longest sequence; None: context_len. Follows from task and params
 
     def identity(self) -> dict[str, Any]:
         """Everything that can change this cell's numbers, as plain data. Names and paths are not in it."""

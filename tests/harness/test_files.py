@@ -16,10 +16,10 @@ from ttbench.harness import files
 from ttbench.harness.files import content_digest, json_digest, plain_json, read_json
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder of this test's own."""
-    monkeypatch.setattr(files.platformdirs, "user_cache_path", lambda name: tmp_path / "cache" / name)
+    monkeypatch.setattr(files, "user_cache_path", lambda name: tmp_path / "cache" / name)
     return tmp_path / "cache" / "ttbench" / "digests"
 
 
@@ -131,7 +131,7 @@ def test_many_at_once_agree_and_leave_one_whole_note(tmp_path: Path, notes: Path
     assert json.loads(note.read_text())["file"]["size"] == 100_000
 
 
-@pytest.mark.usefixtures("settled")
+@pytest.mark.usefixtures("settled", "notes")
 def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
     path = made(tmp_path / "weights", b"first")

@@ -96,11 +96,11 @@ def test_any_split_gives_the_same_outputs_and_state(name, splits):
 
 def test_pending_pairs_give_the_steps_of_the_gradient_matrices():
     args, num_tokens = inputs(40), 40
-    expected, final = ttt_linear.reference(*args, start(), offset=0)
+    expected, final = ttt_linear.reference(*args, initial_state=start(), offset=0)
     state = LinearState(**{name: value.clone() for name, value in tensors(start()).items()})
     for t in range(num_tokens):
         place = torch.tensor([t % SIZE])
-        out = ttt_linear.step(*part(args, t, t + 1), state, place=place, last=t % SIZE == SIZE - 1)
+        out = ttt_linear.step(*part(args, t, t + 1), state=state, place=place, last=t % SIZE == SIZE - 1)
         torch.testing.assert_close(out, expected[:, t : t + 1], rtol=1e-11, atol=1e-12)
     for name in ("W1", "b1"):
         torch.testing.assert_close(tensors(state)[name], tensors(final)[name], rtol=1e-11, atol=1e-12)
@@ -110,10 +110,10 @@ def test_pending_pairs_give_the_steps_of_the_gradient_matrices():
 def test_step_never_reads_rows_beyond_its_place():
     args = inputs(1)
     state = LinearState(**{name: value.clone() for name, value in tensors(start()).items()})
-    clean = ttt_linear.step(*args, state, place=torch.tensor([0]), last=False)
+    clean = ttt_linear.step(*args, state=state, place=torch.tensor([0]), last=False)
     for rows in (state.K, state.G):
         rows[:, :, 1:] = 1e30
-    assert torch.equal(ttt_linear.step(*args, state, place=torch.tensor([0]), last=False), clean)
+    assert torch.equal(ttt_linear.step(*args, state=state, place=torch.tensor([0]), last=False), clean)
 
 
 @pytest.mark.parametrize("name", ["reference", "chunked"])
@@ -135,7 +135,7 @@ def test_derivative_passes_gradcheck_with_a_past_and_a_remainder():
     leaves = [x.detach().clone().requires_grad_() for x in leaves]
 
     def run(*x: Tensor) -> tuple[Tensor, ...]:
-        out, final = ttt_linear.chunked(*x[:7], LinearState(W1=x[7], b1=x[8], K=x[9], G=x[10]), offset=1)
+        out, final = ttt_linear.chunked(*x[:7], initial_state=LinearState(W1=x[7], b1=x[8], K=x[9], G=x[10]), offset=1)
         return out, final.W1, final.b1, final.K, final.G
 
     assert torch.autograd.gradcheck(run, leaves)

@@ -99,11 +99,11 @@ def test_any_split_gives_the_same_outputs_and_state(name, splits):
 
 def test_pending_pairs_give_the_steps_of_the_gradient_matrices():
     args, num_tokens = inputs(40), 40
-    expected, final = ttt_mlp.reference(*args, start(), offset=0)
+    expected, final = ttt_mlp.reference(*args, initial_state=start(), offset=0)
     state = MLPState(**{name: value.clone() for name, value in tensors(start()).items()})
     for t in range(num_tokens):
         place = torch.tensor([t % SIZE])
-        out = ttt_mlp.step(*part(args, t, t + 1), state, place=place, last=t % SIZE == SIZE - 1)
+        out = ttt_mlp.step(*part(args, t, t + 1), state=state, place=place, last=t % SIZE == SIZE - 1)
         torch.testing.assert_close(out, expected[:, t : t + 1], rtol=1e-11, atol=1e-12)
     for name in ("W1", "b1", "W2", "b2"):
         torch.testing.assert_close(tensors(state)[name], tensors(final)[name], rtol=1e-11, atol=1e-12)
@@ -112,10 +112,10 @@ def test_pending_pairs_give_the_steps_of_the_gradient_matrices():
 def test_step_never_reads_rows_beyond_its_place():
     args = inputs(1)
     state = MLPState(**{name: value.clone() for name, value in tensors(start()).items()})
-    clean = ttt_mlp.step(*args, state, place=torch.tensor([0]), last=False)
+    clean = ttt_mlp.step(*args, state=state, place=torch.tensor([0]), last=False)
     for rows in (state.K, state.G1, state.X2, state.G2):
         rows[:, :, 1:] = 1e30
-    assert torch.equal(ttt_mlp.step(*args, state, place=torch.tensor([0]), last=False), clean)
+    assert torch.equal(ttt_mlp.step(*args, state=state, place=torch.tensor([0]), last=False), clean)
 
 
 @pytest.mark.parametrize("name", ["reference", "chunked"])

@@ -18,9 +18,7 @@ BITS = 1 / math.log(2)
 
 def _bits(name: str, label: str, **options: Any) -> Metric:
     numbers: dict[str, Any] = {"numerator": "nats", "denominator": "num_bytes", "scale": BITS, "better": "lower"}
-    return Metric(
-        name=name, label=label, unit="bit/byte", statistic="ratio", cluster="document", **(numbers | options)
-    )
+    return Metric(name=name, label=label, unit="bit/byte", statistic="ratio", cluster="document", **(numbers | options))
 
 
 def _median(name: str, label: str, unit: str, numerator: str, phase: str) -> Metric:
@@ -284,7 +282,10 @@ def timing_rows(
                     rows += [cell | {"status": status, "reason": reason, "sample": 0} for cell in (latency, memory)]
                     continue
                 decode = 0.002 * (1 + model.growth) ** math.log2(context_len / 512) * model.speed
-                calls = [("load", 0.2, 1, 0), *[("prefill", model.speed * context_len / 1000, 1, context_len)] * repeats]
+                calls = [
+                    ("load", 0.2, 1, 0),
+                    *[("prefill", model.speed * context_len / 1000, 1, context_len)] * repeats,
+                ]
                 calls += [("decode", decode, 32, 32)] * repeats
                 for sample, (phase, seconds, num_calls, num_tokens) in enumerate(calls):
                     call_s = seconds * slow * math.exp(rng.normal(0, noise / 4))
@@ -300,9 +301,7 @@ def timing_rows(
                     )
                 state = 100_000 if model.growth == 0 else 512 * context_len
                 peak = 200_000_000 + state + int(rng.integers(0, 1_000_000))
-                rows.append(
-                    memory | {"sample": 0, "phase": "prefill", "state_bytes": state, "peak_rss_bytes": peak}
-                )
+                rows.append(memory | {"sample": 0, "phase": "prefill", "state_bytes": state, "peak_rss_bytes": peak})
     return rows
 
 

@@ -32,7 +32,7 @@ from ttbench.tasks.haystack import (
 from ttbench.tasks.needle import Needle, NeedleParams, read_depths, score_choice
 
 BYTES = ByteTokenizer()
-WORDS = "the river ran past stone walls while nobody in town could say where it came from".split()  # noqa: SIM905
+WORDS = "the river ran past stone walls while nobody in town could say where it came from".split()
 STATED = re.compile(rb"One of the special magic numbers for (\S+) is: (\d{7})\.")
 ASKED = re.compile(
     rb"\n(?:.*The special magic number for (\S+) mentioned in the provided text is"
@@ -77,8 +77,12 @@ def measure(engine: StubEngine | EagerEngine | None = None, *, corpus=CORPUS, co
     return run_task(Needle(), engine=engine or StubEngine(oracle), corpus=corpus, context_len=context_len, **options)
 
 
+def total(samples, column: str) -> float:
+    return sum(sample.values[column] or 0 for sample in samples)
+
+
 def hits(samples, scorer: str) -> float:
-    return sum(sample.values[f"hits_{scorer}"] for sample in samples) / len(samples)
+    return total(samples, f"hits_{scorer}") / len(samples)
 
 
 @pytest.mark.parametrize("question", ["ruler", "cloze"])
@@ -117,7 +121,7 @@ def test_sharing_prefixes_changes_no_answer_and_counts_what_was_read(question: s
         engine = StubEngine(scattered(257))
         samples = measure(engine, question=question, depths=depths, limit=2, answer_tokens=9, share_prefixes=share)
         steps = len(samples) * 9 + (len(samples) + 2) * 10 * 8
-        counted = sum(sample.values["prefilled_tokens"] for sample in samples)
+        counted = total(samples, "prefilled_tokens")
         # generate reads one token per token written but the last; candidates read as many tokens as they have
         assert counted == engine.num_read - steps + len(samples) * 8
         readings[share] = counted, [(sample.keys, sample.evidence) for sample in samples]
@@ -130,11 +134,9 @@ def test_evenly_spread_depths_cost_about_half_as_many_prefills(depths: str, pref
     samples = measure(
         StubEngine(uniform(257)), depths=depths, limit=3, context_len=8192, answer_tokens=1, scorer="choice"
     )
-    counted = sum(sample.values["prefilled_tokens"] for sample in samples) / 3 / 8192
+    counted = total(samples, "prefilled_tokens") / 3 / 8192
     assert counted == pytest.approx(prefills, rel=0.1)
-    assert sum(s.values["prefilled_tokens"] for s in samples) <= Needle().tokens(
-        NeedleParams(depths=depths, limit=3), 8192
-    )
+    assert total(samples, "prefilled_tokens") <= Needle().tokens(NeedleParams(depths=depths, limit=3), 8192)
 
 
 @pytest.mark.parametrize("scorer", ["generate", "choice"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import bz2
+import dataclasses
 import lzma
 import math
 from typing import Any
@@ -308,7 +309,7 @@ def test_the_default_sweep_scores_one_window_or_more_in_each_long_document_of_co
 @pytest.mark.parametrize("field", ["window", "windows", "max_context", "chunk", "limit"])
 def test_counts_must_be_positive(field: str) -> None:
     with pytest.raises(UsageError, match=f"{field} is 0"):
-        Perplexity().check(PerplexityParams(**{field: 0}))
+        Perplexity().check(dataclasses.replace(PerplexityParams(), **{field: 0}))
 
 
 def test_an_unknown_protocol_is_refused_with_a_suggestion() -> None:
@@ -317,7 +318,8 @@ def test_an_unknown_protocol_is_refused_with_a_suggestion() -> None:
 
 
 def test_progress_ends_at_the_total() -> None:
-    for protocol in ("fixed", "packed"):
+    protocols: tuple[Any, ...] = ("fixed", "packed")
+    for protocol in protocols:
         seen: list[tuple[int, int]] = []
         measure(protocol=protocol, progress=lambda done, of, seen=seen: seen.append((done, of)), **SMALL)
         assert seen[-1][0] == seen[-1][1]

@@ -7,9 +7,54 @@ from pathlib import Path
 from typing import Any
 
 from ttbench import console
-from ttbench.commands import listing
+from ttbench.commands import listing, reading, tables
 from ttbench.console import Column
+from ttbench.errors import UsageError
+from ttbench.report.compare import compare as compare_rows
+from ttbench.report.compare import render_comparison
+from ttbench.report.table import summarise
+from ttbench.rows import parquet_bytes, read_rows, table
+from ttbench.store import write_whole
 from ttbench.suite import format_len
+
+MAX_ROWS_BYTES = 2 * 1024**2  # of a published rows.parquet
+
+
+def compare(first: str, second: str, *, runs: Sequence[str], root: Path, as_json: bool) -> None:
+    """Print what differs between two checkpoints, from the runs named or from all."""
+    names = [Path(name).resolve().name if Path(name).is_dir() else name for name in (first, second)]
+    if runs:
+        rows = reading.rows_of_runs([listing.find_run(run, root) for run in runs])
+    else:
+        rows = reading.rows_about(names, root=root)
+    found = compare_rows(rows, *names)
+    if as_json:
+        console.print_json(tables.records(found))
+    elif len(found):
+        console.out().print(render_comparison(found))
+    else:
+        console.say(f"'{names[0]}' and '{names[1]}' have no metric in common yet", style="yellow")
+
+
+def figures(folders: Sequence[str], *, into: Path | None, root: Path, as_json: bool) -> None:
+    """Make CSVs and figures from the rows of result folders, or of runs put together `into` a folder."""
+    if into is not None:
+        data = parquet_bytes(table(reading.newest([listing.find_run(name, root) for name in folders or ["last"]])))
+        if len(data) > MAX_ROWS_BYTES:
+            limit = console.size(MAX_ROWS_BYTES)
+            raise UsageError(
+                f"these rows take {console.size(len(data))}; results hold {limit} at most: choose fewer runs"
+            )
+        into.mkdir(parents=True, exist_ok=True)
+        write_whole(into / "rows.parquet", data)
+        sources = [into / "rows.parquet"]
+    else:
+        found = [Path(name) if Path(name).is_dir() else listing.find_run(name, root) for name in folders]
+        sources = [path for folder in found or [reading.RESULTS] for path in reading.published_rows(folder)]
+    if not sources:
+        raise UsageError(f"no rows.parquet in {', '.join(folders) or reading.RESULTS}; see: ttbench list runs")
+    files = [path for source in sources for path in tables.write(summarise(read_rows(source)), source.parent)]
+    console.print_json([str(path) for path in files]) if as_json else console.out().print("\n".join(map(str, files)))
 
 
 def list_nouns(noun: str | None, *, root: Path, as_json: bool) -> None:

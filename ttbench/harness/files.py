@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import platformdirs
+from platformdirs import user_cache_path
 
 from ttbench.errors import CheckpointError
 from ttbench.types import canonical_json, digest
@@ -138,7 +138,7 @@ def content_digest(paths: Iterable[Path]) -> str:
 
 def _file_digest(path: Path) -> str:
     before = _identity(path)
-    note = platformdirs.user_cache_path("ttbench") / "digests" / f"{digest(canonical_json(before))}.json"
+    note = user_cache_path("ttbench") / "digests" / f"{digest(canonical_json(before))}.json"
     known = _recall(note, before)
     if known is not None:
         return known

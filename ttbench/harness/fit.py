@@ -7,29 +7,54 @@ parameter (a head tied to the embedding) are one tensor, given under at least on
 from __future__ import annotations
 
 import re
+import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ttbench.errors import CheckpointError, WeightsError
 from ttbench.harness.weights import StoredWeights
 from ttbench.models.base import Dialect, SequenceModel
 
+PLAUSIBLE_LAYERS = 256  # built without a look at the files
 FLOAT_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves tensors without memory unfilled: nothing to fill, and torch would import sympy and its compiler for it."""
+
+    _FILLS = frozenset((Tensor.normal_, Tensor.uniform_, Tensor.zero_, Tensor.fill_, nn.init.normal_, nn.init.uniform_))
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        filled = args[0] if args else kwargs.get("tensor")
+        if func in self._FILLS and isinstance(filled, Tensor) and filled.is_meta:
+            return filled
+        return func(*args, **kwargs)
 
 
 def skeleton(model_class: type[SequenceModel], config: Any) -> SequenceModel:
     """The model without memory for its weights (meta device). Raises CheckpointError when it cannot be built."""
     try:
-        with torch.device("meta"):
-            return model_class.from_config(config)
+        # torch warns of empty tensors, which are refused below
+        with torch.device("meta"), _Unfilled(), warnings.catch_warnings(action="ignore"):
+            model = model_class.from_config(config)
     except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:
         raise CheckpointError(
             f"config.json asks for a {model_class.__name__} that cannot be built: {error}; check its sizes"
         ) from error
+    empty = [name for name, parameter in model.named_parameters() if parameter.numel() == 0]
+    if empty:
+        raise CheckpointError(
+            f"config.json asks for a {model_class.__name__} in which {empty[0]} has no elements; check its sizes"
+        )
+    return model
 
 
 def tied_names(model: nn.Module) -> list[tuple[str, ...]]:
@@ -99,7 +124,7 @@ def check_layers(config: Mapping[str, Any], stored: StoredWeights) -> None:
     """Refuse a depth that the files cannot hold, before anything of that depth is built. Raises CheckpointError."""
     for key in ("num_hidden_layers", "n_layer"):
         depth = config.get(key, 0)
-        if type(depth) is not int or not 0 <= depth <= len(stored.tensors):
+        if type(depth) is not int or not 0 <= depth <= max(PLAUSIBLE_LAYERS, len(stored.tensors)):
             raise CheckpointError(
                 f"config.json has {key}={depth!r}, and the weights are {len(stored.tensors)} tensors; expected a count "
                 "of layers that the weights can hold"

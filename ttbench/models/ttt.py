@@ -27,7 +27,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -195,7 +195,9 @@ class TTT(SequenceModel):
     op: ClassVar[ModuleType]
     kind: ClassVar[str]
     inner_state: ClassVar[type[Any]]  # state of the op
-    layers_state: ClassVar[type[Any]]  # state of the model: the op's fields with a dimension L in front, and tails
+    layers_state: ClassVar[
+        type[TTTLinearState] | type[TTTMLPState]
+    ]  # state of the model: the op's fields with a dimension L in front, and tails
 
     def __init__(self, config: TTTConfig) -> None:
         super().__init__()
@@ -209,11 +211,11 @@ class TTT(SequenceModel):
         self.layers = nn.ModuleList(Block(config, self.op, weights) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        outputs = [part for block in self.layers for part in (block.seq_modeling_block.o_proj, block.mlp.down_proj)]
+        self.inner_names = tuple(field.name for field in dataclasses.fields(self.inner_state))
+        outputs = [part for block in self._blocks() for part in (block.seq_modeling_block.o_proj, block.mlp.down_proj)]
         init_weights_(self, residual=outputs, num_branches=len(outputs))
         if config.tie_word_embeddings:
             self.lm_head.weight = self.embed.weight
-        self.inner_names = tuple(field.name for field in dataclasses.fields(self.inner_state))
 
     @classmethod
     def from_config(cls, config: TTTConfig) -> Self:
@@ -240,9 +242,8 @@ class TTT(SequenceModel):
         width, layers = config.hidden_size, config.num_hidden_layers
         projections = 3 + (not config.share_qk) + config.use_gate
         num_convs = 2 * config.share_qk + config.pre_conv
-        layer = (
-            2 * width * (projections * width + config.num_attention_heads) + 2 * num_convs * config.conv_kernel * width
-        )
+        layer = 2 * width * (projections * width + config.num_attention_heads)
+        layer += 2 * num_convs * config.conv_kernel * width
         layer += config.num_attention_heads * cls.op.flops(config.head_dim, config.mini_batch_size)
         layer += SwiGLU.flops(width, config.intermediate_size)
         inner = config.num_attention_heads * cls.op.state_size(config.head_dim, config.mini_batch_size)
@@ -253,6 +254,9 @@ class TTT(SequenceModel):
             state_bytes=layers * (inner * max(4, dtype_bytes) + tails * dtype_bytes),
             state_bytes_per_token=0,
         )
+
+    def _blocks(self) -> list[Block]:
+        return cast("list[Block]", list(self.layers))
 
     def _inner_dtype(self) -> torch.dtype:
         return torch.promote_types(self.norm.weight.dtype, torch.float32)
@@ -266,22 +270,23 @@ class TTT(SequenceModel):
             dim=config.head_dim,
             mini_batch_size=config.mini_batch_size,
         )
+        inner: dict[str, Any] = {name: like.new_zeros(layers, *shape, dtype=dtype) for name, shape in shapes.items()}
         state = self.layers_state(
             position=torch.zeros(1, dtype=torch.int64, device=like.device),
             max_len=max_len,
             pre_tail=like.new_zeros(layers, batch_size, tail_len * config.pre_conv, config.hidden_size),
             qk_tail=like.new_zeros(layers, batch_size, tail_len * config.share_qk, config.hidden_size),
-            **{name: like.new_zeros(layers, *shape, dtype=dtype) for name, shape in shapes.items()},
+            **inner,
         )
         self.reset(state)
         return state
 
     @torch.no_grad()
     def reset(self, state: State) -> None:
-        assert isinstance(state, self.layers_state)
+        assert isinstance(state, TTTLinearState | TTTMLPState)
         for name in (*self.inner_names, "pre_tail", "qk_tail", "position"):
             getattr(state, name).zero_()
-        for i, block in enumerate(self.layers):
+        for i, block in enumerate(self._blocks()):
             for name, start in block.seq_modeling_block.weights(self._inner_dtype()).items():
                 getattr(state, name)[i].copy_(start)
         state.num_tokens = 0
@@ -292,11 +297,11 @@ class TTT(SequenceModel):
         places = torch.arange(ids.shape[1], device=ids.device)
         offset = 0
         if state is not None:
-            assert isinstance(state, self.layers_state)
+            assert isinstance(state, TTTLinearState | TTTMLPState)
             places = places + state.position
             offset = state.num_tokens % self.config.mini_batch_size
         turns = self._turns(places)
-        for i, block in enumerate(self.layers):
+        for i, block in enumerate(self._blocks()):
             layer = block.seq_modeling_block
             if state is None:
                 before = self.inner_state.initial(
@@ -323,11 +328,11 @@ class TTT(SequenceModel):
 
     def step(self, ids: Int[Tensor, "B"], state: State, variant: int) -> Float[Tensor, "B M"]:
         require_no_grad(state)
-        assert isinstance(state, self.layers_state)
+        assert isinstance(state, TTTLinearState | TTTMLPState)
         x = self.embed(ids)[:, None]
         place = state.position % self.config.mini_batch_size
         turns = self._turns(place)
-        for i, block in enumerate(self.layers):
+        for i, block in enumerate(self._blocks()):
             layer = block.seq_modeling_block
             if block.conv is not None:
                 x = x + block.conv(x, state.pre_tail[i])

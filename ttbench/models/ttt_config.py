@@ -28,7 +28,7 @@ class TTTConfig:
     conv_kernel: int = 4  # tokens
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
-    initializer_range: float = 0.02
+    initializer_range: float = 0.02  # of the authors' start weights; kept, not used
     tie_word_embeddings: bool = True
     scan_checkpoint_group_size: int = (
         0  # training only: parts whose mini-batches are computed again in the backward pass

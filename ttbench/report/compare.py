@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from rich import box
-from rich.console import Group as Stack
-from rich.table import Table
+from rich.console import Group
 from rich.text import Text
 
 from ttbench import stats
@@ -25,7 +23,7 @@ from ttbench.errors import UnknownNameError, UsageError
 from ttbench.report import summary, words
 from ttbench.report.columns import all_rows
 from ttbench.report.pairing import Shared, pair
-from ttbench.report.summary import A_BETTER, B_BETTER, DIFFERENCE, NOT_COMPARABLE, NOT_SHOWN, RATIO, Group
+from ttbench.report.summary import A_BETTER, B_BETTER, DIFFERENCE, NOT_COMPARABLE, NOT_SHOWN, RATIO
 from ttbench.stats import Estimate
 from ttbench.types import Metric, Scalar
 
@@ -82,7 +80,7 @@ def compare_pairs(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.Da
     return result
 
 
-def _compare_metric(found: Iterable[Group], metric: Metric, a: str, b: str) -> list[dict[str, Any]]:
+def _compare_metric(found: Iterable[summary.Group], metric: Metric, a: str, b: str) -> list[dict[str, Any]]:
     mine = {name: [group for group in found if group.line["checkpoint"] == name] for name in (a, b)}
     groups = {name: _by_settings(mine[name]) for name in (a, b)}
     if not groups[a] or not groups[b]:
@@ -103,11 +101,11 @@ def _compare_metric(found: Iterable[Group], metric: Metric, a: str, b: str) -> l
 
 
 Settings = tuple[tuple[str, Scalar], ...]
-Points = dict[tuple[Scalar, ...], Group]
+Points = dict[tuple[Scalar, ...], summary.Group]
 
 
 def _by_settings(
-    groups: Iterable[Group], *, leave_out: Sequence[str] = ("architecture_version",)
+    groups: Iterable[summary.Group], *, leave_out: Sequence[str] = ("architecture_version",)
 ) -> dict[Settings, Points]:
     found: dict[Settings, Points] = {}
     for group in groups:
@@ -162,7 +160,7 @@ def _family(a_points: Points, b_points: Points, a: str, b: str) -> list[dict[str
     return records
 
 
-def _record(one: Group, a: str, b: str, two: Group | None = None) -> dict[str, Any]:
+def _record(one: summary.Group, a: str, b: str, two: summary.Group | None = None) -> dict[str, Any]:
     head = summary.head(one)
     names = ("task", "metric", "label", "unit", "better", "statistic", "cluster", "axes")
     settings = {name: value for name, value in one.line.items() if name not in summary.CHECKPOINT}
@@ -188,7 +186,7 @@ def _record(one: Group, a: str, b: str, two: Group | None = None) -> dict[str, A
 # Effects
 
 
-def _effect(one: Group, two: Group) -> Effect | str:
+def _effect(one: summary.Group, two: summary.Group) -> Effect | str:
     """The effect at one point, or the reason why there is none."""
     for group in (one, two):
         if not len(group.rows):
@@ -228,7 +226,7 @@ def _quality_effect(shared: Shared, metric: Metric) -> Effect:
     )
 
 
-def _timing_effect(one: Group, two: Group) -> Effect | str:
+def _timing_effect(one: summary.Group, two: summary.Group) -> Effect | str:
     a, b = summary.rounds(one.rows, one.metric), summary.rounds(two.rows, two.metric)
     if not a.keys() & b.keys():
         return "no shared rounds"
@@ -284,42 +282,45 @@ def all_pairs(names: Sequence[str], *, most: int = 5) -> list[tuple[str, str]]:
 # On a terminal
 
 
-def render_comparison(comparison: pd.DataFrame) -> Stack:
-    """What `compare` found as a rich renderable: a table for each task, and what it says in words beneath."""
-    entries = words.records(comparison)
-    parts: list[Table | Text | words.Paragraph] = []
-    for task in words.by(entries, "task"):
-        a, b = task[0]["a"], task[0]["b"]
-        parts.append(Text(f"{task[0]['task']}: {a} and {b} on the same targets", style="bold"))
-        parts.append(_table(task, a, b))
-        parts += [words.Paragraph(sentence) for sentence in words.sentences(task)]
-        parts.append(Text())
-    return Stack(*parts)
+def render_comparison(comparison: pd.DataFrame) -> Group:
+    """What `compare` found as a rich renderable: a table for each metric, and what it says in words beneath each task.
+
+    Effects are a - b, or a / b as "times"; * marks points beyond a training context.
+    """
+    parts: list[Text | words.Paragraph] = []
+    for task in words.by(words.records(comparison), "task"):
+        parts.append(Text(f"{task[0]['task']}: {task[0]['a']} and {task[0]['b']} on the same targets", style="bold"))
+        for entries in words.by(task, "metric"):
+            parts += [Text(), *_metric_table(entries)]
+        if any(entry["extrapolated"] for entry in task):
+            parts += [Text(), words.Paragraph(f"* {words.BEYOND}", "dim")]
+        parts += [Text(), *(words.Paragraph(sentence) for sentence in words.sentences(task)), Text()]
+    return Group(*parts)
 
 
-def _table(entries: Sequence[words.Record], a: str, b: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for name, justify in (("context", "left"), (a, "right"), (b, "right"), ("a - b or a / b", "right")):
-        table.add_column(name, justify=justify)
-    table.add_column("shown", overflow="fold")
-    for part in words.by(entries, "metric"):
-        scale = words.of_metric(part, ("value_a", "value_b"))
-        table.add_row(Text(words.title(part[0], scale.unit), style="bold"), end_section=False)
-        for entry in part:
-            table.add_row(*_row(entry, scale, {A_BETTER: f"{a} better", B_BETTER: f"{b} better"}))
-    return table
+def _metric_table(entries: Sequence[words.Record]) -> Iterator[Text | words.Paragraph]:
+    a, b = entries[0]["a"], entries[0]["b"]
+    scale = words.of_metric(entries, ("value_a", "value_b"))
+    yield Text(words.title(entries[0], scale.unit), style="bold")
+    winner = {A_BETTER: a, B_BETTER: b, NOT_SHOWN: "not shown"}
+    rows = [["", a, b, "effect (95% interval)", "better"]]
+    for entry in entries:
+        if entry["verdict"] in winner:
+            values = [scale.text(entry["value_a"]), scale.text(entry["value_b"])]
+            rows.append([_place(entry), *values, words.effect(entry), winner[entry["verdict"]]])
+    if len(rows) > 1:
+        widths = [max(len(row[index]) for row in rows) for index in range(4)]
+        for row in rows:
+            cells = [row[0].ljust(widths[0]), *(row[index].rjust(widths[index]) for index in (1, 2, 3)), row[4]]
+            yield Text("  " + "  ".join(cells), style="dim" if row is rows[0] else "", no_wrap=True)
+    for entry in entries:
+        if entry["verdict"] not in winner:
+            yield words.Paragraph(f"{_place(entry)}: {entry['verdict']}, {entry['reason']}", "dim")
 
 
-def _row(entry: words.Record, scale: words.Scale, verdicts: Mapping[str, str]) -> list[str]:
-    axes = [f"{name} {entry[name]:g}" for name in entry["axes"].split(",")[1:] if entry[name] is not None]
-    place = "  " + ", ".join([words.context(entry["context_len"] or 0), *axes])
-    if entry["verdict"] == NOT_COMPARABLE:
-        return [place, "", "", "", f"{NOT_COMPARABLE}: {entry['reason']}"]
-    mark = "*" if entry["extrapolated"] else " "
-    return [
-        place + mark,
-        scale.text(entry["value_a"]),
-        scale.text(entry["value_b"]),
-        words.effect(entry),
-        verdicts.get(entry["verdict"], entry["verdict"]),
-    ]
+def _place(entry: words.Record) -> str:
+    if entry["context_len"] is None:
+        return "all"
+    mark = "*" if entry["extrapolated"] else ""
+    axes = [f" {name} {entry[name]:g}" for name in entry["axes"].split(",")[1:] if entry[name] is not None]
+    return words.context(entry["context_len"]) + mark + "".join(axes)

@@ -30,7 +30,7 @@ from ttbench.report.words import Record, Scale
 
 EXTRAPOLATED, NOISY, NOT_RUN = "*", "~", "-"
 _LEGEND = {
-    EXTRAPOLATED: "beyond the training context: extrapolation, no evidence that long context is used",
+    EXTRAPOLATED: words.BEYOND,
     NOISY: "noisy: the quartiles of the repeats are more than 10% of the median apart",
 }
 _STYLES = {"oom": "yellow", "too_long": "yellow", "too_short": "yellow", "unsupported": "yellow"}
@@ -128,6 +128,10 @@ class TaskTable:
         yield Text()
         notes = [f"{mark} {_LEGEND[mark]}" for mark in _LEGEND if mark in self.marks]
         notes += self.intervals
+        if self.sentences:
+            notes.append(
+                "differences are judged in pairs, on the same targets: they can be sure where intervals overlap"
+            )
         notes += dict.fromkeys(note for section in self.sections for note in section.notes)
         for note in notes:
             yield words.Paragraph(note, "dim")
@@ -153,11 +157,8 @@ class TaskTable:
 
     def _line(self, entries: Sequence[Record], scale: Scale) -> Line:
         first = entries[0]
-        reference = first["checkpoint"] is None
-        axes = [f"{name} {first[name]:g}" for name in _extra_axes(first) if first[name] is not None]
-        varying = [] if reference else [words.setting(name, first[name]) for name in self.varying]
         return Line(
-            name=" ".join([first["label"] if reference else first["checkpoint"], *varying, *axes]),
+            name=words.line_name(first, self.varying),
             trained="" if first["train_ctx"] is None else words.context(first["train_ctx"]),
             cells={entry["context_len"]: _cell(entry, scale) for entry in entries},
         )

@@ -23,6 +23,8 @@ _MULTIPLES: Mapping[str, Sequence[tuple[str, float]]] = {
 _WORDS = {"bit/byte": "bits per byte", "1": ""}
 MOST_IN_A_UNIT = 10_000  # a table moves to the next multiple before its largest number has more than four digits
 
+BEYOND = "beyond the training context: extrapolation, no evidence that long context is used"
+
 Record = Mapping[str, Any]
 
 
@@ -108,7 +110,9 @@ class Paragraph:
     style: str = ""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        lines = textwrap.wrap(self.text, options.max_width, initial_indent="  ", subsequent_indent="    ")
+        lines = textwrap.wrap(
+            self.text, options.max_width, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
+        )
         yield Text("\n".join(lines), style=self.style)
 
 
@@ -130,6 +134,15 @@ def settings(entries: Sequence[Record]) -> tuple[list[str], list[str]]:
 
 
 _SETTINGS = ("corpus", "dtype", "device", "engine", "attention", "batch_size", "threads")
+
+
+def line_name(entry: Record, varying: Sequence[str]) -> str:
+    """What a line is called: its checkpoint, the settings that tell it apart, and its place on other axes."""
+    if entry["checkpoint"] is None:
+        return entry["label"]
+    told = [setting(name, entry[name]) for name in varying]
+    axes = [name for name in entry["axes"].split(",") if name != "context_len" and entry[name] is not None]
+    return " ".join([entry["checkpoint"], *filter(None, told), *(f"{name} {entry[name]:g}" for name in axes)])
 
 
 def setting(name: str, value: Any) -> str:
@@ -294,10 +307,11 @@ def _interval(entry: Record, *, unsure: bool = False) -> str:
     if not unsure:
         return f" (95% interval {low} to {high}, {count})"
     none = 1.0 if entry["kind"] == RATIO else 0.0
+    effect_size = f"{size} points of 100" if entry["statistic"] == "proportion" else size
     corrected = ""
     if not entry["low"] <= none <= entry["high"] and entry["p_holm"] is not None:
         corrected = f"; p {significant(entry['p_holm'])} when corrected for all points"
-    return f" ({size}, 95% interval {low} to {high}, {count}{corrected})"
+    return f" ({effect_size}, 95% interval {low} to {high}, {count}{corrected})"
 
 
 def effect(entry: Record) -> str:

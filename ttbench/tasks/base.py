@@ -75,6 +75,10 @@ class Task(ABC):
         """Tokens that one cell will push through the model, for the plan's FLOPs; an estimate from above."""
         return context_len
 
+    def reach(self, params: Any, context_len: int) -> int:
+        """Tokens of the longest sequence that a cell reads; beyond the training context its rows are extrapolated."""
+        return context_len
+
     @abstractmethod
     def measure(self, bench: Bench) -> Iterator[Sample]:
         """Yield the samples of `bench.cell`. Raises CellAnswer to end with a status such as too_long."""

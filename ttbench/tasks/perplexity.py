@@ -151,6 +151,10 @@ class Perplexity(Task):
             return max(params.windows, num_documents) * (context_len + params.window)
         return num_documents * TYPICAL_DOCUMENT_LEN
 
+    def reach(self, params: PerplexityParams, context_len: int) -> int:
+        """`fixed` reads its window after the context."""
+        return context_len + params.window if params.protocol == "fixed" else context_len
+
     def measure(self, bench: Bench) -> Iterator[Sample]:
         """Yield one sample per window (`fixed`), or per document and bucket of positions.
 

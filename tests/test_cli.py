@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from ttbench.harness import check as harness_check
 from ttbench.harness.check import CheckResult
 from ttbench.harness.loading import save_checkpoint
 from ttbench.models.transformer import Transformer
+from ttbench.rows import read_rows
 from ttbench.run import RunInterrupted
 
 ROOT = Path(__file__).parents[1]
@@ -167,7 +169,7 @@ def test_a_run_prints_the_settings_in_force_an_estimate_and_where_everything_is(
     ):
         assert setting in words
     assert "limit=all" in words
-    assert "2 cells to do" in words
+    assert "2 cells to do: at most" in words
     assert "time not known yet" in words
     assert "[1/2] fake-quality tiny 64" in words
     assert words.count("[2/2]") == 1
@@ -181,7 +183,7 @@ def test_the_same_command_again_measures_nothing_and_says_so(here: Path, checkpo
     run_fake(checkpoint)
     again = run_fake(checkpoint)
     assert again.exit_code == 0
-    assert "2 of them answered by earlier runs" in " ".join(again.stderr.split())
+    assert "2 cells, all answered by earlier runs" in " ".join(again.stderr.split())
     assert "[1/" not in again.stderr
 
 
@@ -269,6 +271,64 @@ def test_list_and_show_find_what_a_run_left(here: Path, checkpoint: Path) -> Non
     assert run["name"] in invoke("list").stdout
 
 
+@pytest.fixture
+def both(here: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of two checkpoints, tiny and other, on the same trials."""
+    other = tmp_path_factory.mktemp("checkpoints") / "other"
+    torch.manual_seed(1)
+    save_checkpoint(Transformer.tiny(), other, dtype="float32", extra={"train_ctx": 64, "tokenizer": "bytes"})
+    assert run_fake(checkpoint, "--checkpoint", str(other)).exit_code == 0
+    return here
+
+
+@pytest.mark.parametrize("words", [[], ["--run", "last"]], ids=["all runs", "one run"])
+def test_compare_reads_what_runs_left(both: Path, words: list[str]) -> None:
+    found = json.loads(invoke("compare", "tiny", "other", "--json", *words).stdout)
+    assert {(entry["a"], entry["b"], entry["metric"]) for entry in found} == {("tiny", "other", "hits")}
+    assert [entry["context_len"] for entry in found] == [64, 128]
+    assert "tiny and other" in invoke("compare", "tiny", "other", *words).stdout
+
+
+def test_compare_reads_published_results_where_there_are_no_runs(both: Path) -> None:
+    assert invoke("figures", "last", "--into", "results/fake/cpu").exit_code == 0
+    shutil.rmtree("runs")
+    assert "tiny and other" in invoke("compare", "tiny", "other").stdout
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [(["tiny", "nobody"], "no rows of 'nobody'; measured are: other, tiny"), (["tiny", "tiny"], "with itself")],
+)
+def test_compare_says_what_it_lacks(both: Path, names: list[str], message: str) -> None:
+    result = invoke("compare", *names)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+
+
+def test_compare_before_any_run_says_how_to_start(here: Path) -> None:
+    assert "start with: ttbench run" in " ".join(invoke("compare", "a", "b").stderr.split())
+
+
+def test_figures_puts_runs_together_once_and_makes_the_same_files_again(both: Path, checkpoint: Path) -> None:
+    run_fake(checkpoint)
+    names = [entry["name"] for entry in json.loads(invoke("list", "runs", "--json").stdout)]
+    first = json.loads(invoke("figures", *names, "--into", "results/fake/cpu", "--json").stdout)
+    folder = both / "results" / "fake" / "cpu"
+    assert len(read_rows(folder / "rows.parquet")) == 2 * 2 * 3
+    before = {path: (both / path).read_bytes() for path in first}
+    assert "results/fake/cpu/table.csv" in before
+    for path in first:
+        (both / path).unlink()
+    assert json.loads(invoke("figures", "--json").stdout) == first
+    assert {path: (both / path).read_bytes() for path in first} == before
+
+
+def test_figures_without_rows_is_wrong_use(here: Path) -> None:
+    (here / "results").mkdir()
+    result = invoke("figures")
+    assert (result.exit_code, "no rows.parquet in results" in result.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("noun", listing.NOUNS)
 def test_every_noun_can_be_listed_as_text_and_as_json(here: Path, noun: str) -> None:
     entries = json.loads(invoke("list", noun, "--json").stdout)
@@ -276,6 +336,14 @@ def test_every_noun_can_be_listed_as_text_and_as_json(here: Path, noun: str) -> 
     assert text.exit_code == 0
     for entry in entries:
         assert entry["name"] in text.stdout
+
+
+def test_a_suite_that_cannot_be_read_hides_no_other(here: Path) -> None:
+    (here / "suites").mkdir()
+    (here / "suites" / "mine.yaml").write_text("title: t\nnonsense: 1\n")
+    found = {entry["name"]: entry["title"] for entry in json.loads(invoke("list", "suites", "--json").stdout)}
+    assert "unknown key 'nonsense'" in found["mine"]
+    assert {"smoke", "bench"} <= found.keys()
 
 
 def test_the_overview_names_everything_and_imports_no_torch(tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ def print_table(
         header_style="bold",
         show_header=head,
         box=None,
+        pad_edge=False,
         padding=(0, 2, 0, 0),
     )
     for column in columns:
@@ -191,8 +192,6 @@ class RunDisplay:
     def on_plan(self, plan: Plan, *, folder: str, num_reused: int) -> None:
         self.folder = folder
         self._num_cells = len(plan.cells) - num_reused
-        if num_reused:
-            say(f"{num_reused} of {len(plan.cells)} cells were answered by earlier runs", style="dim")
         if self._num_cells and sys.stderr.isatty():
             columns = (
                 TextColumn("{task.description}", table_column=TableColumn(no_wrap=True)),

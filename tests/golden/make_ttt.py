@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import sys
@@ -113,9 +114,6 @@ def _dump(golden: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    import torch
-    import transformers
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="the authors' ttt.py")
     parser.add_argument("--commit", required=True, help="commit of that file, recorded in every golden")
@@ -131,8 +129,8 @@ def main() -> None:
         "source": "https://github.com/test-time-training/ttt-lm-pytorch ttt.py",
         "commit": options.commit,
         "digest": hashlib.blake2b(options.source.read_bytes(), digest_size=16).hexdigest(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        "torch": importlib.metadata.version("torch"),
+        "transformers": importlib.metadata.version("transformers"),
     }
     for backbone in BACKBONES:
         for kind in BASE_LR:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -172,9 +174,17 @@ class Tabled(Transformer):
 
 def test_tables_that_no_file_holds_are_made_by_the_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ARCHITECTURES._built_in, "transformer", f"{__name__}:Tabled")
-    monkeypatch.setitem(__import__("sys").modules, __name__, __import__(__name__))
     model = load(folder)
     assert torch.equal(dict(model.named_buffers())["table"], torch.arange(5.0))
+
+
+def test_opening_a_local_checkpoint_loads_neither_the_hub_client_nor_a_compiler(folder: Path) -> None:
+    code = (
+        "import sys, ttbench; ttbench.load(sys.argv[1]); "
+        "print([name for name in ('huggingface_hub', 'sympy', 'torch._dynamo', 'tokenizers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_an_engine_is_opened_by_name_or_by_checkpoint(folder: Path) -> None:

@@ -200,17 +200,21 @@ seen["flushed"] = measure.denormals_flushed()
 measure.pin_threads(1)
 seen["pinned after"] = torch.get_num_threads()
 seen["variables"] = dict(measure.environment().variables)
+measure.prepare_process()
+import sys
+seen["imported"] = {"ttbench.harness.loading", "ttbench.models.transformer"} <= set(sys.modules)
 print(json.dumps(seen))
 """
 
 
-def test_threads_are_pinned_and_denormals_flushed_on_all_of_them() -> None:
+def test_a_process_is_prepared_threads_pinned_and_denormals_flushed_on_all_of_them() -> None:
     seen = json.loads(run_python(THREADS))
     assert seen["without torch"] is None
     assert (seen["pinned before"], seen["pinned after"]) == (2, 1)
     # both threads share the two million products
     assert (seen["flush"], seen["flushed"], seen["denormals left"]) == (True, True, 0)
     assert seen["variables"]["TTBENCH_FLUSH_DENORMALS"] == "1"
+    assert seen["imported"] is True
     assert seen["variables"]["OMP_NUM_THREADS"] == seen["variables"]["MKL_NUM_THREADS"] == "1"
 
 

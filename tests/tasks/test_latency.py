@@ -93,7 +93,7 @@ class SleepyEngine:
 
 @pytest.fixture(autouse=True)
 def _light(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "flush_denormals", lambda: True)
+    monkeypatch.setattr(measure, "prepare_process", lambda: None)
     monkeypatch.setattr(measure, "time", FakeClock())
 
 

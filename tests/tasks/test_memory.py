@@ -126,7 +126,7 @@ def samples_of(
 
 @pytest.fixture(autouse=True)
 def _no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "flush_denormals", lambda: True)
+    monkeypatch.setattr(measure, "prepare_process", lambda: None)
 
 
 def test_every_phase_is_a_row_with_the_same_columns() -> None:
@@ -142,7 +142,7 @@ import json, sys
 sys.path.insert(0, {folder!r})
 import test_memory
 from ttbench.harness import measure
-measure.flush_denormals = lambda: True
+measure.prepare_process = lambda: None
 samples = test_memory.samples_of(test_memory.{cost}, **{options!r})
 print(json.dumps({{phase: dict(sample.values) for phase, sample in samples.items()}}))
 """

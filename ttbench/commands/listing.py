@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ttbench.errors import TtbenchError, UnknownNameError, UsageError
+from ttbench.errors import SuiteError, TtbenchError, UnknownNameError, UsageError
 from ttbench.registry import ARCHITECTURES, CORPORA, TASKS, Registry
 
 RUNS = Path("runs")
@@ -87,11 +87,16 @@ def checkpoints() -> list[dict[str, Any]]:
 
 
 def suites() -> list[dict[str, Any]]:
+    """Suites that can be named; one that cannot be read says so and hides no other."""
     from ttbench.suite import list_suites, load_suite
 
     found = []
     for name, path in sorted(list_suites().items()):
-        suite = load_suite(path)
+        try:
+            suite = load_suite(path)
+        except SuiteError as error:
+            found.append({"name": name, "title": f"cannot be read: {error}", "tasks": [], "path": str(path)})
+            continue
         names = dict.fromkeys(item.task for item in suite.tasks)
         found.append({"name": name, "title": suite.title, "tasks": list(names), "path": str(path)})
     return found

@@ -151,8 +151,11 @@ def print_header(plan: Plan, request: Request) -> None:
 def print_estimate(plan: Plan, *, done: Mapping[str, Path]) -> None:
     """What is left to do and what it will cost, on stderr."""
     left = [cell for cell in plan.cells if cell.cell_id not in done]
-    answered = f", {len(done)} of them answered by earlier runs" if done else ""
-    console.say(f"{_number(len(plan.cells), 'cell')}{answered}{f', {len(plan.skips)} skipped' if plan.skips else ''}")
+    answered = (
+        "" if not done else ", all answered by earlier runs" if not left else f", {len(done)} answered by earlier runs"
+    )
+    skipped = f", {len(plan.skips)} skipped" if plan.skips else ""
+    console.say(f"{_number(len(plan.cells), 'cell')}{answered}{skipped}")
     if not left:
         return
     estimates = [plan.estimates[cell.cell_id] for cell in left]
@@ -166,7 +169,7 @@ def print_estimate(plan: Plan, *, done: Mapping[str, Path]) -> None:
         time = f"at least {console.span(sum(known))}: {new} of {len(left)} cells are new to this machine"
     else:
         time = "not known yet: nothing like it has run on this machine; the first cells will tell"
-    console.say(f"to do: at most {work}, largest state {state}; time {time}")
+    console.say(f"{_number(len(left), 'cell')} to do: at most {work}, largest state {state}; time {time}")
 
 
 def print_end(result: RunResult, *, files: Iterable[Path], request: Request) -> None:

@@ -28,7 +28,9 @@ DTYPES = {
     "float16": torch.float16,
 }
 
-# Tokens of each sequence that one forward reads: docs/decisions says how it was measured.
+# Tokens of each sequence that one forward reads. Models of 1M parameters over 16k tokens, one CPU thread: CPU seconds
+# are flat within 15 % from 512 on (128 costs the transformer a quarter more and TTT-Linear twice as much), and memory
+# grows with the chunk, 22 to 30 MiB at 2048 and 180 MiB for all at once. Larger models like larger chunks.
 CHUNK_LEN = 2048
 
 # Elements of one slice of logits: 32 MiB in float32.

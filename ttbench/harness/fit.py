@@ -27,7 +27,14 @@ FLOAT_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16
 class _Unfilled(TorchFunctionMode):
     """Leaves tensors without memory unfilled: nothing to fill, and torch would import sympy and its compiler for it."""
 
-    _FILLS = frozenset((Tensor.normal_, Tensor.uniform_, Tensor.zero_, Tensor.fill_, nn.init.normal_, nn.init.uniform_))
+    _FILLS = frozenset(
+        [
+            *(getattr(Tensor, f"{name}_") for name in ("normal", "uniform", "zero", "fill", "copy", "clamp")),
+            *(getattr(Tensor, f"{name}_") for name in ("add", "sub", "mul", "div", "exp", "log")),
+            *(getattr(Tensor, f"__i{name}__") for name in ("add", "sub", "mul", "div", "truediv")),
+            *(fill for name, fill in vars(nn.init).items() if callable(fill) and name.endswith("_")),
+        ]
+    )
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -11,17 +11,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import errors, snapshot_download
-
 from ttbench.errors import CheckpointError
 from ttbench.harness.files import MAX_INDEX_BYTES, member, read_json
 from ttbench.harness.weights import INDEX, SINGLE
 
 _ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[A-Za-z0-9][\w./-]*))?")
 _SMALL = ["config.json", "tokenizer.json", "tokenizer_config.json", INDEX]
-
-# What the hub's client raises when a request fails on the way: its class depends on the HTTP library below it.
-_UNREACHABLE: tuple[type[Exception], ...] = (OSError, ValueError, *errors.HfHubHTTPError.__bases__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +53,11 @@ def fetch_weights(hub_id: HubId, folder: Path) -> None:
 
 
 def _snapshot(hub_id: HubId, names: list[str]) -> Path:
+    # Late: the client takes its time and memory, and a process that measures a local checkpoint needs neither.
+    from huggingface_hub import errors, snapshot_download
+
+    # The class of an error on the way depends on the HTTP library below the client.
+    unreachable: tuple[type[Exception], ...] = (OSError, ValueError, *errors.HfHubHTTPError.__bases__)
     repo, revision = hub_id.repo, hub_id.revision
     shown = repo if revision is None else f"{repo}@{revision}"
     try:
@@ -77,7 +77,7 @@ def _snapshot(hub_id: HubId, names: list[str]) -> Path:
             f"the repository '{repo}' has no revision '{revision}'; give a commit, tag or branch that "
             f"https://huggingface.co/{repo}/commits shows"
         ) from error
-    except _UNREACHABLE as error:
+    except unreachable as error:
         raise CheckpointError(
             f"'{shown}' is not a local folder, not whole in the hub's cache, and the hub cannot be reached "
             f"({type(error).__name__}); connect, unset HF_HUB_OFFLINE, or on another machine run `hf download {repo}` "

@@ -1,6 +1,6 @@
 """Clocks, memory counters and the machine: what every row says about where and how it was made.
 
-Torch-free at import; `flush_denormals` alone imports torch. All times in seconds, all sizes in bytes.
+Torch-free at import; only `flush_denormals` and `prepare_process` import torch. Times are seconds, sizes bytes.
 
 Traps this file exists for:
   - `ru_maxrss` is inherited through fork and exec, so a small child of a fat parent shows the parent's peak. VmHWM
@@ -31,6 +31,7 @@ from typing import Self
 
 import ttbench
 from ttbench.errors import UsageError
+from ttbench.registry import ARCHITECTURES
 from ttbench.types import Environment, canonical_json, digest
 
 PACKAGES = (
@@ -91,6 +92,14 @@ def flush_denormals() -> bool:
     done = bool(importlib.import_module("torch").set_flush_denormal(True))
     os.environ["TTBENCH_FLUSH_DENORMALS"] = str(int(done))
     return done
+
+
+def prepare_process() -> None:
+    """Flush denormals and import all that opening a checkpoint imports, so that a measured load is its own."""
+    flush_denormals()
+    importlib.import_module("ttbench.harness.loading")
+    for name in ARCHITECTURES:
+        ARCHITECTURES.load(name)
 
 
 def denormals_flushed() -> bool | None:

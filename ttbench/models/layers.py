@@ -109,15 +109,14 @@ def init_weights_(module: nn.Module, *, residual: Iterable[nn.Linear], num_branc
     hundred this, unlike the usual std of 0.02, starts attention away from uniform: docs/decisions/0004-zoo-recipe.md
     has the trials. Other parameters are left alone.
     """
+    outputs = {id(part) for part in residual}
     for part in module.modules():
         if isinstance(part, nn.Linear):
-            nn.init.normal_(part.weight, std=part.in_features**-0.5)
+            num_terms = part.in_features * (num_branches if id(part) in outputs else 1)
+            nn.init.normal_(part.weight, std=num_terms**-0.5)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
     for part in module.modules():
         # after the linears, so that a tied head keeps the embedding's scale
         if isinstance(part, nn.Embedding):
             nn.init.normal_(part.weight, std=0.1)
-    with torch.no_grad():
-        for part in residual:
-            part.weight /= math.sqrt(num_branches)

@@ -156,19 +156,14 @@ class Block(nn.Module):
         self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
 
 
-def _dialect(kind: str) -> Dialect:
+def _dialect(kind: str, inner: type[Any]) -> Dialect:
     """The authors' names: their modules are ours below `layers`, so most keys only lose "model."."""
-    parts = [f"seq_modeling_block.{part}_proj.weight" for part in "qkvog"]
-    parts += [
-        f"{conv}.{name}"
-        for conv in ("seq_modeling_block.conv_q", "seq_modeling_block.conv_k", "conv.conv")
-        for name in ("weight", "bias")
-    ]
-    parts += [f"seq_modeling_block.learnable_{name}" for name in ("token_idx", "ttt_lr_weight", "ttt_lr_bias")]
-    parts += [f"seq_modeling_block.{name}" for name in ("ttt_norm_weight", "ttt_norm_bias")]
-    parts += [f"seq_modeling_block.{name}" for name in (("W1", "b1") if kind == "linear" else ("W1", "b1", "W2", "b2"))]
-    parts += ["seq_modeling_block.post_norm.weight", "seq_modeling_block.post_norm.bias"]
-    parts += ["conv.norm.weight", "seq_norm.weight", "ffn_norm.weight"]
+    layer = [f"{part}_proj.weight" for part in "qkvog"]
+    layer += [f"conv_{part}.{name}" for part in "qk" for name in ("weight", "bias")]
+    layer += [f"learnable_{name}" for name in ("token_idx", "ttt_lr_weight", "ttt_lr_bias")]
+    layer += ["ttt_norm_weight", "ttt_norm_bias", "post_norm.weight", "post_norm.bias", *inner.weight_shapes(1)]
+    parts = [f"seq_modeling_block.{name}" for name in layer]
+    parts += ["conv.norm.weight", "conv.conv.weight", "conv.conv.bias", "seq_norm.weight", "ffn_norm.weight"]
     parts += [f"mlp.{part}_proj.weight" for part in ("gate", "up", "down")]
     buffers = [f"model.layers.{{i}}.seq_modeling_block.{name}" for name in ("token_idx", "rotary_emb.inv_freq")]
     weights: dict[str, str | None] = {
@@ -195,9 +190,8 @@ class TTT(SequenceModel):
     op: ClassVar[ModuleType]
     kind: ClassVar[str]
     inner_state: ClassVar[type[Any]]  # state of the op
-    layers_state: ClassVar[
-        type[TTTLinearState] | type[TTTMLPState]
-    ]  # state of the model: the op's fields with a dimension L in front, and tails
+    # state of the model: the op's fields with a dimension L in front, and tails
+    layers_state: ClassVar[type[TTTLinearState] | type[TTTMLPState]]
 
     def __init__(self, config: TTTConfig) -> None:
         super().__init__()
@@ -395,11 +389,11 @@ class TTTLinear(TTT):
     """TTT-Linear. See the module docstring."""
 
     op, kind, inner_state, layers_state = ttt_linear, "linear", ttt_linear.LinearState, TTTLinearState
-    DIALECTS = (_dialect("linear"),)
+    DIALECTS = (_dialect("linear", ttt_linear.LinearState),)
 
 
 class TTTMLP(TTT):
     """TTT-MLP. See the module docstring."""
 
     op, kind, inner_state, layers_state = ttt_mlp, "mlp", ttt_mlp.MLPState, TTTMLPState
-    DIALECTS = (_dialect("mlp"),)
+    DIALECTS = (_dialect("mlp", ttt_mlp.MLPState),)

@@ -2,7 +2,7 @@
 
 Measured, for one checkpoint and one context length c, in a process of its own per round:
 
-    load        opening the checkpoint in a process that has torch already                   once
+    load        opening the checkpoint in a process that has imported all it needs           once
     first_call  the first prefill of c tokens: first-touch memory, kernel choice, caches     once
     prefill     [reset] PREFILL c tokens -> logits of the last                               repeats
     decode      [restore the state after c tokens] STEP STEP STEP ... -> depths c, c+1, ...  repeats of num_calls steps
@@ -130,7 +130,7 @@ class Latency(Task):
     def measure(self, bench: Bench) -> Iterator[Sample]:
         cell = bench.cell
         params: LatencyParams = self.Params(**cell.params)
-        measure.flush_denormals()
+        measure.prepare_process()
         with Stopwatch() as watch:
             engine = bench.engine
         _require_room(engine, cell.context_len + params.decode_tokens)

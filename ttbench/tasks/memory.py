@@ -3,7 +3,7 @@
 Measured, for one checkpoint and one context length c, in a process of its own:
 
     phase      what happens                          peak since                resident
-    baseline   torch is imported                     the process started       before load
+    baseline   torch and ttbench are imported        the process started       before load
     load       the checkpoint is opened              the load began            after load
     prefill    a state is made, c tokens are read    the prefill began         after prefill
     decode     decode_tokens steps                   the decoding began        after decode
@@ -113,7 +113,7 @@ class Memory(Task):
     def measure(self, bench: Bench) -> Iterator[Sample]:
         cell = bench.cell
         params: MemoryParams = self.Params(**cell.params)
-        measure.flush_denormals()
+        measure.prepare_process()
         yield _sample("baseline", cell, reset=False)
 
         reset = measure.reset_peak_rss()

@@ -97,12 +97,13 @@ def plan(
     Raises UnknownNameError or UsageError when the request has no meaning.
     """
     task: Task = TASKS.load(task_name)()
-    values = read_params(task, params)
+    settled = task.settle(task.Params(**read_params(task, params)), tuple(context_lens))
+    values: dict[str, Scalar] = dataclasses.asdict(settled)
     _check_request(checkpoints=checkpoints, dtype=dtype, threads=threads, batch_size=batch_size, timeout_s=timeout_s)
     isolated = task.isolation == "cell"
     cells: dict[str, Cell] = {}
     skips: list[Skip] = []
-    for checkpoint, context_len, round_ in _points(task, task.Params(**values), checkpoints, context_lens):
+    for checkpoint, context_len, round_ in _points(task, settled, checkpoints, context_lens):
         cell = Cell(
             task=task_name,
             task_version=task.version,
@@ -121,7 +122,7 @@ def plan(
             round=round_,
             machine=machine if isolated else None,
             timeout_s=timeout_s,
-            reach=task.reach(task.Params(**values), context_len),
+            reach=task.reach(settled, context_len),
         )
         skip = _skip(task, cell, twins=cells)
         if skip is None:

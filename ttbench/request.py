@@ -19,7 +19,6 @@ from ttbench.tasks.base import Task
 from ttbench.types import Checkpoint, Scalar
 
 DEFAULT_OUT = "runs"
-DEFAULT_CORPUS = "code"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +71,7 @@ def plan_task(task: str, options: Options, *, out: str | Path = DEFAULT_OUT) -> 
     corpus = options.corpus
     if corpus is not None and not needs.needs_corpus:
         raise UsageError(f"task '{task}' reads no corpus; leave --corpus out")
-    corpus = corpus or (DEFAULT_CORPUS if needs.needs_corpus else None)
+    corpus = corpus or (needs.default_corpus if needs.needs_corpus else None)
     params = _params(needs, options)
     # Before anything is opened: a misspelt parameter must not cost seconds.
     read_params(needs, params)

@@ -80,6 +80,8 @@ class Group:
 
             # Once torch is there: the environment set its threads, this fixes those between operations too.
             measure.pin_threads(cell.threads)
+            # Before the first product starts torch's threads, which take the mode over from this one.
+            measure.flush_denormals()
             self.engine = load_engine(cell.checkpoint, device=cell.device, dtype=cell.dtype, attention=cell.attention)
         return self.engine
 

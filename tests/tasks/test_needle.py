@@ -183,7 +183,7 @@ def test_prompt_and_answer_fill_the_context_to_the_token(context_len: int, quest
 
 
 def test_a_prompt_reads_as_drawn_in_the_documentation() -> None:
-    sample = measure(StubEngine(uniform(257)), limit=1, depths="0.5")[0]
+    sample = measure(StubEngine(uniform(257)), limit=1, depths="0.5", question="ruler")[0]
     recipe = json.loads(str(sample.keys["recipe"]))
     text = BYTES.decode(rebuild(recipe, CORPUS, BYTES)).decode()
     key, value = recipe["key"], recipe["value"]

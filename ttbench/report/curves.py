@@ -1,7 +1,7 @@
 """Curves: one line per checkpoint against the context, its 95 % interval as a band.
 
-Dashed and hollow beyond the training context, which an upright tick marks; compressors as thin grey lines; cells without
-a number as crosses at the foot, with their status. Names stand at the ends of the lines.
+Dashed and hollow beyond the training context, which an upright tick marks; compressors as thin grey lines; cells
+without a number as crosses at the foot, with their status. Names stand at the ends of the lines.
 """
 
 from __future__ import annotations

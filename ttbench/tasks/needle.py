@@ -60,7 +60,7 @@ class NeedleParams:
     limit: int = 10  # trials: haystacks, each with a needle at every depth
     depths: str = "0,0.25,0.5,0.75,1"  # shares of the haystack before the needle
     scorer: Literal["both", "generate", "choice"] = "both"
-    question: Literal["ruler", "cloze"] = "ruler"  # cloze: the needle's sentence begun again
+    question: Literal["ruler", "cloze"] = "cloze"  # cloze: the needle's sentence begun again, for base models
     candidates: int = 10  # choice: values to choose from, the true one included
     answer_tokens: int = 32  # generate: tokens written, kept free inside the context
     share_prefixes: bool = True  # False reads every prompt from its start: slower, equal answers

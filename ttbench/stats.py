@@ -139,7 +139,7 @@ def _studentised_half_width(a: Floats, b: Floats, *, seed: int, level: float, dr
     error = math.sqrt(correction * np.sum((a - value * b) ** 2)) / b.sum()
     if error == 0:
         return 0.0
-    counts = _resamples(num_clusters, seed=seed, draws=draws)
+    counts = resamples(num_clusters, seed=seed, draws=draws)
     a_sum, b_sum, aa, ab, bb = (counts @ column for column in (a, b, a * a, a * b, b * b))
     usable = b_sum > 0
     ratios = np.divide(a_sum, b_sum, out=np.zeros_like(a_sum), where=usable)
@@ -154,7 +154,7 @@ def _studentised_half_width(a: Floats, b: Floats, *, seed: int, level: float, dr
 
 
 @functools.lru_cache(maxsize=4)
-def _resamples(num_clusters: int, *, seed: int, draws: int) -> Floats:
+def resamples(num_clusters: int, *, seed: int, draws: int) -> Floats:
     """How often each resample takes each cluster, [draws, G]; shared by the numbers of a table, so read-only."""
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters), size=draws).astype(np.float64)

@@ -54,7 +54,7 @@ def token_ids() -> np.ndarray:
 def record(case: str) -> dict[str, Any]:
     """Run transformers on one case, in float64 as far as it allows."""
     import torch
-    import transformers
+    import transformers  # pyright: ignore[reportMissingImports]
 
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, **CASES[case])).double().eval()
     with torch.no_grad():

@@ -181,13 +181,14 @@ def test_buffers_that_older_programs_stored_are_dropped_knowingly(folder: Path) 
         ({"hidden_size": "wide"}, "cannot be built|cannot be read"),
         ({"hidden_size": -32}, "cannot be built|cannot be read"),
         ({"vocab_size": 10**30}, "cannot be built|cannot be read"),
-        ({"num_attention_heads": 0}, "has no elements"),
+        ({"num_attention_heads": 0}, "cannot be built|cannot be read"),
+        ({"vocab_size": 0}, "has no elements"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000, and the weights are"),
         ({"num_hidden_layers": -1}, "num_hidden_layers=-1"),
         ({"num_hidden_layers": "two"}, "num_hidden_layers='two'"),
         ({"tokenizer": "words"}, "tokenizer='words'; allowed: 'bytes'"),
     ],
-    ids=range(12),
+    ids=range(13),
 )
 def test_a_config_that_describes_no_model_is_refused(folder: Path, changes: dict[str, Any], message: str) -> None:
     change_config(folder, **changes)

@@ -16,6 +16,9 @@ from ttbench.models.transformer import Transformer
 from ttbench.registry import ARCHITECTURES
 
 VOCAB = 257
+# nested lists are allowed although the annotation of ids names arrays only
+ONE: Any = [[1]]
+ONE_STEP: Any = [1]
 
 
 def model_of(name: str, **overrides: Any) -> SequenceModel:
@@ -76,7 +79,7 @@ def test_the_sum_of_nats_is_the_product_of_conditionals(name: str) -> None:
     product = 1.0
     logs = 0.0
     for here, following in zip(ids[0, :-1], ids[0, 1:], strict=True):
-        probability = float(engine.decode([here]).softmax(-1)[0, following])
+        probability = float(engine.decode(np.array([here])).softmax(-1)[0, following])
         product *= probability
         logs -= np.log(probability)
     assert nats == pytest.approx(logs, rel=1e-11)
@@ -182,10 +185,10 @@ def test_room_is_what_the_last_reset_asked_for() -> None:
     engine.reset(1, 10)
     engine.prefill(random_ids(1, 10))
     for call in (
-        lambda: engine.decode([1]),
-        lambda: engine.prefill([[1]]),
-        lambda: engine.score([[1]], [[1]]),
-        lambda: engine.generate([[1]], 1),
+        lambda: engine.decode(ONE_STEP),
+        lambda: engine.prefill(ONE),
+        lambda: engine.score(ONE, ONE),
+        lambda: engine.generate(ONE, 1),
     ):
         with pytest.raises(UsageError, match="1 more tokens after 10 are beyond the 10"):
             call()
@@ -257,9 +260,9 @@ def test_every_dtype_runs_and_gives_wide_logits(name: str, dtype: str, logits_dt
 
 @pytest.mark.parametrize("made", [list, np.asarray, torch.as_tensor, lambda x: np.asarray(x, dtype=np.int32)])
 def test_ids_may_be_anything_that_holds_integers(made: Any) -> None:
-    engine, ids = engine_of(), [[1, 2, 3], [4, 5, 6]]
+    engine, ids = engine_of(), np.array([[1, 2, 3], [4, 5, 6]])
     engine.reset(2, 9)
-    torch.testing.assert_close(engine.prefill(made(ids)), engine.logits(ids)[:, -1], rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(engine.prefill(made(ids.tolist())), engine.logits(ids)[:, -1], rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -297,8 +300,8 @@ def test_wrong_input_is_refused_in_words_and_changes_nothing(call: Any, message:
 def test_an_engine_without_a_state_says_so() -> None:
     engine = engine_of()
     assert (engine.num_tokens, engine.state_bytes, engine.state_allocated_bytes) == (0, 0, 0)
-    assert engine.logits([[1, 2]]).shape == (1, 2, VOCAB)
-    for call in (lambda: engine.prefill([[1]]), lambda: engine.decode([1]), engine.snapshot):
+    assert engine.logits(ONE).shape == (1, 1, VOCAB)
+    for call in (lambda: engine.prefill(ONE), lambda: engine.decode(ONE_STEP), engine.snapshot):
         with pytest.raises(UsageError, match=r"call reset\(batch_size, max_len\) first"):
             call()
 

@@ -151,11 +151,10 @@ def print_header(plan: Plan, request: Request) -> None:
 def print_estimate(plan: Plan, *, done: Mapping[str, Path]) -> None:
     """What is left to do and what it will cost, on stderr."""
     left = [cell for cell in plan.cells if cell.cell_id not in done]
-    answered = (
-        "" if not done else ", all answered by earlier runs" if not left else f", {len(done)} answered by earlier runs"
-    )
-    skipped = f", {len(plan.skips)} skipped" if plan.skips else ""
-    console.say(f"{_number(len(plan.cells), 'cell')}{answered}{skipped}")
+    answered = [f"{'all' if not left else len(done)} answered by earlier runs"] if done else []
+    skipped = [f"{len(plan.skips)} skipped"] if plan.skips else []
+    if answered or skipped:
+        console.say(", ".join([_number(len(plan.cells), "cell"), *answered, *skipped]))
     if not left:
         return
     estimates = [plan.estimates[cell.cell_id] for cell in left]

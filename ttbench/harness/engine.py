@@ -26,15 +26,19 @@ class Engine(Protocol):
 
     def reset(self, batch_size: int, max_len: int) -> None:
         """Empty state for `batch_size` sequences of up to `max_len` tokens; reuses the allocation when it fits."""
+        ...
 
     def prefill(self, ids: Ids) -> Float[Tensor, "B V"]:
         """Continue the state over ids [B, T]; logits of the last token."""
+        ...
 
     def decode(self, ids: Ids) -> Float[Tensor, "B V"]:
         """Continue the state by one token each, ids [B]. The logits never alias a buffer that a later call writes."""
+        ...
 
     def logits(self, ids: Ids) -> Float[Tensor, "B T V"]:
         """All logits of ids [B, T], stateless."""
+        ...
 
     def score(self, ids: Ids, targets: Ids, lengths: Int[np.ndarray, "B"] | None = None) -> Float[np.ndarray, "B T"]:
         """Negative log-likelihood in nats of targets[b, t] after ids[b, :t + 1]; advances the state by T.
@@ -42,18 +46,23 @@ class Engine(Protocol):
         float64; the caller shifts. A target of -1 is not scored and gives 0. Rows are valid up to lengths[b];
         entries beyond are 0.
         """
+        ...
 
     def generate(self, ids: Ids, num_tokens: int) -> Int[np.ndarray, "B N"]:
         """Greedy continuation of the state: reads ids [B, T], then writes `num_tokens` tokens."""
+        ...
 
     def snapshot(self) -> Any:
         """A copy of the state, for `restore`."""
+        ...
 
     def restore(self, snapshot: Any) -> None:
         """Back to a snapshot; one of batch 1 is broadcast to the current batch size."""
+        ...
 
     def synchronize(self) -> None:
         """Wait until the device has finished."""
+        ...
 
     @property
     def num_tokens(self) -> int:

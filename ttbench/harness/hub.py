@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from ttbench.errors import CheckpointError
 from ttbench.harness.files import MAX_INDEX_BYTES, member, read_json
@@ -57,7 +58,7 @@ def _snapshot(hub_id: HubId, names: list[str]) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     # The class of an error on the way depends on the HTTP library below the client.
-    unreachable: tuple[type[Exception], ...] = (OSError, ValueError, *errors.HfHubHTTPError.__bases__)
+    below = cast("tuple[type[Exception], ...]", errors.HfHubHTTPError.__bases__)
     repo, revision = hub_id.repo, hub_id.revision
     shown = repo if revision is None else f"{repo}@{revision}"
     try:
@@ -77,7 +78,7 @@ def _snapshot(hub_id: HubId, names: list[str]) -> Path:
             f"the repository '{repo}' has no revision '{revision}'; give a commit, tag or branch that "
             f"https://huggingface.co/{repo}/commits shows"
         ) from error
-    except unreachable as error:
+    except (OSError, ValueError, *below) as error:
         raise CheckpointError(
             f"'{shown}' is not a local folder, not whole in the hub's cache, and the hub cannot be reached "
             f"({type(error).__name__}); connect, unset HF_HUB_OFFLINE, or on another machine run `hf download {repo}` "

@@ -164,7 +164,7 @@ def _needle_maker(texts: Sequence[Maker], *, answer_weight: float) -> Maker:
         stated = [_sentence(wording, *pair, known=0.0) for pair in pairs]
         asked = [_sentence(wording, *pairs[i], known=answer_weight) for i in rng.permutation(num_pairs)]
         used = sum(len(span.text) for sentence in stated + asked for span in sentence)
-        hay = texts[rng.integers(len(texts))](rng, max(1, num_tokens - used))[0].text
+        hay = texts[int(rng.integers(len(texts)))](rng, max(1, num_tokens - used))[0].text
         cuts = np.sort(rng.integers(len(hay) + 1, size=num_pairs))
         spans: list[Span] = []
         start = 0

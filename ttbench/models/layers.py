@@ -94,14 +94,6 @@ def rotate_half(
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
-def rotate_pairs(
-    x: Float[Tensor, "... T D"], cos: Float[Tensor, "T R"], sin: Float[Tensor, "T R"]
-) -> Float[Tensor, "... T D"]:
-    """Rotary embedding on neighbours (x[2i], x[2i + 1]): the layout of EasyLM and the TTT authors."""
-    even, odd = x[..., 0::2], x[..., 1::2]
-    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
-
-
 def init_weights_(module: nn.Module, *, residual: Iterable[nn.Linear], num_branches: int) -> None:
     """Start weights for training: Linear normal with std fan_in^-1/2, Embedding normal with std 0.1, zero biases.
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -235,10 +235,13 @@ class Transformer(SequenceModel):
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        outputs = [part for block in self.layers for part in (block.self_attn.o_proj, block.mlp.down_proj)]
+        outputs = [part for block in self._blocks() for part in (block.self_attn.o_proj, block.mlp.down_proj)]
         init_weights_(self, residual=outputs, num_branches=len(outputs))
         if config.tie_word_embeddings:
             self.lm_head.weight = self.embed.weight
+
+    def _blocks(self) -> list[Block]:
+        return cast("list[Block]", list(self.layers))
 
     @classmethod
     def from_config(cls, config: TransformerConfig) -> Self:
@@ -308,7 +311,7 @@ class Transformer(SequenceModel):
         cos, sin = rotary_angles(
             positions, dim=self.config.head_dim, theta=self.config.rope_theta, dtype=self.norm.weight.dtype
         )
-        for i, block in enumerate(self.layers):
+        for i, block in enumerate(self._blocks()):
             attn = block.self_attn
             conv_state = None if state is None else state.conv[i]
             q, k, v = attn.project(block.input_layernorm(x), cos, sin, conv_state)
@@ -331,7 +334,7 @@ class Transformer(SequenceModel):
         )
         seen_len = min(variant, state.keys.shape[3])
         seen = (torch.arange(seen_len, device=ids.device) <= state.position)[None, None, None]
-        for i, block in enumerate(self.layers):
+        for i, block in enumerate(self._blocks()):
             attn = block.self_attn
             q, k, v = attn.project(block.input_layernorm(x), cos, sin, state.conv[i])
             state.keys[i].index_copy_(2, state.position, k)

@@ -33,8 +33,8 @@ def draw_documents(rng: np.random.Generator, num_documents: int) -> tuple[Floats
     return numerator, denominator, np.repeat(np.arange(num_documents), WINDOWS)
 
 
-def _bootstrap_ratios(a: Floats, b: Floats, draws: int = 2000) -> Floats:
-    counts = np.random.default_rng(0).multinomial(len(a), np.full(len(a), 1 / len(a)), size=draws)
+def _bootstrap_ratios(a: Floats, b: Floats) -> Floats:
+    counts = stats.resamples(len(a), seed=0, draws=2000)
     return (counts @ a) / (counts @ b)
 
 
@@ -137,7 +137,7 @@ def median_coverage(num_rounds: int, *, data_sets: int, seed: int) -> float:
 
 
 def false_alarms(num_documents: int, *, data_sets: int, seed: int) -> tuple[float, float]:
-    """How often two equal checkpoints are told apart: by the interval of their difference, and by the sign-flip test."""
+    """How often two equal checkpoints are told apart, by the interval of their difference and by the sign-flip test."""
     rng = np.random.default_rng([seed, num_documents, 7])
     alarms = []
     for _ in range(data_sets):
@@ -165,18 +165,22 @@ def main() -> None:
     parser.add_argument("--data-sets", type=int, default=2000, help="data sets for each number (default 2000)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    many: dict[str, int] = {"data_sets": options.data_sets, "seed": options.seed}
-    print(f"Coverage of 95% intervals of a ratio of sums, {options.data_sets} data sets:\n")
-    rows = [[num, *ratio_coverage(num, **many).values()] for num in (5, 10, 20, 30, 60)]
+    data_sets, seed = int(options.data_sets), int(options.seed)
+    print(f"Coverage of 95% intervals of a ratio of sums, {data_sets} data sets:\n")
+    rows = [[num, *ratio_coverage(num, data_sets=data_sets, seed=seed).values()] for num in (5, 10, 20, 30, 60)]
     print(_markdown(["documents", *RATIO_METHODS], rows), "\n")
     print("Coverage for shares of hits, 5 trials in each haystack:\n")
     cases = [(num, alike) for num in (5, 10, 20, 40) for alike in (0.0, 0.3, 1.0)]
-    rows = [[num, f"{alike:g}", *proportion_coverage(num, alike=alike, **many)] for num, alike in cases]
+    rows = [
+        [num, f"{alike:g}", *proportion_coverage(num, alike=alike, data_sets=data_sets, seed=seed)]
+        for num, alike in cases
+    ]
     print(_markdown(["haystacks", "correlation within", "clustered Wilson", "plain Wilson"], rows), "\n")
     print("Coverage for the median of rounds:\n")
-    print(_markdown(["rounds", "ttbench"], [[num, median_coverage(num, **many)] for num in (3, 5, 6, 10, 20)]), "\n")
+    rows = [[num, median_coverage(num, data_sets=data_sets, seed=seed)] for num in (3, 5, 6, 10, 20)]
+    print(_markdown(["rounds", "ttbench"], rows), "\n")
     print("A checkpoint against itself, how often a difference is called:\n")
-    rows = [[num, *false_alarms(num, **many)] for num in (10, 20, 30, 60)]
+    rows = [[num, *false_alarms(num, data_sets=data_sets, seed=seed)] for num in (10, 20, 30, 60)]
     print(_markdown(["documents", "interval leaves out 0", "sign-flip p < 0.05"], rows))
 
 

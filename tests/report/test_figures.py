@@ -1,0 +1,124 @@
+"""Figures are files with the same bytes each time, and show what the summary holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+from rows import TRANSFORMER, TTT, Model, make_rows, needle_rows, perplexity_rows, timing_rows
+
+from ttbench.report import figures, words
+from ttbench.report.canvas import COLOURS, style
+from ttbench.report.curves import draw_curves
+from ttbench.report.heatmaps import draw_heatmap
+from ttbench.report.table import summarise
+
+CONTEXTS = (512, 2048, 8192)
+BROKEN = dataclasses.replace(TTT, failures={8192: ("too_short", "no document")})
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    models = [TRANSFORMER, BROKEN]
+    return summarise(
+        make_rows(
+            perplexity_rows(models, CONTEXTS, num_documents=12, windows=1),
+            needle_rows(models, CONTEXTS, num_haystacks=6),
+            timing_rows(models, CONTEXTS, num_rounds=3, repeats=1),
+        )
+    )
+
+
+def entries_of(table: pd.DataFrame, metric: str) -> list[words.Record]:
+    return [entry for entry in words.records(table) if entry["metric"] == metric]
+
+
+def test_figures_are_named_once_and_have_files_of_their_own() -> None:
+    assert len({figure.name for figure in figures.FIGURES}) == len(figures.FIGURES)
+
+
+def test_only_figures_with_numbers_are_available(table: pd.DataFrame) -> None:
+    assert [figure.name for figure in figures.available(table)] == [
+        "bits_per_byte",
+        "needle",
+        "needle_by_depth",
+        "prefill",
+        "state",
+    ]
+    single = summarise(make_rows(perplexity_rows([TTT], [512], num_documents=3)))
+    assert figures.available(single) == ()
+
+
+@pytest.mark.parametrize("name", ["bits_per_byte", "needle_by_depth"])
+def test_a_figure_has_the_same_bytes_each_time_and_the_width_of_a_readme(
+    table: pd.DataFrame, tmp_path: Path, name: str
+) -> None:
+    figure = next(figure for figure in figures.FIGURES if figure.name == name)
+    before = dict(matplotlib.rcParams)
+    first = [path.read_bytes() for path in figures.draw(figure, table, tmp_path)]
+    second = [path.read_bytes() for path in figures.draw(figure, table, tmp_path)]
+    assert first == second
+    assert dict(matplotlib.rcParams) == before
+    assert imread(tmp_path / f"{name}.png").shape[1] == 1260
+    svg = first[1].decode()
+    assert "<dc:date>" not in svg
+    assert len(first[0]) < 300_000
+    assert "matplotlib.pyplot" not in sys.modules or "pyplot" not in Path(figures.__file__).read_text()
+
+
+def test_a_curve_is_solid_as_far_as_it_was_trained_and_dashed_beyond(table: pd.DataFrame) -> None:
+    with style():
+        canvas = draw_curves(
+            "t",
+            entries_of(table, "bits_per_byte"),
+            beneath=[entries_of(table, "bzip2_bits_per_byte")],
+            names=["transformer", "ttt-linear"],
+            log_y=False,
+        )
+    axes = canvas.axes[0]
+    mine = [line for line in axes.lines if line.get_color() == COLOURS[0]]
+    solid, dashed = mine[0], mine[1]
+    assert (solid.get_linestyle(), dashed.get_linestyle()) == ("-", "--")
+    assert list(solid.get_xdata()) == [512, 2048]  # pyright: ignore[reportArgumentType]
+    assert list(dashed.get_xdata()) == [2048, 8192]  # pyright: ignore[reportArgumentType]
+    tick = next(line for line in mine if line.get_marker() == "|")
+    assert list(tick.get_xdata()) == [2048]  # pyright: ignore[reportArgumentType]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["512", "2k", "8k"]
+    texts = [text.get_text() for text in axes.texts]
+    assert {"transformer", "ttt-linear", "bzip2 -9", "too short"} <= set(texts)
+
+
+def test_names_at_the_ends_of_lines_never_touch() -> None:
+    models = [Model(name=f"model-{index}", bits=1.5 + index / 1000) for index in range(7)]
+    table = summarise(make_rows(perplexity_rows(models, [512, 1024], num_documents=10, windows=1, noise=0.0)))
+    with style():
+        canvas = draw_curves(
+            "t",
+            entries_of(table, "bits_per_byte"),
+            beneath=[],
+            names=[model.name for model in models],
+            log_y=False,
+        )
+        canvas.draw_without_rendering()
+    boxes = sorted(
+        (text.get_window_extent() for text in canvas.axes[0].texts if text.get_text().startswith("model-")),
+        key=lambda box: box.y0,
+    )
+    assert len(boxes) == 7
+    assert all(upper.y0 >= lower.y1 - 2 for lower, upper in zip(boxes[:-1], boxes[1:], strict=True))
+    assert all(box.x1 <= canvas.bbox.x1 for box in boxes)
+
+
+def test_a_heat_map_has_a_panel_per_checkpoint_and_a_number_or_a_status_everywhere(table: pd.DataFrame) -> None:
+    with style():
+        canvas = draw_heatmap("t", entries_of(table, "retrieval_by_depth"), y_axis="depth")
+    assert [axes.get_title() for axes in canvas.axes] == ["transformer", "ttt-linear"]
+    whole, broken = ([text.get_text() for text in axes.texts] for axes in canvas.axes)
+    assert len(whole) == 15
+    assert "too short" in broken
+    assert len(broken) == 11

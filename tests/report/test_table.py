@@ -1,0 +1,234 @@
+"""Rows to numbers and numbers to a terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from rows import CONTEXTS, METRICS, TRANSFORMER, TTT, Model, make_rows, needle_rows, perplexity_rows, timing_rows
+
+from ttbench import stats
+from ttbench.errors import UsageError
+from ttbench.registry import TASKS
+from ttbench.report.table import render, summarise
+from ttbench.types import Metric
+
+BROKEN = dataclasses.replace(
+    TTT, failures={8192: ("too_short", "no document of 8,448 tokens"), 4096: ("killed", "ended by signal 9")}
+)
+
+
+def text_of(table: pd.DataFrame, width: int = 80) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width).print(render(table))
+    return out.getvalue()
+
+
+def one(table: pd.DataFrame, metric: str, checkpoint: str, context_len: int) -> pd.Series:
+    keep = (table["metric"] == metric) & (table["checkpoint"] == checkpoint) & (table["context_len"] == context_len)
+    assert int(keep.sum()) == 1
+    return table.loc[keep].iloc[0]
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    models = [TRANSFORMER, TTT]
+    return make_rows(
+        perplexity_rows(models, CONTEXTS),
+        needle_rows(models, CONTEXTS[:3]),
+        timing_rows(models, CONTEXTS[:3]),
+    )
+
+
+@pytest.fixture(scope="module")
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    return summarise(rows)
+
+
+def test_bits_per_byte_is_the_ratio_of_sums_with_the_interval_over_documents(
+    rows: pd.DataFrame, table: pd.DataFrame
+) -> None:
+    found = one(table, "bits_per_byte", "ttt-linear", 1024)
+    keep = (rows["task"] == "perplexity") & (rows["checkpoint"] == "ttt-linear") & (rows["context_len"] == 1024)
+    mine = rows.loc[keep]
+    assert found["value"] == pytest.approx(mine["nats"].sum() / mine["num_bytes"].sum() / math.log(2))
+    made = stats.estimate_ratio(mine["nats"], mine["num_bytes"], clusters=mine["document"].astype(str))
+    assert found["low"] == pytest.approx((made.low or 0) / math.log(2))
+    assert (found["method"], found["num_clusters"], found["num_samples"]) == ("bootstrap-t", 34, 68)
+
+
+def test_perplexity_is_the_exponential_of_the_same_sums(table: pd.DataFrame) -> None:
+    bits = one(table, "bits_per_byte", "transformer", 512)["value"]
+    assert one(table, "perplexity", "transformer", 512)["value"] == pytest.approx(2**bits)
+
+
+@pytest.mark.parametrize("num_documents", [6, 15, 40])
+def test_the_summary_says_why_there_is_no_interval(num_documents: int) -> None:
+    table = summarise(make_rows(perplexity_rows([TTT], [512], num_documents=num_documents)))
+    found = one(table, "bits_per_byte", "ttt-linear", 512)
+    expected = {6: "none", 15: "jackknife t", 40: "bootstrap-t"}[num_documents]
+    assert found["method"] == expected
+    assert found["low"] is pd.NA if num_documents == 6 else found["low"] < found["value"]
+    assert (found["reason"] == "6 documents; an interval needs 10") == (num_documents == 6)
+    if num_documents == 6:
+        assert "bits per byte: no interval, 6 documents; an interval needs 10" in text_of(table)
+
+
+def test_compressors_are_one_line_whatever_the_checkpoints(table: pd.DataFrame) -> None:
+    mine = table[table["metric"] == "bzip2_bits_per_byte"]
+    assert mine["checkpoint"].isna().all()
+    assert mine["context_len"].tolist() == list(CONTEXTS)
+    assert mine["num_clusters"].tolist() == [34] * len(CONTEXTS)
+    assert mine["extrapolated"].isna().all()
+
+
+def test_a_timing_is_the_median_over_rounds_of_the_medians_of_each(rows: pd.DataFrame, table: pd.DataFrame) -> None:
+    found = one(table, "prefill_s", "transformer", 2048)
+    keep = (rows["task"] == "latency") & (rows["checkpoint"] == "transformer") & (rows["phase"] == "prefill")
+    mine = rows.loc[keep & (rows["context_len"] == 2048)]
+    medians = [part["call_s"].median() for _, part in mine.groupby("round")]
+    assert found["value"] == pytest.approx(np.median(medians))
+    assert (found["method"], found["num_clusters"], found["num_samples"]) == ("log t", 5, 20)
+    assert not found["noisy"]
+
+
+def test_repeats_that_spread_are_flagged_as_noisy_and_their_outliers_counted() -> None:
+    table = summarise(make_rows(timing_rows([TTT], [512], noise=0.3)))
+    found = one(table, "prefill_s", "ttt-linear", 512)
+    assert found["noisy"]
+    assert "~ noisy" in text_of(table)
+    assert found["num_outliers"] >= 0
+
+
+def test_a_count_that_is_equal_in_every_round_is_exact(table: pd.DataFrame) -> None:
+    found = one(table, "state_bytes", "transformer", 2048)
+    assert (found["value"], found["method"], found["reason"]) == (512 * 2048, "exact", "equal in every round")
+
+
+def test_a_failed_cell_is_a_row_with_its_status_and_no_number() -> None:
+    table = summarise(make_rows(perplexity_rows([TRANSFORMER, BROKEN], CONTEXTS), needle_rows([BROKEN], CONTEXTS)))
+    found = one(table, "bits_per_byte", "ttt-linear", 8192)
+    assert (found["status"], found["reason"]) == ("too_short", "no document of 8,448 tokens")
+    assert found["value"] is pd.NA
+    by_depth = one(table, "retrieval_by_depth", "ttt-linear", 4096)
+    assert (by_depth["status"], by_depth["depth"]) == ("killed", None)
+    text = text_of(table)
+    assert "ttt-linear at 8k: too_short: no document of 8,448 tokens" in text
+    line = next(line for line in text_of(table, 120).splitlines() if line.strip().startswith("ttt-linear"))
+    assert line.split()[-2:] == ["killed", "too_short"]
+
+
+def test_some_lost_rounds_leave_the_number_and_are_told() -> None:
+    records = timing_rows([TTT], [512])
+    lost = next(row for row in records if row["task"] == "latency" and row["round"] == 4)
+    records = [row for row in records if row["cell_id"] != lost["cell_id"]]
+    keys = ("phase", "call_s", "wall_s", "num_tokens")
+    records.append({name: value for name, value in lost.items() if name not in keys} | {"status": "timeout"})
+    table = summarise(make_rows(records))
+    found = one(table, "prefill_s", "ttt-linear", 512)
+    assert (found["status"], found["num_clusters"], found["num_failed"]) == ("ok", 4, 1)
+    assert "ttt-linear at 512: 1 of its cells failed" in text_of(table)
+
+
+def test_two_settings_are_two_lines_that_name_what_differs() -> None:
+    half = dataclasses.replace(TTT, settings={"dtype": "bfloat16"})
+    table = summarise(make_rows(perplexity_rows([TTT, half], [512, 1024])))
+    assert len(table[table["metric"] == "bits_per_byte"]) == 4
+    text = text_of(table)
+    assert "ttt-linear bfloat16" in text
+    assert "float32 ·" not in text.splitlines()[0]
+
+
+def test_the_machine_and_the_threads_split_timings_but_not_quality() -> None:
+    other = dataclasses.replace(TTT, settings={"machine": "m2", "threads": 8})
+    quality = summarise(make_rows(perplexity_rows([TTT], [512]), perplexity_rows([other], [1024])))
+    assert len(quality[quality["metric"] == "bits_per_byte"]) == 2
+    assert "threads" not in text_of(quality)
+    timing = summarise(make_rows(timing_rows([TTT, other], [512])))
+    assert len(timing[timing["metric"] == "prefill_s"]) == 2
+
+
+def test_a_cell_that_two_runs_hold_counts_once() -> None:
+    records = perplexity_rows([TTT], [512])
+    table = summarise(make_rows(records, [row | {"run_id": "run-2"} for row in records]))
+    assert one(table, "bits_per_byte", "ttt-linear", 512)["num_samples"] == 68
+
+
+def test_rows_without_metrics_are_refused_with_what_to_do() -> None:
+    rows = make_rows(perplexity_rows([TTT], [512]))
+    rows.attrs = {}
+    with pytest.raises(UsageError, match=r"no metrics for 'perplexity'; read them with ttbench\.rows\.read_rows"):
+        summarise(rows)
+
+
+def test_missing_numbers_are_null_and_never_nan(table: pd.DataFrame) -> None:
+    for name in table.columns:
+        assert not any(isinstance(value, float) and math.isnan(value) for value in table[name].tolist()), name
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_fits_the_terminal_and_leaves_no_context_out(table: pd.DataFrame, width: int) -> None:
+    lines = text_of(table, width).splitlines()
+    assert max(map(len, lines)) <= width
+    heads = [line for line in lines if line.split()[:1] == ["trained"]]
+    perplexity = [name for line in heads for name in line.split()[1:]][:5]
+    assert perplexity == ["512", "1k", "2k", "4k", "8k"]
+
+
+def test_seven_contexts_at_80_columns_come_in_blocks() -> None:
+    contexts = [512 * 2**power for power in range(7)]
+    lines = text_of(summarise(make_rows(perplexity_rows([TRANSFORMER, TTT], contexts)))).splitlines()
+    heads = [line.split()[1:] for line in lines if line.split()[:1] == ["trained"]]
+    assert len(heads) == 2
+    assert sum(heads, []) == ["512", "1k", "2k", "4k", "8k", "16k", "32k"]
+
+
+def test_numbers_beyond_the_training_context_are_starred_in_plain_text(table: pd.DataFrame) -> None:
+    lines = text_of(table).splitlines()
+    line = next(line for line in lines if line.strip().startswith("transformer"))
+    trained, *values = line.split()[1:]
+    assert trained == "2k"
+    assert [value.endswith("*") for value in values] == [False, False, False, True, True]
+    assert any("* beyond the training context" in line for line in lines)
+
+
+def test_compressors_stand_beneath_bits_per_byte_and_not_beneath_perplexity(table: pd.DataFrame) -> None:
+    lines = [line.strip() for line in text_of(table, 120).splitlines()]
+    bits = next(index for index, line in enumerate(lines) if line.startswith("bits per byte ("))
+    bzip2 = next(index for index, line in enumerate(lines) if line.startswith("bzip2 -9"))
+    perplexity = next(index for index, line in enumerate(lines) if line.startswith("perplexity per token ("))
+    assert bits < bzip2 < perplexity
+    assert sum(line.startswith("bzip2 -9") for line in lines) == 1
+
+
+def test_a_sentence_says_what_is_better_by_how_much_and_how_sure(table: pd.DataFrame) -> None:
+    text = " ".join(text_of(table).split())
+    assert "At 2k tokens ttt-linear needs 0.1" in text
+    assert "bits per byte more than transformer (95% interval 0.1" in text
+    assert "34 documents); beyond the training context of 2k, at 8k, transformer needs 1." in text
+
+
+def test_a_checkpoint_without_a_known_training_context_is_not_starred() -> None:
+    table = summarise(make_rows(perplexity_rows([Model(name="unknown", train_ctx=None)], [512, 1024])))
+    assert "*" not in text_of(table)
+
+
+@pytest.mark.parametrize("task", sorted(METRICS))
+def test_the_registered_tasks_declare_metrics_that_the_report_can_make(task: str) -> None:
+    declared: tuple[Metric, ...] = TASKS.load(task).metrics
+    assert {metric.statistic for metric in declared} <= {"ratio", "exp_ratio", "proportion", "median", "max"}
+    makers = {"perplexity": perplexity_rows, "needle": needle_rows}
+    records = [row for row in makers.get(task, timing_rows)([TTT], [512]) if row["task"] == task]
+    for metric in declared:
+        for row in records:
+            for name in (metric.numerator, metric.denominator, metric.cluster, *metric.axes):
+                if name is not None:
+                    row.setdefault(name, 1.0)
+            row.update({name: value for name, value in metric.where.items() if name.startswith("param_")})
+        table = summarise(make_rows(records, metrics={task: [metric]}))
+        assert (table["value"].notna()).any() or metric.where.get("phase") not in (None, "prefill", "decode", "load")

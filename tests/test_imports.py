@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "record": BASE,
     "rows": BASE | {"record"},
     "store": BASE | {"record", "rows"},
-    "report": BASE,
+    "report": BASE | {"rows", "store"},
     "plan": BASE | {"tasks"},
     "suite": BASE | {"plan"},
     "request": BASE | {"harness", "tasks", "plan", "suite", "store"},

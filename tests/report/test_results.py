@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -26,6 +27,13 @@ def rows() -> pd.DataFrame:
     )
 
 
+@pytest.fixture(scope="module")
+def written(rows: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results") / "suite" / "cpu"
+    results.write_results(rows, folder)
+    return folder
+
+
 def test_every_committed_table_and_figure_is_made_from_its_rows() -> None:
     assert {str(folder.relative_to(ROOT)): results.outdated(folder) for folder in COMMITTED} == {
         str(folder.relative_to(ROOT)): [] for folder in COMMITTED
@@ -34,39 +42,32 @@ def test_every_committed_table_and_figure_is_made_from_its_rows() -> None:
         assert (folder / results.ROWS).stat().st_size <= results.MAX_ROWS_BYTES
 
 
-def test_results_are_whole_and_can_be_made_again_from_the_rows_alone(rows: pd.DataFrame, tmp_path: Path) -> None:
-    files = results.write_results(rows, tmp_path / "suite" / "cpu")
-    folder = tmp_path / "suite" / "cpu"
-    assert {path.name for path in files} == {path.name for path in folder.iterdir()}
-    assert {"rows.parquet", "table.csv", "comparisons.csv", "bits_per_byte.svg", "needle_by_depth.png"} <= {
-        path.name for path in files
+def test_results_can_be_made_again_with_the_same_bytes_from_the_rows_alone(written: Path, tmp_path: Path) -> None:
+    names = {path.name for path in written.iterdir()}
+    assert {"rows.parquet", "table.csv", "comparisons.csv", "bits_per_byte.svg", "needle_by_depth.png"} <= names
+    shutil.copy(written / results.ROWS, tmp_path)
+    results.derive(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        path.name: path.read_bytes() for path in written.iterdir()
     }
-    before = {path.name: path.read_bytes() for path in files}
-    assert results.outdated(folder) == []
-    for path in files:
-        if path.name != results.ROWS:
-            path.unlink()
-    assert len(results.outdated(folder)) == len(files) - 1
-    results.derive(folder)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_a_file_that_was_edited_or_left_over_is_outdated(rows: pd.DataFrame, tmp_path: Path) -> None:
-    results.write_results(rows, tmp_path)
-    text = (tmp_path / "table.csv").read_text()
-    (tmp_path / "table.csv").write_text(text.replace("ok", "OK", 1))
-    (tmp_path / "old.svg").write_text("<svg/>")
-    assert results.outdated(tmp_path) == ["old.svg", "table.csv"]
+def test_a_file_that_was_edited_removed_or_left_over_is_outdated(written: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(written, tmp_path / "copy")
+    text = (folder / "table.csv").read_text()
+    (folder / "table.csv").write_text(text.replace("ok", "OK", 1))
+    (folder / "old.svg").write_text("<svg/>")
+    (folder / "needle.png").unlink()
+    assert results.outdated(folder) == ["needle.png", "old.svg", "table.csv"]
 
 
-def test_the_csv_is_tidy_and_its_numbers_have_six_digits(rows: pd.DataFrame, tmp_path: Path) -> None:
-    results.write_results(rows, tmp_path)
-    found = pd.read_csv(tmp_path / "table.csv")
+def test_the_csv_is_tidy_and_its_numbers_have_six_digits(rows: pd.DataFrame, written: Path) -> None:
+    found = pd.read_csv(written / "table.csv")
     table = summarise(rows)
     assert found["value"].tolist() == pytest.approx(table["value"].tolist(), rel=1e-5)
     assert found["context_len"].dtype == "int64"
     assert "reason" not in found
-    comparisons = pd.read_csv(tmp_path / "comparisons.csv")
+    comparisons = pd.read_csv(written / "comparisons.csv")
     assert set(comparisons["verdict"]) <= {"a better", "b better", "no difference shown", "not comparable"}
 
 

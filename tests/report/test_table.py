@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,8 @@ from rows import CONTEXTS, METRICS, TRANSFORMER, TTT, Model, make_rows, needle_r
 from ttbench import stats
 from ttbench.errors import UsageError
 from ttbench.registry import TASKS
+from ttbench.report import words
+from ttbench.report.columns import all_rows
 from ttbench.report.table import render, summarise
 from ttbench.types import Metric
 
@@ -29,10 +32,14 @@ def text_of(table: pd.DataFrame, width: int = 80) -> str:
     return out.getvalue()
 
 
-def one(table: pd.DataFrame, metric: str, checkpoint: str, context_len: int) -> pd.Series:
-    keep = (table["metric"] == metric) & (table["checkpoint"] == checkpoint) & (table["context_len"] == context_len)
-    assert int(keep.sum()) == 1
-    return table.loc[keep].iloc[0]
+def lines_of(table: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
+    return [entry for entry in words.records(table) if entry["metric"] == metric]
+
+
+def one(table: pd.DataFrame, metric: str, checkpoint: str, context_len: int) -> dict[str, Any]:
+    wanted = (checkpoint, context_len)
+    (found,) = (e for e in lines_of(table, metric) if (e["checkpoint"], e["context_len"]) == wanted)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +61,10 @@ def test_bits_per_byte_is_the_ratio_of_sums_with_the_interval_over_documents(
     rows: pd.DataFrame, table: pd.DataFrame
 ) -> None:
     found = one(table, "bits_per_byte", "ttt-linear", 1024)
-    keep = (rows["task"] == "perplexity") & (rows["checkpoint"] == "ttt-linear") & (rows["context_len"] == 1024)
-    mine = rows.loc[keep]
-    assert found["value"] == pytest.approx(mine["nats"].sum() / mine["num_bytes"].sum() / math.log(2))
-    made = stats.estimate_ratio(mine["nats"], mine["num_bytes"], clusters=mine["document"].astype(str))
+    mine = all_rows(rows).equal({"task": "perplexity", "checkpoint": "ttt-linear", "context_len": 1024})
+    nats, num_bytes = mine.floats("nats"), mine.floats("num_bytes")
+    assert found["value"] == pytest.approx(nats.sum() / num_bytes.sum() / math.log(2))
+    made = stats.estimate_ratio(nats, num_bytes, clusters=mine.values("document").astype(str))
     assert found["low"] == pytest.approx((made.low or 0) / math.log(2))
     assert (found["method"], found["num_clusters"], found["num_samples"]) == ("bootstrap-t", 34, 68)
 
@@ -73,25 +80,22 @@ def test_the_summary_says_why_there_is_no_interval(num_documents: int) -> None:
     found = one(table, "bits_per_byte", "ttt-linear", 512)
     expected = {6: "none", 15: "jackknife t", 40: "bootstrap-t"}[num_documents]
     assert found["method"] == expected
-    assert found["low"] is pd.NA if num_documents == 6 else found["low"] < found["value"]
+    assert found["low"] is None if num_documents == 6 else found["low"] < found["value"]
     assert (found["reason"] == "6 documents; an interval needs 10") == (num_documents == 6)
     if num_documents == 6:
         assert "bits per byte: no interval, 6 documents; an interval needs 10" in text_of(table)
 
 
 def test_compressors_are_one_line_whatever_the_checkpoints(table: pd.DataFrame) -> None:
-    mine = table[table["metric"] == "bzip2_bits_per_byte"]
-    assert mine["checkpoint"].isna().all()
-    assert mine["context_len"].tolist() == list(CONTEXTS)
-    assert mine["num_clusters"].tolist() == [34] * len(CONTEXTS)
-    assert mine["extrapolated"].isna().all()
+    mine = lines_of(table, "bzip2_bits_per_byte")
+    assert [entry["context_len"] for entry in mine] == list(CONTEXTS)
+    assert {(entry["checkpoint"], entry["num_clusters"], entry["extrapolated"]) for entry in mine} == {(None, 34, None)}
 
 
 def test_a_timing_is_the_median_over_rounds_of_the_medians_of_each(rows: pd.DataFrame, table: pd.DataFrame) -> None:
     found = one(table, "prefill_s", "transformer", 2048)
-    keep = (rows["task"] == "latency") & (rows["checkpoint"] == "transformer") & (rows["phase"] == "prefill")
-    mine = rows.loc[keep & (rows["context_len"] == 2048)]
-    medians = [part["call_s"].median() for _, part in mine.groupby("round")]
+    wanted = {"task": "latency", "checkpoint": "transformer", "phase": "prefill", "context_len": 2048}
+    medians = [np.median(part.floats("call_s")) for _, part in all_rows(rows).equal(wanted).split(["round"])]
     assert found["value"] == pytest.approx(np.median(medians))
     assert (found["method"], found["num_clusters"], found["num_samples"]) == ("log t", 5, 20)
     assert not found["noisy"]
@@ -114,7 +118,7 @@ def test_a_failed_cell_is_a_row_with_its_status_and_no_number() -> None:
     table = summarise(make_rows(perplexity_rows([TRANSFORMER, BROKEN], CONTEXTS), needle_rows([BROKEN], CONTEXTS)))
     found = one(table, "bits_per_byte", "ttt-linear", 8192)
     assert (found["status"], found["reason"]) == ("too_short", "no document of 8,448 tokens")
-    assert found["value"] is pd.NA
+    assert found["value"] is None
     by_depth = one(table, "retrieval_by_depth", "ttt-linear", 4096)
     assert (by_depth["status"], by_depth["depth"]) == ("killed", None)
     text = text_of(table)
@@ -138,7 +142,7 @@ def test_some_lost_rounds_leave_the_number_and_are_told() -> None:
 def test_two_settings_are_two_lines_that_name_what_differs() -> None:
     half = dataclasses.replace(TTT, settings={"dtype": "bfloat16"})
     table = summarise(make_rows(perplexity_rows([TTT, half], [512, 1024])))
-    assert len(table[table["metric"] == "bits_per_byte"]) == 4
+    assert len(lines_of(table, "bits_per_byte")) == 4
     text = text_of(table)
     assert "ttt-linear bfloat16" in text
     assert "float32 ·" not in text.splitlines()[0]
@@ -147,10 +151,10 @@ def test_two_settings_are_two_lines_that_name_what_differs() -> None:
 def test_the_machine_and_the_threads_split_timings_but_not_quality() -> None:
     other = dataclasses.replace(TTT, settings={"machine": "m2", "threads": 8})
     quality = summarise(make_rows(perplexity_rows([TTT], [512]), perplexity_rows([other], [1024])))
-    assert len(quality[quality["metric"] == "bits_per_byte"]) == 2
+    assert len(lines_of(quality, "bits_per_byte")) == 2
     assert "threads" not in text_of(quality)
     timing = summarise(make_rows(timing_rows([TTT, other], [512])))
-    assert len(timing[timing["metric"] == "prefill_s"]) == 2
+    assert len(lines_of(timing, "prefill_s")) == 2
 
 
 def test_a_cell_that_two_runs_hold_counts_once() -> None:
@@ -185,7 +189,7 @@ def test_seven_contexts_at_80_columns_come_in_blocks() -> None:
     lines = text_of(summarise(make_rows(perplexity_rows([TRANSFORMER, TTT], contexts)))).splitlines()
     heads = [line.split()[1:] for line in lines if line.split()[:1] == ["trained"]]
     assert len(heads) == 2
-    assert sum(heads, []) == ["512", "1k", "2k", "4k", "8k", "16k", "32k"]
+    assert [name for head in heads for name in head] == ["512", "1k", "2k", "4k", "8k", "16k", "32k"]
 
 
 def test_numbers_beyond_the_training_context_are_starred_in_plain_text(table: pd.DataFrame) -> None:
@@ -229,6 +233,6 @@ def test_the_registered_tasks_declare_metrics_that_the_report_can_make(task: str
             for name in (metric.numerator, metric.denominator, metric.cluster, *metric.axes):
                 if name is not None:
                     row.setdefault(name, 1.0)
-            row.update({name: value for name, value in metric.where.items() if name.startswith("param_")})
+            row.update(metric.where)
         table = summarise(make_rows(records, metrics={task: [metric]}))
-        assert (table["value"].notna()).any() or metric.where.get("phase") not in (None, "prefill", "decode", "load")
+        assert {entry["status"] for entry in words.records(table)} == {"ok"}

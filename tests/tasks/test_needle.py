@@ -352,7 +352,7 @@ def test_generate_matches_by_containment() -> None:
         log_probs[answer[len(written)] if len(written) < len(answer) else 10] = 0.0
         return log_probs
 
-    assert hits(measure(StubEngine(chatty), limit=1, scorer="generate"), "generate") == 1
+    assert hits(measure(StubEngine(chatty), limit=1, scorer="generate", question="ruler"), "generate") == 1
     assert hits(measure(StubEngine(chatty), limit=1, scorer="generate", answer_tokens=8), "generate") == 0
 
 

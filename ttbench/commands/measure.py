@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ttbench import __version__, console
-from ttbench.commands import tables
 from ttbench.console import Column
 from ttbench.errors import UnknownNameError
 from ttbench.plan import Plan
 from ttbench.registry import TASKS
-from ttbench.report.table import summarise
+from ttbench.report import words
+from ttbench.report.results import write_derived
+from ttbench.report.table import render, summarise
 from ttbench.run import Options, RunInterrupted, RunResult, plan_suite, plan_task, run_cells
 from ttbench.store import Store, find_done
 from ttbench.suite import find_suite, format_len, list_suites
@@ -100,11 +101,11 @@ def run(request: Request, *, as_json: bool) -> int:
         console.say(f"  {interrupted.command}", style="bold")
         return INTERRUPTED
     table = summarise(result.rows())
-    files = tables.write(table, result.folder)
+    files = write_derived(table, result.folder)
     if as_json:
         console.print_json(_result_json(result, table=table, files=files))
     else:
-        tables.show(table)
+        console.out().print(render(table))
     print_end(result, files=files, request=request)
     return 1 if result.num_failed else 0
 
@@ -279,5 +280,5 @@ def _result_json(result: RunResult, *, table: pd.DataFrame, files: Iterable[Path
         "num_reused": result.num_reused,
         "num_failed": result.num_failed,
         "seconds": result.seconds,
-        "summary": tables.records(table),
+        "summary": words.records(table),
     }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ttbench.errors import UsageError
 from ttbench.record import CellRecord
+from ttbench.report.results import ROWS
 from ttbench.rows import frame, read_rows, table
 from ttbench.store import Store, run_folders
 from ttbench.types import ANSWERS
@@ -72,4 +73,4 @@ def _latest_weights(records: Iterable[CellRecord], wanted: set[str]) -> Iterator
 
 def published_rows(folder: Path) -> list[Path]:
     """Every rows.parquet at or below a folder."""
-    return sorted(folder.rglob("rows.parquet"))
+    return sorted(folder.rglob(ROWS))

@@ -7,17 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from ttbench import console
-from ttbench.commands import listing, reading, tables
+from ttbench.commands import listing, reading
 from ttbench.console import Column
 from ttbench.errors import UsageError
+from ttbench.report import words
 from ttbench.report.compare import compare as compare_rows
 from ttbench.report.compare import render_comparison
-from ttbench.report.table import summarise
-from ttbench.rows import parquet_bytes, read_rows, table
-from ttbench.store import write_whole
+from ttbench.report.results import ROWS, derive, write_results
 from ttbench.suite import format_len
-
-MAX_ROWS_BYTES = 2 * 1024**2  # of a published rows.parquet
 
 
 def compare(first: str, second: str, *, runs: Sequence[str], root: Path, as_json: bool) -> None:
@@ -29,7 +26,7 @@ def compare(first: str, second: str, *, runs: Sequence[str], root: Path, as_json
         rows = reading.rows_about(names, root=root)
     found = compare_rows(rows, *names)
     if as_json:
-        console.print_json(tables.records(found))
+        console.print_json(words.records(found))
     elif len(found):
         console.out().print(render_comparison(found))
     else:
@@ -37,24 +34,20 @@ def compare(first: str, second: str, *, runs: Sequence[str], root: Path, as_json
 
 
 def figures(folders: Sequence[str], *, into: Path | None, root: Path, as_json: bool) -> None:
-    """Make CSVs and figures from the rows of result folders, or of runs put together `into` a folder."""
+    """Make CSVs and figures: in each folder from its rows.parquet, or `into` one from the rows of several runs."""
     if into is not None:
-        data = parquet_bytes(table(reading.newest([listing.find_run(name, root) for name in folders or ["last"]])))
-        if len(data) > MAX_ROWS_BYTES:
-            limit = console.size(MAX_ROWS_BYTES)
-            raise UsageError(
-                f"these rows take {console.size(len(data))}; results hold {limit} at most: choose fewer runs"
-            )
-        into.mkdir(parents=True, exist_ok=True)
-        write_whole(into / "rows.parquet", data)
-        sources = [into / "rows.parquet"]
+        runs = [listing.find_run(name, root) for name in folders or ["last"]]
+        files = write_results(reading.rows_of_runs(runs), into)
     else:
         found = [Path(name) if Path(name).is_dir() else listing.find_run(name, root) for name in folders]
-        sources = [path for folder in found or [reading.RESULTS] for path in reading.published_rows(folder)]
-    if not sources:
-        raise UsageError(f"no rows.parquet in {', '.join(folders) or reading.RESULTS}; see: ttbench list runs")
-    files = [path for source in sources for path in tables.write(summarise(read_rows(source)), source.parent)]
-    console.print_json([str(path) for path in files]) if as_json else console.out().print("\n".join(map(str, files)))
+        sources = [path.parent for folder in found or [reading.RESULTS] for path in reading.published_rows(folder)]
+        if not sources:
+            raise UsageError(f"no {ROWS} in {', '.join(folders) or reading.RESULTS}; see: ttbench list runs")
+        files = [path for source in sources for path in derive(source)]
+    if as_json:
+        console.print_json([str(path) for path in files])
+    else:
+        console.out().print("\n".join(map(str, files)), soft_wrap=True)
 
 
 def list_nouns(noun: str | None, *, root: Path, as_json: bool) -> None:

@@ -281,7 +281,7 @@ _TAIL = (
 
 def tidy(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Records as a DataFrame whose missing values are null whatever the column's type; never NaN among floats."""
-    names = list(dict.fromkeys(name for entry in records for name in entry))
+    names = list(dict.fromkeys(name for entry in records for name in entry)) or ["task", "metric", *_TAIL]
     order = [*(name for name in names if name not in _TAIL), *(name for name in _TAIL if name in names)]
     frame = pd.DataFrame({name: [entry.get(name) for entry in records] for name in order}, dtype=object)
     for kind, columns in (("Float64", _FLOATS), ("boolean", _TRUTHS), ("Int64", _COUNTS)):

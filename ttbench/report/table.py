@@ -84,6 +84,7 @@ class Line:
     """One line of a section: a checkpoint under some settings, or a reference."""
 
     name: str
+    ours: bool  # a checkpoint, not a reference
     trained: str
     cells: Mapping[int, Sequence[Text]]  # context -> number, and the interval beneath it
 
@@ -128,7 +129,7 @@ class TaskTable:
         yield Text()
         notes = [f"{mark} {_LEGEND[mark]}" for mark in _LEGEND if mark in self.marks]
         notes += self.intervals
-        if self.sentences:
+        if self.sentences and self.intervals:
             notes.append(
                 "differences are judged in pairs, on the same targets: they can be sure where intervals overlap"
             )
@@ -159,6 +160,7 @@ class TaskTable:
         first = entries[0]
         return Line(
             name=words.line_name(first, self.varying),
+            ours=first["checkpoint"] is not None,
             trained="" if first["train_ctx"] is None else words.context(first["train_ctx"]),
             cells={entry["context_len"]: _cell(entry, scale) for entry in entries},
         )
@@ -178,8 +180,9 @@ class TaskTable:
     @property
     def _names(self) -> int:
         """Width of the column of names."""
-        longest = max(len(line.name) for section in self.sections for line in section.lines if line.trained)
-        return 2 + min(max(longest, 18), 30) if longest else 20
+        # names of checkpoints decide; those of references are wrapped
+        longest = max((len(line.name) for section in self.sections for line in section.lines if line.ours), default=0)
+        return 2 + min(max(longest, 18), 30)
 
     @property
     def _left(self) -> int:

@@ -22,10 +22,11 @@ from ttbench.commands import listing, measure
 from ttbench.errors import GateError, StoreError
 from ttbench.harness import check as harness_check
 from ttbench.harness.check import CheckResult
+from ttbench.harness.checkpoint import zoo_names
 from ttbench.harness.loading import save_checkpoint
 from ttbench.models.transformer import Transformer
 from ttbench.rows import read_rows
-from ttbench.run import RunInterrupted
+from ttbench.sweep import RunInterrupted
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden" / "cli.txt"
@@ -336,6 +337,10 @@ def test_every_noun_can_be_listed_as_text_and_as_json(here: Path, noun: str) -> 
     assert text.exit_code == 0
     for entry in entries:
         assert entry["name"] in text.stdout
+
+
+def test_the_zoo_is_listed_without_torch_as_it_is_resolved_with_it() -> None:
+    assert tuple(listing.zoo_folders()) == zoo_names() != ()
 
 
 def test_a_suite_that_cannot_be_read_hides_no_other(here: Path) -> None:

@@ -38,13 +38,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "process": BASE | {"harness", "store"},
     "worker": BASE | {"harness", "tasks", "record", "store"},
     "executor": BASE | {"process", "progress", "record", "store"},
-    "run": BASE | {"harness", "plan", "progress", "record", "request", "executor", "store"},
+    "sweep": BASE | {"harness", "plan", "progress", "record", "request", "executor", "store"},
     "train": BASE | {"models", "harness"},
-    "card": BASE | {"harness", "run", "store", "train"},
+    "card": BASE | {"harness", "sweep", "store", "train"},
     "doctor": BASE | {"harness"},
     "console": BASE | {"plan", "suite"},
     "commands": BASE
-    | {"harness", "record", "rows", "store", "report", "plan", "suite", "request", "run", "train", "card", "doctor"}
+    | {"harness", "record", "rows", "store", "report", "plan", "suite", "request", "sweep", "train", "card", "doctor"}
     | {"console"},
     "cli": BASE | {"request", "commands", "console"},
 }

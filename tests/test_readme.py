@@ -16,8 +16,8 @@ import ttbench
 from ttbench.cli import app
 from ttbench.commands.listing import zoo_folders
 from ttbench.registry import CORPORA, TASKS
-from ttbench.run import run_task
 from ttbench.suite import list_suites, parse_ctx
+from ttbench.sweep import run_task
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

@@ -27,7 +27,7 @@ def load(checkpoint: str, *, device: str = "cpu", dtype: str = "float32", attent
 
 
 def run(task: str, **options: Any) -> pd.DataFrame:
-    """Run one task as `ttbench run` does and return its tidy rows; see `ttbench.run.run_task` for the options."""
-    from ttbench.run import run_task
+    """Run one task as `ttbench run` does and return its tidy rows; see `ttbench.sweep.run_task` for the options."""
+    from ttbench.sweep import run_task
 
     return run_task(task, **options)

@@ -19,8 +19,8 @@ import pandas as pd
 from ttbench.harness import measure
 from ttbench.harness.checkpoint import resolve
 from ttbench.harness.loading import save_checkpoint
-from ttbench.run import run_task
 from ttbench.store import write_whole
+from ttbench.sweep import run_task
 from ttbench.train import Recipe, Trainee, Training, recipe_json
 from ttbench.types import Checkpoint
 
@@ -40,16 +40,21 @@ def ship(
     """
     extra = {"train_ctx": recipe.context_len, "tokenizer": "bytes"}
     save_checkpoint(training.model, folder, dtype="bfloat16", extra=extra)
+    write_card(training, recipe, trainee, folder, command=command or sys.argv)
+    return folder
+
+
+def write_card(training: Training, recipe: Recipe, trainee: Trainee, folder: Path, *, command: Sequence[str]) -> None:
+    """Score the checkpoint in `folder` and write its card there, over an earlier one."""
     checkpoint = resolve(str(folder))
     parts = [
         f"# {trainee.name}\n\nA checkpoint of ttbench's zoo. Every score below is of the shipped file.\n",
-        _facts(training, recipe, checkpoint, command or sys.argv),
+        _facts(training, recipe, checkpoint, command),
         _scores(checkpoint, context_len=recipe.context_len),
         _curve(training, recipe),
         f"## Settings\n\n```json\n{recipe_json(recipe, trainee)}\n```\n",
     ]
     write_whole(folder / CARD, "\n".join(parts).encode())
-    return folder
 
 
 def _facts(training: Training, recipe: Recipe, checkpoint: Checkpoint, command: Sequence[str]) -> str:

@@ -61,7 +61,7 @@ def _defaults(params: type[Any]) -> dict[str, Any]:
 
 def zoo_folders() -> dict[str, Path]:
     """Folders of the checkpoints that ship with the package."""
-    folder = Path(__file__).parent / "zoo"
+    folder = Path(__file__).parents[1] / "zoo"
     return {path.parent.name: path.parent for path in sorted(folder.glob("*/config.json"))}
 
 

@@ -18,9 +18,9 @@ from ttbench.registry import TASKS
 from ttbench.report import words
 from ttbench.report.results import write_derived
 from ttbench.report.table import render, summarise
-from ttbench.run import Options, RunInterrupted, RunResult, plan_suite, plan_task, run_cells
 from ttbench.store import Store, find_done
 from ttbench.suite import find_suite, format_len, list_suites
+from ttbench.sweep import Options, RunInterrupted, RunResult, plan_suite, plan_task, run_cells
 from ttbench.types import ANSWERS, FAILURES, Cell
 
 if TYPE_CHECKING:

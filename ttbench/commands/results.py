@@ -79,8 +79,8 @@ def list_nouns(noun: str | None, *, root: Path, as_json: bool) -> None:
 
 def _print_entries(noun: str, entries: Sequence[Mapping[str, Any]]) -> None:
     if noun == "checkpoints":
-        columns = [Column("name"), Column("architecture"), Column("parameters", numeric=True)]
-        columns += [Column("without embedding", numeric=True), Column("trained at", numeric=True), Column("weights")]
+        columns = [Column("name"), Column("architecture"), Column("params", numeric=True)]
+        columns += [Column("non-embed", numeric=True), Column("trained", numeric=True), Column("weights")]
         rows: list[Sequence[Any]] = [
             (
                 entry["name"],
@@ -88,7 +88,7 @@ def _print_entries(noun: str, entries: Sequence[Mapping[str, Any]]) -> None:
                 console.count(entry["num_params"]),
                 console.count(entry["num_params_non_embedding"]),
                 None if entry["train_ctx"] is None else format_len(entry["train_ctx"]),
-                entry["weights_digest"][:12],
+                entry["weights_digest"][:8],
             )
             for entry in entries
         ]
@@ -145,12 +145,7 @@ def show(run: str, cell: str | None, *, root: Path, as_json: bool) -> None:
     ]
     console.print_table(facts, [Column(""), Column("", wrap=True)], head=False)
     columns = [Column("cell"), Column("task"), Column("checkpoint"), Column("context", numeric=True)]
-    columns += [
-        Column("status"),
-        Column("samples", numeric=True),
-        Column("time", numeric=True),
-        Column("why", wrap=True),
-    ]
+    columns += [Column("status"), Column("samples", numeric=True), Column("time", numeric=True)]
     rows = [
         (
             entry["cell_id"][:8],
@@ -160,12 +155,15 @@ def show(run: str, cell: str | None, *, root: Path, as_json: bool) -> None:
             entry["status"],
             entry["samples"],
             None if entry["cell_s"] is None else console.span(entry["cell_s"]),
-            entry["reason"] or "",
         )
         for entry in seen.cells
     ]
     console.out().print()
     console.print_table(rows, columns)
+    reasons = {entry["cell_id"][:8]: f"{entry['status']}: {entry['reason']}" for entry in seen.cells if entry["reason"]}
+    if reasons:
+        console.out().print()
+        console.print_table(reasons.items(), [Column("cell"), Column("why", wrap=True)])
 
 
 def _print_cell(view: Mapping[str, Any]) -> None:

@@ -14,13 +14,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
+import ttbench
 from ttbench.errors import CorpusError, StoreError, UnknownNameError, UsageError
 from ttbench.plan import Plan
 from ttbench.progress import Outlook, Silent
 from ttbench.request import Options, plan_suite, plan_task
 from ttbench.rows import read_rows
-from ttbench.run import RunInterrupted, RunResult, run_cells, run_suite, run_task
 from ttbench.store import Store, run_folders
+from ttbench.sweep import RunInterrupted, RunResult, run_cells, run_suite, run_task
 from ttbench.types import Cell, Status
 
 # What differs between two measurements of one cell.
@@ -185,7 +186,7 @@ def test_a_skipped_cell_is_a_row_and_a_twin_is_not(fakes: ModuleType, tmp_path: 
 
 def test_runs_at_the_same_time_into_one_root_do_not_disturb_each_other(fakes: ModuleType, tmp_path: Path) -> None:
     code = (
-        "import sys, ttbench_fakes as fakes; from ttbench.run import run_task\n"
+        "import sys, ttbench_fakes as fakes; from ttbench.sweep import run_task\n"
         "run_task('fake-quality', checkpoints=[fakes.checkpoint('a')], ctx='512..8k', out=sys.argv[1])\n"
     )
     path = os.pathsep.join(entry for entry in sys.path if entry)
@@ -321,3 +322,9 @@ def test_the_api_spells_out_the_call_that_does_the_same_again(fakes: ModuleType)
 def test_a_result_counts_its_failures() -> None:
     statuses: dict[str, Status] = {"a": "ok", "b": "oom", "c": "killed", "d": "timeout", "e": "error", "f": "too_long"}
     assert RunResult(folder=Path(), statuses=statuses, num_reused=0, seconds=0.0).num_failed == 3
+
+
+def test_no_module_of_the_package_hides_a_function_of_its_interface() -> None:
+    names = {path.stem for path in Path(ttbench.__file__).parent.iterdir()}
+    assert not names & set(ttbench.__all__)
+    assert callable(ttbench.run)

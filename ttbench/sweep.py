@@ -185,6 +185,6 @@ def run_suite(
     """Run all tasks of a suite, named or given as a path; options given go before the suite's. Raises as `run_task`."""
     options = options or Options()
     plan = plan_suite(suite, options, out=out)
-    command = f"ttbench.run.run_suite({str(suite)!r}, options=Options({options.spelling()}), out={str(out)!r})"
+    command = f"ttbench.sweep.run_suite({str(suite)!r}, options=Options({options.spelling()}), out={str(out)!r})"
     name = Path(suite).stem
     return run_cells(plan, out=out, name=name, command=command, options=options.to_json(), progress=progress).rows()

@@ -26,7 +26,7 @@ from ttbench.types import Checkpoint
 
 NEEDLE_CTX = 512  # tokens, beside the training context
 NEEDLE_TRIALS = 20
-NUM_DOCUMENTS = 12  # of each corpus, the first in the task's seeded order
+NUM_DOCUMENTS = 10  # of each corpus, the first in the task's seeded order
 CURVE_POINTS = 24
 CARD = "card.md"
 

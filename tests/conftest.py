@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import signal
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+# A shell that runs the tests in the background hands down an ignored Ctrl-C, which some of them press.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -135,13 +135,16 @@ def _fit_y(
     lost: int,
 ) -> None:
     """Limits around all numbers and intervals, with room at the foot for the crosses; shares from 0 to 100."""
-    everything = [entry for part in (entries, *beneath) for entry in part if entry["value"] is not None]
-    heights = [entry[name] / scale.size for entry in everything for name in ("value", "low", "high") if entry[name]]
-    low, high = min(heights), max(heights)
     room = 0.065 * lost
     if entries[0]["statistic"] == "proportion":
         axes.set_ylim(-3 - 115 * room, 103)
-    elif log:
+        return
+    everything = [entry for part in (entries, *beneath) for entry in part if entry["value"] is not None]
+    found = [entry[name] for entry in everything for name in ("value", "low", "high") if entry[name] is not None]
+    # a logarithmic axis has no place for a zero
+    heights = [number / scale.size for number in found if number > 0 or not log]
+    low, high = min(heights), max(heights)
+    if log:
         factor = max((high / low) ** 0.06, 1.05)
         axes.set_ylim(low / factor / (high / low) ** (1.2 * room), high * factor)
     else:

@@ -125,7 +125,7 @@ def test_a_heat_map_has_a_panel_per_checkpoint_and_a_number_or_a_status_everywhe
 
 
 def test_checkpoints_that_retrieve_nothing_are_drawn_at_zero(tmp_path: Path) -> None:
-    rows = needle_rows([TRANSFORMER, TTT], [512, 1024])
+    rows = make_rows(needle_rows([TRANSFORMER, TTT], [512, 1024]))
     rows["hits_generate"] = 0.0
     table = summarise(rows)
     drawn = [path for figure in figures.available(table) for path in figures.draw(figure, table, tmp_path)]

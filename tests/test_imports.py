@@ -40,11 +40,26 @@ MAY_IMPORT: dict[str, set[str]] = {
     "executor": BASE | {"process", "progress", "record", "store"},
     "sweep": BASE | {"harness", "plan", "progress", "record", "request", "executor", "store"},
     "train": BASE | {"models", "harness"},
+    "grid": BASE | {"models", "harness", "train"},
     "card": BASE | {"harness", "sweep", "store", "train"},
     "doctor": BASE | {"harness"},
     "console": BASE | {"plan", "suite"},
     "commands": BASE
-    | {"harness", "record", "rows", "store", "report", "plan", "suite", "request", "sweep", "train", "card", "doctor"}
+    | {
+        "harness",
+        "record",
+        "rows",
+        "store",
+        "report",
+        "plan",
+        "suite",
+        "request",
+        "sweep",
+        "train",
+        "grid",
+        "card",
+        "doctor",
+    }
     | {"console"},
     "cli": BASE | {"request", "commands", "console"},
 }

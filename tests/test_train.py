@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 
+from ttbench import grid
 from ttbench import train as trainer
 from ttbench.card import document_bits, ship
 from ttbench.errors import SuiteError, UnknownNameError, UsageError
 from ttbench.harness.checkpoint import zoo_names
-from ttbench.train import RECIPE, Recipe, Trainee, read_recipe, train
+from ttbench.harness.data import Corpus
+from ttbench.train import RECIPE, Recipe, Trainee, Training, find_trainee, read_recipe, train
 
 TINY = {
     "recipe": {
@@ -59,24 +62,27 @@ def recipe_path(tmp_path: Path) -> Path:
     return path
 
 
+def train_one(name: str, recipe_path: Path, **options: Any) -> Training:
+    recipe, trainee = find_trainee(name, recipe_path)
+    return train(trainee, recipe, **options)
+
+
 def test_a_training_cut_short_ends_with_the_weights_and_data_of_an_undisturbed_one(recipe_path, tmp_path):
-    whole = train("transformer", recipe_path=recipe_path, cache=tmp_path / "a")
-    part = train("transformer", recipe_path=recipe_path, cache=tmp_path / "b", stop_after_s=0.0)
+    whole = train_one("transformer", recipe_path, cache=tmp_path / "a")
+    part = train_one("transformer", recipe_path, cache=tmp_path / "b", stop_after_s=0.0)
     assert part.step == 1
-    resumed = train("transformer", recipe_path=recipe_path, cache=tmp_path / "b")
+    resumed = train_one("transformer", recipe_path, cache=tmp_path / "b")
 
     assert whole.step == resumed.step == 16
     assert whole.data_digest == resumed.data_digest
     for key, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[key]), key
     assert resumed.cpu_s > 0
-    assert train("transformer", recipe_path=recipe_path, cache=tmp_path / "b").step == 16
+    assert train_one("transformer", recipe_path, cache=tmp_path / "b").step == 16
 
 
 def test_every_model_of_a_recipe_sees_the_same_bytes_in_the_same_order(recipe_path, tmp_path):
-    digests = {
-        name: train(name, recipe_path=recipe_path, cache=tmp_path).data_digest for name in ("transformer", "ttt-linear")
-    }
+    digests = {name: train_one(name, recipe_path, cache=tmp_path).data_digest for name in ("transformer", "ttt-linear")}
     assert digests["transformer"] == digests["ttt-linear"] != ""
 
 
@@ -144,7 +150,7 @@ def test_a_wrong_recipe_is_refused_in_words(tmp_path, change, error, words):
 
 def test_unknown_models_and_missing_recipes_are_refused(recipe_path, tmp_path):
     with pytest.raises(UnknownNameError, match="did you mean 'transformer'"):
-        train("transformr", recipe_path=recipe_path, cache=tmp_path)
+        find_trainee("transformr", recipe_path)
     with pytest.raises(SuiteError, match="cannot read"):
         read_recipe(tmp_path / "none.yaml")
     assert RECIPE.exists()
@@ -153,7 +159,7 @@ def test_unknown_models_and_missing_recipes_are_refused(recipe_path, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_training(recipe_path, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "_step", lambda run, *_: setattr(run, "step", run.step + 1) or math.nan)
     with pytest.raises(UsageError, match="diverged at step 1"):
-        train("transformer", recipe_path=recipe_path, cache=tmp_path, report_every_s=0.0)
+        train_one("transformer", recipe_path, cache=tmp_path, report_every_s=0.0)
 
 
 def test_a_card_is_made_of_what_the_shipped_file_scores(recipe_path, tmp_path, monkeypatch):
@@ -163,7 +169,7 @@ def test_a_card_is_made_of_what_the_shipped_file_scores(recipe_path, tmp_path, m
     data["recipe"]["phases"][1]["context_len"] = 512
     recipe_path.write_text(yaml.safe_dump(data))
     recipe, trainees = read_recipe(recipe_path)
-    finished = train("transformer", recipe_path=recipe_path, cache=tmp_path)
+    finished = train_one("transformer", recipe_path, cache=tmp_path)
     folder = ship(finished, recipe, trainees["transformer"], tmp_path / "shipped", command=["ttbench", "train", "x"])
 
     card = (folder / "card.md").read_text()
@@ -202,3 +208,42 @@ def test_phases_and_steps_add_up(recipe_path):
     assert [recipe.locate(step) for step in (0, 7, 8, 15)] == [(0, 0), (0, 7), (1, 0), (1, 7)]
     with pytest.raises(IndexError):
         recipe.locate(16)
+
+
+def test_a_grid_trains_each_rate_on_the_same_rows_and_scores_it_on_valid(recipe_path, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "ttbench.grid.ROWS", {"recall": ("recall", 128, 8), "needle": ("needle", 256, 8), "prose": ("prose", 64, 8)}
+    )
+    recipe, trainee = find_trainee("transformer", recipe_path)
+    trials = list(grid.run_trials(trainee, recipe, [1e-6, 1e-2], share=0.5, cache=tmp_path))
+    assert [(trial.lr, trial.num_tokens) for trial in trials] == [(1e-6, 1024), (1e-2, 1024)]
+    assert trials[0].data_digest == trials[1].data_digest
+    assert trials[0].scores["prose"] > trials[1].scores["prose"] > 0  # bits: the higher rate has learned something
+    assert all(0 <= trial.scores[name] <= 1 for trial in trials for name in ("recall", "needle"))
+    again = list(grid.run_trials(trainee, recipe, [1e-6, 1e-2], share=0.5, cache=tmp_path))
+    assert [trial.scores for trial in again] == [trial.scores for trial in trials]
+
+
+def test_validation_counts_what_a_known_model_gets_right_and_reads_no_train_or_test_document(monkeypatch):
+    opened: set[str] = set()
+    documents = Corpus.documents
+    monkeypatch.setattr(Corpus, "documents", lambda self, split: (opened.add(split), documents(self, split))[1])
+    monkeypatch.setattr(grid, "ROWS", {"needle": ("needle", 256, 8), "code": ("code", 64, 8)})
+    model = UniformModel()
+    scores = grid.validate(model, answer_weight=6.0)
+    assert opened == {"valid"}
+    assert scores["code"] == pytest.approx(math.log2(257))
+    rows = trainer.Mixture(seed=grid.VALID_SEED, answer_weight=6.0, split="valid").batch(
+        {"needle": 1.0}, stream=0, step=0, batch_size=8, num_tokens=256
+    )
+    assert scores["needle"] == pytest.approx((rows.targets[rows.weights == 6.0] == 0).mean())
+
+
+class UniformModel(torch.nn.Module):
+    """Gives every token the same logit, so the greedy choice is token 0."""
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(*ids.shape, 1)
+
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(*hidden.shape[:-1], 257)

@@ -334,7 +334,16 @@ def train(
         Path | None, typer.Option(metavar="FILE", help="A recipe in YAML.  [default: the zoo's]", show_default=False)
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the finished checkpoints go.")] = Path("trained"),
+    grid: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RATES",
+            help="Ship nothing: try these learning rates (2e-3,4e-3) with 12 % of the tokens, and score the trials on "
+            "valid rows.",
+        ),
+    ] = None,
     threads: Threads = None,
+    as_json: Json = False,
 ) -> None:
     """Train checkpoints of the zoo again.
 
@@ -342,7 +351,10 @@ def train(
     """
     from ttbench.commands import checkpoints
 
-    checkpoints.train(names or [], recipe=recipe, out=out, threads=threads)
+    if grid is not None:
+        checkpoints.grid(names or [], grid, recipe=recipe, threads=threads, as_json=as_json)
+    else:
+        checkpoints.train(names or [], recipe=recipe, out=out, threads=threads)
 
 
 def main() -> None:

@@ -73,6 +73,14 @@ class Recipe:
     def context_len(self) -> int:
         return max(phase.context_len for phase in self.phases)
 
+    def scaled(self, share: float) -> Recipe:
+        """The same recipe with `share` of every phase's tokens, one step at least: for trials."""
+        phases = tuple(
+            dataclasses.replace(phase, tokens=max(round(phase.tokens * share), phase.context_len * phase.batch_size))
+            for phase in self.phases
+        )
+        return dataclasses.replace(self, phases=phases)
+
     def locate(self, step: int) -> tuple[int, int]:
         """Phase number of a step, and the step's number inside the phase."""
         for number, phase in enumerate(self.phases):
@@ -200,27 +208,31 @@ def weighted_loss(model: SequenceModel, rows: Rows, *, autocast: bool) -> Tensor
     return (nats * weight).sum() / weight.sum()
 
 
+def find_trainee(name: str, path: Path = RECIPE) -> tuple[Recipe, Trainee]:
+    """A recipe and one of its models. Raises UnknownNameError for a name it lacks, and what `read_recipe` raises."""
+    recipe, trainees = read_recipe(path)
+    if name not in trainees:
+        raise UnknownNameError("zoo model", name, known=trainees, where=str(path))
+    return recipe, trainees[name]
+
+
 def train(
-    name: str,
+    trainee: Trainee,
+    recipe: Recipe,
     *,
-    recipe_path: Path = RECIPE,
     cache: Path | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
     report_every_s: float = 10.0,
     stop_after_s: float | None = None,
 ) -> Training:
-    """Train one model of a recipe to its end, or go on with a run that was cut short.
+    """Train a model by a recipe to its end, or go on with a run that was cut short.
 
     Args:
         cache: folder for the progress file; by default the user's cache folder.
         stop_after_s: seconds after which to save and return unfinished.
 
-    Raises UnknownNameError for a name that the recipe lacks, UsageError when the loss is not finite.
+    Raises UsageError when the loss is not finite.
     """
-    recipe, trainees = read_recipe(recipe_path)
-    if name not in trainees:
-        raise UnknownNameError("zoo model", name, known=trainees, where=str(recipe_path))
-    trainee = trainees[name]
     path = progress_path(recipe, trainee, cache)
     model = build(trainee, seed=recipe.seed)
     run = Training(model=model, optimizer=make_optimizer(model, lr=trainee.lr, recipe=recipe))
@@ -236,14 +248,16 @@ def train(
         if now - reported >= report_every_s or run.step == recipe.num_steps or over:
             mean = sum(losses) / len(losses)
             if not math.isfinite(mean):
-                raise UsageError(f"training '{name}' diverged at step {run.step}; lower its lr in {recipe_path}")
+                raise UsageError(
+                    f"training '{trainee.name}' diverged at step {run.step}; lower its lr, now {trainee.lr}"
+                )
             run.curve.append((run.step, mean))
             losses, reported = [], now
             speed = (run.step - first_step) / (now - started)
             done = sum(_step_tokens(recipe, step) for step in range(first_step, run.step))
             report(
                 Progress(
-                    name=name,
+                    name=trainee.name,
                     step=run.step,
                     num_steps=recipe.num_steps,
                     loss=mean,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int
@@ -18,6 +20,9 @@ from ttbench.errors import CheckpointError, GateError, UnknownNameError, UsageEr
 from ttbench.harness import measure
 from ttbench.harness.engine import Engine
 from ttbench.harness.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from ttbench.train import Recipe, Trainee
 
 MARKS = {True: Text("ok", style="green"), False: Text("FAILED", style="bold red"), None: Text("n/a", style="dim")}
 
@@ -108,12 +113,8 @@ def train(names: Sequence[str], *, recipe: Path | None, out: Path, threads: int 
     from ttbench import train as trainer
     from ttbench.card import ship
 
-    path = recipe or trainer.RECIPE
-    settings, trainees = trainer.read_recipe(path)
-    for name in names:
-        if name not in trainees:
-            raise UnknownNameError("zoo model", name, known=trainees, where=str(path))
-    wanted = list(names or trainees)
+    path, settings, trainees = _trainees(names, recipe)
+    wanted = list(trainees)
     # Before the hours, not after them.
     taken = [name for name in wanted if (out / name).exists()]
     if taken:
@@ -123,10 +124,61 @@ def train(names: Sequence[str], *, recipe: Path | None, out: Path, threads: int 
         words = f"{settings.num_steps} steps, {console.count(settings.num_tokens)} tokens"
         console.say(f"training {name}: {words}, recipe {path}", style="bold")
         try:
-            trained = trainer.train(name, recipe_path=path, report=lambda at: console.say(trainer.describe(at)))
+            trained = trainer.train(trainees[name], settings, report=lambda at: console.say(trainer.describe(at)))
         except KeyboardInterrupt:
             console.say("interrupted; the same command goes on from the last minute", style="yellow")
             raise
         command = ["ttbench", "train", name, *(["--recipe", str(recipe)] if recipe else [])]
         folder = ship(trained, settings, trainees[name], out / name, command=command)
         console.say(f"written to {folder}; look at its card, and run: ttbench check {folder}")
+
+
+def grid(names: Sequence[str], rates: str, *, recipe: Path | None, threads: int | None, as_json: bool) -> None:
+    """Train models of a recipe for a short while at each learning rate, and print what the trials score on valid."""
+    from ttbench import grid as trials
+    from ttbench import train as trainer
+
+    tried = _rates(rates)
+    _, settings, trainees = _trainees(names, recipe)
+    measure.pin_threads(threads or measure.num_cores())
+    done: list[trials.Trial] = []
+    for trainee in trainees.values():
+        for trial in trials.run_trials(trainee, settings, tried, report=lambda at: console.say(trainer.describe(at))):
+            done.append(trial)
+            console.say(f"{trial.model} at {trial.lr:g}: " + "  ".join(f"{k} {v:.3f}" for k, v in trial.scores.items()))
+    if as_json:
+        console.print_json([trial.to_json() for trial in done])
+        return
+    names_of_scores = list(done[0].scores)
+    columns = [Column(""), *(Column(name, numeric=True) for name in ("lr", *names_of_scores, "CPU s"))]
+    console.print_table(
+        [
+            (t.model, f"{t.lr:g}", *(f"{t.scores[name]:.3f}" for name in names_of_scores), f"{t.cpu_s:.0f}")
+            for t in done
+        ],
+        columns,
+        title=f"{console.count(done[0].num_tokens)} tokens, scored on the valid split",
+        caption="code and prose: bits per byte; recall and needle: share of asked bytes that are right",
+    )
+
+
+def _trainees(names: Sequence[str], recipe: Path | None) -> tuple[Path, Recipe, dict[str, Trainee]]:
+    """Path and settings of a recipe, and those of its models that are named: all where none is."""
+    from ttbench import train as trainer
+
+    path = recipe or trainer.RECIPE
+    settings, trainees = trainer.read_recipe(path)
+    for name in names:
+        if name not in trainees:
+            raise UnknownNameError("zoo model", name, known=trainees, where=str(path))
+    return path, settings, {name: trainees[name] for name in names or trainees}
+
+
+def _rates(text: str) -> list[float]:
+    try:
+        rates = [float(part) for part in text.split(",")]
+    except ValueError:
+        rates = []
+    if not rates or not all(0 < rate < math.inf for rate in rates):
+        raise UsageError(f"--grid '{text}' is not a list of learning rates; write them as in --grid 2e-3,4e-3,8e-3")
+    return rates

@@ -19,12 +19,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ttbench.harness.data import Corpus, Document, open_corpus
+from ttbench.harness.data import Document, open_corpus
 
 BOS = 256
 
 _CONSONANTS, _VOWELS = "bcdfghjklmnprstvwz", "aeiou"
 _LETTERS, _DIGITS = "abcdefghijklmnopqrstuvwxyz", "0123456789"
+FIRST = 0.3  # share of needle rows whose first sentence opens the row: uniform cuts seldom reach so far back
 # {key} comes before {value}, and what stands between them is short: the look-up is by the words before the value.
 WORDINGS = (
     "The code of {key} is {value}.",
@@ -142,8 +143,7 @@ def _window(rng: np.random.Generator, documents: Sequence[Document], shares: np.
     return b"\n".join(parts)[:size]
 
 
-def _text_maker(corpus: Corpus) -> Maker:
-    documents = corpus.documents("train")
+def _text_maker(documents: Sequence[Document]) -> Maker:
     sizes = np.array([len(document.text) for document in documents], dtype=np.float64)
     shares = np.cumsum(sizes) / sizes.sum()
     shares[-1] = 1.0
@@ -166,6 +166,8 @@ def _needle_maker(texts: Sequence[Maker], *, answer_weight: float) -> Maker:
         used = sum(len(span.text) for sentence in stated + asked for span in sentence)
         hay = texts[int(rng.integers(len(texts)))](rng, max(1, num_tokens - used))[0].text
         cuts = np.sort(rng.integers(len(hay) + 1, size=num_pairs))
+        if rng.random() < FIRST:
+            cuts[0] = 0
         spans: list[Span] = []
         start = 0
         for cut, sentence in zip(cuts, stated, strict=True):
@@ -193,10 +195,14 @@ class Rows:
 
 
 class Mixture:
-    """Rows drawn by kind. Every row depends on (seed, stream, index) only, so any batch can be made at any time."""
+    """Rows drawn by kind. Every row depends on (seed, stream, index) only, so any batch can be made at any time.
 
-    def __init__(self, *, seed: int, answer_weight: float) -> None:
-        texts = {"code": _text_maker(open_corpus("code")), "prose": _text_maker(open_corpus("kjv"))}
+    Texts come from the documents of one split: train for training, valid for choosing among trials.
+    """
+
+    def __init__(self, *, seed: int, answer_weight: float, split: str = "train") -> None:
+        sources = {"code": "code", "prose": "kjv"}
+        texts = {kind: _text_maker(open_corpus(corpus).documents(split)) for kind, corpus in sources.items()}
         self.seed = seed
         self.makers: Mapping[str, Maker] = {
             **texts,

@@ -55,6 +55,8 @@ ARCHITECTURES = Registry(
     group="ttbench.architectures",
     built_in={
         "transformer": "ttbench.models.transformer:Transformer",
+        "mamba": "ttbench.models.mamba:Mamba",
+        "mamba2": "ttbench.models.mamba2:Mamba2",
         "ttt-linear": "ttbench.models.ttt:TTTLinear",
         "ttt-mlp": "ttbench.models.ttt:TTTMLP",
     },

@@ -143,6 +143,7 @@ class SequenceModel(nn.Module, ABC):
     version: ClassVar[int]
     strictly_causal: ClassVar[bool] = True
     state_grows: ClassVar[bool]  # with context
+    undecayed: ClassVar[frozenset[str]] = frozenset()  # last names of matrices that weight decay leaves alone
     config: Any
 
     @classmethod

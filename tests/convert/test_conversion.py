@@ -200,7 +200,11 @@ def test_a_configuration_is_a_file_a_preset_or_a_name_of_the_catalogue(tmp_path:
 
 @pytest.mark.parametrize(
     ("data", "words"),
-    [(b"GGUF", "a GGUF file"), (b"\x92\x93\xa1", "a JAX train state"), (b"PK\x03\x04", "weights written by torch.save")],
+    [
+        (b"GGUF", "a GGUF file"),
+        (b"\x92\x93\xa1", "a JAX train state"),
+        (b"PK\x03\x04", "weights written by torch.save"),
+    ],
     ids=["gguf", "jax", "torch"],
 )
 def test_what_has_to_be_converted_first_says_what_to_type(tmp_path: Path, data: bytes, words: str) -> None:

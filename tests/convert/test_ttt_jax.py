@@ -19,10 +19,11 @@ from ttbench.models.ttt import TTT, TTTMLP, TTTLinear
 from ttbench.models.ttt_config import TTTConfig
 
 MAMBA = {"use_gate": True, "share_qk": True, "pre_conv": True}
+PLAIN = dict.fromkeys(MAMBA, False)
 VARIANTS = [
-    pytest.param(TTTLinear, {}, id="linear-transformer"),
+    pytest.param(TTTLinear, PLAIN, id="linear-transformer"),
     pytest.param(TTTLinear, MAMBA, id="linear-mamba"),
-    pytest.param(TTTMLP, {}, id="mlp-transformer"),
+    pytest.param(TTTMLP, PLAIN, id="mlp-transformer"),
     pytest.param(TTTMLP, MAMBA, id="mlp-mamba"),
     pytest.param(TTTLinear, {**MAMBA, "tie_word_embeddings": False}, id="linear-untied"),
 ]
@@ -86,7 +87,7 @@ def test_a_file_of_parameters_alone_is_read_too_in_several_shards(tmp_path: Path
 
 
 def test_every_tensor_of_the_authors_code_has_a_rule() -> None:
-    names = {name for cls in (TTTLinear, TTTMLP) for extra in ({}, MAMBA) for name in held(make(cls, **extra))}
+    names = {name for cls in (TTTLinear, TTTMLP) for extra in (PLAIN, MAMBA) for name in held(make(cls, **extra))}
     names |= set(held(make(TTTLinear, tie_word_embeddings=False)))
     targets = {"/".join(jax_name(name)).replace("/h/0/", "/h/{i}/") for name in names if ".layers.1." not in name}
     assert targets == set(RULES)

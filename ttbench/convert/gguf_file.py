@@ -18,6 +18,8 @@ from ttbench.errors import CheckpointError
 
 # What transformers and gguf raise on files that they cannot read; neither has errors of its own.
 _UNREADABLE = (ValueError, KeyError, IndexError, TypeError, OSError, RuntimeError, NotImplementedError, AttributeError)
+# Where and with what it was read: the same file must give the same configuration, whose digest every row carries.
+_DROPPED = ("_name_or_path", "_model_name_or_path", "quantization_config", "transformers_version")
 _KEPT = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -58,8 +60,9 @@ def convert_gguf(
     report(size, size)
     # JSON and back: dtypes and enumerations become the words that config.json has.
     config = json.loads(model.config.to_json_string(use_diff=False))
-    config.pop("quantization_config", None)
-    return {**config, "dtype": "float32"}, _write_tokenizer(path, folder)
+    config = {key: value for key, value in config.items() if key not in _DROPPED}
+    config |= {"architectures": [type(model).__name__], "dtype": "float32"}
+    return config, _write_tokenizer(path, folder)
 
 
 def _read_model(path: Path) -> tuple[Any, Any]:

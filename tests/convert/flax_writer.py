@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 import numpy as np
@@ -15,12 +15,15 @@ from torch import Tensor
 Key = tuple[str, ...]
 
 
+def pack(value: Any) -> bytes:
+    return cast(bytes, msgpack.packb(value, use_bin_type=True))
+
+
 def array_bytes(tensor: Tensor) -> bytes:
     """What Flax's to_bytes makes of an array."""
     raw = tensor.reshape(-1).contiguous().view(torch.uint8)
     dtype = str(tensor.dtype).removeprefix("torch.")
-    packed = msgpack.packb((tuple(tensor.shape), dtype, raw.numpy().tobytes()), use_bin_type=True)
-    return msgpack.packb(msgpack.ExtType(1, packed))
+    return pack(msgpack.ExtType(1, pack((tuple(tensor.shape), dtype, raw.numpy().tobytes()))))
 
 
 def chunked_bytes(tensor: Tensor, *, chunk: int) -> bytes:
@@ -32,7 +35,7 @@ def chunked_bytes(tensor: Tensor, *, chunk: int) -> bytes:
         "shape": {str(i): size for i, size in enumerate(tensor.shape)},
         "chunks": {str(i): msgpack.unpackb(array_bytes(part)) for i, part in enumerate(parts)},
     }
-    return msgpack.packb(value, use_bin_type=True)
+    return pack(value)
 
 
 def write_pairs(path: Path, pairs: Iterable[tuple[Key, bytes]]) -> None:
@@ -103,7 +106,7 @@ def parameters(state_dict: dict[str, Tensor]) -> list[tuple[Key, Tensor]]:
 
 def train_state(tensors: list[tuple[Key, Tensor]], *, moments: int = 2) -> list[tuple[Key, bytes]]:
     """A whole train state: counter, parameters, and an optimiser's moments before and after them."""
-    step: Any = msgpack.packb(msgpack.ExtType(3, msgpack.packb(((), "int32", np.int32(7).tobytes()))))
+    step = pack(msgpack.ExtType(3, pack(((), "int32", np.int32(7).tobytes()))))
     pairs: list[tuple[Key, bytes]] = [(("step",), step)]
     names = [("opt_state", "1", "0", f"moment{i}") for i in range(moments)]
     for prefix in (*names[:1], ("params", "params"), *names[1:]):

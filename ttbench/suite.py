@@ -15,26 +15,21 @@ key, a wrong type, a tag or an alias is a SuiteError that names file and line. T
 from __future__ import annotations
 
 import dataclasses
-import importlib.resources
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import yaml
-from yaml.constructor import SafeConstructor
 
 from ttbench.errors import SuiteError, UnknownNameError, UsageError
 from ttbench.plan import Plan, join, plan, read_params
 from ttbench.registry import TASKS
+from ttbench.strict_yaml import CATALOGUE, Node, read_yaml, suite_folders
 from ttbench.types import Scalar
 
 __all__ = ["Plan", "Suite", "SuiteTask", "find_suite", "join", "list_suites", "load_suite", "parse_ctx", "plan"]
 
 _UNITS = {"": 1, "k": 1024, "m": 1024**2}
 _LENGTH = re.compile(r"([0-9]+)([km]?)", re.ASCII | re.IGNORECASE)
-_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq")}
 _MAX_LEN = 2**40
 
 
@@ -115,68 +110,6 @@ _SHARED_KEYS = tuple(key for key in _TASK_KEYS if key not in ("task", "params"))
 _SUITE_KEYS = ("title", "description", "tasks", *_SHARED_KEYS)
 
 
-class _Node:
-    """A YAML node that knows its place and complains by it."""
-
-    def __init__(self, file: str, node: yaml.Node) -> None:
-        self.file, self.node = file, node
-        if node.tag not in _TAGS:
-            kind = node.tag.removeprefix("tag:yaml.org,2002:")
-            raise self.error(f"a value of kind '{kind}' is not allowed; put it in quotes")
-
-    @property
-    def where(self) -> str:
-        return f"{self.file}:{self.node.start_mark.line + 1}"
-
-    def error(self, message: str) -> SuiteError:
-        return SuiteError(f"{self.where}: {message}")
-
-    def mapping(self, known: Iterable[str] | None) -> dict[str, _Node]:
-        if not isinstance(self.node, yaml.MappingNode):
-            raise self.error(f"expected keys and values; got {self.spelling()}")
-        found: dict[str, _Node] = {}
-        for key_node, value_node in self.node.value:
-            key, value = _Node(self.file, key_node), _Node(self.file, value_node)
-            name = key.text("a key")
-            if known is not None and name not in known:
-                raise SuiteError(str(UnknownNameError("key", name, known=known, where=key.where)))
-            if name in found:
-                raise key.error(f"key '{name}' is written twice")
-            found[name] = value
-        return found
-
-    def items(self) -> list[_Node]:
-        if not isinstance(self.node, yaml.SequenceNode):
-            raise self.error(f"expected a list; got {self.spelling()}")
-        return [_Node(self.file, node) for node in self.node.value]
-
-    def is_list(self) -> bool:
-        return isinstance(self.node, yaml.SequenceNode)
-
-    def scalar(self) -> Scalar:
-        if not isinstance(self.node, yaml.ScalarNode):
-            raise self.error(f"expected one value; got {self.spelling()}")
-        return SafeConstructor().construct_object(self.node)
-
-    def text(self, what: str) -> str:
-        return self._typed(what, str, "text")
-
-    def whole(self, what: str) -> int:
-        return self._typed(what, int, "a whole number")
-
-    def number(self, what: str) -> float:
-        return float(self._typed(what, (int, float), "a number"))
-
-    def _typed(self, what: str, kind: Any, words: str) -> Any:
-        value = self.scalar()
-        if isinstance(value, bool) or not isinstance(value, kind):
-            raise self.error(f"{what} must be {words}; got {value!r}")
-        return value
-
-    def spelling(self) -> str:
-        return {yaml.MappingNode: "keys and values", yaml.SequenceNode: "a list"}.get(type(self.node), "one value")
-
-
 def find_suite(name: str) -> Path:
     """The file of a suite: a path as given, then `./suites/<name>.yaml`, then the suites that ship with the package.
 
@@ -195,36 +128,18 @@ def find_suite(name: str) -> Path:
 
 def list_suites() -> dict[str, Path]:
     """Suites that can be named: those in `./suites` and those that ship with the package."""
-    package = Path(str(importlib.resources.files("ttbench")))
-    # A wheel carries suites/ inside the package; a source tree has it beside.
-    shipped = package / "suites" if (package / "suites").is_dir() else package.parent / "suites"
     return {
         path.stem: path
-        for folder in (shipped, Path("suites"))
+        for folder in suite_folders()
         for path in sorted(folder.glob("*.yaml"))
-        if path.stem != "checkpoints"
+        if path.name != CATALOGUE
     }
 
 
 def load_suite(path: Path | str) -> Suite:
     """Read and check a suite. Raises SuiteError with file and line."""
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        # Aliases could build a value of any size out of a few lines.
-        for token in yaml.scan(text, Loader=yaml.SafeLoader):
-            if isinstance(token, yaml.AnchorToken | yaml.AliasToken):
-                raise SuiteError(f"{path}:{token.start_mark.line + 1}: anchors and aliases are not allowed")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise SuiteError(f"cannot read suite {path}: {error}") from error
-    except yaml.YAMLError as error:
-        mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
-        problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else str(error).splitlines()[0]
-        raise SuiteError(f"{path}:{mark.line + 1 if mark else 1}: not YAML: {problem}") from error
-    if node is None:
-        raise SuiteError(f"{path}:1: the suite is empty; it needs title and tasks")
-    top = _Node(str(path), node)
+    top = read_yaml(path, noun="suite", needs="title and tasks")
     keys = top.mapping(_SUITE_KEYS)
     for needed in ("title", "tasks"):
         if needed not in keys:
@@ -242,7 +157,7 @@ def load_suite(path: Path | str) -> Suite:
     )
 
 
-def _read_task(node: _Node, *, shared: Mapping[str, _Node]) -> SuiteTask:
+def _read_task(node: Node, *, shared: Mapping[str, Node]) -> SuiteTask:
     own = node.mapping(_TASK_KEYS)
     if "task" not in own:
         raise node.error("key 'task' is missing")
@@ -274,11 +189,11 @@ def _read_task(node: _Node, *, shared: Mapping[str, _Node]) -> SuiteTask:
     return SuiteTask(task=name, params=params, where=node.where, **values)
 
 
-def _names(key: str, node: _Node) -> tuple[str, ...]:
+def _names(key: str, node: Node) -> tuple[str, ...]:
     return tuple(item.text(key) for item in node.items())
 
 
-def _ctx(key: str, node: _Node) -> tuple[int, ...]:
+def _ctx(key: str, node: Node) -> tuple[int, ...]:
     items = [item.scalar() for item in (node.items() if node.is_list() else [node])]
     try:
         return parse_ctx([str(item) for item in items])
@@ -286,13 +201,13 @@ def _ctx(key: str, node: _Node) -> tuple[int, ...]:
         raise node.error(str(error)) from error
 
 
-def _text(key: str, node: _Node) -> str:
+def _text(key: str, node: Node) -> str:
     return node.text(key)
 
 
-def _whole(key: str, node: _Node) -> int:
+def _whole(key: str, node: Node) -> int:
     return node.whole(key)
 
 
-def _number(key: str, node: _Node) -> float:
+def _number(key: str, node: Node) -> float:
     return node.number(key)

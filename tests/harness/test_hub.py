@@ -12,10 +12,13 @@ from urllib.parse import unquote
 
 import pytest
 from huggingface_hub import constants
+from typer.testing import CliRunner
 
+from ttbench.cli import app
+from ttbench.commands import listing
 from ttbench.errors import CheckpointError
 from ttbench.harness.checkpoint import resolve
-from ttbench.harness.hub import HubId, parse_hub_id
+from ttbench.harness.hub import HubId, cached_repos, parse_hub_id
 from ttbench.harness.loading import save_checkpoint
 from ttbench.models.transformer import Transformer
 
@@ -113,6 +116,51 @@ def test_a_snapshot_whose_link_leaves_the_repository_is_refused(cache: Path, fol
         resolve("org/tiny")
 
 
+def test_the_cache_is_listed_with_how_whole_each_commit_is(cache: Path, folder: Path) -> None:
+    assert cached_repos() == {}
+    snapshot = fill(cache, folder)
+    (found,) = cached_repos()["org/tiny"].values()
+    assert (found.folder, found.state) == (snapshot, "cached")
+    (snapshot / "model.safetensors").unlink()
+    assert cached_repos()["org/tiny"][COMMIT].state == "partial"
+    (snapshot / "pytorch_model.bin").write_bytes(b"PK\x03\x04")
+    assert cached_repos()["org/tiny"][COMMIT].state == "convert"
+
+
+@pytest.mark.usefixtures("offline")
+def test_an_entry_of_the_catalogue_runs_from_the_cache(
+    cache: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(cache, folder)
+    (tmp_path / "suites").mkdir()
+    text = (
+        f"checkpoints:\n  - {{name: mine, architecture: a, provenance: port, hub_id: org/tiny, revision: '{COMMIT}'}}\n"
+    )
+    (tmp_path / "suites" / "checkpoints.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    assert resolve("mine") == resolve(f"org/tiny@{COMMIT}")
+    entries = {entry["name"]: entry for entry in listing.of("checkpoints", tmp_path)}
+    assert (entries["mine"]["state"], entries["mine"]["download_bytes"]) == ("cached", 0)
+    assert entries["titans"]["state"] == "unpublished"
+    assert (entries["mamba-130m"]["state"], entries["mamba-130m"]["download_bytes"]) == ("download", 517_000_000)
+    assert entries["transformer"]["state"] == "zoo"
+    shown = CliRunner().invoke(app, ["list", "checkpoints"])
+    assert (shown.exit_code, "here, in the hub's cache" in shown.stdout, "not published" in shown.stdout) == (
+        0,
+        True,
+        True,
+    )
+    document = json.loads(CliRunner().invoke(app, ["list", "checkpoints", "--json"]).stdout)
+    assert {entry["name"]: entry["state"] for entry in document}["mine"] == "cached"
+
+
+def test_a_repository_in_the_cache_that_no_catalogue_lists_is_shown_too(cache: Path, folder: Path) -> None:
+    fill(cache, folder)
+    entries = {entry["name"]: entry for entry in listing.of("checkpoints", Path("runs"))}
+    assert (entries["org/tiny"]["state"], entries["org/tiny"]["revision"]) == ("cached", COMMIT)
+    assert CliRunner().invoke(app, ["list", "checkpoints"]).exit_code == 0
+
+
 class Hub:
     """A hub of one repository, which notes what was asked for."""
 
@@ -190,6 +238,22 @@ def test_a_model_that_nothing_reads_is_refused_before_its_weights_travel(hub: Hu
     with pytest.raises(CheckpointError, match="model_type='other' must be known to exactly one dialect"):
         resolve("org/tiny")
     assert "model.safetensors" not in hub.asked
+
+
+@pytest.mark.parametrize(
+    ("gone", "message"),
+    [
+        ("model.safetensors", "has no model.safetensors and no model.safetensors.index.json on the hub"),
+        ("config.json", "has no config.json on the hub"),
+    ],
+)
+def test_a_repository_in_another_format_says_how_to_convert_it(hub: Hub, gone: str, message: str) -> None:
+    del hub.files[gone]
+    with pytest.raises(
+        CheckpointError, match=f"{message}.*hf download org/tiny --local-dir SOURCE, then ttbench convert"
+    ):
+        resolve("org/tiny")
+    assert "pytorch_model.bin" not in hub.asked
 
 
 @pytest.mark.parametrize(

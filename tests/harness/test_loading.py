@@ -153,7 +153,7 @@ def test_a_pickle_is_never_opened(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="truncated or broken"):
         resolve(str(folder))
     (folder / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin, which is not read"):
+    with pytest.raises(CheckpointError, match=r"weights written by torch\.save, which is converted once"):
         resolve(str(folder))
     assert not (tmp_path / "sprung").exists()
 
@@ -230,7 +230,7 @@ def test_saving_refuses_to_overwrite_but_fills_an_empty_folder(tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
-@pytest.mark.parametrize("when", ["save_file", "_sync"])
+@pytest.mark.parametrize("when", ["save_file", "write_config"])
 def test_saving_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
     def break_off(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt

@@ -66,7 +66,11 @@ def zoo_folders() -> dict[str, Path]:
 
 
 def checkpoints() -> list[dict[str, Any]]:
-    """The zoo, identified; imports torch."""
+    """The zoo, identified, then the hub's cache and the catalogue; imports torch."""
+    return [*_zoo(), *_published()]
+
+
+def _zoo() -> list[dict[str, Any]]:
     from ttbench.harness.checkpoint import resolve
 
     found = []
@@ -75,6 +79,7 @@ def checkpoints() -> list[dict[str, Any]]:
         found.append(
             {
                 "name": name,
+                "state": "zoo",
                 "architecture": item.architecture,
                 "num_params": item.num_params,
                 "num_params_non_embedding": item.num_params_non_embedding,
@@ -83,6 +88,35 @@ def checkpoints() -> list[dict[str, Any]]:
                 "weights_digest": item.weights_digest,
             }
         )
+    return found
+
+
+def _published() -> list[dict[str, Any]]:
+    """Entries of the catalogue, and what else lies in the hub's cache.
+
+    `state`: cached (whole, can be run offline), partial (in the cache, not whole), convert (in the cache, in another
+    format), download, package, unpublished. `download_bytes` is what would be fetched; None: not known.
+    """
+    from ttbench import catalogue
+    from ttbench.harness.hub import cached_repos
+
+    cached = cached_repos()
+    found = []
+    listed = set()
+    for entry in catalogue.load().values():
+        state = "unpublished" if not entry.published else "package" if entry.package else "download"
+        here = cached.get(entry.hub_id or "", {})
+        listed.add(entry.hub_id)
+        # An entry that names a revision means that one.
+        held = {commit: repo for commit, repo in here.items() if entry.revision in (None, commit)}
+        if held:
+            state = max((repo.state for repo in held.values()), key=("partial", "convert", "cached").index)
+        data = {**entry.to_json(), "state": state}
+        found.append({**data, "download_bytes": 0 if state in ("cached", "convert") else entry.download_bytes})
+    for name, here in cached.items():
+        if name not in listed:
+            for commit, repo in here.items():
+                found.append({"name": name, "state": repo.state, "hub_id": name, "revision": commit})
     return found
 
 
@@ -260,6 +294,10 @@ def names(noun: str, root: Path = RUNS) -> list[str]:
             return ["last", *(folder.name for folder in run_folders(root))]
         if noun == "corpora":
             return [*sorted(CORPORA), "text:", "hf:"]
-        return {"checkpoints": list(zoo_folders()), "tasks": sorted(TASKS), "nouns": list(NOUNS)}[noun]
+        if noun == "checkpoints":
+            from ttbench import catalogue
+
+            return [*zoo_folders(), *catalogue.names()]
+        return {"tasks": sorted(TASKS), "nouns": list(NOUNS)}[noun]
     except TtbenchError:
         return []

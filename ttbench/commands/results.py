@@ -79,22 +79,11 @@ def list_nouns(noun: str | None, *, root: Path, as_json: bool) -> None:
 
 def _print_entries(noun: str, entries: Sequence[Mapping[str, Any]]) -> None:
     if noun == "checkpoints":
-        columns = [Column("name"), Column("architecture"), Column("params", numeric=True)]
-        columns += [Column("non-embed", numeric=True), Column("trained", numeric=True), Column("weights")]
-        rows: list[Sequence[Any]] = [
-            (
-                entry["name"],
-                entry["architecture"],
-                console.count(entry["num_params"]),
-                console.count(entry["num_params_non_embedding"]),
-                None if entry["train_ctx"] is None else format_len(entry["train_ctx"]),
-                entry["weights_digest"][:8],
-            )
-            for entry in entries
-        ]
-    elif noun == "suites":
+        _print_checkpoints(entries)
+        return
+    if noun == "suites":
         columns = [Column("name"), Column("title", wrap=True), Column("tasks", wrap=True)]
-        rows = [(entry["name"], entry["title"], ", ".join(entry["tasks"])) for entry in entries]
+        rows: list[Sequence[Any]] = [(entry["name"], entry["title"], ", ".join(entry["tasks"])) for entry in entries]
     elif noun == "runs":
         columns = [Column("run"), Column("cells", numeric=True), Column("status"), Column("command", wrap=True)]
         rows = [(entry["name"], entry["cells"], _statuses(entry), entry["command"]) for entry in entries]
@@ -113,6 +102,58 @@ def _print_entries(noun: str, entries: Sequence[Mapping[str, Any]]) -> None:
         columns = [Column("name"), Column("what", wrap=True), Column("defined in", wrap=True)]
         rows = [(entry["name"], entry["description"], entry["target"]) for entry in entries]
     console.print_table(rows, columns)
+
+
+STATES = {
+    "cached": "here, in the hub's cache",
+    "convert": "in the hub's cache, to be converted",
+    "partial": "in the hub's cache, not whole",
+    "download": "on the hub",
+    "package": "in a Python package",
+    "unpublished": "not published",
+}
+
+
+def _print_checkpoints(entries: Sequence[Mapping[str, Any]]) -> None:
+    """Two tables: what ships with the package, and what others published."""
+    zoo = [entry for entry in entries if entry["state"] == "zoo"]
+    columns = [Column("name"), Column("architecture"), Column("params", numeric=True)]
+    columns += [Column("non-embed", numeric=True), Column("trained", numeric=True), Column("weights")]
+    rows: list[Sequence[Any]] = [
+        (
+            entry["name"],
+            entry["architecture"],
+            console.count(entry["num_params"]),
+            console.count(entry["num_params_non_embedding"]),
+            _context(entry),
+            entry["weights_digest"][:8],
+        )
+        for entry in zoo
+    ]
+    console.print_table(rows, columns, title="here, in the zoo")
+    columns = [Column("name", wrap=True), Column("architecture"), Column("by"), Column("params", numeric=True)]
+    columns += [Column("trained", numeric=True), Column("to download", numeric=True), Column("where", wrap=True)]
+    rows = [
+        (
+            entry["name"],
+            entry.get("architecture"),
+            entry.get("provenance"),
+            None if entry.get("num_params") is None else console.count(entry["num_params"]),
+            _context(entry),
+            None if entry.get("download_bytes") is None else console.size(entry["download_bytes"]),
+            STATES[entry["state"]] + (", gated" if entry.get("gated") else ""),
+        )
+        for entry in entries
+        if entry["state"] != "zoo"
+    ]
+    console.out().print()
+    console.print_table(
+        rows, columns, title="published", caption="-: not known; ttbench list checkpoints --json has more"
+    )
+
+
+def _context(entry: Mapping[str, Any]) -> str | None:
+    return None if entry.get("train_ctx") is None else format_len(entry["train_ctx"])
 
 
 def _statuses(entry: Mapping[str, Any]) -> str:

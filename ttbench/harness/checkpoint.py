@@ -1,4 +1,4 @@
-"""From what a user types to a Checkpoint: zoo name, local folder or hub id, identified by content.
+"""From what a user types to a Checkpoint: zoo name, folder, catalogue name or hub id, identified by content.
 
     name -> folder -> config.json -> the one dialect that knows it -> headers that fit -> digests
 
@@ -12,15 +12,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from ttbench import catalogue
 from ttbench.errors import CheckpointError, UnknownNameError
 from ttbench.harness.eager import torch_dtype
 from ttbench.harness.files import MAX_CONFIG_BYTES, content_digest, json_digest, member, read_json
 from ttbench.harness.fit import check_layers, fit, skeleton
-from ttbench.harness.hub import fetch_small, fetch_weights, parse_hub_id
+from ttbench.harness.hub import HubId, fetch_small, fetch_weights, parse_hub_id
+from ttbench.harness.sources import conversion_hint
 from ttbench.harness.tokenizer import tokenizer_digest
-from ttbench.harness.weights import StoredWeights, read_weights
+from ttbench.harness.weights import INDEX, SINGLE, StoredWeights, read_weights
 from ttbench.models.base import Dialect, SequenceModel
 from ttbench.registry import ARCHITECTURES
 from ttbench.types import Checkpoint
@@ -49,7 +51,7 @@ def _zoo() -> dict[str, Path]:
 
 
 def resolve(name: str, *, dtype: str = "float32") -> Checkpoint:
-    """Find and identify a checkpoint: zoo name, then local folder, then hub id `org/name[@revision]`.
+    """Find and identify a checkpoint: zoo name, local folder, name in the catalogue, hub id `org/name[@revision]`.
 
     An unpinned hub id becomes the commit that it points to now, in `revision`.
 
@@ -59,7 +61,7 @@ def resolve(name: str, *, dtype: str = "float32") -> Checkpoint:
 
     Raises:
         UsageError: an unknown dtype.
-        UnknownNameError: no zoo name, no folder, and not written like a hub id.
+        UnknownNameError: no zoo name, no folder, not in the catalogue, and not written like a hub id.
         CheckpointError: it cannot be found, read or identified.
         WeightsError: its weight files are broken or do not fit its config.json.
     """
@@ -70,16 +72,41 @@ def resolve(name: str, *, dtype: str = "float32") -> Checkpoint:
     if folder.is_dir():
         return read_checkpoint(folder, provenance="local", dtype=dtype)
     if folder.exists():
-        raise CheckpointError(f"'{name}' is a file; give the folder that holds {CONFIG} and the weights")
-    hub_id = parse_hub_id(name)
+        hint = conversion_hint(folder)
+        what = f"is {hint}" if hint else f"is a file; give the folder that holds {CONFIG} and the weights"
+        raise CheckpointError(f"'{name}' {what}")
+    listed = catalogue.find(name)
+    hub_id = parse_hub_id(name) if listed is None else parse_hub_id(catalogue.resolvable(listed))
     if hub_id is not None:
-        local = fetch_small(hub_id)
-        identify(read_config(local))
-        fetch_weights(hub_id, local)
-        return read_checkpoint(local, name=hub_id.repo, provenance="hub", revision=local.name, dtype=dtype)
+        return _from_hub(hub_id, dtype=dtype)
     if os.sep in name:
         raise CheckpointError(f"no folder '{name}' here; give a folder that holds {CONFIG} and model.safetensors")
-    raise UnknownNameError("checkpoint", name, known=zoo)
+    raise UnknownNameError("checkpoint", name, known=[*zoo, *catalogue.names()])
+
+
+def _from_hub(hub_id: HubId, *, dtype: str) -> Checkpoint:
+    folder = fetch_small(hub_id)
+    if member(folder, CONFIG) is None:
+        _refuse_format(hub_id.repo, lacks=CONFIG)
+    identify(read_config(folder))
+    fetch_weights(hub_id, folder)
+    if not (member(folder, SINGLE) or member(folder, INDEX)):
+        _refuse_format(hub_id.repo, lacks=f"{SINGLE} and no {INDEX}")
+    return read_checkpoint(folder, name=hub_id.repo, provenance="hub", revision=folder.name, dtype=dtype)
+
+
+def _refuse_format(repo: str, *, lacks: str) -> NoReturn:
+    raise CheckpointError(
+        f"'{repo}' has no {lacks} on the hub, so it cannot be run from there. If its weights are in another format: "
+        f"hf download {repo} --local-dir SOURCE, then ttbench convert SOURCE --out DIR, then --checkpoint DIR"
+    )
+
+
+def _refuse_unconverted(folder: Path) -> None:
+    """Raise CheckpointError for a folder whose only weights `ttbench convert` has to read first."""
+    hint = None if member(folder, SINGLE) or member(folder, INDEX) else conversion_hint(folder)
+    if hint:
+        raise CheckpointError(f"'{folder}' has no {SINGLE}; it holds {hint}")
 
 
 def read_checkpoint(
@@ -90,6 +117,7 @@ def read_checkpoint(
     folder = Path(os.path.abspath(folder))
     config = read_config(folder)
     identity = identify(config)
+    _refuse_unconverted(folder)
     model, stored, _ = fitted(folder, config, identity)
     num_params, num_params_non_embedding = model.num_params()
     return Checkpoint(
@@ -116,6 +144,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a folder. Raises CheckpointError when there is none or it is not a JSON object."""
     path = member(folder, CONFIG)
     if path is None:
+        hint = conversion_hint(folder)
+        if hint:
+            raise CheckpointError(f"'{folder}' has no {CONFIG}; it holds {hint}")
         raise CheckpointError(f"'{folder}' has no {CONFIG}; give a folder that holds {CONFIG} and model.safetensors")
     return read_json(path, max_bytes=MAX_CONFIG_BYTES)
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from ttbench.errors import CheckpointError
 from ttbench.harness.files import MAX_INDEX_BYTES, member, read_json
-from ttbench.harness.weights import INDEX, SINGLE
+from ttbench.harness.sources import conversion_hint
+from ttbench.harness.weights import INDEX, SINGLE, read_weights
 
 _ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[A-Za-z0-9][\w./-]*))?")
 _SMALL = ["config.json", "tokenizer.json", "tokenizer_config.json", INDEX]
@@ -51,6 +52,36 @@ def fetch_weights(hub_id: HubId, folder: Path) -> None:
         # Names go to the hub as patterns; only plain file names may.
         names += sorted(s for s in shards if isinstance(s, str) and re.fullmatch(r"[\w.-]+\.safetensors", s))
     _snapshot(HubId(repo=hub_id.repo, revision=folder.name), names)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedRepo:
+    """One commit of a repository in the hub's cache on this machine."""
+
+    folder: Path
+    state: Literal["cached", "convert", "partial"]  # whole; whole in another format; not whole
+
+
+def cached_repos() -> dict[str, dict[str, CachedRepo]]:
+    """What the hub's cache holds: repository -> commit -> where and how whole. No network, nothing is loaded."""
+    # Late, as below; and read where it is set at the moment.
+    from huggingface_hub import constants
+
+    found: dict[str, dict[str, CachedRepo]] = {}
+    for home in sorted(Path(constants.HF_HUB_CACHE).glob("models--*")):
+        name = home.name.removeprefix("models--").replace("--", "/", 1)
+        commits = {path.name: CachedRepo(folder=path, state=_state(path)) for path in sorted(home.glob("snapshots/*"))}
+        if commits:
+            found[name] = commits
+    return found
+
+
+def _state(folder: Path) -> Literal["cached", "convert", "partial"]:
+    try:
+        read_weights(folder)
+        return "cached" if member(folder, "config.json") else "partial"
+    except CheckpointError:
+        return "convert" if conversion_hint(folder) else "partial"
 
 
 def _snapshot(hub_id: HubId, names: list[str]) -> Path:

@@ -8,9 +8,6 @@ not at all.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,7 @@ from ttbench.harness.eager import EagerEngine, torch_device, torch_dtype
 from ttbench.harness.engine import Engine
 from ttbench.harness.files import content_digest, json_digest, plain_json
 from ttbench.harness.fit import tied_names
+from ttbench.harness.folder import refuse_taken, whole_folder
 from ttbench.harness.tokenizer import Tokenizer, read_tokenizer
 from ttbench.harness.weights import SINGLE, StoredWeights
 from ttbench.models.base import SequenceModel
@@ -165,29 +163,22 @@ def save_checkpoint(
         CheckpointError: the folder holds something already.
         WeightsError: weights that are not finite in `dtype`.
     """
-    folder = Path(os.path.abspath(folder))
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"'{folder}' already holds something; remove it or choose another folder")
+    refuse_taken(Path(folder))
     config = {**model.config.to_json(), "dtype": dtype}
     clashing = [key for key, value in (extra or {}).items() if config.get(key, value) != value]
     if clashing:
         raise UsageError(f"extra contradicts the model's config in {', '.join(clashing)}; leave these fields out")
     config |= extra or {}
     tensors = _stored_tensors(model, config, torch_dtype(dtype))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
+    with whole_folder(Path(folder)) as building:
         save_file(tensors, building / SINGLE, metadata={"format": "pt"})
-        text = json.dumps(plain_json(config), indent=2, allow_nan=False) + "\n"
-        (building / CONFIG).write_text(text, encoding="utf-8")
-        for path in (building / SINGLE, building / CONFIG, building):
-            path.chmod(0o755 if path is building else 0o644)
-            _sync(path)
-        os.rename(building, folder)
-        _sync(folder.parent)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
+        write_config(building, config)
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write config.json into an existing folder, strictly."""
+    text = json.dumps(plain_json(config), indent=2, allow_nan=False) + "\n"
+    (folder / CONFIG).write_text(text, encoding="utf-8")
 
 
 def _stored_tensors(model: SequenceModel, config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -203,11 +194,3 @@ def _stored_tensors(model: SequenceModel, config: Mapping[str, Any], dtype: torc
         value = held[names[0]].detach().cpu()
         tensors[key] = _cast(value, one_dim if value.ndim <= 1 else dtype, what=f"'{key}'").contiguous()
     return tensors
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,0 +1,16 @@
+"""Fixtures of the tests of conversion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ttbench.harness import files
+
+
+@pytest.fixture(autouse=True)
+def _own_digest_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Digests of files that tests make are not remembered in the user's own cache folder."""
+    folder: Path = tmp_path_factory.getbasetemp() / "digest-cache"
+    monkeypatch.setattr(files, "user_cache_path", lambda name: folder / name)

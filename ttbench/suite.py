@@ -91,6 +91,7 @@ class SuiteTask:
     corpus: str | None = None
     params: Mapping[str, Scalar] = field(default_factory=dict)  # those written, not the defaults
     dtype: str | None = None
+    engine: str | None = None
     attention: str | None = None
     seed: int | None = None
     batch_size: int | None = None  # sequences
@@ -264,6 +265,7 @@ def _read_task(node: _Node, *, shared: Mapping[str, _Node]) -> SuiteTask:
         "ctx": _ctx,
         "corpus": _text,
         "dtype": _text,
+        "engine": _text,
         "attention": _text,
         "seed": _whole,
         "batch_size": _whole,

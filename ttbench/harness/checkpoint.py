@@ -8,13 +8,14 @@ No weight is read here beyond its digest; `ttbench.harness.loading` does that.
 from __future__ import annotations
 
 import os
+import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ttbench.errors import CheckpointError, UnknownNameError
+from ttbench.errors import CheckpointError, UnknownNameError, UsageError
 from ttbench.harness.eager import torch_dtype
 from ttbench.harness.files import MAX_CONFIG_BYTES, content_digest, json_digest, member, read_json
 from ttbench.harness.fit import check_layers, fit, skeleton
@@ -48,7 +49,7 @@ def _zoo() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in folder.glob(f"*/{CONFIG}")}
 
 
-def resolve(name: str, *, dtype: str = "float32") -> Checkpoint:
+def resolve(name: str, *, dtype: str = "float32", engine: str = "eager") -> Checkpoint:
     """Find and identify a checkpoint: zoo name, then local folder, then hub id `org/name[@revision]`.
 
     An unpinned hub id becomes the commit that it points to now, in `revision`.
@@ -56,6 +57,7 @@ def resolve(name: str, *, dtype: str = "float32") -> Checkpoint:
     Args:
         name: what the user typed.
         dtype: that it will run in; only `cost.state_bytes*` depend on it.
+        engine: that will run it: "hf" takes any folder that transformers knows, the others native architectures.
 
     Raises:
         UsageError: an unknown dtype.
@@ -65,28 +67,53 @@ def resolve(name: str, *, dtype: str = "float32") -> Checkpoint:
     """
     zoo = _zoo()
     if name in zoo:
-        return read_checkpoint(zoo[name], name=name, provenance="zoo", dtype=dtype)
+        return read_checkpoint(zoo[name], name=name, provenance="zoo", dtype=dtype, engine=engine)
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return read_checkpoint(folder, provenance="local", dtype=dtype)
+        return read_checkpoint(folder, provenance="local", dtype=dtype, engine=engine)
     if folder.exists():
         raise CheckpointError(f"'{name}' is a file; give the folder that holds {CONFIG} and the weights")
     hub_id = parse_hub_id(name)
     if hub_id is not None:
         local = fetch_small(hub_id)
-        identify(read_config(local))
+        if engine == "hf":
+            _hf().hf_config(local, read_config(local))
+        else:
+            identify(read_config(local))
         fetch_weights(hub_id, local)
-        return read_checkpoint(local, name=hub_id.repo, provenance="hub", revision=local.name, dtype=dtype)
+        return read_checkpoint(
+            local, name=hub_id.repo, provenance="hub", revision=local.name, dtype=dtype, engine=engine
+        )
     if os.sep in name:
         raise CheckpointError(f"no folder '{name}' here; give a folder that holds {CONFIG} and model.safetensors")
     raise UnknownNameError("checkpoint", name, known=zoo)
 
 
+def _hf() -> types.ModuleType:
+    """The module for engine hf. Raises UsageError when transformers is not installed."""
+    # Late: transformers takes seconds and memory, and only this engine needs it.
+    try:
+        from ttbench.harness import hf_checkpoint
+    except ModuleNotFoundError as error:
+        if error.name != "transformers":
+            raise
+        raise UsageError("engine hf needs transformers, which is not installed; pip install 'ttbench[hf]'") from error
+    return hf_checkpoint
+
+
 def read_checkpoint(
-    folder: Path, *, provenance: str, dtype: str, name: str | None = None, revision: str | None = None
+    folder: Path,
+    *,
+    provenance: str,
+    dtype: str,
+    name: str | None = None,
+    revision: str | None = None,
+    engine: str = "eager",
 ) -> Checkpoint:
     """Identify the checkpoint in a local folder. Raises CheckpointError or WeightsError as `resolve` does."""
     dtype_bytes = torch_dtype(dtype).itemsize
+    if engine == "hf":
+        return _hf().read_hf_checkpoint(folder, provenance=provenance, name=name, revision=revision)
     folder = Path(os.path.abspath(folder))
     config = read_config(folder)
     identity = identify(config)
@@ -104,11 +131,12 @@ def read_checkpoint(
         config_digest=json_digest(config),
         tokenizer_digest=tokenizer_digest(folder, config),
         vocab_size=identity.config.vocab_size,
-        train_ctx=_train_ctx(folder, config),
+        train_ctx=train_ctx(folder, config),
         num_params=num_params,
         num_params_non_embedding=num_params_non_embedding,
         weight_bytes=stored.nbytes,
         cost=identity.model_class.cost(identity.config, dtype_bytes=dtype_bytes),
+        attention=identity.model_class.ATTENTION,
     )
 
 
@@ -138,7 +166,7 @@ def identify(config: Mapping[str, Any]) -> Identity:
         matching = ", ".join(f"{dialect.name} ({name})" for name, _, dialect in found) or "none"
         raise CheckpointError(
             f"{CONFIG} with model_type={config.get('model_type')!r} must be known to exactly one dialect; it is known "
-            f"to {matching}. Dialects: {', '.join(known)}"
+            f"to {matching}. Dialects: {', '.join(known)}. To run it through transformers' own code, add --engine hf"
         )
     name, model_class, dialect = found[0]
     try:
@@ -165,7 +193,7 @@ def fitted(
     return model, stored, fit(model, identity.dialect, stored, where=os.fspath(folder))
 
 
-def _train_ctx(folder: Path, config: Mapping[str, Any]) -> int | None:
+def train_ctx(folder: Path, config: Mapping[str, Any]) -> int | None:
     """Tokens the checkpoint was trained on at once: `train_ctx`, else `max_position_embeddings`, else unknown."""
     for key in ("train_ctx", "max_position_embeddings"):
         value = config.get(key)

@@ -6,7 +6,7 @@ for the T newest of P + T keys. Four implementations of one formula, under one s
 a run can ask for:
 
     reference   token by token
-    eager       all scores at once, softmax in float32 or better; memory grows with T * S
+    eager       all scores at once, in float32 or better; memory grows with T * S
     sdpa        (`chunked`) torch's scaled_dot_product_attention, which chooses a kernel by itself
     flash       torch's FlashAttention kernel of the device (Dao 2023), or an error: never another kernel
 
@@ -104,10 +104,11 @@ def _softmax_attention(
     v: Float[Tensor, "B G S D"],
     mask: Float[Tensor, "#T S"],
 ) -> Float[Tensor, "B H T D"]:
-    q = q.unflatten(1, (k.shape[1], -1))  # [B, G, R, T, D]
-    scores = torch.einsum("bgrtd,bgsd->bgrts", q, k).to(torch.promote_types(q.dtype, torch.float32))
-    scores = (scores / math.sqrt(q.shape[-1])).masked_fill(~mask, -math.inf)
-    return torch.einsum("bgrts,bgsd->bgrtd", scores.softmax(-1).to(v.dtype), v).flatten(1, 2)
+    dtype, exact = q.dtype, torch.promote_types(q.dtype, torch.float32)
+    q, k, v = q.to(exact).unflatten(1, (k.shape[1], -1)), k.to(exact), v.to(exact)  # q: [B, G, R, T, D]
+    scores = torch.einsum("bgrtd,bgsd->bgrts", q, k) / math.sqrt(q.shape[-1])
+    scores = scores.masked_fill(~mask, -math.inf)
+    return torch.einsum("bgrts,bgsd->bgrtd", scores.softmax(-1), v).flatten(1, 2).to(dtype)
 
 
 def flash(

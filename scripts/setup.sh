@@ -81,5 +81,5 @@ uv=$(find_uv) || uv=
     fail "$python could not make a virtual environment; on Debian: apt install python3-venv"
 say "$("$VENV/bin/python" --version), torch for $torch, into $VENV with ${uv:-pip}${links:+, wheels from $links}"
 install_torch
-install --editable '.[dev]'
+install --editable '.[dev,hf]'
 say "done: $("$VENV/bin/ttbench" --version)"

@@ -97,9 +97,7 @@ Dtype = Annotated[
 ]
 Engine = Annotated[
     str | None,
-    typer.Option(
-        metavar="NAME", help="eager, or hf: any model of transformers, by its own code.  [default: eager]"
-    ),
+    typer.Option(metavar="NAME", help="eager, or hf: any model of transformers, by its own code.  [default: eager]"),
 ]
 Attention = Annotated[
     str | None, typer.Option(metavar="NAME", help="sdpa, eager or flash.  [default: the checkpoint's, mostly sdpa]")
@@ -220,7 +218,7 @@ def compare(
     out: Out = RUNS,
     json: Json = False,
 ) -> None:
-    """Say which of two checkpoints, or settings of one, is better at what.
+    """Say which of two checkpoints is better at what.
 
     By how much, and how sure that is, on everything that both were measured on.
     """

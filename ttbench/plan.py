@@ -159,7 +159,11 @@ def _check_request(
 
 
 def _check_names(*, dtype: str, engine: str, attention: str | None) -> None:
-    for noun, name, known in (("dtype", dtype, DTYPES), ("engine", engine, ENGINES), ("attention", attention, ATTENTION)):
+    for noun, name, known in (
+        ("dtype", dtype, DTYPES),
+        ("engine", engine, ENGINES),
+        ("attention", attention, ATTENTION),
+    ):
         if name is not None and name not in known:
             raise UnknownNameError(noun, name, known=known)
 
@@ -192,7 +196,9 @@ def _skip(task: Task, cell: Cell, *, twins: Mapping[str, Cell]) -> Skip | None:
         return Skip(cell=cell, status="unsupported", reason=reason)
     if cell.attention not in (*cell.checkpoint.attention, NO_ATTENTION):
         known = ", ".join(cell.checkpoint.attention)
-        reason = f"'{cell.checkpoint.name}' cannot attend with {cell.attention} under engine {cell.engine}; it has {known}"
+        reason = (
+            f"'{cell.checkpoint.name}' cannot attend with {cell.attention} under engine {cell.engine}; it has {known}"
+        )
         return Skip(cell=cell, status="unsupported", reason=reason)
     return None
 

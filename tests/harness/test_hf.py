@@ -59,21 +59,23 @@ def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
 def test_the_probe_finds_what_each_family_can_do_with_its_cache(saved: Saved) -> None:
     family, engine = FAMILIES[saved.name], saved.engine
     assert (engine.probe.mode, engine.probe.causal) == (family.mode, family.causal)
+    assert engine.probe.batched == family.batched or not family.causal
     assert engine.max_context == family.max_context
     assert engine.kernel_path["cache"] == family.mode
     assert ("leak" in engine.kernel_path) == (not family.causal)
 
 
 def test_scores_are_the_log_softmax_of_one_plain_forward(saved: Saved) -> None:
-    ids = draw(2, 65)
-    saved.engine.reset(2, 65)
+    batch_size = 2 if FAMILIES[saved.name].batched else 1
+    ids = draw(batch_size, 65)
+    saved.engine.reset(batch_size, 65)
     targets = ids[:, 1:].clone()
     targets[0, 7] = -1
-    nats = saved.engine.score(ids[:, :-1], targets, lengths=np.array([64, 50]))
+    nats = saved.engine.score(ids[:, :-1], targets, lengths=np.array([64, 50][:batch_size]))
     logits = saved.logits(ids[:, :-1])
     wanted = -logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0].double()
     wanted[0, 7] = 0
-    wanted[1, 50:] = 0
+    wanted[1:, 50:] = 0
     np.testing.assert_allclose(nats, wanted.numpy(), rtol=0, atol=TOLERANCE * float(logits.abs().max()))
 
 
@@ -103,6 +105,10 @@ def test_a_snapshot_brings_the_state_back_bit_for_bit_and_onto_a_batch(saved: Sa
     assert (engine.num_tokens, engine.state_bytes) == (40, used)
     again = torch.cat([engine.decode(ids[:, place]) for place in range(40, 46)])
     assert torch.equal(first, again)
+    if not FAMILIES[saved.name].batched:
+        with pytest.raises(UnsupportedError, match="several sequences at once wrongly .*; use --batch-size 1"):
+            engine.reset(2, 48)
+        return
     engine.reset(2, 48)
     engine.restore(before)
     twice = torch.stack([engine.decode(ids[:, place].expand(2)) for place in range(40, 46)])
@@ -142,7 +148,12 @@ def test_the_same_weights_score_the_same_natively_and_through_transformers(llama
         two.config_digest,
         two.num_params,
     )
-    assert (two.architecture, two.dialect, two.cost, two.attention) == ("llama", "transformers", None, ("sdpa", "eager"))
+    assert (two.architecture, two.dialect, two.cost, two.attention) == (
+        "llama",
+        "transformers",
+        None,
+        ("sdpa", "eager"),
+    )
 
 
 def test_attention_is_chosen_and_flash_is_refused(llama: Saved) -> None:

@@ -88,9 +88,7 @@ def check(checkpoint: str | Checkpoint, *, device: str, dtype: str) -> list[Chec
     tokenizer = load_tokenizer(checkpoint)
     if tokenizer is None:
         return [*results, *no_text()]
-    engine = EagerEngine(
-        load_model(checkpoint, device=device, dtype=dtype, attention=None), device=device, dtype=dtype
-    )
+    engine = EagerEngine(load_model(checkpoint, device=device, dtype=dtype, attention=None), device=device, dtype=dtype)
     return [*results, *text_probes(engine, EagerEngine(exact, device=device, dtype="float64"), tokenizer)]
 
 

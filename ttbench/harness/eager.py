@@ -237,9 +237,7 @@ class EagerEngine:
     ) -> Int[Tensor, "..."]:
         """`values` as an int64 tensor of the shape and range that the engine can take; still where it was."""
         batch_size = None if any_batch else self._opened().batch_size
-        return as_ids(
-            noun, values, num_dims=num_dims, batch_size=batch_size, vocab_size=self.vocab_size, lowest=lowest
-        )
+        return as_ids(noun, values, num_dims=num_dims, batch_size=batch_size, vocab_size=self.vocab_size, lowest=lowest)
 
     def _chunks(self, ids: Int[Tensor, "B T"]) -> Iterator[tuple[Float[Tensor, "B C D"], tuple[int, int]]]:
         """Hidden states of ids, chunk by chunk through the state, and the span of tokens of each."""

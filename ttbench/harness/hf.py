@@ -26,7 +26,7 @@ import transformers
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ttbench.errors import TooLongError, UsageError
+from ttbench.errors import TooLongError, UnsupportedError, UsageError
 from ttbench.harness.eager import CHUNK_LEN, HEAD_ELEMENTS, torch_device, torch_dtype
 from ttbench.harness.engine import Ids
 from ttbench.harness.hf_cache import broadcast, copy_cache, nbytes_allocated, nbytes_used
@@ -70,11 +70,22 @@ class HFEngine:
         self._cache: Any = None  # in mode whole: the tokens read so far, [B, P]
 
     def reset(self, batch_size: int, max_len: int) -> None:
-        """Empty state. Raises TooLongError when the model has no positions for `max_len` tokens."""
+        """Empty state.
+
+        Raises:
+            TooLongError: the model has no positions for `max_len` tokens.
+            UnsupportedError: several sequences at once do not give what each gives alone.
+        """
         if batch_size < 1 or max_len < 1:
             raise UsageError(f"batch_size and max_len must be at least 1; got {batch_size} and {max_len}")
         if self.max_context is not None and max_len > self.max_context:
             raise TooLongError(f"the model has {self.max_context} positions; {max_len} tokens were asked for")
+        if batch_size > 1 and not self.probe.batched and self.probe.causal:
+            found = self.probe.batch
+            raise UnsupportedError(
+                "this model computes several sequences at once wrongly "
+                f"({found if isinstance(found, str) else f'off by {found:.1e}'}); use --batch-size 1"
+            )
         self._batch_size, self._room, self._num_tokens, self._cache = batch_size, max_len, 0, None
 
     @torch.inference_mode()

@@ -47,6 +47,8 @@ def cache_mode(engine: HFEngine) -> CheckResult:
         f"{name} {error if isinstance(error, str) else f'off by {error:.1e}'}" for name, error in found.errors.items()
     )
     beyond = "".join(f"; {name} {span} is longer than what was tried" for name, span in found.beyond.items())
+    batch = found.batch if isinstance(found.batch, str) else f"off by {found.batch:.1e}"
+    beyond = f"; two sequences at once {batch}{beyond}"
     error = found.errors.get(found.mode, 0.0)
     return CheckResult(
         name="cache_mode",
@@ -76,11 +78,13 @@ def engine_probes(engine: HFEngine) -> Iterator[CheckResult]:
     """The engine against the model's own forward, on a few random sequences."""
     num_tokens = check.PROBE_LEN if engine.max_context is None else min(check.PROBE_LEN, engine.max_context)
     generator = torch.Generator().manual_seed(20240705)
-    ids: Tensor = torch.randint(engine.vocab_size, (3, num_tokens), generator=generator)
+    num_rows = 3 if engine.probe.batched else 1
+    ids: Tensor = torch.randint(engine.vocab_size, (num_rows, num_tokens), generator=generator)
     for probe in (check.step_equals_forward, check.batch_independence):
         yield _widened(probe(engine, ids))
     if num_tokens == check.PROBE_LEN:
         yield _widened(check.split_invariance(engine, ids))
+    if num_tokens == check.PROBE_LEN and engine.probe.batched:
         yield check.save_and_load(engine, ids, limit=_LIMIT)
 
 

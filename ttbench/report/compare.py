@@ -117,9 +117,7 @@ Settings = tuple[tuple[str, Scalar], ...]
 Points = dict[tuple[Scalar, ...], summary.Group]
 
 
-def _by_settings(
-    groups: Iterable[summary.Group], *, leave_out: Sequence[str]
-) -> dict[Settings, Points]:
+def _by_settings(groups: Iterable[summary.Group], *, leave_out: Sequence[str]) -> dict[Settings, Points]:
     found: dict[Settings, Points] = {}
     for group in groups:
         settings = tuple(

@@ -106,7 +106,7 @@ def test_a_snapshot_brings_the_state_back_bit_for_bit_and_onto_a_batch(saved: Sa
     again = torch.cat([engine.decode(ids[:, place]) for place in range(40, 46)])
     assert torch.equal(first, again)
     if not FAMILIES[saved.name].batched:
-        with pytest.raises(UnsupportedError, match="several sequences at once wrongly .*; use --batch-size 1"):
+        with pytest.raises(UnsupportedError, match=r"several sequences at once wrongly .*; use --batch-size 1"):
             engine.reset(2, 48)
         return
     engine.reset(2, 48)
@@ -196,7 +196,7 @@ def test_an_unknown_model_type_says_which_engine_may_know_it(llama: Saved, tmp_p
     with pytest.raises(CheckpointError, match="add --engine hf"):
         resolve(str(tmp_path / "pythia"))
     edit_config(tmp_path / "pythia", model_type="nonesuch", auto_map={"AutoModelForCausalLM": "evil.Model"})
-    with pytest.raises(CheckpointError, match="no model_type 'nonesuch'.*code of its own, which is never run"):
+    with pytest.raises(CheckpointError, match=r"no model_type 'nonesuch'.*code of its own, which is never run"):
         resolve(str(tmp_path / "pythia"), engine="hf")
     edit_config(tmp_path / "pythia", model_type="vit")
     with pytest.raises(CheckpointError, match="no causal language model for model_type 'vit'"):

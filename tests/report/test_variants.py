@@ -6,8 +6,8 @@ import dataclasses
 
 import pandas as pd
 import pytest
-
 from rows import TRANSFORMER, TTT, make_rows, perplexity_rows, timing_rows
+
 from ttbench.errors import UnknownNameError, UsageError
 from ttbench.report import words
 from ttbench.report.compare import compare
@@ -82,7 +82,7 @@ def test_a_side_that_stands_for_several_settings_says_how_to_choose() -> None:
 
 
 def test_a_setting_that_was_not_measured_says_how_to_measure_it() -> None:
-    with pytest.raises(UsageError, match="no row of 'transformer' has engine=hf; its rows have: eager.*--engine hf"):
+    with pytest.raises(UsageError, match=r"no row of 'transformer' has engine=hf; its rows have: eager.*--engine hf"):
         compare(both_attentions(), "transformer@engine=hf", "ttt-linear")
 
 

@@ -27,6 +27,7 @@ from ttbench.registry import ARCHITECTURES
 from ttbench.types import Checkpoint
 
 CONFIG = "config.json"
+HF_DIALECT = "transformers"  # of checkpoints that were resolved for engine hf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

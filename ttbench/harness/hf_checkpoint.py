@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from transformers.initialization import no_init_weights
 
 from ttbench.errors import CheckpointError, UnsupportedError, WeightsError
-from ttbench.harness.checkpoint import CONFIG, read_config, train_ctx
+from ttbench.harness.checkpoint import CONFIG, HF_DIALECT, read_config, train_ctx
 from ttbench.harness.files import content_digest, json_digest
 from ttbench.harness.fit import Unfilled, check_layers
 from ttbench.harness.tokenizer import tokenizer_digest
@@ -26,7 +26,6 @@ from ttbench.harness.weights import read_weights
 from ttbench.types import Checkpoint
 
 VERSION = 1  # of what this engine makes of a model
-DIALECT = "transformers"
 
 # Progress bars and advice are for people who call transformers themselves.
 transformers.logging.set_verbosity_error()
@@ -78,7 +77,7 @@ def read_hf_checkpoint(
         path=os.fspath(folder),
         architecture=str(config["model_type"]),
         architecture_version=VERSION,
-        dialect=DIALECT,
+        dialect=HF_DIALECT,
         provenance=provenance,
         revision=revision,
         weights_digest=content_digest(stored.paths),

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ttbench.errors import CheckpointError, UnknownNameError, UsageError, WeightsError
-from ttbench.harness.checkpoint import CONFIG, fitted, identify, read_config, resolve
+from ttbench.harness.checkpoint import CONFIG, HF_DIALECT, fitted, identify, read_config, resolve
 from ttbench.harness.eager import EagerEngine, torch_device, torch_dtype
 from ttbench.harness.engine import Engine
 from ttbench.harness.files import content_digest, json_digest, plain_json
@@ -50,6 +50,8 @@ def load_engine(
         raise UnknownNameError("engine", engine, known=ENGINES)
     if isinstance(checkpoint, str):
         checkpoint = resolve(checkpoint, dtype=dtype, engine=engine)
+    if (checkpoint.dialect == HF_DIALECT) != (engine == "hf"):
+        raise UsageError(f"'{checkpoint.name}' was resolved for another engine than {engine}; resolve it for {engine}")
     if engine == "hf":
         # Late: transformers takes seconds and memory, and only this engine needs it.
         from ttbench.harness.hf import load_hf_engine

@@ -283,7 +283,7 @@ def test_defaults_come_from_the_task(fakes: ModuleType) -> None:
     assert [cell.context_len for cell in plan.cells] == [1024, 2048]
     cell = plan.cells[0]
     assert (cell.params["limit"], cell.params["protocol"], cell.params["sleep_s"]) == (7, "fancy", 0.0)
-    assert (cell.seed, cell.dtype, cell.device, cell.attention, cell.batch_size) == (0, "float32", "cpu", "sdpa", 1)
+    assert (cell.seed, cell.dtype, cell.device, cell.attention, cell.batch_size) == (0, "float32", "cpu", "none", 1)
 
 
 SUITE = """\

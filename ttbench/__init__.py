@@ -16,14 +16,24 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "load", "run"]
 
 
-def load(checkpoint: str, *, device: str = "cpu", dtype: str = "float32", attention: str = "sdpa") -> Engine:
+def load(
+    checkpoint: str,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    attention: str | None = None,
+    engine: str = "eager",
+) -> Engine:
     """Open a checkpoint (zoo name, local folder, or hub id with `@revision`) as an Engine.
+
+    `engine` "hf" runs any model of transformers through its own code; `attention` is sdpa, eager or flash, None the
+    checkpoint's default.
 
     Raises CheckpointError when it cannot be found, identified or read. A folder without a tokenizer loads too.
     """
     from ttbench.harness.loading import load_engine
 
-    return load_engine(checkpoint, device=device, dtype=dtype, attention=attention)
+    return load_engine(checkpoint, device=device, dtype=dtype, attention=attention, engine=engine)
 
 
 def run(task: str, **options: Any) -> pd.DataFrame:

@@ -59,6 +59,7 @@ def write_card(training: Training, recipe: Recipe, trainee: Trainee, folder: Pat
 
 def _facts(training: Training, recipe: Recipe, checkpoint: Checkpoint, command: Sequence[str]) -> str:
     cost, ctx = checkpoint.cost, recipe.context_len
+    assert cost is not None  # of a native architecture
     environment = measure.environment()
     rows = {
         "command": f"`{shlex.join(['ttbench', *command[1:]])}`",

@@ -95,6 +95,13 @@ Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="cpu, cuda or
 Dtype = Annotated[
     str | None, typer.Option(metavar="DTYPE", help="float32, bfloat16, float16 or float64.  [default: float32]")
 ]
+Engine = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="eager, or hf: any model of transformers, by its own code.  [default: eager]"),
+]
+Attention = Annotated[
+    str | None, typer.Option(metavar="NAME", help="sdpa, eager or flash.  [default: the checkpoint's, mostly sdpa]")
+]
 BatchSize = Annotated[
     int | None, typer.Option(min=1, metavar="COUNT", help="Sequences at once.  [default: the task's]")
 ]
@@ -133,6 +140,8 @@ def run(
     limit: Limit = None,
     device: Device = None,
     dtype: Dtype = None,
+    engine: Engine = None,
+    attention: Attention = None,
     batch_size: BatchSize = None,
     threads: Threads = None,
     seed: Seed = None,
@@ -159,6 +168,8 @@ def plan(
     limit: Limit = None,
     device: Device = None,
     dtype: Dtype = None,
+    engine: Engine = None,
+    attention: Attention = None,
     batch_size: BatchSize = None,
     threads: Threads = None,
     seed: Seed = None,
@@ -177,14 +188,22 @@ def _request(given: dict[str, Any]) -> Request:
     from ttbench.commands.measure import Request
     from ttbench.request import Options
 
-    names = ("ctx", "corpus", "protocol", "limit", "device", "dtype", "batch_size", "threads", "seed", "timeout")
+    names = ("ctx", "corpus", "protocol", "limit", "device", "dtype", "engine", "attention")
+    names += ("batch_size", "threads", "seed", "timeout")
     options = Options(checkpoints=tuple(given["checkpoint"] or ()) or None, **{name: given[name] for name in names})
     return Request(target=given["target"], options=options, out=given["out"])
 
 
 @app.command()
 def compare(
-    first: Annotated[str, typer.Argument(metavar="A", help="A checkpoint.", autocompletion=_complete("checkpoints"))],
+    first: Annotated[
+        str,
+        typer.Argument(
+            metavar="A",
+            help="A checkpoint, or one of its settings: NAME@engine=hf, NAME@attention=flash,dtype=bfloat16.",
+            autocompletion=_complete("checkpoints"),
+        ),
+    ],
     second: Annotated[
         str, typer.Argument(metavar="B", help="The one to compare it with.", autocompletion=_complete("checkpoints"))
     ],
@@ -287,6 +306,7 @@ def check(
     ],
     device: Device = None,
     dtype: Dtype = None,
+    engine: Engine = None,
     json: Json = False,
 ) -> None:
     """Check that a checkpoint computes what it promises.
@@ -295,7 +315,9 @@ def check(
     """
     from ttbench.commands import checkpoints
 
-    checkpoints.check(checkpoint, device=device or "cpu", dtype=dtype or "float32", as_json=json)
+    checkpoints.check(
+        checkpoint, device=device or "cpu", dtype=dtype or "float32", engine=engine or "eager", as_json=json
+    )
 
 
 @app.command()
@@ -307,6 +329,8 @@ def generate(
     num_tokens: Annotated[int, typer.Option(min=1, metavar="COUNT", help="Tokens to write.")] = 128,
     device: Device = None,
     dtype: Dtype = None,
+    engine: Engine = None,
+    attention: Attention = None,
     threads: Threads = None,
     json: Json = False,
 ) -> None:
@@ -319,6 +343,8 @@ def generate(
         num_tokens=num_tokens,
         device=device or "cpu",
         dtype=dtype or "float32",
+        engine=engine or "eager",
+        attention=attention,
         threads=threads,
         as_json=json,
     )

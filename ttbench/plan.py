@@ -18,7 +18,7 @@ from typing import Any
 from ttbench.errors import UnknownNameError, UsageError
 from ttbench.registry import TASKS
 from ttbench.tasks.base import Task
-from ttbench.types import Cell, Checkpoint, Scalar, Status, canonical_json
+from ttbench.types import ATTENTION, ENGINES, NO_ATTENTION, Cell, Checkpoint, Scalar, Status, canonical_json
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 Timings = Sequence[tuple[Cell, float]]  # earlier cells of this machine with their wall seconds
@@ -28,8 +28,8 @@ Timings = Sequence[tuple[Cell, float]]  # earlier cells of this machine with the
 class Estimate:
     """What a cell will cost."""
 
-    flops: float  # FLOP, from above
-    state_bytes: int  # bytes of state at the end of the context, all sequences of the batch
+    flops: float | None  # FLOP, from above; None: the checkpoint has no formula
+    state_bytes: int | None  # bytes of state at the end of the context, all sequences of the batch; None likewise
     seconds: float | None  # wall; None: nothing like it has run on this machine
 
 
@@ -52,13 +52,13 @@ class Plan:
 
     @property
     def flops(self) -> float:
-        """FLOP of all cells."""
-        return sum(estimate.flops for estimate in self.estimates.values())
+        """FLOP of all cells that have a formula."""
+        return sum(estimate.flops or 0.0 for estimate in self.estimates.values())
 
     @property
     def state_bytes(self) -> int:
         """Bytes of state of the largest cell."""
-        return max((estimate.state_bytes for estimate in self.estimates.values()), default=0)
+        return max((estimate.state_bytes or 0 for estimate in self.estimates.values()), default=0)
 
     @property
     def seconds(self) -> float | None:
@@ -78,7 +78,7 @@ def plan(
     seed: int,
     dtype: str,
     device: str,
-    attention: str,
+    attention: str | None,
     batch_size: int | None,
     threads: int,
     machine: str,
@@ -90,6 +90,8 @@ def plan(
 
     Args:
         params: the task's own parameters by name; missing ones take their defaults.
+        attention: implementation of attention; None takes each checkpoint's default. Cells of a checkpoint without
+            attention say "none" whatever was asked for.
         batch_size: sequences; None takes the task's default.
         machine: fingerprint of this machine; it enters the identity of timing cells only.
         timings: earlier cells of this machine, for the estimate of time.
@@ -99,7 +101,8 @@ def plan(
     task: Task = TASKS.load(task_name)()
     settled = task.settle(task.Params(**read_params(task, params)), tuple(context_lens))
     values: dict[str, Scalar] = dataclasses.asdict(settled)
-    _check_request(checkpoints=checkpoints, dtype=dtype, threads=threads, batch_size=batch_size, timeout_s=timeout_s)
+    _check_request(checkpoints=checkpoints, threads=threads, batch_size=batch_size, timeout_s=timeout_s)
+    _check_names(dtype=dtype, engine=engine, attention=attention)
     isolated = task.isolation == "cell"
     cells: dict[str, Cell] = {}
     skips: list[Skip] = []
@@ -116,7 +119,7 @@ def plan(
             dtype=dtype,
             device=device,
             engine=engine,
-            attention=attention,
+            attention=_attention(checkpoint, attention),
             batch_size=task.default_batch_size if batch_size is None else batch_size,
             threads=threads,
             round=round_,
@@ -146,15 +149,29 @@ def join(plans: Iterable[Plan]) -> Plan:
 
 
 def _check_request(
-    *, checkpoints: Sequence[Checkpoint], dtype: str, threads: int, batch_size: int | None, timeout_s: float | None
+    *, checkpoints: Sequence[Checkpoint], threads: int, batch_size: int | None, timeout_s: float | None
 ) -> None:
     if not checkpoints:
         raise UsageError("no checkpoint to measure; name one with --checkpoint: ttbench list checkpoints shows the zoo")
-    if dtype not in DTYPES:
-        raise UnknownNameError("dtype", dtype, known=DTYPES)
     for name, value in (("threads", threads), ("batch size", batch_size), ("timeout", timeout_s)):
         if value is not None and value <= 0:
             raise UsageError(f"{name} must be more than 0; got {value}")
+
+
+def _check_names(*, dtype: str, engine: str, attention: str | None) -> None:
+    for noun, name, known in (
+        ("dtype", dtype, DTYPES),
+        ("engine", engine, ENGINES),
+        ("attention", attention, ATTENTION),
+    ):
+        if name is not None and name not in known:
+            raise UnknownNameError(noun, name, known=known)
+
+
+def _attention(checkpoint: Checkpoint, asked: str | None) -> str:
+    if not checkpoint.attention:
+        return NO_ATTENTION
+    return checkpoint.attention[0] if asked is None else asked
 
 
 def _points(
@@ -176,6 +193,12 @@ def _skip(task: Task, cell: Cell, *, twins: Mapping[str, Cell]) -> Skip | None:
         return Skip(cell=cell, status="unsupported", reason=reason)
     if task.needs_corpus and cell.checkpoint.tokenizer_digest is None:
         reason = f"checkpoint '{cell.checkpoint.name}' has no tokenizer, and {cell.task} reads text"
+        return Skip(cell=cell, status="unsupported", reason=reason)
+    if cell.attention not in (*cell.checkpoint.attention, NO_ATTENTION):
+        known = ", ".join(cell.checkpoint.attention)
+        reason = (
+            f"'{cell.checkpoint.name}' cannot attend with {cell.attention} under engine {cell.engine}; it has {known}"
+        )
         return Skip(cell=cell, status="unsupported", reason=reason)
     return None
 
@@ -249,21 +272,25 @@ class Estimator:
             if task is None or task.version != cell.task_version:
                 continue
             self._alike.setdefault(self._key(cell, exact=True), []).append(seconds)
-            self._per_flop.setdefault(self._key(cell, exact=False), []).append(seconds / self._flops(task, cell))
+            if (flops := self._flops(task, cell)) is not None:
+                self._per_flop.setdefault(self._key(cell, exact=False), []).append(seconds / flops)
 
     def __call__(self, task: Task, cell: Cell) -> Estimate:
         flops = self._flops(task, cell)
         seconds = None
         if alike := self._alike.get(self._key(cell, exact=True)):
             seconds = statistics.median(alike)
-        elif per_flop := self._per_flop.get(self._key(cell, exact=False)):
+        elif flops is not None and (per_flop := self._per_flop.get(self._key(cell, exact=False))):
             seconds = statistics.median(per_flop) * flops
-        state_bytes = cell.checkpoint.cost.state_nbytes(cell.context_len) * cell.batch_size
+        cost = cell.checkpoint.cost
+        state_bytes = None if cost is None else cost.state_nbytes(cell.context_len) * cell.batch_size
         return Estimate(flops=flops, state_bytes=state_bytes, seconds=seconds)
 
     @staticmethod
-    def _flops(task: Task, cell: Cell) -> float:
-        """As many sequences of the cell's length as its tokens make, and at least one token."""
+    def _flops(task: Task, cell: Cell) -> float | None:
+        """As many sequences of the cell's length as its tokens make, and at least one token; None without a formula."""
+        if cell.checkpoint.cost is None:
+            return None
         num_tokens = max(1, task.tokens(task.Params(**cell.params), cell.context_len))
         return num_tokens / cell.context_len * cell.checkpoint.cost.prefill_flops(cell.context_len)
 

@@ -43,17 +43,21 @@ class Silent:
 class Outlook:
     """Seconds left of a run.
 
-    A cell's size is its estimate in seconds where earlier runs gave one, else its FLOPs. The pace of this run, seconds
-    per size so far and apart for cells of each kind, turns what remains into seconds.
+    A cell's size is its estimate in seconds where earlier runs gave one, else its FLOPs, else parameters times tokens.
+    The pace of this run, seconds per size so far and apart for cells of each kind, turns what remains into seconds.
     """
 
     def __init__(self, plan: Plan, todo: tuple[Cell, ...]) -> None:
         self._sizes = {}  # cell id -> (task and unit, size)
         for cell in todo:
             estimate = plan.estimates[cell.cell_id]
-            known = estimate.seconds is not None
-            kind = (cell.task, "s" if known else "flop", cell.checkpoint.architecture)
-            self._sizes[cell.cell_id] = (kind, estimate.seconds if known else max(estimate.flops, 1.0))
+            if estimate.seconds is not None:
+                unit, size = "s", estimate.seconds
+            elif estimate.flops is not None:
+                unit, size = "flop", max(estimate.flops, 1.0)
+            else:
+                unit, size = "parameter token", float(cell.checkpoint.num_params * cell.context_len)
+            self._sizes[cell.cell_id] = ((cell.task, unit, cell.checkpoint.architecture), size)
         self._spent: dict[tuple[str, ...], tuple[float, float]] = {}  # kind -> (seconds, size)
         self._running: str | None = None
         self._started = 0.0

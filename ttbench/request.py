@@ -37,7 +37,8 @@ class Options:
     threads: int | None = None  # None: all cores this process may use
     seed: int | None = None
     timeout: float | None = None  # seconds per cell; None: no limit
-    attention: str | None = None
+    engine: str | None = None
+    attention: str | None = None  # None: each checkpoint's default
 
     def to_json(self) -> dict[str, Any]:
         """Those given, as plain data."""
@@ -75,11 +76,11 @@ def plan_task(task: str, options: Options, *, out: str | Path = DEFAULT_OUT) -> 
     params = _params(needs, options)
     # Before anything is opened: a misspelt parameter must not cost seconds.
     read_params(needs, params)
-    dtype = options.dtype or "float32"
+    dtype, engine = options.dtype or "float32", options.engine or "eager"
     machine = measure.machine_fingerprint()
     return plan(
         task,
-        checkpoints=_resolve(options.checkpoints, dtype=dtype),
+        checkpoints=_resolve(options.checkpoints, dtype=dtype, engine=engine),
         context_lens=parse_ctx(needs.default_ctx if options.ctx is None else options.ctx),
         params=params,
         corpus=corpus,
@@ -87,7 +88,8 @@ def plan_task(task: str, options: Options, *, out: str | Path = DEFAULT_OUT) -> 
         seed=options.seed or 0,
         dtype=dtype,
         device=options.device or "cpu",
-        attention=options.attention or "sdpa",
+        engine=engine,
+        attention=options.attention,
         batch_size=options.batch_size,
         threads=options.threads or measure.num_cores(),
         machine=machine,
@@ -128,7 +130,7 @@ def _params(task: Task, options: Options) -> dict[str, Scalar]:
     return params
 
 
-def _resolve(names: Sequence[str | Checkpoint] | None, *, dtype: str) -> tuple[Checkpoint, ...]:
+def _resolve(names: Sequence[str | Checkpoint] | None, *, dtype: str, engine: str) -> tuple[Checkpoint, ...]:
     known = [name for name in names or () if isinstance(name, Checkpoint)]
     if names is not None and len(known) == len(names):
         return tuple(known)
@@ -136,4 +138,4 @@ def _resolve(names: Sequence[str | Checkpoint] | None, *, dtype: str) -> tuple[C
     from ttbench.harness.checkpoint import resolve, zoo_names
 
     names = zoo_names() if names is None else names
-    return tuple(name if isinstance(name, Checkpoint) else resolve(name, dtype=dtype) for name in names)
+    return tuple(name if isinstance(name, Checkpoint) else resolve(name, dtype=dtype, engine=engine) for name in names)

@@ -86,6 +86,7 @@ class SuiteTask:
     corpus: str | None = None
     params: Mapping[str, Scalar] = field(default_factory=dict)  # those written, not the defaults
     dtype: str | None = None
+    engine: str | None = None
     attention: str | None = None
     seed: int | None = None
     batch_size: int | None = None  # sequences
@@ -179,6 +180,7 @@ def _read_task(node: Node, *, shared: Mapping[str, Node]) -> SuiteTask:
         "ctx": _ctx,
         "corpus": _text,
         "dtype": _text,
+        "engine": _text,
         "attention": _text,
         "seed": _whole,
         "batch_size": _whole,

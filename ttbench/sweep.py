@@ -136,7 +136,8 @@ def run_task(
     out: str | Path = DEFAULT_OUT,
     timeout: float | None = None,
     progress: Progress | None = None,
-    attention: str = "sdpa",
+    engine: str = "eager",
+    attention: str | None = None,
 ) -> pd.DataFrame:
     """Run one task and return its tidy rows, those that earlier runs below `out` had measured included.
 
@@ -151,6 +152,8 @@ def run_task(
         batch_size: sequences; None: the task's default.
         threads: None: all cores that this process may use.
         timeout: seconds per cell; None: no limit.
+        engine: eager, or hf: any model of transformers through its own code.
+        attention: sdpa, eager or flash; None: each checkpoint's default.
 
     Raises UsageError when the request has no meaning, StoreError when `out` cannot be written, RunInterrupted on
     Ctrl-C. A failed cell raises nothing: its row says so in `status` and `reason`.
@@ -168,6 +171,7 @@ def run_task(
         threads=threads,
         seed=seed,
         timeout=timeout,
+        engine=engine,
         attention=attention,
     )
     plan = plan_task(task, options, out=out)

@@ -19,6 +19,11 @@ ANSWERS: tuple[Status, ...] = ("ok", "oom", "too_long", "too_short", "unsupporte
 FAILURES: tuple[Status, ...] = ("killed", "timeout", "error")
 SCHEMA_VERSION = 1
 
+ENGINES = ("eager", "hf")
+# Implementations of softmax attention, and what stands in the cells of an architecture that has none.
+ATTENTION = ("sdpa", "eager", "flash")
+NO_ATTENTION = "none"
+
 
 def digest(data: bytes | str) -> str:
     """Content digest: 128 bits of BLAKE2b in hexadecimal."""
@@ -82,7 +87,8 @@ class Checkpoint:
     num_params: int
     num_params_non_embedding: int
     weight_bytes: int  # bytes of the weight files
-    cost: Cost
+    cost: Cost | None  # None: no formula (engine hf)
+    attention: tuple[str, ...] = ()  # implementations it can run with, the default first; empty: it has no attention
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +106,7 @@ class Cell:
     dtype: str
     device: str
     engine: str  # eager | graph | hf
-    attention: str  # attention back end asked for
+    attention: str  # implementation of attention; "none" for an architecture without it
     batch_size: int  # sequences
     threads: int
     round: int = 0  # of a timing cell
@@ -146,7 +152,8 @@ class Cell:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Cell:
         checkpoint = dict(data["checkpoint"])
-        checkpoint["cost"] = Cost(**checkpoint["cost"])
+        checkpoint["cost"] = None if checkpoint["cost"] is None else Cost(**checkpoint["cost"])
+        checkpoint["attention"] = tuple(checkpoint.get("attention", ()))
         return cls(**{**data, "checkpoint": Checkpoint(**checkpoint)})
 
 

@@ -82,7 +82,9 @@ class Group:
             measure.pin_threads(cell.threads)
             # Before the first product starts torch's threads, which take the mode over from this one.
             measure.flush_denormals()
-            self.engine = load_engine(cell.checkpoint, device=cell.device, dtype=cell.dtype, attention=cell.attention)
+            self.engine = load_engine(
+                cell.checkpoint, device=cell.device, dtype=cell.dtype, attention=cell.attention, engine=cell.engine
+            )
         return self.engine
 
     def _open_corpus(self, cell: Cell) -> Corpus:

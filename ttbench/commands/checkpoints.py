@@ -28,26 +28,35 @@ MARKS = {True: Text("ok", style="green"), False: Text("FAILED", style="bold red"
 
 
 def generate(
-    checkpoint: str, prompt: str, *, num_tokens: int, device: str, dtype: str, threads: int | None, as_json: bool
+    checkpoint: str,
+    prompt: str,
+    *,
+    num_tokens: int,
+    device: str,
+    dtype: str,
+    engine: str,
+    attention: str | None,
+    threads: int | None,
+    as_json: bool,
 ) -> None:
     """Write the greedy continuation of `prompt` to stdout as it comes."""
     from ttbench.harness.checkpoint import resolve
     from ttbench.harness.loading import load_engine, load_tokenizer
 
     data = sys.stdin.buffer.read() if prompt == "-" else prompt.encode()
-    found = resolve(checkpoint, dtype=dtype)
+    found = resolve(checkpoint, dtype=dtype, engine=engine)
     tokenizer = load_tokenizer(found)
     if tokenizer is None:
         raise CheckpointError(f"checkpoint '{found.name}' has no tokenizer, so it can neither read text nor write it")
     measure.pin_threads(threads or measure.num_cores())
-    engine = load_engine(found, device=device, dtype=dtype, attention="sdpa")
+    model = load_engine(found, device=device, dtype=dtype, attention=attention, engine=engine)
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     ids = np.concatenate([np.asarray(start, dtype=np.int64), tokenizer.encode(data)])
     if len(ids) == 0:
         raise UsageError("the prompt is empty, and this tokenizer has no token to begin with; give some text")
     began = time.monotonic()
     pieces = []
-    for piece in stream(engine, tokenizer, ids, num_tokens=num_tokens):
+    for piece in stream(model, tokenizer, ids, num_tokens=num_tokens):
         pieces.append(piece)
         if not as_json:
             sys.stdout.write(piece)
@@ -63,7 +72,7 @@ def generate(
         return
     sys.stdout.write("\n")
     words = f"{len(ids)} tokens read, {num_tokens} written in {console.span(took)}"
-    console.say(f"{words}; state {console.size(engine.state_bytes)}", style="dim")
+    console.say(f"{words}; state {console.size(model.state_bytes)}", style="dim")
 
 
 def stream(engine: Engine, tokenizer: Tokenizer, ids: Int[np.ndarray, "T"], *, num_tokens: int) -> Iterator[str]:
@@ -78,12 +87,12 @@ def stream(engine: Engine, tokenizer: Tokenizer, ids: Int[np.ndarray, "T"], *, n
     yield decoder.decode(b"", final=True)
 
 
-def check(checkpoint: str, *, device: str, dtype: str, as_json: bool) -> None:
+def check(checkpoint: str, *, device: str, dtype: str, engine: str, as_json: bool) -> None:
     """Run the probes and print what they found. Raises GateError when one of them failed."""
     # Late, as in the other commands: torch.
-    from ttbench.harness.check import check as probe
+    from ttbench.harness.check import check_engine as probe
 
-    results = probe(checkpoint, device=device, dtype=dtype)
+    results = probe(checkpoint, device=device, dtype=dtype, engine=engine)
     if as_json:
         console.print_json([result.to_json() for result in results])
     else:

@@ -31,6 +31,7 @@ INTERRUPTED = 130
 OPTIONS: Mapping[str, Callable[[Cell], Any]] = {
     "device": lambda cell: cell.device,
     "dtype": lambda cell: cell.dtype,
+    "engine": lambda cell: cell.engine,
     "attention": lambda cell: cell.attention,
     "batch-size": lambda cell: cell.batch_size,
     "threads": lambda cell: cell.threads,
@@ -160,8 +161,9 @@ def print_estimate(plan: Plan, *, done: Mapping[str, Path]) -> None:
         return
     estimates = [plan.estimates[cell.cell_id] for cell in left]
     known = [estimate.seconds for estimate in estimates if estimate.seconds is not None]
-    work = console.flop(sum(estimate.flops for estimate in estimates))
-    state = console.size(max(estimate.state_bytes for estimate in estimates))
+    work = console.flop(sum(estimate.flops or 0.0 for estimate in estimates))
+    state = console.size(max(estimate.state_bytes or 0 for estimate in estimates))
+    unknown = sum(estimate.flops is None for estimate in estimates)
     if len(known) == len(left):
         time = f"about {console.span(sum(known))}, going by earlier runs on this machine"
     elif known:
@@ -169,7 +171,9 @@ def print_estimate(plan: Plan, *, done: Mapping[str, Path]) -> None:
         time = f"at least {console.span(sum(known))}: {new} of {len(left)} cells are new to this machine"
     else:
         time = "not known yet: nothing like it has run on this machine; the first cells will tell"
-    console.say(f"{_number(len(left), 'cell')} to do: at most {work}, largest state {state}; time {time}")
+    known_work = f"at most {work}, largest state {state}" if unknown < len(left) else "work and state not known"
+    without = f", {unknown} cells without a formula not counted" if 0 < unknown < len(left) else ""
+    console.say(f"{_number(len(left), 'cell')} to do: {known_work}{without}; time {time}")
 
 
 def print_end(result: RunResult, *, files: Iterable[Path], request: Request) -> None:
@@ -217,6 +221,7 @@ def _plan_rows(plan: Plan, *, done: Mapping[str, Path]) -> list[tuple[Any, ...]]
     rows = []
     for (task, checkpoint, context_len), cells in points.items():
         estimates = [plan.estimates[cell.cell_id] for cell in cells]
+        work, state = [estimate.flops for estimate in estimates], [estimate.state_bytes for estimate in estimates]
         seconds = [estimate.seconds for estimate in estimates if estimate.seconds is not None]
         finished = sum(cell.cell_id in done for cell in cells)
         rows.append(
@@ -225,8 +230,8 @@ def _plan_rows(plan: Plan, *, done: Mapping[str, Path]) -> list[tuple[Any, ...]]
                 checkpoint,
                 format_len(context_len),
                 len(cells),
-                console.flop(sum(estimate.flops for estimate in estimates)),
-                console.size(max(estimate.state_bytes for estimate in estimates)),
+                None if None in work else console.flop(sum(filter(None, work))),
+                None if None in state else console.size(max(filter(None, state), default=0)),
                 console.span(sum(seconds)) if len(seconds) == len(cells) else None,
                 "yes" if finished == len(cells) else f"{finished} of {len(cells)}" if finished else "no",
             )
@@ -264,6 +269,8 @@ def _cell_json(cell: Cell) -> dict[str, Any]:
         "seed": cell.seed,
         "dtype": cell.dtype,
         "device": cell.device,
+        "engine": cell.engine,
+        "attention": cell.attention,
         "batch_size": cell.batch_size,
         "threads": cell.threads,
         "round": cell.round,

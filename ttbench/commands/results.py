@@ -14,16 +14,17 @@ from ttbench.report import words
 from ttbench.report.compare import compare as compare_rows
 from ttbench.report.compare import render_comparison
 from ttbench.report.results import ROWS, derive, write_results
+from ttbench.report.variants import read_variant
 from ttbench.suite import format_len
 
 
 def compare(first: str, second: str, *, runs: Sequence[str], root: Path, as_json: bool) -> None:
-    """Print what differs between two checkpoints, from the runs named or from all."""
-    names = [Path(name).resolve().name if Path(name).is_dir() else name for name in (first, second)]
+    """Print what differs between two checkpoints or settings of one, from the runs named or from all."""
+    names = [_in_rows(side) for side in (first, second)]
     if runs:
         rows = reading.rows_of_runs([listing.find_run(run, root) for run in runs])
     else:
-        rows = reading.rows_about(names, root=root)
+        rows = reading.rows_about((read_variant(name).name for name in names), root=root)
     found = compare_rows(rows, *names)
     if as_json:
         console.print_json(words.records(found))
@@ -31,6 +32,12 @@ def compare(first: str, second: str, *, runs: Sequence[str], root: Path, as_json
         console.out().print(render_comparison(found))
     else:
         console.say(f"'{names[0]}' and '{names[1]}' have no metric in common yet", style="yellow")
+
+
+def _in_rows(side: str) -> str:
+    """One side as rows spell it: a folder by its last name."""
+    name = read_variant(side).name
+    return side if not Path(name).is_dir() else Path(name).resolve().name + side.removeprefix(name)
 
 
 def figures(folders: Sequence[str], *, into: Path | None, root: Path, as_json: bool) -> None:

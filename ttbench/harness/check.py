@@ -17,12 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ttbench.errors import UnknownNameError
 from ttbench.harness.checkpoint import resolve
 from ttbench.harness.eager import EagerEngine
+from ttbench.harness.engine import Engine
 from ttbench.harness.loading import load_model, load_tokenizer
 from ttbench.harness.tokenizer import Tokenizer
 from ttbench.models.base import SequenceModel
-from ttbench.types import Checkpoint
+from ttbench.types import ENGINES, Checkpoint
 
 EXACT_LIMIT = 1e-8
 PROBE_LEN = 100  # tokens; not a multiple of any chunk
@@ -60,6 +62,18 @@ class CheckResult:
         return dataclasses.asdict(self)
 
 
+def check_engine(checkpoint: str, *, device: str, dtype: str, engine: str) -> list[CheckResult]:
+    """Run every probe on a checkpoint under an engine. Raises as `check`."""
+    if engine == "hf":
+        # Late: transformers takes seconds and memory.
+        from ttbench.harness.hf_check import check_hf
+
+        return check_hf(checkpoint, device=device, dtype=dtype)
+    if engine not in ENGINES:
+        raise UnknownNameError("engine", engine, known=ENGINES)
+    return check(checkpoint, device=device, dtype=dtype)
+
+
 def check(checkpoint: str | Checkpoint, *, device: str, dtype: str) -> list[CheckResult]:
     """Run every probe on a checkpoint; the results are in a fixed order.
 
@@ -69,16 +83,19 @@ def check(checkpoint: str | Checkpoint, *, device: str, dtype: str) -> list[Chec
     """
     if isinstance(checkpoint, str):
         checkpoint = resolve(checkpoint, dtype=dtype)
-    exact = load_model(checkpoint, device=device, dtype="float64", attention="sdpa")
+    exact = load_model(checkpoint, device=device, dtype="float64", attention=None)
     results = list(structural_probes(exact, device=device))
     tokenizer = load_tokenizer(checkpoint)
     if tokenizer is None:
-        why = "the folder has no tokenizer, so no text can be read; tasks on text will refuse it"
-        return [*results, *(_not_applicable(name, why) for name in ("tokenizer", "rounding", "perplexity"))]
-    engine = EagerEngine(
-        load_model(checkpoint, device=device, dtype=dtype, attention="sdpa"), device=device, dtype=dtype
-    )
+        return [*results, *no_text()]
+    engine = EagerEngine(load_model(checkpoint, device=device, dtype=dtype, attention=None), device=device, dtype=dtype)
     return [*results, *text_probes(engine, EagerEngine(exact, device=device, dtype="float64"), tokenizer)]
+
+
+def no_text() -> list[CheckResult]:
+    """The probes on text, for a checkpoint that can read none."""
+    why = "the folder has no tokenizer, so no text can be read; tasks on text will refuse it"
+    return [_not_applicable(name, why) for name in ("tokenizer", "rounding", "perplexity")]
 
 
 def structural_probes(model: SequenceModel, *, device: str) -> Iterator[CheckResult]:
@@ -99,7 +116,7 @@ def structural_probes(model: SequenceModel, *, device: str) -> Iterator[CheckRes
         yield probe(engine, ids)
 
 
-def step_equals_forward(engine: EagerEngine, ids: Tensor) -> CheckResult:
+def step_equals_forward(engine: Engine, ids: Tensor) -> CheckResult:
     """One token at a time against all at once."""
     whole = engine.logits(ids)
     engine.reset(len(ids), ids.shape[1])
@@ -109,7 +126,7 @@ def step_equals_forward(engine: EagerEngine, ids: Tensor) -> CheckResult:
     )
 
 
-def split_invariance(engine: EagerEngine, ids: Tensor) -> CheckResult:
+def split_invariance(engine: Engine, ids: Tensor) -> CheckResult:
     """A prompt read in pieces against the same prompt read whole."""
     whole = engine.logits(ids)
     worst = 0.0
@@ -136,14 +153,14 @@ def causality(engine: EagerEngine, ids: Tensor) -> CheckResult:
     )
 
 
-def batch_independence(engine: EagerEngine, ids: Tensor) -> CheckResult:
+def batch_independence(engine: Engine, ids: Tensor) -> CheckResult:
     """Each row alone against the same row among others."""
     together = engine.logits(ids)
     alone = torch.cat([engine.logits(row[None]) for row in ids])
     return _exact("batch_independence", _relative(alone, together), "logits of a row alone against among neighbours")
 
 
-def save_and_load(engine: EagerEngine, ids: Tensor) -> CheckResult:
+def save_and_load(engine: Engine, ids: Tensor, *, limit: float = EXACT_LIMIT) -> CheckResult:
     """A state saved, moved on, and brought back must go on bit for bit as before; also onto a larger batch."""
     first, read, written = ids[:1], 37, 20
     engine.reset(1, ids.shape[1])
@@ -156,7 +173,7 @@ def save_and_load(engine: EagerEngine, ids: Tensor) -> CheckResult:
     engine.reset(2, ids.shape[1])
     engine.restore(saved)
     twice = torch.stack([engine.decode(first[:, read + t].expand(2)) for t in range(written)])
-    if _relative(twice, before[:, None].expand_as(twice)) > EXACT_LIMIT:
+    if _relative(twice, before[:, None].expand_as(twice)) > limit:
         num_changed += 1
     return _count("save_and_load", num_changed, f"logits that differ in {written} steps after a state is brought back")
 
@@ -187,7 +204,7 @@ def state_bytes(engine: EagerEngine, ids: Tensor) -> CheckResult:
     return _count("state_bytes", worst, f"bytes used against the formula, float64: {', '.join(seen)}", unit="bytes")
 
 
-def text_probes(engine: EagerEngine, exact: EagerEngine, tokenizer: Tokenizer) -> Iterator[CheckResult]:
+def text_probes(engine: Engine, exact: Engine, tokenizer: Tokenizer) -> Iterator[CheckResult]:
     """What must hold for a checkpoint that has learned something, on a page of text."""
     ids = tokenizer.encode(TEXT)
     num_wrong = abs(int(tokenizer.byte_lengths(ids).sum()) - len(TEXT)) + (tokenizer.decode(ids) != TEXT)
@@ -218,7 +235,7 @@ def text_probes(engine: EagerEngine, exact: EagerEngine, tokenizer: Tokenizer) -
     )
 
 
-def _score(engine: EagerEngine, ids: np.ndarray) -> np.ndarray:
+def _score(engine: Engine, ids: np.ndarray) -> np.ndarray:
     engine.reset(1, len(ids))
     return engine.score(ids[None, :-1], ids[None, 1:])[0]
 

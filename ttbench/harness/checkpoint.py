@@ -8,6 +8,7 @@ No weight is read here beyond its digest; `ttbench.harness.loading` does that.
 from __future__ import annotations
 
 import os
+import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ttbench import catalogue
-from ttbench.errors import CheckpointError, UnknownNameError
+from ttbench.errors import CheckpointError, UnknownNameError, UsageError
 from ttbench.harness.eager import torch_dtype
 from ttbench.harness.files import MAX_CONFIG_BYTES, content_digest, json_digest, member, read_json
 from ttbench.harness.fit import check_layers, fit, skeleton
@@ -28,6 +29,7 @@ from ttbench.registry import ARCHITECTURES
 from ttbench.types import Checkpoint
 
 CONFIG = "config.json"
+HF_DIALECT = "transformers"  # of checkpoints that were resolved for engine hf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,7 @@ def _zoo() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in folder.glob(f"*/{CONFIG}")}
 
 
-def resolve(name: str, *, dtype: str = "float32") -> Checkpoint:
+def resolve(name: str, *, dtype: str = "float32", engine: str = "eager") -> Checkpoint:
     """Find and identify a checkpoint: zoo name, local folder, name in the catalogue, hub id `org/name[@revision]`.
 
     An unpinned hub id becomes the commit that it points to now, in `revision`.
@@ -58,6 +60,7 @@ def resolve(name: str, *, dtype: str = "float32") -> Checkpoint:
     Args:
         name: what the user typed.
         dtype: that it will run in; only `cost.state_bytes*` depend on it.
+        engine: that will run it: "hf" takes any folder that transformers knows, the others native architectures.
 
     Raises:
         UsageError: an unknown dtype.
@@ -67,10 +70,10 @@ def resolve(name: str, *, dtype: str = "float32") -> Checkpoint:
     """
     zoo = _zoo()
     if name in zoo:
-        return read_checkpoint(zoo[name], name=name, provenance="zoo", dtype=dtype)
+        return read_checkpoint(zoo[name], name=name, provenance="zoo", dtype=dtype, engine=engine)
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return read_checkpoint(folder, provenance="local", dtype=dtype)
+        return read_checkpoint(folder, provenance="local", dtype=dtype, engine=engine)
     if folder.exists():
         hint = conversion_hint(folder)
         what = f"is {hint}" if hint else f"is a file; give the folder that holds {CONFIG} and the weights"
@@ -78,21 +81,24 @@ def resolve(name: str, *, dtype: str = "float32") -> Checkpoint:
     listed = catalogue.find(name)
     hub_id = parse_hub_id(name) if listed is None else parse_hub_id(catalogue.resolvable(listed))
     if hub_id is not None:
-        return _from_hub(hub_id, dtype=dtype)
+        return _from_hub(hub_id, dtype=dtype, engine=engine)
     if os.sep in name:
         raise CheckpointError(f"no folder '{name}' here; give a folder that holds {CONFIG} and model.safetensors")
     raise UnknownNameError("checkpoint", name, known=[*zoo, *catalogue.names()])
 
 
-def _from_hub(hub_id: HubId, *, dtype: str) -> Checkpoint:
+def _from_hub(hub_id: HubId, *, dtype: str, engine: str) -> Checkpoint:
     folder = fetch_small(hub_id)
     if member(folder, CONFIG) is None:
         _refuse_format(hub_id.repo, lacks=CONFIG)
-    identify(read_config(folder))
+    if engine == "hf":
+        _hf().hf_config(folder, read_config(folder))
+    else:
+        identify(read_config(folder))
     fetch_weights(hub_id, folder)
     if not (member(folder, SINGLE) or member(folder, INDEX)):
         _refuse_format(hub_id.repo, lacks=f"{SINGLE} and no {INDEX}")
-    return read_checkpoint(folder, name=hub_id.repo, provenance="hub", revision=folder.name, dtype=dtype)
+    return read_checkpoint(folder, name=hub_id.repo, provenance="hub", revision=folder.name, dtype=dtype, engine=engine)
 
 
 def _refuse_format(repo: str, *, lacks: str) -> NoReturn:
@@ -109,11 +115,31 @@ def _refuse_unconverted(folder: Path) -> None:
         raise CheckpointError(f"'{folder}' has no {SINGLE}; it holds {hint}")
 
 
+def _hf() -> types.ModuleType:
+    """The module for engine hf. Raises UsageError when transformers is not installed."""
+    # Late: transformers takes seconds and memory, and only this engine needs it.
+    try:
+        from ttbench.harness import hf_checkpoint
+    except ModuleNotFoundError as error:
+        if error.name != "transformers":
+            raise
+        raise UsageError("engine hf needs transformers, which is not installed; pip install 'ttbench[hf]'") from error
+    return hf_checkpoint
+
+
 def read_checkpoint(
-    folder: Path, *, provenance: str, dtype: str, name: str | None = None, revision: str | None = None
+    folder: Path,
+    *,
+    provenance: str,
+    dtype: str,
+    name: str | None = None,
+    revision: str | None = None,
+    engine: str = "eager",
 ) -> Checkpoint:
     """Identify the checkpoint in a local folder. Raises CheckpointError or WeightsError as `resolve` does."""
     dtype_bytes = torch_dtype(dtype).itemsize
+    if engine == "hf":
+        return _hf().read_hf_checkpoint(folder, provenance=provenance, name=name, revision=revision)
     folder = Path(os.path.abspath(folder))
     config = read_config(folder)
     identity = identify(config)
@@ -132,11 +158,12 @@ def read_checkpoint(
         config_digest=json_digest(config),
         tokenizer_digest=tokenizer_digest(folder, config),
         vocab_size=identity.config.vocab_size,
-        train_ctx=_train_ctx(folder, config),
+        train_ctx=train_ctx(folder, config),
         num_params=num_params,
         num_params_non_embedding=num_params_non_embedding,
         weight_bytes=stored.nbytes,
         cost=identity.model_class.cost(identity.config, dtype_bytes=dtype_bytes),
+        attention=identity.model_class.ATTENTION,
     )
 
 
@@ -169,7 +196,7 @@ def identify(config: Mapping[str, Any]) -> Identity:
         matching = ", ".join(f"{dialect.name} ({name})" for name, _, dialect in found) or "none"
         raise CheckpointError(
             f"{CONFIG} with model_type={config.get('model_type')!r} must be known to exactly one dialect; it is known "
-            f"to {matching}. Dialects: {', '.join(known)}"
+            f"to {matching}. Dialects: {', '.join(known)}. To run it through transformers' own code, add --engine hf"
         )
     name, model_class, dialect = found[0]
     try:
@@ -196,7 +223,7 @@ def fitted(
     return model, stored, fit(model, identity.dialect, stored, where=os.fspath(folder))
 
 
-def _train_ctx(folder: Path, config: Mapping[str, Any]) -> int | None:
+def train_ctx(folder: Path, config: Mapping[str, Any]) -> int | None:
     """Tokens the checkpoint was trained on at once: `train_ctx`, else `max_position_embeddings`, else unknown."""
     for key in ("train_ctx", "max_position_embeddings"):
         value = config.get(key)

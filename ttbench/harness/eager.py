@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ttbench.errors import TooLongError, UsageError
 from ttbench.harness.engine import Ids
+from ttbench.harness.ids import as_ids, scored_places
 from ttbench.models.base import SequenceModel, Snapshot, State
 
 DTYPES = {
@@ -132,18 +133,8 @@ class EagerEngine:
         """
         ids = self._tokens("ids", ids, num_dims=2)
         targets = self._tokens("targets", targets, num_dims=2, lowest=-1)
-        if targets.shape != ids.shape:
-            raise UsageError(f"targets must have the shape of ids, {tuple(ids.shape)}; got {tuple(targets.shape)}")
         targets = targets.cpu()
-        scored = targets >= 0
-        if lengths is not None:
-            ends = torch.as_tensor(np.asarray(lengths))
-            if ends.shape != ids.shape[:1] or ends.min() < 0 or ends.max() > ids.shape[1]:
-                raise UsageError(
-                    f"lengths must have shape [B] = ({ids.shape[0]},) with values in 0..{ids.shape[1]}; "
-                    f"got {ends.tolist()}"
-                )
-            scored &= torch.arange(ids.shape[1]) < ends[:, None]
+        scored = scored_places(ids, targets, lengths)
         nats = torch.zeros(ids.shape, dtype=torch.float64)
         for hidden, (start, end) in self._chunks(ids):
             where = scored[:, start:end]
@@ -245,20 +236,8 @@ class EagerEngine:
         self, noun: str, values: Any, *, num_dims: int, lowest: int = 0, any_batch: bool = False
     ) -> Int[Tensor, "..."]:
         """`values` as an int64 tensor of the shape and range that the engine can take; still where it was."""
-        ids = torch.as_tensor(values)
-        batch: int | str = "B" if any_batch else self._opened().batch_size
-        fits = ids.ndim == num_dims and ids.shape[0] >= 1 and (any_batch or ids.shape[0] == batch)
-        if not fits or (num_dims == 2 and ids.shape[1] < 1):
-            named, expected = ("[B, T]", f"({batch}, T >= 1)") if num_dims == 2 else ("[B]", f"({batch},)")
-            raise UsageError(f"{noun} must have shape {named} = {expected}; got {tuple(ids.shape)}")
-        if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-            raise UsageError(f"{noun} must be integers; got {ids.dtype}")
-        # Ids already on a GPU come from a model; looking at them would wait for the device.
-        if ids.device.type == "cpu":
-            low, high = (int(edge) for edge in torch.aminmax(ids))
-            if low < lowest or high >= self.vocab_size:
-                raise UsageError(f"{noun} must be in {lowest}..{self.vocab_size - 1}; got {low}..{high}")
-        return ids.to(torch.int64)
+        batch_size = None if any_batch else self._opened().batch_size
+        return as_ids(noun, values, num_dims=num_dims, batch_size=batch_size, vocab_size=self.vocab_size, lowest=lowest)
 
     def _chunks(self, ids: Int[Tensor, "B T"]) -> Iterator[tuple[Float[Tensor, "B C D"], tuple[int, int]]]:
         """Hidden states of ids, chunk by chunk through the state, and the span of tokens of each."""

@@ -24,7 +24,7 @@ PLAUSIBLE_LAYERS = 256  # built without a look at the files
 FLOAT_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-class _Unfilled(TorchFunctionMode):
+class Unfilled(TorchFunctionMode):
     """Leaves tensors without memory unfilled: nothing to fill, and torch would import sympy and its compiler for it."""
 
     _FILLS = frozenset(
@@ -50,7 +50,7 @@ def skeleton(model_class: type[SequenceModel], config: Any) -> SequenceModel:
     """The model without memory for its weights (meta device). Raises CheckpointError when it cannot be built."""
     try:
         # torch warns of empty tensors, which are refused below
-        with torch.device("meta"), _Unfilled(), warnings.catch_warnings(action="ignore"):
+        with torch.device("meta"), Unfilled(), warnings.catch_warnings(action="ignore"):
             model = model_class.from_config(config)
     except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:
         raise CheckpointError(

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ttbench.errors import CheckpointError, UsageError, WeightsError
-from ttbench.harness.checkpoint import CONFIG, fitted, identify, read_config, resolve
+from ttbench.errors import CheckpointError, UnknownNameError, UsageError, WeightsError
+from ttbench.harness.checkpoint import CONFIG, HF_DIALECT, fitted, identify, read_config, resolve
 from ttbench.harness.eager import EagerEngine, torch_device, torch_dtype
 from ttbench.harness.engine import Engine
 from ttbench.harness.files import content_digest, json_digest, plain_json
@@ -27,39 +27,53 @@ from ttbench.harness.folder import refuse_taken, whole_folder
 from ttbench.harness.tokenizer import Tokenizer, read_tokenizer
 from ttbench.harness.weights import SINGLE, StoredWeights
 from ttbench.models.base import SequenceModel
-from ttbench.types import Checkpoint
-
-ATTENTION = ("sdpa",)
+from ttbench.types import ENGINES, Checkpoint
 
 
-def load_engine(checkpoint: str | Checkpoint, *, device: str, dtype: str, attention: str) -> Engine:
+def load_engine(
+    checkpoint: str | Checkpoint, *, device: str, dtype: str, attention: str | None, engine: str = "eager"
+) -> Engine:
     """Open a checkpoint as an Engine.
 
+    Args:
+        attention: back end of attention; None takes the checkpoint's default.
+        engine: eager, or hf: transformers' own code.
+
     Raises:
-        UsageError: an unknown device, dtype or attention back end.
+        UsageError: an unknown device, dtype, engine or attention back end.
+        UnsupportedError: the checkpoint cannot run with that back end.
         CheckpointError: it cannot be found, identified or read; WeightsError among them.
     """
+    if engine not in ENGINES:
+        raise UnknownNameError("engine", engine, known=ENGINES)
     if isinstance(checkpoint, str):
-        checkpoint = resolve(checkpoint, dtype=dtype)
+        checkpoint = resolve(checkpoint, dtype=dtype, engine=engine)
+    if (checkpoint.dialect == HF_DIALECT) != (engine == "hf"):
+        raise UsageError(f"'{checkpoint.name}' was resolved for another engine than {engine}; resolve it for {engine}")
+    if engine == "hf":
+        # Late: transformers takes seconds and memory, and only this engine needs it.
+        from ttbench.harness.hf import load_hf_engine
+
+        return load_hf_engine(checkpoint, device=device, dtype=dtype, attention=attention)
     model = load_model(checkpoint, device=device, dtype=dtype, attention=attention)
     return EagerEngine(model, device=device, dtype=dtype)
 
 
-def load_model(checkpoint: Checkpoint, *, device: str, dtype: str, attention: str) -> SequenceModel:
+def load_model(checkpoint: Checkpoint, *, device: str, dtype: str, attention: str | None) -> SequenceModel:
     """The model of a checkpoint with its weights in `dtype` on `device`, in evaluation mode.
 
     Raises:
         UsageError: an unknown device, dtype or attention back end.
+        UnsupportedError: the architecture cannot attend with that back end.
         CheckpointError: the folder no longer holds what was resolved.
         WeightsError: weights that are broken, do not fit, or are not finite in `dtype`.
     """
-    if attention not in ATTENTION:
-        raise UsageError(f"unknown attention back end '{attention}'; available: {', '.join(ATTENTION)}")
     to_device, to_dtype = torch_device(device), torch_dtype(dtype)
     folder = Path(checkpoint.path)
     config = read_config(folder)
     identity = identify(config)
     model, stored, sources = fitted(folder, config, identity)
+    model.use_attention(attention)
     if (content_digest(stored.paths), json_digest(config)) != (checkpoint.weights_digest, checkpoint.config_digest):
         raise CheckpointError(f"'{folder}' has changed since it was resolved; run the command again")
     tensors = _read(stored, sources, dtype=to_dtype)

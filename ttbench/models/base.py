@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ttbench.types import Cost
+from ttbench.errors import UnsupportedError, UsageError
+from ttbench.types import ATTENTION, NO_ATTENTION, Cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +145,8 @@ class SequenceModel(nn.Module, ABC):
     strictly_causal: ClassVar[bool] = True
     state_grows: ClassVar[bool]  # with context
     undecayed: ClassVar[frozenset[str]] = frozenset()  # last names of matrices that weight decay leaves alone
+    ATTENTION: ClassVar[tuple[str, ...]] = ()  # back ends it can attend with, the default first; empty: no attention
+    attention_backend: str = NO_ATTENTION  # the one in use
     config: Any
 
     @classmethod
@@ -184,6 +187,26 @@ class SequenceModel(nn.Module, ABC):
     @abstractmethod
     def head(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
         """Logits in float32 (float64 for a float64 model), apart so that scoring goes slice by slice."""
+
+    def use_attention(self, name: str | None) -> None:
+        """Attend with the back end `name` from now on; None takes the default.
+
+        An architecture without attention has nothing to choose: every known name is taken, and
+        `attention_backend` stays "none".
+
+        Raises:
+            UsageError: no back end has this name.
+            UnsupportedError: the architecture cannot attend with it.
+        """
+        if name not in (None, NO_ATTENTION, *ATTENTION):
+            raise UsageError(f"unknown attention back end '{name}'; available: {', '.join(ATTENTION)}")
+        if self.ATTENTION:
+            name = name or self.ATTENTION[0]
+            if name not in self.ATTENTION:
+                raise UnsupportedError(
+                    f"{type(self).__name__} cannot attend with '{name}'; available: {', '.join(self.ATTENTION)}"
+                )
+            self.attention_backend = name
 
     @property
     def kernel_path(self) -> dict[str, str]:

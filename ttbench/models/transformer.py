@@ -211,6 +211,8 @@ class Transformer(SequenceModel):
 
     version = 1
     state_grows = True
+    ATTENTION = tuple(attention.BACKENDS)
+    attention_backend = ATTENTION[0]
     DIALECTS = (
         Dialect(
             name="llama",
@@ -308,6 +310,7 @@ class Transformer(SequenceModel):
         if state is not None:
             positions = positions + state.position
             start, end = state.num_tokens, state.num_tokens + num_tokens
+        attend = attention.BACKENDS[self.attention_backend].prefill
         cos, sin = rotary_angles(
             positions, dim=self.config.head_dim, theta=self.config.rope_theta, dtype=self.norm.weight.dtype
         )
@@ -319,7 +322,7 @@ class Transformer(SequenceModel):
                 state.keys[i, :, :, start:end] = k
                 state.values[i, :, :, start:end] = v
                 k, v = state.keys[i, :, :, :end], state.values[i, :, :, :end]
-            x = x + attn.merge(attention.chunked(q, k, v))
+            x = x + attn.merge(attend(q, k, v))
             x = x + block.mlp(block.post_attention_layernorm(x))
         if state is not None:
             state.position += num_tokens
@@ -332,6 +335,7 @@ class Transformer(SequenceModel):
         cos, sin = rotary_angles(
             state.position, dim=self.config.head_dim, theta=self.config.rope_theta, dtype=self.norm.weight.dtype
         )
+        attend = attention.BACKENDS[self.attention_backend].step
         seen_len = min(variant, state.keys.shape[3])
         seen = (torch.arange(seen_len, device=ids.device) <= state.position)[None, None, None]
         for i, block in enumerate(self._blocks()):
@@ -339,15 +343,20 @@ class Transformer(SequenceModel):
             q, k, v = attn.project(block.input_layernorm(x), cos, sin, state.conv[i])
             state.keys[i].index_copy_(2, state.position, k)
             state.values[i].index_copy_(2, state.position, v)
-            out = attention.step(q, state.keys[i, :, :, :seen_len], state.values[i, :, :, :seen_len], seen)
+            out = attend(q, state.keys[i, :, :, :seen_len], state.values[i, :, :, :seen_len], seen)
             x = x + attn.merge(out)
             x = x + block.mlp(block.post_attention_layernorm(x))
         state.position += 1
         return self.norm(x[:, 0])
 
     def step_variant(self, num_tokens: int) -> int:
-        """Keys that the step reads: the used length rounded up by at most a quarter, at least to 256."""
+        """Keys that the step reads: the used length rounded up by at most a quarter, at least to 256.
+
+        Where the attention takes no mask it is the used length itself, so a captured graph would serve one step only.
+        """
         needed = num_tokens + 1
+        if not attention.BACKENDS[self.attention_backend].takes_mask:
+            return needed
         grain = max(256, 1 << max(needed.bit_length() - 3, 0))
         return -(-needed // grain) * grain
 
@@ -357,4 +366,5 @@ class Transformer(SequenceModel):
 
     @property
     def kernel_path(self) -> dict[str, str]:
-        return {"attention": "sdpa", "short_conv": "torch" if self.config.conv_kernel else "none"}
+        attends = attention.kernel(self.attention_backend, self.norm.weight)
+        return {"attention": attends, "short_conv": "torch" if self.config.conv_kernel else "none"}

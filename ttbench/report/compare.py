@@ -2,7 +2,8 @@
 
 Quality is paired by sample: the same windows, the same trials, told by seed, sample and the text columns of the task,
 with equal denominators. Checkpoints whose tokenizers cut the text differently are paired by document, where both
-scored the same bytes of it. Timings are paired by round. A difference is *shown* when its p, corrected by Holm over
+scored the same bytes of it. Timings are paired by round. Either side may be one setting of a checkpoint, such as
+NAME@engine=hf; then the settings that are named may differ. A difference is *shown* when its p, corrected by Holm over
 the points of a metric, is below 0.05 and its interval, if there is one, leaves out "none".
 """
 
@@ -24,12 +25,14 @@ from ttbench.report import summary, words
 from ttbench.report.columns import all_rows
 from ttbench.report.pairing import Shared, pair
 from ttbench.report.summary import A_BETTER, B_BETTER, DIFFERENCE, NOT_COMPARABLE, NOT_SHOWN, RATIO
+from ttbench.report.variants import VARIANT_SETTINGS, read_variant, require_rows
 from ttbench.stats import Estimate
-from ttbench.types import Metric, Scalar
+from ttbench.types import NO_ATTENTION, Metric, Scalar
 
 ALPHA = 0.05
 PER_TOKEN = "num_tokens"  # a denominator that depends on the tokenizer
 # Settings in which the only two lines of a quality metric may differ and still be compared.
+ALWAYS_FREE = "architecture_version"
 HARMLESS = ("architecture_version", "engine", "attention", "batch_size")
 
 
@@ -48,20 +51,27 @@ class Effect:
 def compare(rows: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
     """Every metric of two checkpoints, paired: one row per metric, settings and point.
 
+    `a` and `b` are names of checkpoints, or settings of them as `ttbench.report.variants` reads them.
+
     `effect` is a - b (kind "difference") or a / b (kind "ratio": times, bytes, perplexities), with `low` and `high`;
     `verdict` is "a better", "b better", "no difference shown" or "not comparable", and `reason` says why not.
     `detectable` is the smallest difference that as many samples would show four times in five.
 
     Raises:
         UnknownNameError: no row of that checkpoint.
-        UsageError: a is b, or one name stands for several weights.
+        UsageError: a is b, one name stands for several weights or settings, or no row has the settings named.
     """
     known = list(dict.fromkeys(rows["checkpoint"]))
-    for name in (a, b):
-        if name not in known:
-            raise UnknownNameError("checkpoint", name, known=known, where="the rows")
-    if a == b:
-        raise UsageError(f"'{a}' cannot be compared with itself; available: {', '.join(known)}")
+    for side in (a, b):
+        variant = read_variant(side)
+        if variant.name not in known:
+            raise UnknownNameError("checkpoint", variant.name, known=known, where="the rows")
+        require_rows(rows, variant)
+    if read_variant(a) == read_variant(b):
+        raise UsageError(
+            f"'{a}' cannot be compared with itself; available: {', '.join(known)}, or settings of one: "
+            f"{a}@engine=hf, {a}@attention=flash"
+        )
     return compare_pairs(rows, [(a, b)])
 
 
@@ -81,13 +91,16 @@ def compare_pairs(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.Da
 
 
 def _compare_metric(found: Iterable[summary.Group], metric: Metric, a: str, b: str) -> list[dict[str, Any]]:
-    mine = {name: [group for group in found if group.line["checkpoint"] == name] for name in (a, b)}
-    groups = {name: _by_settings(mine[name]) for name in (a, b)}
+    variants = {side: read_variant(side) for side in (a, b)}
+    mine = {side: [group for group in found if variants[side].matches(group.line)] for side in (a, b)}
+    free = (ALWAYS_FREE, *variants[a].settings, *variants[b].settings)
+    groups = {side: _by_settings(mine[side], leave_out=free) for side in (a, b)}
     if not groups[a] or not groups[b]:
         return []
     alone = len(groups[a]) == len(groups[b]) == 1
     if alone and not summary.is_timing(metric):
-        groups = {name: _by_settings(mine[name], leave_out=HARMLESS) for name in (a, b)}
+        groups = {side: _by_settings(mine[side], leave_out=(*free, *HARMLESS)) for side in (a, b)}
+    groups = {a: _spread(groups[a], groups[b]), b: _spread(groups[b], groups[a])}
     if not groups[a].keys() & groups[b].keys():
         differing = _differing_settings(next(iter(groups[a])), next(iter(groups[b])))
         record = _record(next(iter(next(iter(groups[a].values())).values())), a, b)
@@ -104,9 +117,7 @@ Settings = tuple[tuple[str, Scalar], ...]
 Points = dict[tuple[Scalar, ...], summary.Group]
 
 
-def _by_settings(
-    groups: Iterable[summary.Group], *, leave_out: Sequence[str] = ("architecture_version",)
-) -> dict[Settings, Points]:
+def _by_settings(groups: Iterable[summary.Group], *, leave_out: Sequence[str]) -> dict[Settings, Points]:
     found: dict[Settings, Points] = {}
     for group in groups:
         settings = tuple(
@@ -115,10 +126,30 @@ def _by_settings(
         points = found.setdefault(settings, {})
         point = tuple(group.point.values())
         if point in points:
-            name = group.line["checkpoint"]
-            raise UsageError(f"rows hold several weights or revisions called '{name}'; compare rows with one of them")
+            raise UsageError(_ambiguous(points[point], group))
         points[point] = group
     return found
+
+
+def _spread(groups: dict[Settings, Points], other: Iterable[Settings]) -> dict[Settings, Points]:
+    """`groups`, in which an architecture without attention stands under every attention of the other side."""
+    found = {settings: points for settings, points in groups.items() if dict(settings).get("attention") != NO_ATTENTION}
+    values = dict.fromkeys(value for settings in other for name, value in settings if name == "attention")
+    for settings, points in groups.items():
+        for value in values if settings not in found else ():
+            found.setdefault(tuple((name, value if name == "attention" else own) for name, own in settings), points)
+    return found
+
+
+def _ambiguous(one: summary.Group, two: summary.Group) -> str:
+    """Why two numbers stand at one point, and what to do."""
+    name = one.line["checkpoint"]
+    differing = [setting for setting in VARIANT_SETTINGS if one.line.get(setting) != two.line.get(setting)]
+    if not differing:
+        return f"rows hold several weights or revisions called '{name}'; compare rows with one of them"
+    setting = differing[0]
+    spellings = " or ".join(f"{name}@{setting}={group.line[setting]}" for group in (one, two))
+    return f"rows of '{name}' differ in {', '.join(differing)}; say which are meant: {spellings}"
 
 
 def _differing_settings(a: Settings, b: Settings) -> str:

@@ -13,6 +13,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from ttbench.report.summary import NOT_COMPARABLE, NOT_SHOWN, RATIO
+from ttbench.types import NO_ATTENTION
 
 K, M = 1024, 1024**2  # tokens
 # Units that are shown in multiples: (name, size in the raw unit), ascending.
@@ -121,7 +122,8 @@ def settings(entries: Sequence[Record]) -> tuple[list[str], list[str]]:
     named = [*_SETTINGS, *(name for name in entries[0] if name.startswith("param_"))]
     constant, varying = [], []
     for name in named:
-        found = list(dict.fromkeys(entry[name] for entry in entries if entry.get(name) is not None))
+        # an architecture without attention has no setting of it
+        found = list(dict.fromkeys(e[name] for e in entries if e.get(name) not in (None, NO_ATTENTION)))
         if len(found) > 1:
             varying.append(name)
         elif found:
@@ -147,7 +149,7 @@ def line_name(entry: Record, varying: Sequence[str]) -> str:
 
 def setting(name: str, value: Any) -> str:
     """A setting as a caption says it."""
-    if value is None:
+    if value in (None, NO_ATTENTION):
         return ""
     if name in ("dtype", "device", "engine", "attention"):
         return str(value)

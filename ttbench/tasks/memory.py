@@ -178,7 +178,8 @@ def _sample(
 def _state(bench: Bench, num_tokens: int) -> dict[str, int | None]:
     """State bytes used, allocated and analytic after `num_tokens` tokens. Raises RuntimeError when they disagree."""
     engine, cell = bench.engine, bench.cell
-    analytic = cell.checkpoint.cost.state_nbytes(num_tokens) * cell.batch_size
+    cost = cell.checkpoint.cost
+    analytic = None if cost is None else cost.state_nbytes(num_tokens) * cell.batch_size
     if cell.engine == "eager" and cell.dtype == "float32" and engine.state_bytes != analytic:
         raise RuntimeError(
             f"state of {cell.checkpoint.architecture} after {num_tokens} tokens at batch size {cell.batch_size}: "

@@ -1,0 +1,91 @@
+"""Every back end of attention against the formula, token by token: groups, offsets, single steps, dtypes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from ttbench.errors import UnsupportedError
+from ttbench.kernels import attention
+from ttbench.types import ATTENTION
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6}
+
+
+def draw(num_queries: int, num_keys: int, *, groups: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(num_queries * 1000 + num_keys)
+    shapes = ((2, 4, num_queries, 8), (2, groups, num_keys, 8), (2, groups, num_keys, 8))
+    q, k, v = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    return (4 * q).to(dtype), k.to(dtype), v.to(dtype)
+
+
+def expected(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    k, v = (x.double().repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+    return attention.reference(q.double(), k, v)
+
+
+def error(found: Tensor, wanted: Tensor) -> float:
+    return float((found.double() - wanted).abs().max() / wanted.abs().max())
+
+
+def test_the_back_ends_are_those_that_a_run_can_ask_for() -> None:
+    assert tuple(attention.BACKENDS) == ATTENTION
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=["float64", "float32"])
+@pytest.mark.parametrize("groups", [1, 2, 4], ids=["MQA", "GQA", "MHA"])
+@pytest.mark.parametrize(
+    ("num_queries", "num_keys"), [(1, 1), (15, 15), (100, 100), (1, 63), (15, 100), (63, 64)], ids=str
+)
+@pytest.mark.parametrize("name", ATTENTION)
+def test_a_back_end_follows_the_formula_with_and_without_a_past(
+    name: str, num_queries: int, num_keys: int, groups: int, dtype: torch.dtype
+) -> None:
+    q, k, v = draw(num_queries, num_keys, groups=groups, dtype=dtype)
+    with torch.no_grad():
+        found = attention.BACKENDS[name].prefill(q, k, v)
+    assert found.dtype == dtype
+    assert error(found, expected(q, k, v)) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=["float64", "float32"])
+@pytest.mark.parametrize("groups", [1, 2, 4], ids=["MQA", "GQA", "MHA"])
+@pytest.mark.parametrize("name", ATTENTION)
+def test_a_step_reads_the_keys_that_exist_and_no_others(name: str, groups: int, dtype: torch.dtype) -> None:
+    backend = attention.BACKENDS[name]
+    q, k, v = draw(1, 33, groups=groups, dtype=dtype)
+    wanted = expected(q, k[:, :, :17], v[:, :, :17])
+    # room beyond the seventeenth key only for those that take a mask
+    room = 33 if backend.takes_mask else 17
+    seen = (torch.arange(room) <= 16)[None, None, None]
+    with torch.no_grad():
+        found = backend.step(q, k[:, :, :room], v[:, :, :room], seen)
+    assert error(found, wanted) < TOLERANCE[dtype]
+
+
+def test_flash_runs_the_kernel_of_its_name_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", None)
+    with torch.no_grad(), torch.profiler.profile() as profile:
+        attention.flash(*draw(15, 63, groups=2, dtype=torch.float32))
+    names = {event.key for event in profile.key_averages()}
+    assert "aten::_scaled_dot_product_flash_attention_for_cpu" in names
+    assert "aten::scaled_dot_product_attention" not in names
+
+
+def test_flash_says_where_it_cannot_run() -> None:
+    q, k, v = (x.to("meta") for x in draw(15, 63, groups=2, dtype=torch.float32))
+    with pytest.raises(UnsupportedError, match="no FlashAttention kernel for meta; use --attention sdpa"):
+        attention.flash(q, k, v)
+
+
+def test_flash_is_for_inference() -> None:
+    q, k, v = draw(15, 15, groups=4, dtype=torch.float32)
+    with pytest.raises(UnsupportedError, match="for inference; train with sdpa"):
+        attention.flash(q.requires_grad_(), k, v)
+
+
+def test_eager_computes_a_half_precision_model_in_float32() -> None:
+    q, k, v = draw(63, 63, groups=2, dtype=torch.bfloat16)
+    own = error(attention.chunked(q, k, v), expected(q, k, v))
+    assert error(attention.eager(q, k, v), expected(q, k, v)) < 1.1 * own

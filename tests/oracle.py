@@ -1,4 +1,4 @@
-"""A second opinion: TTT and Llama-like models in numpy float64, token by token, sharing no code with ttbench.
+"""A second opinion: Llama-like, S4D and TTT models in numpy float64, token by token, sharing no code with ttbench.
 
 Weights are a mapping from the published names (`model.layers.0...`) to arrays, configurations are config.json. Loops
 are plain and slow; gradients of the inner layer norm go through its Jacobian matrix rather than a closed form.
@@ -7,6 +7,7 @@ Letters: T tokens, D head dim, M model width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -184,5 +185,32 @@ def llama_logits(ids: np.ndarray, w: Weights, config: Mapping[str, Any]) -> np.n
         p = f"model.layers.{i}."
         x = x + attention_layer(rms_norm(x, w[f"{p}input_layernorm.weight"], eps), w, f"{p}self_attn.", config)
         x = x + swiglu(rms_norm(x, w[f"{p}post_attention_layernorm.weight"], eps), w, f"{p}mlp.")
+    x = rms_norm(x, w["model.norm.weight"], eps)
+    return x @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
+
+
+def s4d_layer(u: np.ndarray, p: Weights) -> np.ndarray:
+    """The S4D layer over [T, M]: every channel convolved with its kernel, written out."""
+    dt, A = np.exp(p["log_dt"]), -np.exp(p["log_A_real"]) + 1j * p["A_imag"]
+    C = p["C"][..., 0] + 1j * p["C"][..., 1]
+    y = u * p["D"]
+    for channel in range(u.shape[1]):
+        a = A[channel]
+        gain = C[channel] * (np.exp(dt[channel] * a) - 1) / a
+        kernel = [2 * np.sum(gain * np.exp(dt[channel] * a * lag)).real for lag in range(len(u))]
+        y[:, channel] += np.convolve(u[:, channel], kernel)[: len(u)]
+    exact_gelu = y * np.array([[0.5 * (1 + math.erf(value / math.sqrt(2))) for value in row] for row in y])
+    values, gates = np.split(exact_gelu @ p["output_linear.weight"].T + p["output_linear.bias"], 2, axis=-1)
+    return values * sigmoid(gates)
+
+
+def s4d_logits(ids: np.ndarray, w: Weights, config: Mapping[str, Any]) -> np.ndarray:
+    """Logits [T, V] of an S4D checkpoint over ids [T]."""
+    x, eps = w["model.embed_tokens.weight"][ids], config["rms_norm_eps"]
+    for i in range(config["num_hidden_layers"]):
+        p = f"model.layers.{i}."
+        mixer = {name.removeprefix(f"{p}mixer."): value for name, value in w.items()}
+        x = x + s4d_layer(rms_norm(x, w[f"{p}mixer_norm.weight"], eps), mixer)
+        x = x + swiglu(rms_norm(x, w[f"{p}mlp_norm.weight"], eps), w, f"{p}mlp.")
     x = rms_norm(x, w["model.norm.weight"], eps)
     return x @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T

@@ -54,6 +54,7 @@ ARCHITECTURES = Registry(
     "architecture",
     group="ttbench.architectures",
     built_in={
+        "s4d": "ttbench.models.s4d:S4D",
         "transformer": "ttbench.models.transformer:Transformer",
         "ttt-linear": "ttbench.models.ttt:TTTLinear",
         "ttt-mlp": "ttbench.models.ttt:TTTMLP",

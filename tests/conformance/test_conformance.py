@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from oracle import llama_logits, ttt_logits
+from oracle import llama_logits, s4d_logits, ttt_logits
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -37,11 +37,13 @@ FAR = 2_000_000  # tokens
 PLAIN_TTT = {"use_gate": False, "share_qk": False, "pre_conv": False}
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "transformer": [{"conv_kernel": 0, "tie_word_embeddings": False}],
+    "s4d": [{"state_size": 2, "tie_word_embeddings": False}],
     "ttt-linear": [PLAIN_TTT, {"mini_batch_size": 5, "tie_word_embeddings": False}],
     "ttt-mlp": [PLAIN_TTT, {"mini_batch_size": 5, "tie_word_embeddings": False}],
 }
 ORACLES: dict[str, Callable[..., np.ndarray]] = {
     "transformer": llama_logits,
+    "s4d": s4d_logits,
     "ttt-linear": ttt_logits,
     "ttt-mlp": ttt_logits,
 }
@@ -89,8 +91,18 @@ def _ttt_call(state: type[Any]) -> Callable[..., tuple[Tensor, ...]]:
     return call
 
 
+def _s4d_leaves(num_tokens: int, dtype: torch.dtype) -> list[Tensor]:
+    channels, states = 5, 3
+    dt = (_normal(channels, seed=1) - 3).exp()
+    A = torch.stack((-_normal(channels, states, seed=2).exp(), 10 * _normal(channels, states, seed=3)), -1)
+    past = _normal(2, channels, states, 2, seed=6)
+    leaves = (_normal(2, num_tokens, channels, seed=0), dt, A, _normal(channels, states, 2, seed=4))
+    return [leaf.to(dtype) for leaf in (*leaves, _normal(channels, seed=5), past)]
+
+
 OPS: dict[str, Op] = {
     "attention": Op(leaves=_attention_leaves, call=lambda op, leaves: (op(*leaves),)),
+    "s4d": Op(leaves=_s4d_leaves, call=lambda op, leaves: op(*leaves)),
     "ttt_linear": Op(leaves=_ttt_leaves(LinearState), call=_ttt_call(LinearState)),
     "ttt_mlp": Op(leaves=_ttt_leaves(MLPState), call=_ttt_call(MLPState)),
 }

@@ -188,10 +188,13 @@ def build(trainee: Trainee, *, seed: int) -> SequenceModel:
 
 
 def make_optimizer(model: SequenceModel, *, lr: float, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW with decay on matrices only: not on vectors, norms, biases, or the embedding table."""
+    """AdamW with decay on matrices only: not on vectors, norms, biases, the embedding table, or `model.no_decay`."""
     table = model.get_parameter("embed.weight")
-    decay = [p for p in model.parameters() if p.ndim >= 2 and p is not table]
-    rest = [p for p in model.parameters() if p.ndim < 2 or p is table]
+    decay: list[Tensor] = []
+    rest: list[Tensor] = []
+    for name, parameter in model.named_parameters():
+        kept = parameter.ndim < 2 or parameter is table or name.rpartition(".")[2] in model.no_decay
+        (rest if kept else decay).append(parameter)
     groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=lr, betas=recipe.betas, eps=1e-8, fused=True)
 

@@ -143,6 +143,9 @@ class SequenceModel(nn.Module, ABC):
     version: ClassVar[int]
     strictly_causal: ClassVar[bool] = True
     state_grows: ClassVar[bool]  # with context
+    # Last words of the names of matrices that weight decay must leave alone: those that are not maps but, for
+    # example, eigenvalues, whose zero means something. Vectors are never decayed.
+    no_decay: ClassVar[frozenset[str]] = frozenset()
     config: Any
 
     @classmethod

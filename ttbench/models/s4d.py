@@ -9,8 +9,9 @@ are S4D-Lin, A = -1/2 + i pi n, dt log-uniform in 0.001..0.1, C complex normal. 
 (Gu et al. 2021, arXiv 2111.00396, section 4.3 and appendix D), a state space stands where a Transformer has attention,
 and a position-wise MLP follows.
 
-Departures: pre-norm with RMSNorm and a SwiGLU MLP, as every model of the zoo has, where S4's own models use LayerNorm
-and a GELU MLP; no dropout; one learning rate for all, where the authors train A and dt at 0.001 at most.
+Weight decay leaves A and dt alone, as in the authors' code. Departures: pre-norm with RMSNorm and a SwiGLU MLP, as the
+transformer here has, where S4's own models use LayerNorm and a GELU MLP; no dropout; one learning rate for all,
+where the authors' example trains A and dt at 0.001 at most.
 Not built: S4 itself, whose A is diagonal plus low rank (DPLR). Its kernel needs Cauchy products, a Woodbury correction
 and an inverse FFT of the length of the input for what the paper of S4D finds to be comparable scores in almost all
 settings; docs/methodology.md says what that leaves out.
@@ -137,6 +138,7 @@ class S4D(SequenceModel):
 
     version = 1
     state_grows = False
+    no_decay = frozenset({"log_A_real", "A_imag"})  # as the authors train them
     DIALECTS = (
         Dialect(
             name="s4d",

@@ -1,4 +1,4 @@
-"""A second opinion: Llama-like, S4D and TTT models in numpy float64, token by token, sharing no code with ttbench.
+"""A second opinion: TTT, Mamba, S4D and Llama-like models in numpy float64, by plain loops, sharing no code with ttbench.
 
 Weights are a mapping from the published names (`model.layers.0...`) to arrays, configurations are config.json. Loops
 are plain and slow; gradients of the inner layer norm go through its Jacobian matrix rather than a closed form.
@@ -8,7 +8,7 @@ Letters: T tokens, D head dim, M model width.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -214,3 +214,82 @@ def s4d_logits(ids: np.ndarray, w: Weights, config: Mapping[str, Any]) -> np.nda
         x = x + swiglu(rms_norm(x, w[f"{p}mlp_norm.weight"], eps), w, f"{p}mlp.")
     x = rms_norm(x, w["model.norm.weight"], eps)
     return x @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    return x * sigmoid(x)
+
+
+def mamba_layer(h: np.ndarray, w: Weights, prefix: str) -> np.ndarray:
+    """Mamba's mixer over [T, M]; every token makes its state, channel by channel."""
+    p = {name[len(prefix) :]: value for name, value in w.items() if name.startswith(prefix)}
+    rank, size = p["dt_proj.weight"].shape[1], p["A_log"].shape[1]
+    u, z = np.split(h @ p["in_proj.weight"].T + p.get("in_proj.bias", 0.0), 2, axis=1)
+    u = silu(causal_conv(u, p["conv1d.weight"], p.get("conv1d.bias", 0.0)))
+    low, B, C = np.split(u @ p["x_proj.weight"].T, [rank, rank + size], axis=1)
+    dt = np.logaddexp(0, low @ p["dt_proj.weight"].T + p["dt_proj.bias"])
+    y = np.empty_like(u)
+    for channel in range(u.shape[1]):
+        state = np.zeros(size)
+        for t in range(len(u)):
+            step = dt[t, channel]
+            state = np.exp(-step * np.exp(p["A_log"][channel])) * state + step * u[t, channel] * B[t]
+            y[t, channel] = state @ C[t] + p["D"][channel] * u[t, channel]
+    return (y * silu(z)) @ p["out_proj.weight"].T + p.get("out_proj.bias", 0.0)
+
+
+def mamba2_layer(
+    h: np.ndarray, w: Weights, prefix: str, *, groups: int, size: int, limit: tuple[float, float], norm_first: bool
+) -> np.ndarray:
+    """Mamba-2's mixer over [T, M]; every token makes its state, head by head."""
+    p = {name[len(prefix) :]: value for name, value in w.items() if name.startswith(prefix)}
+    heads, inner = len(p["A_log"]), len(p["norm.weight"])
+    dim = inner // heads
+    projected = h @ p["in_proj.weight"].T + p.get("in_proj.bias", 0.0)
+    z, mixed, dt = np.split(projected, [inner, projected.shape[1] - heads], axis=1)
+    mixed = silu(causal_conv(mixed, p["conv1d.weight"], p.get("conv1d.bias", 0.0)))
+    u, B, C = np.split(mixed, [inner, inner + groups * size], axis=1)
+    dt = np.clip(np.logaddexp(0, dt + p["dt_bias"]), *limit)
+    y = np.empty_like(u)
+    for head in range(heads):
+        part = slice(head * dim, (head + 1) * dim)
+        group = slice(head * groups // heads * size, (head * groups // heads + 1) * size)
+        state = np.zeros((dim, size))
+        for t in range(len(u)):
+            state = np.exp(-dt[t, head] * np.exp(p["A_log"][head])) * state
+            state = state + dt[t, head] * np.outer(u[t, part], B[t, group])
+            y[t, part] = state @ C[t, group] + p["D"][head] * u[t, part]
+    out = y if norm_first else y * silu(z)
+    for group in range(groups):
+        part = slice(group * inner // groups, (group + 1) * inner // groups)
+        out[:, part] = rms_norm(out[:, part], p["norm.weight"][part], 1e-5)
+    if norm_first:
+        out = out * silu(z)
+    return out @ p["out_proj.weight"].T + p.get("out_proj.bias", 0.0)
+
+
+def mamba_stack(ids: np.ndarray, w: Weights, layer: Callable[[np.ndarray, str], np.ndarray]) -> np.ndarray:
+    """Logits [T, V] over ids [T] of whichever mixer `layer(hidden, prefix of its weights)` is; the depth is in `w`."""
+    table = w["backbone.embeddings.weight"] if "backbone.embeddings.weight" in w else w["backbone.embedding.weight"]
+    x, i = table[ids], 0
+    while f"backbone.layers.{i}.norm.weight" in w:
+        normed = rms_norm(x, w[f"backbone.layers.{i}.norm.weight"], 1e-5)
+        x, i = x + layer(normed, f"backbone.layers.{i}.mixer."), i + 1
+    return rms_norm(x, w["backbone.norm_f.weight"], 1e-5) @ w.get("lm_head.weight", table).T
+
+
+def mamba_logits(ids: np.ndarray, w: Weights, config: Mapping[str, Any]) -> np.ndarray:
+    """Logits [T, V] of a Mamba checkpoint over ids [T]; all its sizes are in the weights."""
+    return mamba_stack(ids, w, lambda h, prefix: mamba_layer(h, w, prefix))
+
+
+def mamba2_logits(ids: np.ndarray, w: Weights, config: Mapping[str, Any]) -> np.ndarray:
+    """Logits [T, V] of a Mamba-2 checkpoint over ids [T], from either spelling of its configuration."""
+    ssm = config.get("ssm_cfg", {})
+    settings: dict[str, Any] = {
+        "groups": ssm["ngroups"] if ssm else config["n_groups"],
+        "size": ssm["d_state"] if ssm else config["state_size"],
+        "limit": ssm["dt_limit"] if ssm else config["time_step_limit"],
+        "norm_first": ssm.get("norm_before_gate", False),
+    }
+    return mamba_stack(ids, w, lambda h, prefix: mamba2_layer(h, w, prefix, **settings))

@@ -56,6 +56,8 @@ ARCHITECTURES = Registry(
     built_in={
         "s4d": "ttbench.models.s4d:S4D",
         "transformer": "ttbench.models.transformer:Transformer",
+        "mamba": "ttbench.models.mamba:Mamba",
+        "mamba2": "ttbench.models.mamba2:Mamba2",
         "ttt-linear": "ttbench.models.ttt:TTTLinear",
         "ttt-mlp": "ttbench.models.ttt:TTTMLP",
     },

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from oracle import llama_logits, s4d_logits, ttt_logits
+from oracle import llama_logits, mamba2_logits, mamba_logits, s4d_logits, ttt_logits
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -35,13 +35,21 @@ FAR = 2_000_000  # tokens
 
 # Overrides of tiny() beside the plain one, so that every dialect and every switch is built.
 PLAIN_TTT = {"use_gate": False, "share_qk": False, "pre_conv": False}
+BY_MAMBA_SSM = {"written_by": "mamba_ssm", "use_bias": True, "use_conv_bias": False}
 VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "mamba": [{**BY_MAMBA_SSM, "conv_kernel": 3, "tie_word_embeddings": False}],
+    "mamba2": [
+        {**BY_MAMBA_SSM, "norm_before_gate": True, "time_step_limit": (0.1, 0.9)},
+        {"n_groups": 1, "tie_word_embeddings": True, "residual_in_fp32": False},
+    ],
     "transformer": [{"conv_kernel": 0, "tie_word_embeddings": False}],
     "s4d": [{"state_size": 2, "tie_word_embeddings": False}],
     "ttt-linear": [PLAIN_TTT, {"mini_batch_size": 5, "tie_word_embeddings": False}],
     "ttt-mlp": [PLAIN_TTT, {"mini_batch_size": 5, "tie_word_embeddings": False}],
 }
 ORACLES: dict[str, Callable[..., np.ndarray]] = {
+    "mamba": mamba_logits,
+    "mamba2": mamba2_logits,
     "transformer": llama_logits,
     "s4d": s4d_logits,
     "ttt-linear": ttt_logits,
@@ -100,7 +108,26 @@ def _s4d_leaves(num_tokens: int, dtype: torch.dtype) -> list[Tensor]:
     return [leaf.to(dtype) for leaf in (*leaves, _normal(channels, seed=5), past)]
 
 
+def _selective_scan_leaves(num_tokens: int, dtype: torch.dtype) -> list[Tensor]:
+    channels, size = 6, 4
+    u, dt = (_normal(2, num_tokens, channels, seed=i) for i in range(2))
+    A = -_normal(channels, size, seed=2).exp()
+    B, C = (_normal(2, num_tokens, size, seed=i) for i in (3, 4))
+    # step sizes from 1e-3 to 20: some forget at once
+    return [x.to(dtype) for x in (u, (2 * dt - 1).exp(), A, B, C, _normal(2, channels, size, seed=5))]
+
+
+def _ssd_leaves(num_tokens: int, dtype: torch.dtype) -> list[Tensor]:
+    heads, dim, groups, size = 4, 6, 2, 5
+    x, dt = _normal(2, num_tokens, heads, dim, seed=0), _normal(2, num_tokens, heads, seed=1)
+    A = -_normal(heads, seed=2).exp()
+    B, C = (_normal(2, num_tokens, groups, size, seed=i) for i in (3, 4))
+    return [x.to(dtype) for x in (x, (2 * dt - 1).exp(), A, B, C, _normal(2, heads, dim, size, seed=5))]
+
+
 OPS: dict[str, Op] = {
+    "selective_scan": Op(leaves=_selective_scan_leaves, call=lambda op, leaves: op(*leaves)),
+    "ssd": Op(leaves=_ssd_leaves, call=lambda op, leaves: op(*leaves)),
     "attention": Op(leaves=_attention_leaves, call=lambda op, leaves: (op(*leaves),)),
     "s4d": Op(leaves=_s4d_leaves, call=lambda op, leaves: op(*leaves)),
     "ttt_linear": Op(leaves=_ttt_leaves(LinearState), call=_ttt_call(LinearState)),

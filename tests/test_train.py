@@ -86,6 +86,18 @@ def test_every_model_of_a_recipe_sees_the_same_bytes_in_the_same_order(recipe_pa
     assert digests["transformer"] == digests["ttt-linear"] != ""
 
 
+def test_weight_decay_falls_on_maps_and_not_on_vectors_tables_or_eigenvalues():
+    recipe, trainees = read_recipe()
+    model = trainer.build(trainees["s4d"], seed=0)
+    decayed, kept = trainer.make_optimizer(model, lr=0.01, recipe=recipe).param_groups
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (recipe.weight_decay, 0.0)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    of_decayed, of_kept = ({names[id(p)] for p in group["params"]} for group in (decayed, kept))
+    assert of_decayed | of_kept == set(names.values())
+    assert {"layers.0.mixer.A_imag", "layers.0.mixer.log_A_real", "embed.weight", "norm.weight"} <= of_kept
+    assert {"layers.0.mixer.C", "layers.0.mlp.up_proj.weight"} <= of_decayed
+
+
 def test_training_lowers_the_loss(recipe_path, tmp_path):
     recipe, trainees = read_recipe(recipe_path)
     model = trainer.build(trainees["transformer"], seed=1)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from oracle import llama_logits, mamba2_logits, mamba_logits, s4d_logits, ttt_logits
+from oracle import hybrid_logits, llama_logits, mamba2_logits, mamba_logits, s4d_logits, ttt_logits
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -36,7 +36,12 @@ FAR = 2_000_000  # tokens
 # Overrides of tiny() beside the plain one, so that every dialect and every switch is built.
 PLAIN_TTT = {"use_gate": False, "share_qk": False, "pre_conv": False}
 BY_MAMBA_SSM = {"written_by": "mamba_ssm", "use_bias": True, "use_conv_bias": False}
+JAMBA = {"written_by": "transformers", "rope_theta": None, "mamba_conv_bias": False, "mamba_proj_bias": True}
 VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "hybrid": [
+        {**JAMBA, "layer_types": ("mamba", "attention") * 2, "sliding_window": None, "tie_word_embeddings": False},
+        {"layer_types": ("sliding_attention", "mamba"), "mamba_norms": False, "sliding_window": 17},
+    ],
     "mamba": [{**BY_MAMBA_SSM, "conv_kernel": 3, "tie_word_embeddings": False}],
     "mamba2": [
         {**BY_MAMBA_SSM, "norm_before_gate": True, "time_step_limit": (0.1, 0.9)},
@@ -48,6 +53,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "ttt-mlp": [PLAIN_TTT, {"mini_batch_size": 5, "tie_word_embeddings": False}],
 }
 ORACLES: dict[str, Callable[..., np.ndarray]] = {
+    "hybrid": hybrid_logits,
     "mamba": mamba_logits,
     "mamba2": mamba2_logits,
     "transformer": llama_logits,
@@ -126,6 +132,7 @@ def _ssd_leaves(num_tokens: int, dtype: torch.dtype) -> list[Tensor]:
 
 
 OPS: dict[str, Op] = {
+    "window_attention": Op(leaves=_attention_leaves, call=lambda op, leaves: (op(*leaves, window=9),)),
     "selective_scan": Op(leaves=_selective_scan_leaves, call=lambda op, leaves: op(*leaves)),
     "ssd": Op(leaves=_ssd_leaves, call=lambda op, leaves: op(*leaves)),
     "attention": Op(leaves=_attention_leaves, call=lambda op, leaves: (op(*leaves),)),

@@ -116,6 +116,18 @@ def test_training_lowers_the_loss(recipe_path, tmp_path):
     assert losses[-1] < 0.7 * losses[0]
 
 
+def test_decay_falls_on_matrices_but_not_on_the_table_or_the_rates_of_a_state_space():
+    recipe, trainees = read_recipe()
+    model = trainer.build(trainees["mamba"], seed=1)
+    decayed, rest = (
+        {id(p) for p in group["params"]} for group in trainer.make_optimizer(model, lr=0.01, recipe=recipe).param_groups
+    )
+    names = {name for name, p in model.named_parameters() if id(p) in decayed}
+    assert len(decayed) + len(rest) == len(list(model.parameters()))
+    assert "layers.0.mixer.in_proj.weight" in names
+    assert not names & {"embed.weight", "layers.0.mixer.A_log", "layers.0.mixer.D", "layers.0.norm.weight"}
+
+
 def test_the_schedule_warms_up_and_decays_to_its_floor():
     recipe, _ = read_recipe()
     shares = [recipe.lr_share(step) for step in range(recipe.num_steps)]

@@ -188,13 +188,12 @@ def build(trainee: Trainee, *, seed: int) -> SequenceModel:
 
 
 def make_optimizer(model: SequenceModel, *, lr: float, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW with decay on matrices only: not on vectors, norms, biases, the embedding table, or `model.no_decay`."""
+    """AdamW with decay on matrices only: not on vectors, norms, biases, the embedding table, or what is `undecayed`."""
     table = model.get_parameter("embed.weight")
-    decay: list[Tensor] = []
-    rest: list[Tensor] = []
-    for name, parameter in model.named_parameters():
-        kept = parameter.ndim < 2 or parameter is table or name.rpartition(".")[2] in model.no_decay
-        (rest if kept else decay).append(parameter)
+    left = {id(p) for name, p in model.named_parameters() if name.split(".")[-1] in model.undecayed}
+    decay = [p for p in model.parameters() if p.ndim >= 2 and p is not table and id(p) not in left]
+    decayed = {id(p) for p in decay}
+    rest = [p for p in model.parameters() if id(p) not in decayed]
     groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=lr, betas=recipe.betas, eps=1e-8, fused=True)
 

@@ -143,9 +143,7 @@ class SequenceModel(nn.Module, ABC):
     version: ClassVar[int]
     strictly_causal: ClassVar[bool] = True
     state_grows: bool  # with context; of the class, unless the config decides (docs/decisions/0006)
-    # Last words of the names of matrices that weight decay must leave alone: those that are not maps but, for
-    # example, eigenvalues, whose zero means something. Vectors are never decayed.
-    no_decay: ClassVar[frozenset[str]] = frozenset()
+    undecayed: ClassVar[frozenset[str]] = frozenset()  # last names of matrices that weight decay leaves alone
     config: Any
 
     @classmethod

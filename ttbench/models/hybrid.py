@@ -133,7 +133,7 @@ class Hybrid(SequenceModel):
     """Language model of mixed layers. See the module docstring."""
 
     version = 1
-    no_decay = frozenset({"A_log"})
+    undecayed = frozenset({"A_log"})
     DIALECTS = (
         Dialect(
             name="hybrid",

@@ -68,6 +68,9 @@ class MambaMixer(nn.Module):
     @torch.no_grad()
     def start_(self) -> None:
         """A = -1 .. -N in every channel, step sizes log-uniform in 0.001 .. 0.1. Source: the paper, section 3.6."""
+        if self.A_log.is_meta:
+            # no memory to fill, and torch would import its compiler for it
+            return
         self.A_log.copy_(torch.arange(1, self.state_size + 1, dtype=torch.float32).log())
         nn.init.uniform_(self.dt_proj.weight, -(self.rank**-0.5), self.rank**-0.5)
         start_time_steps_(self.dt_proj.bias)
@@ -76,9 +79,9 @@ class MambaMixer(nn.Module):
         self, x: Float[Tensor, "B T M"], *, ssm: Float[Tensor, "B E N"] | None, tail: Float[Tensor, "B S E"] | None
     ) -> Float[Tensor, "B T M"]:
         """Any number of tokens; `ssm` and `tail` are advanced IN PLACE."""
-        u, z, *inputs = self._inputs(x, tail)
+        u, z, dt, A, B, C = self._inputs(x, tail)
         start = u.new_zeros(x.shape[0], *self.state_shape) if ssm is None else ssm
-        y, final = selective_scan.chunked(u, *inputs, start)
+        y, final = selective_scan.chunked(u, dt, A, B, C, start)
         if ssm is not None:
             ssm.copy_(final)
         return self._output(y, u, z, x.dtype)
@@ -91,7 +94,7 @@ class MambaMixer(nn.Module):
         y = selective_scan.step(u[:, 0], dt[:, 0], A, B[:, 0], C[:, 0], ssm)
         return self._output(y, u[:, 0], z[:, 0], x.dtype)
 
-    def _inputs(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, ...]:
+    def _inputs(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """u, z, dt, A, B, C; all but z in the scan's dtype."""
         wide = torch.promote_types(self.A_log.dtype, torch.float32)
         u, z = self.in_proj(x).chunk(2, -1)

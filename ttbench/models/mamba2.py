@@ -93,6 +93,9 @@ class Mamba2Mixer(nn.Module):
     @torch.no_grad()
     def start_(self) -> None:
         """-A uniform in 1 .. 16, step sizes log-uniform in 0.001 .. 0.1. Source: the authors' module."""
+        if self.A_log.is_meta:
+            # no memory to fill, and torch would import its compiler for it
+            return
         self.A_log.copy_(torch.empty_like(self.A_log).uniform_(1, 16).log())
         start_time_steps_(self.dt_bias)
 
@@ -100,9 +103,9 @@ class Mamba2Mixer(nn.Module):
         self, x: Float[Tensor, "B T M"], *, ssm: Float[Tensor, "B H P N"] | None, tail: Float[Tensor, "B S C"] | None
     ) -> Float[Tensor, "B T M"]:
         """Any number of tokens; `ssm` and `tail` are advanced IN PLACE."""
-        z, u, *inputs = self._inputs(x, tail)
+        z, u, dt, A, B, C = self._inputs(x, tail)
         start = u.new_zeros(x.shape[0], *self.state_shape) if ssm is None else ssm
-        y, final = ssd.chunked(u, *inputs, start)
+        y, final = ssd.chunked(u, dt, A, B, C, start)
         if ssm is not None:
             ssm.copy_(final)
         return self._output(y, u, z, x.dtype)
@@ -115,7 +118,7 @@ class Mamba2Mixer(nn.Module):
         y = ssd.step(u[:, 0], dt[:, 0], A, B[:, 0], C[:, 0], ssm)
         return self._output(y, u[:, 0], z[:, 0], x.dtype)
 
-    def _inputs(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, ...]:
+    def _inputs(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """z, x, dt, A, B, C; all but z in the scan's dtype, in heads and groups."""
         wide = torch.promote_types(self.A_log.dtype, torch.float32)
         z, mixed, dt = self.in_proj(x).split([self.splits[0], sum(self.splits), self.num_heads], -1)

@@ -138,7 +138,7 @@ class S4D(SequenceModel):
 
     version = 1
     state_grows = False
-    no_decay = frozenset({"log_A_real", "A_imag"})  # as the authors train them
+    undecayed = frozenset({"log_A_real", "A_imag"})  # as the authors train them
     DIALECTS = (
         Dialect(
             name="s4d",

@@ -70,6 +70,7 @@ class SSM(SequenceModel):
 
     version = 1
     state_grows = False
+    undecayed = frozenset({"A_log"})  # decay would make every rate 1; the authors leave it out too
 
     def __init__(self, config: Any) -> None:
         super().__init__()

@@ -119,7 +119,9 @@ def test_flops_of_a_prefill_match_what_torch_counts() -> None:
     attended = 4 * config.num_attention_heads * config.head_dim * pairs
     elementwise = selective_scan.flops(config.mamba_d_state) + 2 * config.mamba_d_conv
     uncounted = attended + 2 * config.inner_dim * elementwise * num_tokens
-    assert Hybrid.cost(config, dtype_bytes=4).prefill_flops(num_tokens) == counter.get_total_flops() + uncounted
+    cost = Hybrid.cost(config, dtype_bytes=4)
+    assert cost.prefill_flops(num_tokens) == counter.get_total_flops() + uncounted
+    assert sum(cost.decode_flops(t) for t in range(num_tokens)) == cost.prefill_flops(num_tokens)
 
 
 def test_config_survives_its_own_json() -> None:

@@ -167,6 +167,7 @@ def test_what_no_jamba_has_is_not_written_as_one(change: dict[str, Any]) -> None
         ({"attn_layer_offset": 3}, "attn_layer_offset=3"),
         ({"num_key_value_heads": 3}, "num_key_value_heads=3"),
         ({"mamba_d_state": 0}, "mamba_d_state=0"),
+        ({"num_hidden_layers": 10**12}, "num_hidden_layers=1000000000000"),
         ({"hidden_size": None}, "hidden_size"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,

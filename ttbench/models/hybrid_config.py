@@ -14,6 +14,7 @@ from typing import Any, Self
 from ttbench.errors import CheckpointError
 
 KINDS = ("mamba", "attention", "sliding_attention")
+MAX_LAYERS = 10_000  # every layer is named, so a depth must be believed before the weights are looked at
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 _JAMBA_ONLY = {"hidden_act": "silu", "sliding_window": None}
 _JAMBA_SHARED = ("mamba_d_state", "mamba_d_conv", "mamba_expand", "mamba_conv_bias", "mamba_proj_bias", "rms_norm_eps")
@@ -107,6 +108,10 @@ class HybridConfig:
         for key, allowed in _JAMBA_ONLY.items():
             if data.get(key, allowed) != allowed:
                 raise CheckpointError(f"config.json has {key}={data[key]!r}; a Jamba here has only {allowed!r}")
+        if type(data["num_hidden_layers"]) is not int or not 1 <= data["num_hidden_layers"] <= MAX_LAYERS:
+            raise CheckpointError(
+                f"config.json has num_hidden_layers={data['num_hidden_layers']!r}; allowed: 1 to {MAX_LAYERS}"
+            )
         period, offset = data.get("attn_layer_period", 8), data.get("attn_layer_offset", 4)
         if type(period) is not int or type(offset) is not int or not 0 <= offset < period:
             raise CheckpointError(

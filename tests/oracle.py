@@ -1,4 +1,4 @@
-"""A second opinion: TTT, Mamba and Llama-like models in numpy float64, token by token, sharing no code with ttbench.
+"""A second opinion: TTT, Mamba, S4D, hybrid and Llama-like models in numpy float64, sharing no code with ttbench.
 
 Weights are a mapping from the published names (`model.layers.0...`) to arrays, configurations are config.json. Loops
 are plain and slow; gradients of the inner layer norm go through its Jacobian matrix rather than a closed form.
@@ -7,6 +7,7 @@ Letters: T tokens, D head dim, M model width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -156,8 +157,13 @@ def ttt_logits(ids: np.ndarray, w: Weights, config: Mapping[str, Any]) -> np.nda
     return x @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
 
 
-def attention_layer(h: np.ndarray, w: Weights, prefix: str, config: Mapping[str, Any]) -> np.ndarray:
-    """Causal grouped-query attention over [T, M], with optional short convolutions added to q, k and v."""
+def attention_layer(
+    h: np.ndarray, w: Weights, prefix: str, config: Mapping[str, Any], *, window: int | None = None
+) -> np.ndarray:
+    """Causal grouped-query attention over [T, M], with optional short convolutions added to q, k and v.
+
+    `window` counts the tokens that a query sees, itself among them.
+    """
     heads, kv_heads, dim = config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]
     parts = {}
     for name in "qkv":
@@ -169,11 +175,13 @@ def attention_layer(h: np.ndarray, w: Weights, prefix: str, config: Mapping[str,
     for head in range(heads):
         group = head // (heads // kv_heads)
         q, k, v = (parts[name][:, i * dim : (i + 1) * dim] for name, i in (("q", head), ("k", group), ("v", group)))
-        q, k = (np.array([rotate(x[t], t, config["rope_theta"], "halves") for t in range(len(h))]) for x in (q, k))
+        if config.get("rope_theta") is not None:
+            q, k = (np.array([rotate(x[t], t, config["rope_theta"], "halves") for t in range(len(h))]) for x in (q, k))
         for t in range(len(h)):
-            scores = k[: t + 1] @ q[t] / np.sqrt(dim)
+            first = 0 if window is None else max(0, t + 1 - window)
+            scores = k[first : t + 1] @ q[t] / np.sqrt(dim)
             shares = np.exp(scores - scores.max())
-            out[t, head * dim : (head + 1) * dim] = shares / shares.sum() @ v[: t + 1]
+            out[t, head * dim : (head + 1) * dim] = shares / shares.sum() @ v[first : t + 1]
     return out @ w[f"{prefix}o_proj.weight"].T
 
 
@@ -188,17 +196,46 @@ def llama_logits(ids: np.ndarray, w: Weights, config: Mapping[str, Any]) -> np.n
     return x @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
 
 
+def s4d_layer(u: np.ndarray, p: Weights) -> np.ndarray:
+    """The S4D layer over [T, M]: every channel convolved with its kernel, written out."""
+    dt, A = np.exp(p["log_dt"]), -np.exp(p["log_A_real"]) + 1j * p["A_imag"]
+    C = p["C"][..., 0] + 1j * p["C"][..., 1]
+    y = u * p["D"]
+    for channel in range(u.shape[1]):
+        a = A[channel]
+        gain = C[channel] * (np.exp(dt[channel] * a) - 1) / a
+        kernel = [2 * np.sum(gain * np.exp(dt[channel] * a * lag)).real for lag in range(len(u))]
+        y[:, channel] += np.convolve(u[:, channel], kernel)[: len(u)]
+    exact_gelu = y * np.array([[0.5 * (1 + math.erf(value / math.sqrt(2))) for value in row] for row in y])
+    values, gates = np.split(exact_gelu @ p["output_linear.weight"].T + p["output_linear.bias"], 2, axis=-1)
+    return values * sigmoid(gates)
+
+
+def s4d_logits(ids: np.ndarray, w: Weights, config: Mapping[str, Any]) -> np.ndarray:
+    """Logits [T, V] of an S4D checkpoint over ids [T]."""
+    x, eps = w["model.embed_tokens.weight"][ids], config["rms_norm_eps"]
+    for i in range(config["num_hidden_layers"]):
+        p = f"model.layers.{i}."
+        mixer = {name.removeprefix(f"{p}mixer."): value for name, value in w.items()}
+        x = x + s4d_layer(rms_norm(x, w[f"{p}mixer_norm.weight"], eps), mixer)
+        x = x + swiglu(rms_norm(x, w[f"{p}mlp_norm.weight"], eps), w, f"{p}mlp.")
+    x = rms_norm(x, w["model.norm.weight"], eps)
+    return x @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
+
+
 def silu(x: np.ndarray) -> np.ndarray:
     return x * sigmoid(x)
 
 
-def mamba_layer(h: np.ndarray, w: Weights, prefix: str) -> np.ndarray:
-    """Mamba's mixer over [T, M]; every token makes its state, channel by channel."""
+def mamba_layer(h: np.ndarray, w: Weights, prefix: str, *, eps: float = 0.0) -> np.ndarray:
+    """Mamba's mixer over [T, M]; every token makes its state, channel by channel. `eps` is of Jamba's norms."""
     p = {name[len(prefix) :]: value for name, value in w.items() if name.startswith(prefix)}
     rank, size = p["dt_proj.weight"].shape[1], p["A_log"].shape[1]
     u, z = np.split(h @ p["in_proj.weight"].T + p.get("in_proj.bias", 0.0), 2, axis=1)
     u = silu(causal_conv(u, p["conv1d.weight"], p.get("conv1d.bias", 0.0)))
     low, B, C = np.split(u @ p["x_proj.weight"].T, [rank, rank + size], axis=1)
+    if "dt_layernorm.weight" in p:
+        low, B, C = (rms_norm(x, p[f"{name}_layernorm.weight"], eps) for x, name in ((low, "dt"), (B, "b"), (C, "c")))
     dt = np.logaddexp(0, low @ p["dt_proj.weight"].T + p["dt_proj.bias"])
     y = np.empty_like(u)
     for channel in range(u.shape[1]):
@@ -265,3 +302,20 @@ def mamba2_logits(ids: np.ndarray, w: Weights, config: Mapping[str, Any]) -> np.
         "norm_first": ssm.get("norm_before_gate", False),
     }
     return mamba_stack(ids, w, lambda h, prefix: mamba2_layer(h, w, prefix, **settings))
+
+
+def hybrid_logits(ids: np.ndarray, w: Weights, config: Mapping[str, Any]) -> np.ndarray:
+    """Logits [T, V] of a hybrid or a dense Jamba checkpoint over ids [T]."""
+    x, eps = w["model.embed_tokens.weight"][ids], config["rms_norm_eps"]
+    for i in range(config["num_hidden_layers"]):
+        p = f"model.layers.{i}."
+        h = rms_norm(x, w[f"{p}input_layernorm.weight"], eps)
+        if f"{p}mamba.A_log" in w:
+            x = x + mamba_layer(h, w, f"{p}mamba.", eps=eps)
+        else:
+            sliding = "layer_types" in config and config["layer_types"][i] == "sliding_attention"
+            window = config["sliding_window"] if sliding else None
+            x = x + attention_layer(h, w, f"{p}self_attn.", config, window=window)
+        x = x + swiglu(rms_norm(x, w[f"{p}pre_ff_layernorm.weight"], eps), w, f"{p}feed_forward.")
+    x = rms_norm(x, w["model.final_layernorm.weight"], eps)
+    return x @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T

@@ -56,7 +56,8 @@ def test_the_commands_in_the_documents_are_accepted(words: list[str]) -> None:
     named = [given.get(key) for key in ("first", "second")] if name == "compare" else given.get("checkpoint") or []
     for checkpoint in [named] if isinstance(named, str) else named:
         known = set(zoo_folders()) | PLACEHOLDERS | {"transformer", "transformer-conv", "ttt-linear"}
-        assert checkpoint in known or "@" in checkpoint
+        # a hub id, a folder, or the name of an architecture
+        assert checkpoint in known or {"@", "/", ":"} & set(checkpoint)
 
 
 @pytest.mark.parametrize("words", commands("make"))

@@ -104,16 +104,25 @@ def test_training_lowers_the_loss(recipe_path, tmp_path):
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_decay_falls_on_matrices_but_not_on_the_table_or_the_rates_of_a_state_space():
+@pytest.mark.parametrize(
+    ("name", "decays", "stays"),
+    [
+        ("mamba", {"layers.0.mixer.in_proj.weight"}, {"mixer.A_log", "mixer.D", "norm.weight"}),
+        ("s4d", {"layers.0.mixer.C", "layers.0.mlp.up_proj.weight"}, {"mixer.A_imag", "mixer.log_A_real", "mixer.D"}),
+        ("hybrid", {"layers.0.mixer.in_proj.weight", "layers.1.mixer.q_proj.weight"}, {"mixer.A_log"}),
+    ],
+    ids=["mamba", "s4d", "hybrid"],
+)
+def test_decay_falls_on_matrices_but_not_on_the_table_or_the_rates_of_a_state_space(name, decays, stays):
     recipe, trainees = read_recipe()
-    model = trainer.build(trainees["mamba"], seed=1)
+    model = trainer.build(trainees[name], seed=1)
     decayed, rest = (
         {id(p) for p in group["params"]} for group in trainer.make_optimizer(model, lr=0.01, recipe=recipe).param_groups
     )
     names = {name for name, p in model.named_parameters() if id(p) in decayed}
     assert len(decayed) + len(rest) == len(list(model.parameters()))
-    assert "layers.0.mixer.in_proj.weight" in names
-    assert not names & {"embed.weight", "layers.0.mixer.A_log", "layers.0.mixer.D", "layers.0.norm.weight"}
+    assert decays <= names
+    assert not names & {"embed.weight", *(f"layers.0.{name}" for name in stays)}
 
 
 def test_the_schedule_warms_up_and_decays_to_its_floor():
@@ -176,7 +185,8 @@ def test_a_loss_that_is_not_finite_stops_the_training(recipe_path, tmp_path, mon
 
 def test_a_card_is_made_of_what_the_shipped_file_scores(recipe_path, tmp_path, monkeypatch):
     monkeypatch.setattr("ttbench.card.NEEDLE_TRIALS", 1)
-    monkeypatch.setattr("ttbench.card.NEEDLE_CTX", 384)
+    # too short for the question
+    monkeypatch.setattr("ttbench.card.NEEDLE_CTX", 128)
     data = yaml.safe_load(yaml.safe_dump(TINY))
     data["recipe"]["phases"][1]["context_len"] = 512
     recipe_path.write_text(yaml.safe_dump(data))
@@ -185,8 +195,9 @@ def test_a_card_is_made_of_what_the_shipped_file_scores(recipe_path, tmp_path, m
     folder = ship(finished, recipe, trainees["transformer"], tmp_path / "shipped", command=["ttbench", "train", "x"])
 
     card = (folder / "card.md").read_text()
-    for words in ("ttbench train x", finished.data_digest, "bzip2 -9", "needles retrieved at 384", "FLOPs per token"):
+    for words in ("ttbench train x", finished.data_digest, "bzip2 -9", "needles retrieved at 512", "FLOPs per token"):
         assert words in card, words
+    assert "| needles at 128, in `kjv` | too_" in card
     assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "card.md"}
 
 

@@ -302,7 +302,12 @@ def doctor(
 @app.command()
 def check(
     checkpoint: Annotated[
-        str, typer.Argument(metavar="NAME|DIR|ID", help="A checkpoint.", autocompletion=_complete("checkpoints"))
+        str,
+        typer.Argument(
+            metavar="NAME|DIR|ID",
+            help="A checkpoint, or architecture:NAME for an architecture that has none yet.",
+            autocompletion=_complete("checkpoints"),
+        ),
     ],
     device: Device = None,
     dtype: Dtype = None,

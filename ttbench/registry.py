@@ -54,7 +54,9 @@ ARCHITECTURES = Registry(
     "architecture",
     group="ttbench.architectures",
     built_in={
+        "s4d": "ttbench.models.s4d:S4D",
         "transformer": "ttbench.models.transformer:Transformer",
+        "hybrid": "ttbench.models.hybrid:Hybrid",
         "mamba": "ttbench.models.mamba:Mamba",
         "mamba2": "ttbench.models.mamba2:Mamba2",
         "ttt-linear": "ttbench.models.ttt:TTTLinear",

@@ -36,6 +36,12 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
 
+def _pairs(num_tokens: int, window: int) -> float:
+    """Earlier tokens that `num_tokens` tokens read in all, each at most `window`."""
+    window = min(window, num_tokens)
+    return window * (window - 1) / 2 + (num_tokens - window) * window
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
     """Work and state of one sequence, affine in the tokens seen before (up to `window`).
@@ -49,16 +55,19 @@ class Cost:
     state_bytes: int  # bytes of state before the first token, batch 1
     state_bytes_per_token: int  # bytes of state added by each token
     window: int | None = None  # tokens after which both context terms stop growing; None: never
+    local_flops_per_context_token: float = 0.0  # FLOP added for each earlier token within `local_window`
+    local_window: int = 0  # tokens that layers of local attention read, beside layers that read all
 
     def decode_flops(self, context_len: int) -> float:
         """FLOP of the token that follows `context_len` tokens."""
-        return self.flops_per_token + self.flops_per_context_token * self._seen(context_len)
+        local = self.local_flops_per_context_token * min(self.local_window, context_len)
+        return self.flops_per_token + self.flops_per_context_token * self._seen(context_len) + local
 
     def prefill_flops(self, context_len: int) -> float:
         """FLOP of reading `context_len` tokens from an empty state."""
-        window = context_len if self.window is None else min(self.window, context_len)
-        seen = window * (window - 1) / 2 + (context_len - window) * window
-        return self.flops_per_token * context_len + self.flops_per_context_token * seen
+        seen = _pairs(context_len, context_len if self.window is None else self.window)
+        local = self.local_flops_per_context_token * _pairs(context_len, self.local_window)
+        return self.flops_per_token * context_len + self.flops_per_context_token * seen + local
 
     def state_nbytes(self, context_len: int) -> int:
         """Bytes of state in use after `context_len` tokens, batch 1."""

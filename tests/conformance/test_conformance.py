@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from oracle import llama_logits, mamba2_logits, mamba_logits, ttt_logits
+from oracle import hybrid_logits, llama_logits, mamba2_logits, mamba_logits, s4d_logits, ttt_logits
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -36,13 +36,19 @@ FAR = 2_000_000  # tokens
 # Overrides of tiny() beside the plain one, so that every dialect and every switch is built.
 PLAIN_TTT = {"use_gate": False, "share_qk": False, "pre_conv": False}
 BY_MAMBA_SSM = {"written_by": "mamba_ssm", "use_bias": True, "use_conv_bias": False}
+JAMBA = {"written_by": "transformers", "rope_theta": None, "mamba_conv_bias": False, "mamba_proj_bias": True}
 VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "hybrid": [
+        {**JAMBA, "layer_types": ("mamba", "attention") * 2, "sliding_window": None, "tie_word_embeddings": False},
+        {"layer_types": ("sliding_attention", "mamba"), "mamba_norms": False, "sliding_window": 17},
+    ],
     "mamba": [{**BY_MAMBA_SSM, "conv_kernel": 3, "tie_word_embeddings": False}],
     "mamba2": [
         {**BY_MAMBA_SSM, "norm_before_gate": True, "time_step_limit": (0.1, 0.9)},
         {"n_groups": 1, "tie_word_embeddings": True, "residual_in_fp32": False},
     ],
     "transformer": [{"conv_kernel": 0, "tie_word_embeddings": False}],
+    "s4d": [{"state_size": 2, "tie_word_embeddings": False}],
     "ttt-linear": [PLAIN_TTT, {"mini_batch_size": 5, "tie_word_embeddings": False}],
     "ttt-mlp": [PLAIN_TTT, {"mini_batch_size": 5, "tie_word_embeddings": False}],
 }
@@ -51,9 +57,11 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "transformer": {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4},
 }
 ORACLES: dict[str, Callable[..., np.ndarray]] = {
+    "hybrid": hybrid_logits,
     "mamba": mamba_logits,
     "mamba2": mamba2_logits,
     "transformer": llama_logits,
+    "s4d": s4d_logits,
     "ttt-linear": ttt_logits,
     "ttt-mlp": ttt_logits,
 }
@@ -101,6 +109,15 @@ def _ttt_call(state: type[Any]) -> Callable[..., tuple[Tensor, ...]]:
     return call
 
 
+def _s4d_leaves(num_tokens: int, dtype: torch.dtype) -> list[Tensor]:
+    channels, states = 5, 3
+    dt = (_normal(channels, seed=1) - 3).exp()
+    A = torch.stack((-_normal(channels, states, seed=2).exp(), 10 * _normal(channels, states, seed=3)), -1)
+    past = _normal(2, channels, states, 2, seed=6)
+    leaves = (_normal(2, num_tokens, channels, seed=0), dt, A, _normal(channels, states, 2, seed=4))
+    return [leaf.to(dtype) for leaf in (*leaves, _normal(channels, seed=5), past)]
+
+
 def _selective_scan_leaves(num_tokens: int, dtype: torch.dtype) -> list[Tensor]:
     channels, size = 6, 4
     u, dt = (_normal(2, num_tokens, channels, seed=i) for i in range(2))
@@ -119,9 +136,11 @@ def _ssd_leaves(num_tokens: int, dtype: torch.dtype) -> list[Tensor]:
 
 
 OPS: dict[str, Op] = {
+    "window_attention": Op(leaves=_attention_leaves, call=lambda op, leaves: (op(*leaves, window=9),)),
     "selective_scan": Op(leaves=_selective_scan_leaves, call=lambda op, leaves: op(*leaves)),
     "ssd": Op(leaves=_ssd_leaves, call=lambda op, leaves: op(*leaves)),
     "attention": Op(leaves=_attention_leaves, call=lambda op, leaves: (op(*leaves),)),
+    "s4d": Op(leaves=_s4d_leaves, call=lambda op, leaves: op(*leaves)),
     "ttt_linear": Op(leaves=_ttt_leaves(LinearState), call=_ttt_call(LinearState)),
     "ttt_mlp": Op(leaves=_ttt_leaves(MLPState), call=_ttt_call(MLPState)),
 }

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from ttbench.errors import UnknownNameError
 from ttbench.harness import check as module
-from ttbench.harness.check import CheckResult, check, structural_probes
+from ttbench.harness.check import CheckResult, check, check_architecture, structural_probes
 from ttbench.harness.loading import save_checkpoint
 from ttbench.models.base import State
 from ttbench.models.transformer import Transformer
@@ -39,6 +40,31 @@ def test_every_architecture_passes_the_structural_probes(name: str) -> None:
     results = list(structural_probes(ARCHITECTURES.load(name).tiny(), device="cpu"))
     assert tuple(result.name for result in results) == STRUCTURAL
     assert not failed(results), results
+
+
+@pytest.mark.parametrize("name", ["transformer", "hybrid"])
+def test_an_architecture_without_a_checkpoint_is_written_loaded_and_probed(name: str) -> None:
+    results = check_architecture(name, device="cpu")
+    assert tuple(result.name for result in results) == ("write_and_load", *STRUCTURAL)
+    assert not failed(results), results
+
+
+def test_an_architecture_that_does_not_store_all_of_itself_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = module.load_model
+
+    def lossy(*args: Any, **options: Any) -> Any:
+        model = load(*args, **options)
+        with torch.no_grad():
+            model.get_parameter("norm.weight").fill_(1)
+        return model
+
+    monkeypatch.setattr(module, "load_model", lossy)
+    assert failed(check_architecture("transformer", device="cpu")) == {"write_and_load"}
+
+
+def test_an_unknown_architecture_is_named_with_its_neighbours() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'hybrid'"):
+        check_architecture("hybrit", device="cpu")
 
 
 class Forgetful(Transformer):

@@ -88,11 +88,19 @@ def stream(engine: Engine, tokenizer: Tokenizer, ids: Int[np.ndarray, "T"], *, n
 
 
 def check(checkpoint: str, *, device: str, dtype: str, engine: str, as_json: bool) -> None:
-    """Run the probes and print what they found. Raises GateError when one of them failed."""
+    """Run the probes on a checkpoint, or on `architecture:NAME`, and print what they found.
+
+    Raises GateError when one of them failed.
+    """
     # Late, as in the other commands: torch.
+    from ttbench.harness.check import check_architecture
     from ttbench.harness.check import check_engine as probe
 
-    results = probe(checkpoint, device=device, dtype=dtype, engine=engine)
+    kind, _, name = checkpoint.partition(":")
+    if kind == "architecture":
+        results = check_architecture(name, device=device)
+    else:
+        results = probe(checkpoint, device=device, dtype=dtype, engine=engine)
     if as_json:
         console.print_json([result.to_json() for result in results])
     else:
@@ -111,7 +119,7 @@ def check(checkpoint: str, *, device: str, dtype: str, engine: str, as_json: boo
     failed = [result.name for result in results if result.passed is False]
     if failed:
         raise GateError(
-            f"checkpoint '{checkpoint}' fails {len(failed)} of {len(results)} probes: {', '.join(failed)}; "
+            f"'{checkpoint}' fails {len(failed)} of {len(results)} probes: {', '.join(failed)}; "
             "its scores are not those of its architecture"
         )
     console.say(f"'{checkpoint}' passes all {sum(result.passed is True for result in results)} probes that apply")

@@ -2,13 +2,14 @@
 
 The structural probes run in float64, where rounding cannot hide a fault: an error of 1e-8 is a fault, not noise.
 The text probes run in the dtype asked for. `ttbench check MODEL` prints the results; the same probes run on every
-architecture in the tests.
+architecture in the tests, and `ttbench check architecture:NAME` runs them on one that has no checkpoint yet.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +22,10 @@ from ttbench.errors import UnknownNameError
 from ttbench.harness.checkpoint import resolve
 from ttbench.harness.eager import EagerEngine
 from ttbench.harness.engine import Engine
-from ttbench.harness.loading import load_model, load_tokenizer
+from ttbench.harness.loading import load_model, load_tokenizer, save_checkpoint
 from ttbench.harness.tokenizer import Tokenizer
 from ttbench.models.base import SequenceModel
+from ttbench.registry import ARCHITECTURES
 from ttbench.types import ENGINES, Checkpoint
 
 EXACT_LIMIT = 1e-8
@@ -96,6 +98,39 @@ def no_text() -> list[CheckResult]:
     """The probes on text, for a checkpoint that can read none."""
     why = "the folder has no tokenizer, so no text can be read; tasks on text will refuse it"
     return [_not_applicable(name, why) for name in ("tokenizer", "rounding", "perplexity")]
+
+
+def check_architecture(name: str, *, device: str) -> list[CheckResult]:
+    """Run every probe that needs no training on an architecture's `tiny()`; the results are in a fixed order.
+
+    Every weight is moved from its start value, so that zeros and ones hide nothing.
+
+    Raises:
+        UsageError: an unknown device.
+        UnknownNameError: no such architecture.
+        CheckpointError: none of its dialects, or one of another architecture, reads what it writes.
+    """
+    model_class: type[SequenceModel] = ARCHITECTURES.load(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = model_class.tiny().double().eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    return [write_and_load(model, name, device=device), *structural_probes(model, device=device)]
+
+
+def write_and_load(model: SequenceModel, name: str, *, device: str) -> CheckResult:
+    """A folder written by the architecture, read back as it, gives the same logits bit for bit."""
+    ids = torch.randint(model.config.vocab_size, (2, PROBE_LEN), generator=torch.Generator().manual_seed(20240705))
+    with tempfile.TemporaryDirectory() as parent:
+        save_checkpoint(model, f"{parent}/model", dtype="float64")
+        checkpoint = resolve(f"{parent}/model", dtype="float64")
+        loaded = load_model(checkpoint, device=device, dtype="float64", attention=None)
+    before, after = (EagerEngine(each, device=device, dtype="float64").logits(ids) for each in (model, loaded))
+    num_changed = int((before != after).sum()) + (checkpoint.architecture != name)
+    words = f"logits that differ after writing and loading, as '{checkpoint.dialect}' of '{checkpoint.architecture}'"
+    return _count("write_and_load", num_changed, words)
 
 
 def structural_probes(model: SequenceModel, *, device: str) -> Iterator[CheckResult]:

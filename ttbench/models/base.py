@@ -143,7 +143,7 @@ class SequenceModel(nn.Module, ABC):
     DIALECTS: ClassVar[tuple[Dialect, ...]]
     version: ClassVar[int]
     strictly_causal: ClassVar[bool] = True
-    state_grows: ClassVar[bool]  # with context
+    state_grows: bool  # with context; of the class, unless the config decides (docs/decisions/0006)
     undecayed: ClassVar[frozenset[str]] = frozenset()  # last names of matrices that weight decay leaves alone
     ATTENTION: ClassVar[tuple[str, ...]] = ()  # back ends it can attend with, the default first; empty: no attention
     attention_backend: str = NO_ATTENTION  # the one in use

@@ -94,6 +94,12 @@ def rotate_half(
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
+def bucket_len(num_tokens: int) -> int:
+    """`num_tokens` rounded up by at most a quarter, at least to 256: how many keys a step of attention reads."""
+    grain = max(256, 1 << max(num_tokens.bit_length() - 3, 0))
+    return -(-num_tokens // grain) * grain
+
+
 def init_weights_(module: nn.Module, *, residual: Iterable[nn.Linear], num_branches: int) -> None:
     """Start weights for training: Linear normal with std fan_in^-1/2, Embedding normal with std 0.1, zero biases.
 

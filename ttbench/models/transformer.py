@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ttbench.errors import CheckpointError
 from ttbench.kernels import attention
 from ttbench.models.base import Dialect, SequenceModel, State, layout, require_no_grad
-from ttbench.models.layers import RMSNorm, ShortConv, SwiGLU, init_weights_, rotary_angles, rotate_half
+from ttbench.models.layers import RMSNorm, ShortConv, SwiGLU, bucket_len, init_weights_, rotary_angles, rotate_half
 from ttbench.types import Cost
 
 
@@ -152,9 +152,12 @@ class Attention(nn.Module):
             )
 
     def project(
-        self, x: Float[Tensor, "B T D"], cos: Tensor, sin: Tensor, conv_state: Float[Tensor, "B S C"] | None
+        self, x: Float[Tensor, "B T D"], turns: tuple[Tensor, Tensor] | None, conv_state: Float[Tensor, "B S C"] | None
     ) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B G T D"], Float[Tensor, "B G T D"]]:
-        """Rotated queries and keys, and values; the tails of the convolutions are written to `conv_state`."""
+        """Queries and keys, rotated by the cosines and sines of `turns`, if any, and values.
+
+        The tails of the convolutions are written to `conv_state`.
+        """
         parts = [self.q_proj(x), self.k_proj(x), self.v_proj(x)]
         if len(self.convs):
             offset = 0
@@ -167,7 +170,7 @@ class Attention(nn.Module):
                 offset += part.shape[-1]
         # [B, T, H * D] -> [B, H, T, D]
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in parts)
-        return rotate_half(q, cos, sin), rotate_half(k, cos, sin), v
+        return (q, k, v) if turns is None else (rotate_half(q, *turns), rotate_half(k, *turns), v)
 
     def merge(self, out: Float[Tensor, "B H T D"]) -> Float[Tensor, "B T D"]:
         return self.o_proj(out.transpose(1, 2).flatten(-2))
@@ -311,13 +314,13 @@ class Transformer(SequenceModel):
             positions = positions + state.position
             start, end = state.num_tokens, state.num_tokens + num_tokens
         attend = attention.BACKENDS[self.attention_backend].prefill
-        cos, sin = rotary_angles(
+        turns = rotary_angles(
             positions, dim=self.config.head_dim, theta=self.config.rope_theta, dtype=self.norm.weight.dtype
         )
         for i, block in enumerate(self._blocks()):
             attn = block.self_attn
             conv_state = None if state is None else state.conv[i]
-            q, k, v = attn.project(block.input_layernorm(x), cos, sin, conv_state)
+            q, k, v = attn.project(block.input_layernorm(x), turns, conv_state)
             if state is not None:
                 state.keys[i, :, :, start:end] = k
                 state.values[i, :, :, start:end] = v
@@ -332,7 +335,7 @@ class Transformer(SequenceModel):
         require_no_grad(state)
         assert isinstance(state, TransformerState)
         x = self.embed(ids)[:, None]
-        cos, sin = rotary_angles(
+        turns = rotary_angles(
             state.position, dim=self.config.head_dim, theta=self.config.rope_theta, dtype=self.norm.weight.dtype
         )
         attend = attention.BACKENDS[self.attention_backend].step
@@ -340,7 +343,7 @@ class Transformer(SequenceModel):
         seen = (torch.arange(seen_len, device=ids.device) <= state.position)[None, None, None]
         for i, block in enumerate(self._blocks()):
             attn = block.self_attn
-            q, k, v = attn.project(block.input_layernorm(x), cos, sin, state.conv[i])
+            q, k, v = attn.project(block.input_layernorm(x), turns, state.conv[i])
             state.keys[i].index_copy_(2, state.position, k)
             state.values[i].index_copy_(2, state.position, v)
             out = attend(q, state.keys[i, :, :, :seen_len], state.values[i, :, :, :seen_len], seen)
@@ -350,15 +353,13 @@ class Transformer(SequenceModel):
         return self.norm(x[:, 0])
 
     def step_variant(self, num_tokens: int) -> int:
-        """Keys that the step reads: the used length rounded up by at most a quarter, at least to 256.
+        """Keys that the step reads: a bucket of the used length.
 
         Where the attention takes no mask it is the used length itself, so a captured graph would serve one step only.
         """
-        needed = num_tokens + 1
         if not attention.BACKENDS[self.attention_backend].takes_mask:
-            return needed
-        grain = max(256, 1 << max(needed.bit_length() - 3, 0))
-        return -(-needed // grain) * grain
+            return num_tokens + 1
+        return bucket_len(num_tokens + 1)
 
     def head(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
         logits = self.lm_head(hidden)

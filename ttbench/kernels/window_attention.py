@@ -1,0 +1,62 @@
+"""Causal softmax attention over the last W tokens only, the query's own among them.
+
+    out[t] = sum_s softmax_s(q[t] . k[s] / sqrt(D)) v[s],   P + t - W < s <= P + t
+
+for the T newest of P + T keys. The fast form takes queries by blocks of about W, so that work and memory grow with
+T W and not with T (P + T). The window counts as in Mistral (Jiang et al. 2023, arXiv 2310.06825, section 2) and in
+transformers' `sliding_window`. Letters: B batch, H heads, T queries, S keys, P past tokens, D head dim, W window.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from ttbench.kernels import attention
+
+# Queries of a block: fewer than this are not worth a call of their own.
+LEAST_QUERIES = 64
+
+
+def reference(
+    q: Float[Tensor, "B H T D"], k: Float[Tensor, "B H S D"], v: Float[Tensor, "B H S D"], *, window: int
+) -> Float[Tensor, "B H T D"]:
+    """Token by token, as the formula above; q holds the last T of the S positions."""
+    num_queries, num_keys = q.shape[2], k.shape[2]
+    outs = []
+    for t in range(num_queries):
+        stop = num_keys - num_queries + t + 1
+        seen = slice(max(0, stop - window), stop)
+        scores = torch.einsum("bhd,bhsd->bhs", q[:, :, t], k[:, :, seen]) / math.sqrt(q.shape[-1])
+        outs.append(torch.einsum("bhs,bhsd->bhd", scores.softmax(-1), v[:, :, seen]))
+    return torch.stack(outs, 2)
+
+
+def chunked(
+    q: Float[Tensor, "B H T D"], k: Float[Tensor, "B G S D"], v: Float[Tensor, "B G S D"], *, window: int
+) -> Float[Tensor, "B H T D"]:
+    """As `reference`, fused; k and v may have fewer heads G (grouped queries, H a multiple of G)."""
+    num_queries, num_keys = q.shape[2], k.shape[2]
+    if num_keys <= window:
+        return attention.chunked(q, k, v)
+    num_past, block_len, outs = num_keys - num_queries, max(window, LEAST_QUERIES), []
+    for start in range(0, num_queries, block_len):
+        stop = min(start + block_len, num_queries)
+        first, last = max(0, num_past + start + 1 - window), num_past + stop
+        distance = torch.arange(num_past + start, last, device=q.device)[:, None] - torch.arange(
+            first, last, device=q.device
+        )
+        outs.append(
+            F.scaled_dot_product_attention(
+                q[:, :, start:stop],
+                k[:, :, first:last],
+                v[:, :, first:last],
+                attn_mask=(distance >= 0) & (distance < window),
+                enable_gqa=k.shape[1] != q.shape[1],
+            )
+        )
+    return torch.cat(outs, 2)

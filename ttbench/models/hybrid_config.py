@@ -1,0 +1,179 @@
+"""The configuration of hybrids: our own, which names every layer, and Jamba's as transformers writes it.
+
+Source: transformers 5.23.0 configuration_jamba.py, whose defaults are those of a field that a Jamba config leaves out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from ttbench.errors import CheckpointError
+
+KINDS = ("mamba", "attention", "sliding_attention")
+MAX_LAYERS = 10_000  # every layer is named, so a depth must be believed before the weights are looked at
+_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+_JAMBA_ONLY = {"hidden_act": "silu", "sliding_window": None}
+_JAMBA_SHARED = ("mamba_d_state", "mamba_d_conv", "mamba_expand", "mamba_conv_bias", "mamba_proj_bias", "rms_norm_eps")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HybridConfig:
+    """Sizes, in Jamba's names, and the kind of every layer."""
+
+    vocab_size: int  # tokens
+    hidden_size: int
+    intermediate_size: int
+    layer_types: tuple[str, ...]  # of each layer: mamba | attention | sliding_attention
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    mamba_dt_rank: int
+    sliding_window: int | None = None  # tokens that a query of a sliding layer sees, its own among them
+    rope_theta: float | None = None  # None: no rotary positions, as in Jamba
+    mamba_d_state: int = 16
+    mamba_d_conv: int = 4  # tokens
+    mamba_expand: int = 2
+    mamba_conv_bias: bool = True
+    mamba_proj_bias: bool = False
+    mamba_norms: bool = True  # of dt, B and C, as in Jamba
+    rms_norm_eps: float = 1e-6
+    tie_word_embeddings: bool = False
+    written_by: str = "ttbench"  # or transformers, as a Jamba: whose config.json
+
+    @property
+    def num_hidden_layers(self) -> int:
+        return len(self.layer_types)
+
+    @property
+    def inner_dim(self) -> int:
+        """Channels of a Mamba layer."""
+        return self.mamba_expand * self.hidden_size
+
+    def count(self, kind: str) -> int:
+        """Layers of a kind."""
+        return self.layer_types.count(kind)
+
+    def __post_init__(self) -> None:
+        """Raises CheckpointError on what cannot be built."""
+        unknown = sorted(set(self.layer_types) - set(KINDS))
+        if unknown or not self.layer_types:
+            raise CheckpointError(
+                f"config.json has layer_types with {', '.join(unknown) or 'no layer'}; allowed: {', '.join(KINDS)}"
+            )
+        for field in dataclasses.fields(self):
+            value, kind = getattr(self, field.name), str(field.type)
+            if (kind == "int" and (type(value) is not int or value < 1)) or (
+                kind == "bool" and type(value) is not bool
+            ):
+                allowed = "a whole number from 1 on" if kind == "int" else "true or false"
+                raise CheckpointError(f"config.json has {field.name}={value!r}; allowed: {allowed}")
+        window = self.sliding_window
+        if self.count("sliding_attention") and (type(window) is not int or window < 2):
+            raise CheckpointError(f"config.json has sliding_window={window!r}; sliding layers need 2 tokens or more")
+        if self.num_attention_heads % self.num_key_value_heads or (self.rope_theta is not None and self.head_dim % 2):
+            raise CheckpointError(
+                f"config.json has num_attention_heads={self.num_attention_heads}, num_key_value_heads="
+                f"{self.num_key_value_heads}, head_dim={self.head_dim}; query heads must be a multiple of key/value "
+                "heads, and head_dim even where there are rotary positions"
+            )
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read a config.json with model_type hybrid. Raises CheckpointError."""
+        _require(data, (*_SIZES[:3], "num_attention_heads", "layer_types"))
+        known = {field.name for field in dataclasses.fields(cls)} - {"written_by"}
+        found = {key: value for key, value in data.items() if key in known}
+        found["layer_types"] = tuple(data["layer_types"])
+        if data.get("num_hidden_layers", len(found["layer_types"])) != len(found["layer_types"]):
+            raise CheckpointError(
+                f"config.json has num_hidden_layers={data['num_hidden_layers']} and {len(found['layer_types'])} "
+                "layer_types; leave the first out or make them agree"
+            )
+        return cls(**(found | _derived(data)))
+
+    @classmethod
+    def from_jamba(cls, data: Mapping[str, Any]) -> Self:
+        """Read a Jamba config.json without experts. Raises CheckpointError."""
+        _require(data, _SIZES)
+        num_experts = data.get("num_experts", 16)
+        if num_experts != 1:
+            raise CheckpointError(
+                f"config.json has num_experts={num_experts}, a mixture of experts; the hybrid reads dense Jambas only "
+                "(num_experts 1). Run this checkpoint as transformers does, with --engine hf"
+            )
+        for key, allowed in _JAMBA_ONLY.items():
+            if data.get(key, allowed) != allowed:
+                raise CheckpointError(f"config.json has {key}={data[key]!r}; a Jamba here has only {allowed!r}")
+        if type(data["num_hidden_layers"]) is not int or not 1 <= data["num_hidden_layers"] <= MAX_LAYERS:
+            raise CheckpointError(
+                f"config.json has num_hidden_layers={data['num_hidden_layers']!r}; allowed: 1 to {MAX_LAYERS}"
+            )
+        period, offset = data.get("attn_layer_period", 8), data.get("attn_layer_offset", 4)
+        if type(period) is not int or type(offset) is not int or not 0 <= offset < period:
+            raise CheckpointError(
+                f"config.json has attn_layer_period={period!r}, attn_layer_offset={offset!r}; the offset must be a "
+                "whole number below the period"
+            )
+        kinds = tuple("attention" if i % period == offset else "mamba" for i in range(data["num_hidden_layers"]))
+        found = {key: data[key] for key in (*_SIZES, *_JAMBA_SHARED, "tie_word_embeddings") if key in data}
+        del found["num_hidden_layers"]
+        # transformers' default is a number here, and null means as many as queries
+        derived = _derived({"num_key_value_heads": 8, **data})
+        return cls(**derived, **found, layer_types=kinds, written_by="transformers")
+
+    def to_json(self) -> dict[str, Any]:
+        """config.json of our own, or a Jamba one that transformers reads too."""
+        data = dataclasses.asdict(self)
+        del data["written_by"]
+        if self.written_by == "ttbench":
+            layers = {"num_hidden_layers": self.num_hidden_layers, "layer_types": list(self.layer_types)}
+            return {"model_type": "hybrid", **data, **layers}
+        for key in ("layer_types", "sliding_window", "rope_theta", "mamba_norms"):
+            del data[key]
+        period, offset = self._jamba_period()
+        return {
+            "architectures": ["JambaForCausalLM"],
+            "model_type": "jamba",
+            "hidden_act": "silu",
+            "num_experts": 1,
+            "num_hidden_layers": self.num_hidden_layers,
+            "attn_layer_period": period,
+            "attn_layer_offset": offset,
+            **data,
+        }
+
+    def _jamba_period(self) -> tuple[int, int]:
+        """attn_layer_period and _offset that give these layers. Raises CheckpointError where a Jamba has none."""
+        if self.mamba_norms and self.rope_theta is None and not self.count("sliding_attention"):
+            for period in range(1, self.num_hidden_layers + 2):
+                for offset in range(period):
+                    found = tuple(
+                        "attention" if i % period == offset else "mamba" for i in range(self.num_hidden_layers)
+                    )
+                    if found == self.layer_types:
+                        return period, offset
+        raise CheckpointError(
+            "a Jamba has Mamba layers with norms and, at regular distances, full attention without rotary positions; "
+            f"layer_types {', '.join(self.layer_types)} cannot be written as one"
+        )
+
+
+def _require(data: Mapping[str, Any], keys: tuple[str, ...]) -> None:
+    missing = [key for key in keys if data.get(key) is None]
+    if missing:
+        raise CheckpointError(f"config.json lacks {', '.join(missing)}; a hybrid must state them")
+
+
+def _derived(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Sizes that follow from others where they are not given."""
+    heads, width = data["num_attention_heads"], data["hidden_size"]
+    rank = data.get("mamba_dt_rank", "auto")
+    return {
+        "num_key_value_heads": data.get("num_key_value_heads") or heads,
+        "head_dim": data.get("head_dim") or width // heads,
+        "mamba_dt_rank": math.ceil(width / 16) if rank in ("auto", None) else rank,
+    }

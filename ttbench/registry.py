@@ -57,6 +57,7 @@ ARCHITECTURES = Registry(
         "transformer": "ttbench.models.transformer:Transformer",
         "ttt-linear": "ttbench.models.ttt:TTTLinear",
         "ttt-mlp": "ttbench.models.ttt:TTTMLP",
+        "titans-lmm": "ttbench.models.titans:TitansLMM",
     },
 )
 

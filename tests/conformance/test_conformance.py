@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from oracle import hybrid_logits, llama_logits, mamba2_logits, mamba_logits, s4d_logits, ttt_logits
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -25,6 +26,7 @@ import ttbench.kernels
 from ttbench.errors import WeightsError
 from ttbench.harness.checkpoint import resolve
 from ttbench.harness.loading import load_model, save_checkpoint
+from ttbench.kernels import neural_memory
 from ttbench.kernels.ttt_linear import LinearState
 from ttbench.kernels.ttt_mlp import MLPState
 from ttbench.models.base import SequenceModel, State
@@ -49,6 +51,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     ],
     "transformer": [{"conv_kernel": 0, "tie_word_embeddings": False}],
     "s4d": [{"state_size": 2, "tie_word_embeddings": False}],
+    "titans-lmm": [
+        {"memory_read": "chunk", "num_persistent": 0, "memory_layers": 4, "tie_word_embeddings": True},
+        {"memory_layers": 1, "memory_init": "zero", "chunk_size": 5, "conv_kernel": 0},
+    ],
     "ttt-linear": [PLAIN_TTT, {"mini_batch_size": 5, "tie_word_embeddings": False}],
     "ttt-mlp": [PLAIN_TTT, {"mini_batch_size": 5, "tie_word_embeddings": False}],
 }
@@ -135,12 +141,37 @@ def _ssd_leaves(num_tokens: int, dtype: torch.dtype) -> list[Tensor]:
     return [x.to(dtype) for x in (x, (2 * dt - 1).exp(), A, B, C, _normal(2, heads, dim, size, seed=5))]
 
 
+def _memory_leaves(num_tokens: int, dtype: torch.dtype) -> list[Tensor]:
+    heads, dim, size = 2, 4, 16
+    q, k, v = (F.normalize(_normal(2, num_tokens, heads, dim, seed=i), dim=-1) for i in range(3))
+    gates = _normal(2, num_tokens, heads, 3, seed=3)
+    gates = torch.cat((0.1 * gates[..., :1].sigmoid(), F.logsigmoid(gates[..., 1:] + 1)), -1)
+    shapes = neural_memory.layer_shapes(dim, num_layers=2, expansion=2)
+    past = [0.5 * _normal(2, heads, *shape, seed=4 + i) for i, shape in enumerate(shapes)]
+    past += [0.1 * _normal(2, heads, *shape, seed=6 + i) for i, shape in enumerate(shapes)]
+    past += [0.3 * _normal(2, heads, size, width, seed=8 + i) for i, shape in enumerate(shapes) for width in shape]
+    past.append(torch.cat((past[0].new_full((2, heads, size, 1), 0.05), _log_gates(2, heads, size, 2)), -1))
+    return [x.to(dtype) for x in (q, k, v, gates, *past)]
+
+
+def _log_gates(*shape: int) -> Tensor:
+    return F.logsigmoid(_normal(*shape, seed=20))
+
+
+def _memory_call(op: Callable[..., Any], leaves: list[Tensor]) -> tuple[Tensor, ...]:
+    M, S, (x1, d1, x2, d2), pending = leaves[4:6], leaves[6:8], leaves[8:12], leaves[12]
+    state = neural_memory.MemoryState(M=tuple(M), S=tuple(S), X=(x1, x2), D=(d1, d2), gates=pending)
+    out, final = op(*leaves[:4], state, offset=3, read="token")
+    return out, *final.M, *final.S, *final.X, *final.D, final.gates
+
+
 OPS: dict[str, Op] = {
     "window_attention": Op(leaves=_attention_leaves, call=lambda op, leaves: (op(*leaves, window=9),)),
     "selective_scan": Op(leaves=_selective_scan_leaves, call=lambda op, leaves: op(*leaves)),
     "ssd": Op(leaves=_ssd_leaves, call=lambda op, leaves: op(*leaves)),
     "attention": Op(leaves=_attention_leaves, call=lambda op, leaves: (op(*leaves),)),
     "s4d": Op(leaves=_s4d_leaves, call=lambda op, leaves: op(*leaves)),
+    "neural_memory": Op(leaves=_memory_leaves, call=_memory_call),
     "ttt_linear": Op(leaves=_ttt_leaves(LinearState), call=_ttt_call(LinearState)),
     "ttt_mlp": Op(leaves=_ttt_leaves(MLPState), call=_ttt_call(MLPState)),
 }

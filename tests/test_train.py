@@ -86,6 +86,31 @@ def test_every_model_of_a_recipe_sees_the_same_bytes_in_the_same_order(recipe_pa
     assert digests["transformer"] == digests["ttt-linear"] != ""
 
 
+def test_two_processes_cannot_train_the_same_model_at_once(recipe_path, tmp_path):
+    recipe, trainee = find_trainee("transformer", recipe_path)
+    seen: list[str] = []
+
+    def second(progress: trainer.Progress) -> None:
+        with pytest.raises(UsageError, match="another process is training 'transformer'"):
+            train(trainee, recipe, cache=tmp_path)
+        seen.append(progress.name)
+
+    train(trainee, recipe, cache=tmp_path, report=second, stop_after_s=0.0)
+    assert seen
+    assert train(trainee, recipe, cache=tmp_path).step == recipe.num_steps
+
+
+def test_a_phase_with_a_peak_warms_up_and_decays_anew(recipe_path):
+    recipe, _ = read_recipe(recipe_path)
+    again = trainer.dataclasses.replace(recipe.phases[1], peak=0.5)
+    cycled = trainer.dataclasses.replace(recipe, phases=(*recipe.phases, again))
+    first, second = recipe.num_steps, cycled.num_steps - recipe.num_steps
+    assert [cycled.lr_share(i) for i in range(first)] == [recipe.lr_share(i) for i in range(first)]
+    shares = [cycled.lr_share(first + i) for i in range(second)]
+    assert max(shares) == pytest.approx(0.5, rel=0.1)
+    assert shares[-1] == min(shares[1:]) < 0.1
+
+
 def test_training_lowers_the_loss(recipe_path, tmp_path):
     recipe, trainees = read_recipe(recipe_path)
     model = trainer.build(trainees["transformer"], seed=1)

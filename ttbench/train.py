@@ -1,18 +1,21 @@
 """The zoo's trainer: one recipe for every architecture, from bytes to a shipped folder with its card.
 
-AdamW, linear warm-up and cosine decay over all phases together; rows from `harness.mixture`, the same bytes in the
-same order for every model of a recipe. Progress is saved to a cache folder outside the tree; the same command again
-goes on from there, and ends with the same weights as an undisturbed run on the same machine and thread count.
+AdamW, linear warm-up and cosine decay over all phases together, or anew where a phase names a peak; rows from
+`harness.mixture`, the same bytes in the same order for every model of a recipe. Progress is saved to a cache folder
+outside the tree; the same command again goes on from there, and ends with the same weights as an undisturbed run on the
+same machine and thread count. A run is locked against a second one.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,7 @@ from ttbench.types import canonical_json, digest
 
 RECIPE = Path(__file__).parent / "zoo" / "recipe.yaml"
 SAVE_EVERY_S = 60.0
-KINDS = ("code", "prose", "copy", "recall", "needle")
+KINDS = ("code", "prose", "copy", "recall", "needle", "recall-any", "needle-any")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,7 @@ class Phase:
     batch_size: int  # rows a step
     tokens: int
     mix: Mapping[str, float]  # kind -> share of rows
+    peak: float | None = None  # share of the peak rate at which a warm-up and decay of its own begins here
 
     @property
     def num_steps(self) -> int:
@@ -90,12 +94,18 @@ class Recipe:
         raise IndexError(step)
 
     def lr_share(self, step: int) -> float:
-        """Learning rate of a step, as a share of the peak."""
-        warmup_steps = max(1, round(self.warmup * self.num_steps))
+        """Learning rate of a step, as a share of the peak: warm-up and cosine over each cycle of phases."""
+        number, _ = self.locate(step)
+        first = max(i for i, phase in enumerate(self.phases[: number + 1]) if i == 0 or phase.peak is not None)
+        last = next((i for i in range(first + 1, len(self.phases)) if self.phases[i].peak is not None), None)
+        step -= sum(phase.num_steps for phase in self.phases[:first])
+        num_steps = sum(phase.num_steps for phase in self.phases[first:last])
+        peak = 1.0 if self.phases[first].peak is None else self.phases[first].peak
+        warmup_steps = max(1, round(self.warmup * num_steps))
         if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        done = (step - warmup_steps) / max(1, self.num_steps - warmup_steps)
-        return self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * done))
+            return peak * (step + 1) / warmup_steps
+        done = (step - warmup_steps) / max(1, num_steps - warmup_steps)
+        return peak * (self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,9 +243,33 @@ def train(
         cache: folder for the progress file; by default the user's cache folder.
         stop_after_s: seconds after which to save and return unfinished.
 
-    Raises UsageError when the loss is not finite.
+    Raises UsageError when the loss is not finite, or another process is at the same training.
     """
     path = progress_path(recipe, trainee, cache)
+    with _alone(path, trainee.name):
+        return _train(trainee, recipe, path, report=report, report_every_s=report_every_s, stop_after_s=stop_after_s)
+
+
+@contextmanager
+def _alone(path: Path, name: str) -> Iterator[None]:
+    """Hold the lock of a progress file; the kernel lets go of it when the process ends, however it ends."""
+    with path.with_suffix(".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(f"another process is training '{name}' by this recipe; wait for it or stop it") from error
+        yield
+
+
+def _train(
+    trainee: Trainee,
+    recipe: Recipe,
+    path: Path,
+    *,
+    report: Callable[[Progress], None],
+    report_every_s: float,
+    stop_after_s: float | None,
+) -> Training:
     model = build(trainee, seed=recipe.seed)
     run = Training(model=model, optimizer=make_optimizer(model, lr=trainee.lr, recipe=recipe))
     if path.exists():

@@ -7,10 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from ttbench.harness.mixture import BOS, WORDINGS, Mixture, copy_row, recall_row
+from ttbench.harness.mixture import BOS, WORDINGS, Mixture, copy_row
 from ttbench.tasks.haystack import ADJECTIVES, NEEDLE, NOUNS, QUESTIONS
 
-KINDS = ("code", "prose", "copy", "recall", "needle")
+KINDS = ("code", "prose", "copy", "recall", "needle", "recall-any", "needle-any")
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +57,10 @@ def test_weighted_bytes_of_a_copy_row_all_stand_earlier_in_it():
             seen += span.text
 
 
-def test_weighted_values_of_a_recall_row_follow_the_words_that_they_followed_before():
+@pytest.mark.parametrize("kind", ["recall", "recall-any"])
+def test_weighted_values_of_a_recall_row_follow_the_words_that_they_followed_before(mixture, kind):
     for seed in range(20):
-        spans = recall_row(np.random.default_rng(seed), 600)
+        spans = mixture.makers[kind](np.random.default_rng(seed), 600)
         stated: dict[bytes, bytes] = {}
         for before, value in zip(spans[::3], spans[1::3], strict=True):
             if value.weight:
@@ -69,9 +70,10 @@ def test_weighted_values_of_a_recall_row_follow_the_words_that_they_followed_bef
         assert any(span.weight for span in spans)
 
 
-def test_a_needle_row_asks_only_for_what_it_states(mixture):
+@pytest.mark.parametrize("kind", ["needle", "needle-any"])
+def test_a_needle_row_asks_only_for_what_it_states(mixture, kind):
     for index in range(20):
-        row = mixture.row({"needle": 1.0}, stream=0, index=index, num_tokens=800)
+        row = mixture.row({kind: 1.0}, stream=0, index=index, num_tokens=800)
         asked = row.weights[0] > 1.0
         text = text_of(row)
         edges = np.flatnonzero(np.diff(np.concatenate(([0], asked.astype(np.int8), [0]))))
@@ -90,14 +92,21 @@ def test_text_rows_come_from_the_train_split(mixture):
 def test_training_recall_shares_neither_wording_nor_words_nor_values_with_the_needle_task(mixture):
     words = set(re.findall(r"[a-z]{4,}", " ".join((NEEDLE, *QUESTIONS.values())).lower())) - {"text", "value"}
     assert not words & set(re.findall(r"[a-z]{4,}", " ".join(WORDINGS).lower()))
-    for kind in ("recall", "needle"):
+    for kind in ("recall", "needle", "recall-any", "needle-any"):
         for index in range(200):
             spans = mixture.makers[kind](np.random.default_rng((7, index)), 400)
             for span in spans:
-                if kind == "recall" or span.weight > 1:
+                if kind.startswith("recall") or span.weight > 1:
                     assert not re.search(rb"(?<!\d)\d{7}(?!\d)", span.text)
                     assert not any(f"{word}-".encode() in span.text for word in ADJECTIVES)
                     assert not any(f"-{word}".encode() in span.text for word in NOUNS)
+
+
+def test_composed_wordings_differ_from_row_to_row_and_hold_no_word_of_the_needle_task(mixture):
+    rows = [text_of(mixture.row({"recall-any": 1.0}, stream=0, index=i, num_tokens=300)).decode() for i in range(100)]
+    assert len({row[:20] for row in rows}) > 90
+    task = {*ADJECTIVES, *NOUNS, "special", "magic", "number", "numbers"}
+    assert not any(task & set(re.findall(r"[a-z]+", row.lower())) for row in rows)
 
 
 def test_the_shares_of_a_mix_are_met(mixture):

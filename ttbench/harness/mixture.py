@@ -4,6 +4,7 @@
     copy          random strings, each written 2 to 4 times with filler between
     recall        key/value sentences in a wording drawn per row, then the same again in another order
     needle        key/value sentences strewn in a window of text, then asked for
+    recall-any, needle-any    the same two in a wording put together from words of the training text
 
 A row is T inputs, T targets and T loss weights. In synthetic rows only what can be known counts: the second and
 later writings of a string, the values that are asked for. Keys are made of random syllables, values are never seven
@@ -14,12 +15,14 @@ task. Letters: T tokens.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ttbench.harness.data import Document, open_corpus
+from ttbench.harness.needle_words import ADJECTIVES, NOUNS, SENTENCE
 
 BOS = 256
 
@@ -44,6 +47,10 @@ WORDINGS = (
     "key {key} -> value {value}\n",
 )
 
+# What may stand between a key and its value in a wording put together from words.
+LINKS = (" is", " is:", ":", " was", " was:", " =", " has", " has:", " ->", " means", ",", " stands for", " gives", "")
+ENDS = (".", ";", "\n", ",", "!", " /")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
@@ -53,6 +60,7 @@ class Span:
     weight: float
 
 
+Wording = Callable[[np.random.Generator], tuple[str, Callable[[np.random.Generator], str]]]
 Maker = Callable[[np.random.Generator, int], list[Span]]
 
 
@@ -66,6 +74,38 @@ def _word(rng: np.random.Generator) -> str:
 
 def _key(rng: np.random.Generator) -> str:
     return " ".join(_word(rng) for _ in range(rng.integers(1, 3)))
+
+
+def _listed_wording(rng: np.random.Generator) -> tuple[str, Callable[[np.random.Generator], str]]:
+    """One of WORDINGS, and what makes its keys."""
+    return WORDINGS[rng.integers(len(WORDINGS))], _key
+
+
+def _composed_wording(words: Sequence[str]) -> Wording:
+    """Wordings of up to eight drawn words before the key; keys of syllables or of drawn words."""
+
+    def draw(rng: np.random.Generator, count: int) -> list[str]:
+        return [words[i] for i in rng.integers(len(words), size=count)]
+
+    def key(rng: np.random.Generator) -> str:
+        return _key(rng) if rng.random() < 0.4 else "- "[rng.integers(2)].join(draw(rng, int(rng.integers(1, 3))))
+
+    def wording(rng: np.random.Generator) -> tuple[str, Callable[[np.random.Generator], str]]:
+        before = " ".join(draw(rng, int(rng.integers(9))))
+        if rng.random() < 0.5:
+            before = before[:1].upper() + before[1:]
+        link = LINKS[rng.integers(len(LINKS))] if rng.random() < 0.8 else " " + " ".join(draw(rng, 2))
+        return f"{before} {{key}}{link} {{value}}{ENDS[rng.integers(len(ENDS))]}".lstrip(), key
+
+    return wording
+
+
+def _words(documents: Iterable[Document]) -> list[str]:
+    """Lower-case words of two to ten letters, without those of the needle task, sorted."""
+    found: set[str] = set()
+    for document in documents:
+        found.update(re.findall(r"\b[a-z]{2,10}\b", document.text.decode(errors="replace")))
+    return sorted(found.difference(SENTENCE, ADJECTIVES, NOUNS))
 
 
 def _string(rng: np.random.Generator, alphabet: str, length: int) -> str:
@@ -113,21 +153,25 @@ def copy_row(rng: np.random.Generator, num_tokens: int) -> list[Span]:
     return spans
 
 
-def recall_row(rng: np.random.Generator, num_tokens: int) -> list[Span]:
+def _recall_maker(draw_wording: Wording) -> Maker:
     """Pairs stated once, then stated again in other orders until the row is full; only repeated values weigh."""
-    wording = WORDINGS[rng.integers(len(WORDINGS))]
-    size = len(wording) + 14
-    num_pairs = max(1, min(_draw_length(rng, 2, 12), num_tokens // (2 * size)))
-    pairs = [(_key(rng), _value(rng)) for _ in range(num_pairs)]
-    spans: list[Span] = []
-    known, length = 0.0, 0
-    while length < num_tokens:
-        for index in rng.permutation(num_pairs):
-            sentence = _sentence(wording, *pairs[index], known=known)
-            spans += sentence
-            length += sum(len(span.text) for span in sentence)
-        known = 1.0
-    return spans
+
+    def make(rng: np.random.Generator, num_tokens: int) -> list[Span]:
+        wording, draw_key = draw_wording(rng)
+        size = len(wording) + 14
+        num_pairs = max(1, min(_draw_length(rng, 2, 12), num_tokens // (2 * size)))
+        pairs = [(draw_key(rng), _value(rng)) for _ in range(num_pairs)]
+        spans: list[Span] = []
+        known, length = 0.0, 0
+        while length < num_tokens:
+            for index in rng.permutation(num_pairs):
+                sentence = _sentence(wording, *pairs[index], known=known)
+                spans += sentence
+                length += sum(len(span.text) for span in sentence)
+            known = 1.0
+        return spans
+
+    return make
 
 
 def _window(rng: np.random.Generator, documents: Sequence[Document], shares: np.ndarray, size: int) -> bytes:
@@ -154,13 +198,13 @@ def _text_maker(documents: Sequence[Document]) -> Maker:
     return make
 
 
-def _needle_maker(texts: Sequence[Maker], *, answer_weight: float) -> Maker:
+def _needle_maker(texts: Sequence[Maker], draw_wording: Wording, *, answer_weight: float) -> Maker:
     """Sentences hidden in text and asked for at the end, in an order of their own; a row is 96 tokens or longer."""
 
     def make(rng: np.random.Generator, num_tokens: int) -> list[Span]:
-        wording = WORDINGS[rng.integers(len(WORDINGS))]
+        wording, draw_key = draw_wording(rng)
         num_pairs = max(1, min(_draw_length(rng, 1, 6), num_tokens // 160))
-        pairs = [(_key(rng), _value(rng)) for _ in range(num_pairs)]
+        pairs = [(draw_key(rng), _value(rng)) for _ in range(num_pairs)]
         stated = [_sentence(wording, *pair, known=0.0) for pair in pairs]
         asked = [_sentence(wording, *pairs[i], known=answer_weight) for i in rng.permutation(num_pairs)]
         used = sum(len(span.text) for sentence in stated + asked for span in sentence)
@@ -203,12 +247,15 @@ class Mixture:
     def __init__(self, *, seed: int, answer_weight: float, split: str = "train") -> None:
         sources = {"code": "code", "prose": "kjv"}
         texts = {kind: _text_maker(open_corpus(corpus).documents(split)) for kind, corpus in sources.items()}
+        composed = _composed_wording(_words(open_corpus("kjv").documents("train")))
         self.seed = seed
         self.makers: Mapping[str, Maker] = {
             **texts,
             "copy": copy_row,
-            "recall": recall_row,
-            "needle": _needle_maker(list(texts.values()), answer_weight=answer_weight),
+            "recall": _recall_maker(_listed_wording),
+            "needle": _needle_maker(list(texts.values()), _listed_wording, answer_weight=answer_weight),
+            "recall-any": _recall_maker(composed),
+            "needle-any": _needle_maker(list(texts.values()), composed, answer_weight=answer_weight),
         }
 
     def row(self, shares: Mapping[str, float], *, stream: int, index: int, num_tokens: int) -> Rows:

@@ -25,35 +25,13 @@ from jaxtyping import Int
 
 from ttbench.errors import TooShortError, UnsupportedError, UsageError
 from ttbench.harness.data import Corpus
+from ttbench.harness.needle_words import ADJECTIVES, NOUNS
 from ttbench.tasks.draw import generator
 from ttbench.types import canonical_json
 
 if TYPE_CHECKING:
     from ttbench.harness.tokenizer import Tokenizer
 
-ADJECTIVES = tuple(
-    re.findall(
-        r"\w+",
-        """
-    amber ancient bold brave bright calm clever cosmic crisp curious dapper eager early fancy fierce gentle giant
-    golden grand happy hollow humble icy jolly keen kind lively lucky mellow merry mighty misty modest nimble noble
-    polite proud quick quiet rapid rosy rustic shiny silent silver sleepy smooth snowy solid spicy stormy sturdy
-    subtle sunny swift tidy tiny vivid warm witty
-    """,
-    )
-)
-NOUNS = tuple(
-    re.findall(
-        r"\w+",
-        """
-    acorn anchor anvil badger banjo barrel basket beacon beetle blanket bottle bridge bucket button cactus candle
-    canyon castle cherry comet compass copper cradle cricket dolphin dragon falcon feather fiddle garden glacier
-    goblet hammer harbor hazel helmet island jacket kettle ladder lantern lobster magnet maple meadow mirror
-    napkin orchid otter paddle pepper pigeon pillow planet pocket rabbit ribbon saddle sparrow teapot thimble
-    tulip tunnel turtle violin walnut whistle window
-    """,
-    )
-)
 NUM_DIGITS = 7
 # Fewer tokens than this hide nothing.
 MIN_HAYSTACK_LEN = 64

@@ -28,6 +28,7 @@ BOS = 256
 
 _CONSONANTS, _VOWELS = "bcdfghjklmnprstvwz", "aeiou"
 _LETTERS, _DIGITS = "abcdefghijklmnopqrstuvwxyz", "0123456789"
+LAST = 0.3  # share of needle-any rows whose last sentence stands right before the question
 FIRST = 0.3  # share of needle rows whose first sentence opens the row: uniform cuts seldom reach so far back
 # {key} comes before {value}, and what stands between them is short: the look-up is by the words before the value.
 WORDINGS = (
@@ -198,7 +199,9 @@ def _text_maker(documents: Sequence[Document]) -> Maker:
     return make
 
 
-def _needle_maker(texts: Sequence[Maker], draw_wording: Wording, *, answer_weight: float) -> Maker:
+def _needle_maker(
+    texts: Sequence[Maker], draw_wording: Wording, *, answer_weight: float, closing: float = 0.0
+) -> Maker:
     """Sentences hidden in text and asked for at the end, in an order of their own; a row is 96 tokens or longer."""
 
     def make(rng: np.random.Generator, num_tokens: int) -> list[Span]:
@@ -212,6 +215,8 @@ def _needle_maker(texts: Sequence[Maker], draw_wording: Wording, *, answer_weigh
         cuts = np.sort(rng.integers(len(hay) + 1, size=num_pairs))
         if rng.random() < FIRST:
             cuts[0] = 0
+        if closing and rng.random() < closing:
+            cuts[-1] = len(hay)
         spans: list[Span] = []
         start = 0
         for cut, sentence in zip(cuts, stated, strict=True):
@@ -255,7 +260,7 @@ class Mixture:
             "recall": _recall_maker(_listed_wording),
             "needle": _needle_maker(list(texts.values()), _listed_wording, answer_weight=answer_weight),
             "recall-any": _recall_maker(composed),
-            "needle-any": _needle_maker(list(texts.values()), composed, answer_weight=answer_weight),
+            "needle-any": _needle_maker(list(texts.values()), composed, answer_weight=answer_weight, closing=LAST),
         }
 
     def row(self, shares: Mapping[str, float], *, stream: int, index: int, num_tokens: int) -> Rows:

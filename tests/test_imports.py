@@ -64,7 +64,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "doctor",
     }
     | {"catalogue", "console", "convert"},
-    "cli": BASE | {"request", "commands", "console"},
+    "options": BASE | {"commands"},
+    "cli": BASE | {"request", "commands", "console", "options"},
 }
 TOP = {"__init__", "__main__"}  # may import anything
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}

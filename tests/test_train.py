@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from ttbench.card import document_bits, ship
 from ttbench.errors import SuiteError, UnknownNameError, UsageError
 from ttbench.harness.checkpoint import zoo_names
 from ttbench.harness.data import Corpus
+from ttbench.models.base import SequenceModel
 from ttbench.train import RECIPE, Recipe, Trainee, Training, find_trainee, read_recipe, train
 
 TINY = {
@@ -150,15 +151,20 @@ def test_decay_falls_on_matrices_but_not_on_the_table_or_the_rates_of_a_state_sp
     assert not names & {"embed.weight", *(f"layers.0.{name}" for name in stays)}
 
 
-def test_the_schedule_warms_up_and_decays_to_its_floor():
+def test_the_schedule_warms_up_and_decays_to_its_floor_in_each_cycle():
     recipe, _ = read_recipe()
-    shares = [recipe.lr_share(step) for step in range(recipe.num_steps)]
-    peak = shares.index(max(shares))
-    assert max(shares) == pytest.approx(1.0)
-    assert peak == pytest.approx(recipe.warmup * recipe.num_steps, abs=2)
-    assert shares[:peak] == sorted(shares[:peak])
-    assert shares[peak:] == sorted(shares[peak:], reverse=True)
-    assert shares[-1] == pytest.approx(recipe.final_lr, abs=1e-3)
+    starts = [i for i, phase in enumerate(recipe.phases) if i == 0 or phase.peak is not None]
+    assert len(starts) == 2
+    for first, end, top in zip(starts, [*starts[1:], len(recipe.phases)], (1.0, 0.5), strict=True):
+        begin = sum(phase.num_steps for phase in recipe.phases[:first])
+        num_steps = sum(phase.num_steps for phase in recipe.phases[first:end])
+        shares = [recipe.lr_share(begin + step) for step in range(num_steps)]
+        peak = shares.index(max(shares))
+        assert max(shares) == pytest.approx(top)
+        assert peak == pytest.approx(recipe.warmup * num_steps, abs=2)
+        assert shares[:peak] == sorted(shares[:peak])
+        assert shares[peak:] == sorted(shares[peak:], reverse=True)
+        assert shares[-1] == pytest.approx(top * recipe.final_lr, abs=1e-3)
 
 
 def test_the_shipped_recipe_names_the_shipped_zoo_and_trains_at_a_thousand_tokens_or_more():
@@ -277,7 +283,7 @@ def test_validation_counts_what_a_known_model_gets_right_and_reads_no_train_or_t
     documents = Corpus.documents
     monkeypatch.setattr(Corpus, "documents", lambda self, split: (opened.add(split), documents(self, split))[1])
     monkeypatch.setattr(grid, "ROWS", {"needle": ("needle", 256, 8), "code": ("code", 64, 8)})
-    model = UniformModel()
+    model = cast("SequenceModel", UniformModel())
     scores = grid.validate(model, answer_weight=6.0)
     assert opened == {"valid"}
     assert scores["code"] == pytest.approx(math.log2(257))

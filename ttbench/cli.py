@@ -6,7 +6,6 @@ Results go to stdout, everything else to stderr. Exit codes: 0 ok, 1 cells faile
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +14,25 @@ from typer.core import TyperGroup
 
 from ttbench import __version__
 from ttbench.errors import TtbenchError
+from ttbench.options import (
+    Attention,
+    BatchSize,
+    Checkpoints,
+    Corpus,
+    Ctx,
+    Device,
+    Dtype,
+    Engine,
+    Json,
+    Limit,
+    Out,
+    Protocol,
+    Seed,
+    Target,
+    Threads,
+    Timeout,
+    complete,
+)
 
 if TYPE_CHECKING:
     from ttbench.commands.measure import Request
@@ -45,73 +63,6 @@ app = typer.Typer(
 )
 
 
-def _complete(noun: str) -> Callable[[str], list[str]]:
-    """Shell completion of the names of a noun."""
-
-    def complete(incomplete: str) -> list[str]:
-        from ttbench.commands.listing import names
-
-        return [name for name in names(noun) if name.startswith(incomplete)]
-
-    return complete
-
-
-Target = Annotated[
-    str,
-    typer.Argument(
-        metavar="TASK|SUITE",
-        help="A task, or a suite by name or path of its YAML file.",
-        autocompletion=_complete("targets"),
-        show_default=False,
-    ),
-]
-Ctx = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TOKENS",
-        help="Context lengths in tokens, k = 1024: 32k; 1k,4k,32k; 1k..32k doubles.  [default: the task's]",
-    ),
-]
-Checkpoints = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--checkpoint",
-        metavar="NAME|DIR|ID",
-        help="Zoo or catalogue name, folder, or hub id with @revision; may be repeated.  [default: the whole zoo]",
-        autocompletion=_complete("checkpoints"),
-    ),
-]
-Corpus = Annotated[
-    str | None,
-    typer.Option(
-        metavar="CORPUS",
-        help="code, kjv, text:PATH or hf:DATASET.  [default: code]",
-        autocompletion=_complete("corpora"),
-    ),
-]
-Protocol = Annotated[str | None, typer.Option(metavar="NAME", help="How the task measures, where it has several ways.")]
-Limit = Annotated[int | None, typer.Option(min=1, metavar="COUNT", help="Documents or trials at most.")]
-Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N.  [default: cpu]")]
-Dtype = Annotated[
-    str | None, typer.Option(metavar="DTYPE", help="float32, bfloat16, float16 or float64.  [default: float32]")
-]
-Engine = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="eager, or hf: any model of transformers, by its own code.  [default: eager]"),
-]
-Attention = Annotated[
-    str | None, typer.Option(metavar="NAME", help="sdpa, eager or flash.  [default: the checkpoint's, mostly sdpa]")
-]
-BatchSize = Annotated[
-    int | None, typer.Option(min=1, metavar="COUNT", help="Sequences at once.  [default: the task's]")
-]
-Threads = Annotated[int | None, typer.Option(min=1, metavar="COUNT", help="CPU threads.  [default: all cores]")]
-Seed = Annotated[
-    int | None, typer.Option(min=0, metavar="NUMBER", help="Draws documents, windows, trials.  [default: 0]")
-]
-Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the runs.")]
-Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="Per cell.  [default: none]")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for programs.")]
 RUNS = Path("runs")
 
 
@@ -201,18 +152,18 @@ def compare(
         typer.Argument(
             metavar="A",
             help="A checkpoint, or one of its settings: NAME@engine=hf, NAME@attention=flash,dtype=bfloat16.",
-            autocompletion=_complete("checkpoints"),
+            autocompletion=complete("checkpoints"),
         ),
     ],
     second: Annotated[
-        str, typer.Argument(metavar="B", help="The one to compare it with.", autocompletion=_complete("checkpoints"))
+        str, typer.Argument(metavar="B", help="The one to compare it with.", autocompletion=complete("checkpoints"))
     ],
     run: Annotated[
         list[str] | None,
         typer.Option(
             metavar="RUN",
             help="Runs to read: id, part of one, folder or last; may be repeated.  [default: all runs, else results/]",
-            autocompletion=_complete("runs"),
+            autocompletion=complete("runs"),
         ),
     ] = None,
     out: Out = RUNS,
@@ -234,7 +185,7 @@ def figures(
         typer.Argument(
             metavar="DIR|RUN",
             help="Folders with a rows.parquet, or runs.  [default: all folders in results/]",
-            autocompletion=_complete("runs"),
+            autocompletion=complete("runs"),
             show_default=False,
         ),
     ] = None,
@@ -257,7 +208,7 @@ def list_(
         typer.Argument(
             metavar="NOUN",
             help="tasks, architectures, corpora, checkpoints, suites or runs.  [default: all, in short]",
-            autocompletion=_complete("nouns"),
+            autocompletion=complete("nouns"),
             show_default=False,
         ),
     ] = None,
@@ -273,7 +224,7 @@ def list_(
 @app.command()
 def show(
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="Id, part of one, folder, or last.", autocompletion=_complete("runs"))
+        str, typer.Argument(metavar="RUN", help="Id, part of one, folder, or last.", autocompletion=complete("runs"))
     ],
     cell: Annotated[
         str | None, typer.Argument(metavar="CELL", help="First letters of a cell's id.", show_default=False)
@@ -306,7 +257,7 @@ def check(
         typer.Argument(
             metavar="NAME|DIR|ID",
             help="A checkpoint, or architecture:NAME for an architecture that has none yet.",
-            autocompletion=_complete("checkpoints"),
+            autocompletion=complete("checkpoints"),
         ),
     ],
     device: Device = None,
@@ -328,7 +279,7 @@ def check(
 @app.command()
 def generate(
     checkpoint: Annotated[
-        str, typer.Argument(metavar="NAME|DIR|ID", help="A checkpoint.", autocompletion=_complete("checkpoints"))
+        str, typer.Argument(metavar="NAME|DIR|ID", help="A checkpoint.", autocompletion=complete("checkpoints"))
     ],
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text to continue; - reads it from stdin.")],
     num_tokens: Annotated[int, typer.Option(min=1, metavar="COUNT", help="Tokens to write.")] = 128,

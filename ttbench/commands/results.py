@@ -112,11 +112,11 @@ def _print_entries(noun: str, entries: Sequence[Mapping[str, Any]]) -> None:
 
 
 STATES = {
-    "cached": "here, in the hub's cache",
-    "convert": "in the hub's cache, to be converted",
-    "partial": "in the hub's cache, not whole",
-    "download": "on the hub",
-    "package": "in a Python package",
+    "cached": "cached",
+    "convert": "cached, to convert",
+    "partial": "cached, not whole",
+    "download": "hub",
+    "package": "package",
     "unpublished": "not published",
 }
 
@@ -138,8 +138,8 @@ def _print_checkpoints(entries: Sequence[Mapping[str, Any]]) -> None:
         for entry in zoo
     ]
     console.print_table(rows, columns, title="here, in the zoo")
-    columns = [Column("name", wrap=True), Column("architecture"), Column("by"), Column("params", numeric=True)]
-    columns += [Column("trained", numeric=True), Column("to download", numeric=True), Column("where", wrap=True)]
+    columns = [Column("name"), Column("architecture"), Column("by"), Column("params", numeric=True)]
+    columns += [Column("trained", numeric=True), Column("to download", numeric=True), Column("where")]
     rows = [
         (
             entry["name"],

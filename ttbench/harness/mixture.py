@@ -252,7 +252,7 @@ class Mixture:
     def __init__(self, *, seed: int, answer_weight: float, split: str = "train") -> None:
         sources = {"code": "code", "prose": "kjv"}
         texts = {kind: _text_maker(open_corpus(corpus).documents(split)) for kind, corpus in sources.items()}
-        composed = _composed_wording(_words(open_corpus("kjv").documents("train")))
+        composed = _composed_wording(_words(open_corpus("kjv").documents(split)))
         self.seed = seed
         self.makers: Mapping[str, Maker] = {
             **texts,

@@ -147,7 +147,7 @@ class TitansLMM(SequenceModel):
             memory_expansion=2,
             memory_read="token",
             memory_init="learned",
-            max_step=0.125,
+            max_step=0.01,
             num_persistent=3,
         )
         return cls.from_config(replace(config, **overrides))

@@ -1,0 +1,78 @@
+"""Arguments and options that several commands share: types, metavariables, help. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def complete(noun: str) -> Callable[[str], list[str]]:
+    """Shell completion of the names of a noun."""
+
+    def names_like(incomplete: str) -> list[str]:
+        from ttbench.commands.listing import names
+
+        return [name for name in names(noun) if name.startswith(incomplete)]
+
+    return names_like
+
+
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="TASK|SUITE",
+        help="A task, or a suite by name or path of its YAML file.",
+        autocompletion=complete("targets"),
+        show_default=False,
+    ),
+]
+Ctx = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TOKENS",
+        help="Context lengths in tokens, k = 1024: 32k; 1k,4k,32k; 1k..32k doubles.  [default: the task's]",
+    ),
+]
+Checkpoints = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="NAME|DIR|ID",
+        help="Zoo or catalogue name, folder, or hub id with @revision; may be repeated.  [default: the whole zoo]",
+        autocompletion=complete("checkpoints"),
+    ),
+]
+Corpus = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CORPUS",
+        help="code, kjv, text:PATH or hf:DATASET.  [default: code]",
+        autocompletion=complete("corpora"),
+    ),
+]
+Protocol = Annotated[str | None, typer.Option(metavar="NAME", help="How the task measures, where it has several ways.")]
+Limit = Annotated[int | None, typer.Option(min=1, metavar="COUNT", help="Documents or trials at most.")]
+Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N.  [default: cpu]")]
+Dtype = Annotated[
+    str | None, typer.Option(metavar="DTYPE", help="float32, bfloat16, float16 or float64.  [default: float32]")
+]
+Engine = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="eager, or hf: any model of transformers, by its own code.  [default: eager]"),
+]
+Attention = Annotated[
+    str | None, typer.Option(metavar="NAME", help="sdpa, eager or flash.  [default: the checkpoint's, mostly sdpa]")
+]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, metavar="COUNT", help="Sequences at once.  [default: the task's]")
+]
+Threads = Annotated[int | None, typer.Option(min=1, metavar="COUNT", help="CPU threads.  [default: all cores]")]
+Seed = Annotated[
+    int | None, typer.Option(min=0, metavar="NUMBER", help="Draws documents, windows, trials.  [default: 0]")
+]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the runs.")]
+Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="Per cell.  [default: none]")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for programs.")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ from ttbench.suite import load_suite
 from ttbench.types import Cell
 
 
-def lay_out(fakes: ModuleType, **options: str) -> Plan:
+def lay_out(fakes: ModuleType, **options: Any) -> Plan:
     attending = dataclasses.replace(fakes.checkpoint("a"), attention=("sdpa", "flash"))
     return plan_task("fake-quality", Options(checkpoints=(attending, fakes.checkpoint("b")), threads=1, **options))
 

@@ -232,7 +232,7 @@ def test_seconds_left_follow_the_pace_of_the_run(fakes: ModuleType, monkeypatch:
     clock = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     plan = lay_out(fakes, names="a", ctx="512..2k")
-    flops = [plan.estimates[cell.cell_id].flops for cell in plan.cells]
+    flops = [plan.estimates[cell.cell_id].flops or 0.0 for cell in plan.cells]
     outlook = Outlook(plan, plan.cells)
     assert outlook.seconds_left() is None
     outlook.start(plan.cells[0])

@@ -100,7 +100,7 @@ class Recipe:
         last = next((i for i in range(first + 1, len(self.phases)) if self.phases[i].peak is not None), None)
         step -= sum(phase.num_steps for phase in self.phases[:first])
         num_steps = sum(phase.num_steps for phase in self.phases[first:last])
-        peak = 1.0 if self.phases[first].peak is None else self.phases[first].peak
+        peak = self.phases[first].peak or 1.0
         warmup_steps = max(1, round(self.warmup * num_steps))
         if step < warmup_steps:
             return peak * (step + 1) / warmup_steps

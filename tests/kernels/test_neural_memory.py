@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from operator import itemgetter
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -25,9 +28,17 @@ def make_gates(num_tokens: int, *, seed: int = 3, theta: float = 0.1) -> Tensor:
     return torch.cat((theta * raw[..., :1].sigmoid(), logs), -1)
 
 
-def make_inputs(num_tokens: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def make_inputs(num_tokens: int) -> Inputs:
     q, k, v = (torch.nn.functional.normalize(normal(B, num_tokens, H, D, seed=i), dim=-1) for i in range(3))
     return q, k, v, make_gates(num_tokens)
+
+
+def each(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
+    q, k, v, gates = inputs
+    return change(q), change(k), change(v), change(gates)
 
 
 def make_state(num_layers: int = 2, chunk_size: int = 8, *, scale: float = 0.5) -> MemoryState:
@@ -63,7 +74,7 @@ def test_any_split_gives_the_same_result(splits, read):
     whole, final = nm.chunked(*inputs, state, offset=0, read=read)
     outs, at = [], 0
     for size in splits:
-        out, state = nm.chunked(*(x[:, at : at + size] for x in inputs), state, offset=at % 8, read=read)
+        out, state = nm.chunked(*each(inputs, itemgetter(np.s_[:, at : at + size])), state, offset=at % 8, read=read)
         outs.append(out)
         at += size
     close(torch.cat(outs, 1), whole)
@@ -81,14 +92,20 @@ def test_steps_equal_the_recurrence(read):
 
     state = MemoryState(M=own(start.M), S=own(start.S), X=own(start.X), D=own(start.D), gates=start.gates.clone())
     outs = [
-        nm.step(*(x[:, t : t + 1] for x in inputs), state, place=torch.tensor([t % 8]), last=t % 8 == 7, read=read)
+        nm.step(
+            *each(inputs, itemgetter(np.s_[:, t : t + 1])),
+            state,
+            place=torch.tensor([t % 8]),
+            last=t % 8 == 7,
+            read=read,
+        )
         for t in range(21)
     ]
     close(torch.cat(outs, 1), expected)
 
 
 def test_gradients_of_the_closed_forms_equal_those_of_the_recurrence():
-    leaves = [x.requires_grad_() for x in make_inputs(13)]
+    leaves = each(make_inputs(13), Tensor.requires_grad_)
     weights = [x.clone().requires_grad_() for x in (normal(H, D, 8, seed=20), normal(H, 8, D, seed=21))]
     found = []
     for op in (nm.reference, nm.chunked):
@@ -171,9 +188,7 @@ def test_gates_of_exactly_zero_and_one_have_finite_gradients_and_are_exact(gate)
 def test_later_tokens_change_no_earlier_output(read):
     inputs, state = make_inputs(30), make_state()
     before, _ = nm.chunked(*inputs, state, offset=0, read=read)
-    changed = [x.clone() for x in inputs]
-    for x in changed:
-        x[:, 20:] = x[:, 20:] * 0.5
+    changed = each(inputs, lambda x: torch.cat((x[:, :20], 0.5 * x[:, 20:]), 1))
     after, _ = nm.chunked(*changed, state, offset=0, read=read)
     assert torch.equal(after[:, :20], before[:, :20])
     assert not torch.allclose(after[:, 20:], before[:, 20:])

@@ -149,7 +149,7 @@ def load_hf_model(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.
         # torch's grouped product, the default for mixtures of experts, has no float64
         chosen["experts_implementation"] = "eager"
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             config=hf_config(folder, config),
             dtype=dtype,
@@ -159,6 +159,7 @@ def load_hf_model(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.
             output_loading_info=True,
             **chosen,
         )
+        model, report = loaded
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, OSError, ImportError) as error:
         raise CheckpointError(f"transformers cannot load '{folder}': {type(error).__name__}: {error}") from error
     _require_fit(report, folder)

@@ -82,7 +82,7 @@ def _listed_wording(rng: np.random.Generator) -> tuple[str, Callable[[np.random.
     return WORDINGS[rng.integers(len(WORDINGS))], _key
 
 
-def _composed_wording(words: Sequence[str]) -> Wording:
+def _composed_wording(words: list[str]) -> Wording:
     """Wordings of up to eight drawn words before the key; keys of syllables or of drawn words."""
 
     def draw(rng: np.random.Generator, count: int) -> list[str]:

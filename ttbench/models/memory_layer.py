@@ -46,8 +46,9 @@ class MemoryLayer(nn.Module):
         width, heads = config.hidden_size, config.num_attention_heads
         self.config = config
         self.shapes = layer_shapes(config.head_dim, num_layers=config.memory_layers, expansion=config.memory_expansion)
-        for part in "qkvgo":
-            setattr(self, f"{part}_proj", nn.Linear(width, width, bias=False))
+        self.q_proj, self.k_proj, self.v_proj, self.g_proj, self.o_proj = (
+            nn.Linear(width, width, bias=False) for _ in range(5)
+        )
         self.gates_proj = nn.Linear(width, 3 * heads)
         self.convs = nn.ModuleDict()
         if config.conv_kernel:

@@ -62,7 +62,7 @@ class Block(nn.Module):
         super().__init__()
         self.mixer_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         rows = torch.randn(config.num_persistent, config.hidden_size)
-        self.register_parameter("persistent", nn.Parameter(rows) if len(rows) else None)
+        self.persistent = nn.Parameter(rows) if len(rows) else None
         self.memory = MemoryLayer(config)
         self.mlp_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)

@@ -55,7 +55,7 @@ def require_rows(rows: pd.DataFrame, variant: Variant) -> None:
     """Raises UsageError when the checkpoint has no row under one of the settings, and says which values it has."""
     mine = rows[rows["checkpoint"] == variant.name]
     for setting, value in variant.settings.items():
-        known = list(dict.fromkeys(str(entry) for entry in mine[setting].dropna()))
+        known = list(dict.fromkeys(str(entry) for entry in mine[setting].tolist() if not pd.isna(entry)))
         if value not in known:
             raise UsageError(
                 f"no row of '{variant.name}' has {setting}={value}; its rows have: {', '.join(known)}; measure it "

@@ -145,7 +145,7 @@ def test_an_entry_of_the_catalogue_runs_from_the_cache(
     assert (entries["mamba-130m"]["state"], entries["mamba-130m"]["download_bytes"]) == ("download", 517_000_000)
     assert entries["transformer"]["state"] == "zoo"
     shown = CliRunner().invoke(app, ["list", "checkpoints"])
-    assert (shown.exit_code, "cached" in shown.stdout, "not published" in shown.stdout) == (
+    assert (shown.exit_code, "cached" in shown.stdout, "unpublished" in shown.stdout) == (
         0,
         True,
         True,

@@ -117,7 +117,7 @@ STATES = {
     "partial": "cached, not whole",
     "download": "hub",
     "package": "package",
-    "unpublished": "not published",
+    "unpublished": "unpublished",
 }
 
 
@@ -138,12 +138,11 @@ def _print_checkpoints(entries: Sequence[Mapping[str, Any]]) -> None:
         for entry in zoo
     ]
     console.print_table(rows, columns, title="here, in the zoo")
-    columns = [Column("name"), Column("architecture"), Column("by"), Column("params", numeric=True)]
-    columns += [Column("trained", numeric=True), Column("to download", numeric=True), Column("where")]
+    columns = [Column("name"), Column("by", wrap=True), Column("params", numeric=True)]
+    columns += [Column("trained", numeric=True), Column("download", numeric=True), Column("where", wrap=True)]
     rows = [
         (
             entry["name"],
-            entry.get("architecture"),
             entry.get("provenance"),
             None if entry.get("num_params") is None else console.count(entry["num_params"]),
             _context(entry),

@@ -59,14 +59,7 @@ def chunked(
         order = torch.arange(num_keys, device=q.device)
         mask = order <= order[num_past:, None]
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
-    if grouped:
-        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
-    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    past, past_lse = flash(q, k[:, :, :num_past], v[:, :, :num_past])
-    present, present_lse = flash(q, k[:, :, num_past:], v[:, :, num_past:], is_causal=True)
-    # softmax over two sets = their own softmaxes, weighted by each set's share of the normaliser
-    share = torch.sigmoid(past_lse - present_lse)[..., None].to(q.dtype)
-    return past * share + present * (1 - share)
+    return flash(q, k, v)
 
 
 def step(

@@ -30,6 +30,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ttbench.kernels.gating import Mixes, mix
+from ttbench.kernels.ttt_linear import refill
 
 READS = ("chunk", "token")
 BLOCK = 64  # chunks whose gate matrices are made at once
@@ -147,9 +148,9 @@ def reference(
     return torch.stack(outs, 1), MemoryState(
         M=tuple(start_M),
         S=tuple(start_S),
-        X=tuple(_refill(like, r) for like, r in zip(initial_state.X, rows, strict=True)),
-        D=tuple(_refill(like, r) for like, r in zip(initial_state.D, errors, strict=True)),
-        gates=_refill(initial_state.gates, kept),
+        X=tuple(refill(like, r) for like, r in zip(initial_state.X, rows, strict=True)),
+        D=tuple(refill(like, r) for like, r in zip(initial_state.D, errors, strict=True)),
+        gates=refill(initial_state.gates, kept),
     )
 
 
@@ -176,13 +177,6 @@ def _advance(
     theta, eta, keep = gates[..., 0], gates[..., 1].exp(), gates[..., 2].exp()
     S = tuple(eta[..., None, None] * s - theta[..., None, None] * u for s, u in zip(S, grads, strict=True))
     return tuple(keep[..., None, None] * m + s for m, s in zip(M, S, strict=True)), S
-
-
-def _refill(like: Float[Tensor, "B H C I"], rows: list[Tensor]) -> Float[Tensor, "B H C I"]:
-    """Rows [B, H, I] in front, zeros behind."""
-    if not rows:
-        return torch.zeros_like(like)
-    return F.pad(torch.stack(rows, 2), (0, 0, 0, like.shape[2] - len(rows)))
 
 
 def chunked(

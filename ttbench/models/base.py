@@ -149,10 +149,12 @@ class SequenceModel(nn.Module, ABC):
     attention_backend: str = NO_ATTENTION  # the one in use
     config: Any
 
+    lm_head: nn.Linear
+
     @classmethod
-    @abstractmethod
     def from_config(cls, config: Any) -> Self:
         """Build with freshly initialised weights (torch's global generator)."""
+        return cls(config)
 
     @classmethod
     @abstractmethod
@@ -184,9 +186,10 @@ class SequenceModel(nn.Module, ABC):
     def step_variant(self, num_tokens: int) -> int:
         """Which graph the step after `num_tokens` tokens needs."""
 
-    @abstractmethod
     def head(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
         """Logits in float32 (float64 for a float64 model), apart so that scoring goes slice by slice."""
+        logits = self.lm_head(hidden)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def use_attention(self, name: str | None) -> None:
         """Attend with the back end `name` from now on; None takes the default.

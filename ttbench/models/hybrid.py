@@ -176,10 +176,6 @@ class Hybrid(SequenceModel):
             yield kinds[:i].count(kinds[i]), block, cast("MambaMixer | Attention", block.mixer)
 
     @classmethod
-    def from_config(cls, config: HybridConfig) -> Self:
-        return cls(config)
-
-    @classmethod
     def tiny(cls, **overrides: Any) -> Self:
         config = HybridConfig(
             vocab_size=257,
@@ -346,10 +342,6 @@ class Hybrid(SequenceModel):
         if config.count("attention"):
             return bucket_len(num_tokens + 1)
         return min(bucket_len(num_tokens + 1), config.sliding_window) if config.count("sliding_attention") else 0
-
-    def head(self, hidden: Float[Tensor, "... M"]) -> Float[Tensor, "... V"]:
-        logits = self.lm_head(hidden)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     @property
     def kernel_path(self) -> dict[str, str]:

@@ -169,10 +169,6 @@ class S4D(SequenceModel):
         return cast("list[Block]", list(self.layers))
 
     @classmethod
-    def from_config(cls, config: S4DConfig) -> Self:
-        return cls(config)
-
-    @classmethod
     def tiny(cls, **overrides: Any) -> Self:
         config = S4DConfig(vocab_size=257, hidden_size=32, intermediate_size=48, num_hidden_layers=2, state_size=8)
         return cls(replace(config, **overrides))
@@ -236,10 +232,6 @@ class S4D(SequenceModel):
     def step_variant(self, num_tokens: int) -> int:
         """Every step is alike."""
         return 0
-
-    def head(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
-        logits = self.lm_head(hidden)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     @property
     def kernel_path(self) -> dict[str, str]:

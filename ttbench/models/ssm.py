@@ -14,7 +14,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, cast
+from typing import Any, Protocol, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -105,10 +105,6 @@ class SSM(SequenceModel):
         """Shapes of one layer's state and tail, of one sequence."""
 
     @classmethod
-    def from_config(cls, config: Any) -> Self:
-        return cls(config)
-
-    @classmethod
     def cost(cls, config: Any, *, dtype_bytes: int) -> Cost:
         state_shape, tail_shape = cls.state_shapes(config)
         state_bytes = torch.Size(state_shape).numel() * max(4, dtype_bytes)
@@ -164,10 +160,6 @@ class SSM(SequenceModel):
     def step_variant(self, num_tokens: int) -> int:
         """Always 0: every step is the same."""
         return 0
-
-    def head(self, hidden: Float[Tensor, "... M"]) -> Float[Tensor, "... V"]:
-        logits = self.lm_head(hidden)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def _stream(self, ids: Tensor) -> Tensor:
         x = self.embed(ids)

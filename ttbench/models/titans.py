@@ -18,6 +18,7 @@ Letters: B batch, T tokens, H heads, D head dim, W width, C chunk, K conv kernel
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self, cast
@@ -33,6 +34,8 @@ from ttbench.models.memory_layer import LayerState, MemoryLayer
 from ttbench.models.titans_config import TitansConfig
 from ttbench.types import Cost
 
+PARTS = tuple(field.name for field in dataclasses.fields(LayerState))
+
 
 @dataclass(kw_only=True)
 class TitansState(State):
@@ -46,13 +49,7 @@ class TitansState(State):
 
     def layer(self, i: int) -> LayerState:
         """Views of one layer."""
-        return LayerState(
-            memory=self.memory[i],
-            momentum=self.momentum[i],
-            pending=self.pending[i],
-            gates=self.gates[i],
-            tail=self.tail[i],
-        )
+        return LayerState(**{name: getattr(self, name)[i] for name in PARTS})
 
 
 class Block(nn.Module):
@@ -76,8 +73,8 @@ class Block(nn.Module):
 
     def start(self, state: LayerState) -> None:
         """Write the state before the first token: the learned start, and the persistent vectors read."""
-        for part in (state.memory, state.momentum, state.pending, state.gates, state.tail):
-            part.zero_()
+        for name in PARTS:
+            getattr(state, name).zero_()
         for part, weight in zip(self.memory.view(state).M, self.memory.start_weights(), strict=True):
             part.copy_(weight)
         if self.persistent is not None:
@@ -184,9 +181,9 @@ class TitansLMM(SequenceModel):
         for i, block in enumerate(self._blocks()):
             # One sequence, then the same for all: the start does not depend on the batch size.
             whole = state.layer(i)
-            first = LayerState(**{name: getattr(whole, name)[:1] for name in LayerState.__dataclass_fields__})
+            first = LayerState(**{name: getattr(whole, name)[:1] for name in PARTS})
             block.start(first)
-            for name in LayerState.__dataclass_fields__:
+            for name in PARTS:
                 getattr(whole, name).copy_(getattr(first, name).clone())
 
     def forward(self, ids: Int[Tensor, "B T"], state: State | None = None) -> Float[Tensor, "B T W"]:
@@ -220,10 +217,6 @@ class TitansLMM(SequenceModel):
     def step_variant(self, num_tokens: int) -> int:
         """1 for the last token of a chunk, which writes the memory; else 0."""
         return int(self._place(num_tokens + 1) == 0)
-
-    def head(self, hidden: Float[Tensor, "... W"]) -> Float[Tensor, "... V"]:
-        logits = self.lm_head(hidden)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     @property
     def kernel_path(self) -> dict[str, str]:

@@ -249,10 +249,6 @@ class Transformer(SequenceModel):
         return cast("list[Block]", list(self.layers))
 
     @classmethod
-    def from_config(cls, config: TransformerConfig) -> Self:
-        return cls(config)
-
-    @classmethod
     def tiny(cls, **overrides: Any) -> Self:
         config = TransformerConfig(
             vocab_size=257,
@@ -360,10 +356,6 @@ class Transformer(SequenceModel):
         if not attention.BACKENDS[self.attention_backend].takes_mask:
             return num_tokens + 1
         return bucket_len(num_tokens + 1)
-
-    def head(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
-        logits = self.lm_head(hidden)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     @property
     def kernel_path(self) -> dict[str, str]:

@@ -212,10 +212,6 @@ class TTT(SequenceModel):
             self.lm_head.weight = self.embed.weight
 
     @classmethod
-    def from_config(cls, config: TTTConfig) -> Self:
-        return cls(config)
-
-    @classmethod
     def tiny(cls, **overrides: Any) -> Self:
         config = TTTConfig(
             vocab_size=257,
@@ -341,10 +337,6 @@ class TTT(SequenceModel):
     def step_variant(self, num_tokens: int) -> int:
         """1 for the last token of a mini-batch, which writes the weights; else 0."""
         return int((num_tokens + 1) % self.config.mini_batch_size == 0)
-
-    def head(self, hidden: Float[Tensor, "... M"]) -> Float[Tensor, "... V"]:
-        logits = self.lm_head(hidden)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     @property
     def kernel_path(self) -> dict[str, str]:

@@ -6,7 +6,6 @@ Nothing here names behaviour of one architecture: a new one is picked up from th
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -129,8 +128,7 @@ def close(actual: Tensor, expected: Tensor) -> None:
 
 
 def tensors_of(state: State) -> dict[str, Tensor]:
-    found = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    return {name: value for name, (value, _, _) in state.tensors().items()}
 
 
 def same(one: State, other: State) -> bool:
@@ -183,7 +181,7 @@ def test_steps_equal_forward_at_position_two_million(case, model):
 
 def fill(state: State, *, num_tokens: int) -> None:
     """The state of some long text: random, and the same at every call. What grows repeats every thousand tokens."""
-    for name, (value, _, length_dim) in state._tensors().items():
+    for name, (value, _, length_dim) in state.tensors().items():
         if name == "position":
             continue
         used = value if length_dim is None else value.narrow(length_dim, 0, num_tokens)

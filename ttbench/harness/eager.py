@@ -7,7 +7,6 @@ so that no number depends on the machine. Letters: B batch, T tokens, D width, V
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -211,8 +210,7 @@ class EagerEngine:
     def state_addresses(self) -> tuple[int, ...]:
         """Where the state's tensors are; they move only when `reset` needs a larger or another shape."""
         state = self._state
-        held = () if state is None else (getattr(state, field.name) for field in dataclasses.fields(state))
-        return tuple(value.data_ptr() for value in held if isinstance(value, Tensor))
+        return () if state is None else tuple(value.data_ptr() for value, _, _ in state.tensors().values())
 
     @property
     def kernel_path(self) -> dict[str, str]:

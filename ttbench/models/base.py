@@ -41,7 +41,8 @@ class State:
     num_tokens: int = 0
     max_len: int = 0  # tokens this state has room for
 
-    def _tensors(self) -> dict[str, tuple[Tensor, int | None, int | None]]:
+    def tensors(self) -> dict[str, tuple[Tensor, int | None, int | None]]:
+        """Every tensor by name, with its batch dimension and the one that grows with tokens, if any."""
         found = {}
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
@@ -51,14 +52,14 @@ class State:
 
     @property
     def batch_size(self) -> int:
-        return next(t.shape[b] for t, b, _ in self._tensors().values() if b is not None)
+        return next(t.shape[b] for t, b, _ in self.tensors().values() if b is not None)
 
     def _used(self, tensor: Tensor, length_dim: int | None, num_tokens: int) -> Tensor:
         return tensor if length_dim is None else tensor.narrow(length_dim, 0, min(num_tokens, tensor.shape[length_dim]))
 
     def save(self) -> Snapshot:
         """Copy the used part. The copy does not alias the state."""
-        used = {name: self._used(t, n, self.num_tokens).clone() for name, (t, _, n) in self._tensors().items()}
+        used = {name: self._used(t, n, self.num_tokens).clone() for name, (t, _, n) in self.tensors().items()}
         return Snapshot(num_tokens=self.num_tokens, tensors=used)
 
     def load(self, snapshot: Snapshot) -> None:
@@ -68,7 +69,7 @@ class State:
         """
         if snapshot.num_tokens > self.max_len:
             raise ValueError(f"snapshot holds {snapshot.num_tokens} tokens; this state has room for {self.max_len}")
-        for name, (tensor, batch_dim, length_dim) in self._tensors().items():
+        for name, (tensor, batch_dim, length_dim) in self.tensors().items():
             saved = snapshot.tensors[name]
             if batch_dim is not None and saved.shape[batch_dim] not in (1, tensor.shape[batch_dim]):
                 raise ValueError(
@@ -82,14 +83,14 @@ class State:
         """Bytes that hold state now; the position counter is not counted."""
         return sum(
             self._used(t, n, self.num_tokens).numel() * t.element_size()
-            for name, (t, _, n) in self._tensors().items()
+            for name, (t, _, n) in self.tensors().items()
             if name != "position"
         )
 
     @property
     def nbytes_allocated(self) -> int:
         """Bytes allocated for state; the position counter is not counted."""
-        return sum(t.numel() * t.element_size() for name, (t, _, _) in self._tensors().items() if name != "position")
+        return sum(t.numel() * t.element_size() for name, (t, _, _) in self.tensors().items() if name != "position")
 
 
 def layout(*, batch_dim: int | None, length_dim: int | None = None) -> Any:

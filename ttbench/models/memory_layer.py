@@ -1,17 +1,17 @@
 """The neural long-term memory as a layer: projections, gates and learned start around `kernels.neural_memory`.
 
     q, k, v = silu(conv(x W))          q and k of length 1 in each head
-    theta = max_step sigmoid(.)        eta = sigmoid(.)       keep = sigmoid(.)        from x, per head and token
-    out = o(norm(M(q)) * silu(g(x)))
+    theta = max_step / C sigmoid(.)    eta = sigmoid(.)       keep = sigmoid(.)        from x, per head and token
+    out = norm(M(q))                   per head
 
 Source: Behrouz et al., arXiv 2501.00663v1, sections 3.1 and 4.4. Not printed there and ours: gates per head, the bound
-of theta, the activation of the gate, kernel size, the norm's place (per head, as in the linear-attention models that
-the paper compares with). Letters: B batch, T tokens, H heads, D head dim, W width, K conv kernel, C chunk.
+of theta (a chunk's errors are all taken at the same weights, so it is their sum that must stay small), kernel size, the
+norm's place (per head, as in the linear-attention models that the paper compares with).
+Letters: B batch, T tokens, H heads, D head dim, W width, K conv kernel, C chunk, P all weights of the memory, E widths
+in and out of all its layers.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -21,21 +21,11 @@ from torch import Tensor, nn
 from ttbench.kernels import neural_memory
 from ttbench.kernels.neural_memory import MemoryState, layer_shapes
 from ttbench.models.layers import RMSNorm, ShortConv
+from ttbench.models.stack import Part, Slot
 from ttbench.models.titans_config import TitansConfig
 
 NORM_EPS = 1e-6  # of the lengths of q and k
 KEEP_BIAS = 4.0  # start of the gate that keeps: sigmoid(4) = 0.98
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerState:
-    """One layer's part of a model's state: views, written in place."""
-
-    memory: Float[Tensor, "B H P"]  # all weights of the memory, flat
-    momentum: Float[Tensor, "B H P"]
-    pending: Float[Tensor, "B H C E"]  # inputs and errors of every memory layer, side by side
-    gates: Float[Tensor, "B H C 3"]
-    tail: Float[Tensor, "B K-1 3*W"]  # last inputs of the convolutions
 
 
 class MemoryLayer(nn.Module):
@@ -46,9 +36,7 @@ class MemoryLayer(nn.Module):
         width, heads = config.hidden_size, config.num_attention_heads
         self.config = config
         self.shapes = layer_shapes(config.head_dim, num_layers=config.memory_layers, expansion=config.memory_expansion)
-        self.q_proj, self.k_proj, self.v_proj, self.g_proj, self.o_proj = (
-            nn.Linear(width, width, bias=False) for _ in range(5)
-        )
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(width, width, bias=False) for _ in range(3))
         self.gates_proj = nn.Linear(width, 3 * heads)
         self.convs = nn.ModuleDict()
         if config.conv_kernel:
@@ -76,32 +64,38 @@ class MemoryLayer(nn.Module):
         like, heads = self.norm.weight, self.config.num_attention_heads
         return [like.new_zeros(heads, *shape, dtype=self.inner_dtype) for shape in self.shapes]
 
-    def state_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:
-        """Field of LayerState -> shape."""
-        config = self.config
-        lead = (batch_size, config.num_attention_heads)
-        size = sum(rows * columns for rows, columns in self.shapes)
+    @staticmethod
+    def slots(config: TitansConfig) -> dict[str, Slot]:
+        """All weights flat, their momentum, what the chunk has pending, and the convolutions' last inputs."""
+        heads, chunk_size = config.num_attention_heads, config.chunk_size
+        shapes = layer_shapes(config.head_dim, num_layers=config.memory_layers, expansion=config.memory_expansion)
+        size = sum(rows * columns for rows, columns in shapes)
         return {
-            "memory": (*lead, size),
-            "momentum": (*lead, size),
-            "pending": (*lead, config.chunk_size, sum(map(sum, self.shapes))),
-            "gates": (*lead, config.chunk_size, 3),
-            "tail": (batch_size, max(config.conv_kernel - 1, 0), 3 * config.hidden_size),
+            "memory": Slot(shape=(heads, size), wide=True),
+            "momentum": Slot(shape=(heads, size), wide=True),
+            "pending": Slot(shape=(heads, chunk_size, sum(map(sum, shapes))), wide=True),
+            "gates": Slot(shape=(heads, chunk_size, 3), wide=True),
+            "tail": Slot(shape=(max(config.conv_kernel - 1, 0), 3 * config.hidden_size)),
         }
 
-    def view(self, state: LayerState) -> MemoryState:
+    def start_state(self, part: Part) -> None:
+        """Write M_0."""
+        for view, weight in zip(self.view(part).M, self.start_weights(), strict=True):
+            view.copy_(weight)
+
+    def view(self, part: Part) -> MemoryState:
         """The op's state: views of a layer's flat one."""
         sizes = [rows * columns for rows, columns in self.shapes]
         M, S = (
             tuple(part.unflatten(-1, shape) for part, shape in zip(flat.split(sizes, -1), self.shapes, strict=True))
-            for flat in (state.memory, state.momentum)
+            for flat in (part["memory"], part["momentum"])
         )
-        columns = state.pending.split([width for shape in self.shapes for width in shape], -1)
-        return MemoryState(M=M, S=S, X=columns[0::2], D=columns[1::2], gates=state.gates)
+        columns = part["pending"].split([width for shape in self.shapes for width in shape], -1)
+        return MemoryState(M=M, S=S, X=columns[0::2], D=columns[1::2], gates=part["gates"])
 
-    def store(self, final: MemoryState, state: LayerState) -> None:
+    def store(self, final: MemoryState, part: Part) -> None:
         """Write the op's final state back in place."""
-        into = self.view(state)
+        into = self.view(part)
         for name in ("M", "S", "X", "D"):
             for old, new in zip(getattr(into, name), getattr(final, name), strict=True):
                 old.copy_(new)
@@ -124,38 +118,34 @@ class MemoryLayer(nn.Module):
         q, k, v = parts
         q, k = (F.normalize(part, dim=-1, eps=NORM_EPS) for part in (q, k))
         raw = self.gates_proj(x).to(self.inner_dtype).unflatten(-1, (-1, 3))
-        theta = self.config.max_step * raw[..., :1].sigmoid()
+        theta = self.config.max_step / self.config.chunk_size * raw[..., :1].sigmoid()
         gates = torch.cat((theta, F.logsigmoid(raw[..., 1:])), -1)
         return (q, k, v, gates), torch.cat(tails, -1) if tails else tail
-
-    def output(self, out: Float[Tensor, "B T H D"], x: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
-        """What the layer adds to the stream."""
-        return self.o_proj(self.norm(out).flatten(-2).to(x.dtype) * F.silu(self.g_proj(x)))
 
     def initial(self, batch_size: int) -> MemoryState:
         """The op's state before the first token, differentiable."""
         return MemoryState.initial(self.start_weights(), batch_size=batch_size, chunk_size=self.config.chunk_size)
 
-    def forward(self, x: Float[Tensor, "B T W"], state: LayerState | None, *, offset: int) -> Float[Tensor, "B T W"]:
-        """Read and write all of `x`; `state` is advanced in place. `offset`: tokens in the chunk so far."""
-        inputs, tail = self.project(x, None if state is None else state.tail)
-        before = self.initial(x.shape[0]) if state is None else self.view(state)
+    def forward(self, x: Float[Tensor, "B T W"], part: Part | None, *, offset: int) -> Float[Tensor, "B T W"]:
+        """Read and write all of `x`; `part` is advanced in place. `offset`: tokens in the chunk so far."""
+        inputs, tail = self.project(x, None if part is None else part["tail"])
+        before = self.initial(x.shape[0]) if part is None else self.view(part)
         out, final = neural_memory.chunked(*inputs, before, offset=offset, read=self.config.memory_read)
-        if state is not None:
+        if part is not None:
             assert tail is not None
-            self.store(final, state)
-            state.tail.copy_(tail)
-        return self.output(out, x)
+            self.store(final, part)
+            part["tail"].copy_(tail)
+        return self.norm(out).flatten(-2).to(x.dtype)
 
     def step(
-        self, x: Float[Tensor, "B 1 W"], state: LayerState, *, place: Int[Tensor, "1"], last: bool
+        self, x: Float[Tensor, "B 1 W"], part: Part, *, place: Int[Tensor, "1"], last: bool
     ) -> Float[Tensor, "B 1 W"]:
-        """One token; `state` is advanced in place."""
-        inputs, tail = self.project(x, state.tail)
+        """One token; `part` is advanced in place."""
+        inputs, tail = self.project(x, part["tail"])
         assert tail is not None
-        out = neural_memory.step(*inputs, self.view(state), place=place, last=last, read=self.config.memory_read)
-        state.tail.copy_(tail)
-        return self.output(out, x)
+        out = neural_memory.step(*inputs, self.view(part), place=place, last=last, read=self.config.memory_read)
+        part["tail"].copy_(tail)
+        return self.norm(out).flatten(-2).to(x.dtype)
 
     @staticmethod
     def flops(config: TitansConfig) -> float:
@@ -163,11 +153,4 @@ class MemoryLayer(nn.Module):
         width, heads = config.hidden_size, config.num_attention_heads
         shapes = layer_shapes(config.head_dim, num_layers=config.memory_layers, expansion=config.memory_expansion)
         inner = heads * neural_memory.flops(shapes, config.chunk_size, read=config.memory_read)
-        return 2 * width * (5 * width + 3 * heads) + 2 * 3 * config.conv_kernel * width + inner
-
-    @staticmethod
-    def state_bytes(config: TitansConfig, *, dtype_bytes: int) -> int:
-        """Bytes of one sequence."""
-        shapes = layer_shapes(config.head_dim, num_layers=config.memory_layers, expansion=config.memory_expansion)
-        inner = config.num_attention_heads * neural_memory.state_size(shapes, config.chunk_size)
-        return inner * max(4, dtype_bytes) + max(config.conv_kernel - 1, 0) * 3 * config.hidden_size * dtype_bytes
+        return 2 * width * (3 * width + 3 * heads) + 2 * 3 * config.conv_kernel * width + inner

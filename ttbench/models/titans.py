@@ -1,10 +1,9 @@
 """Titans: language models with a neural long-term memory that learns while it reads.
 
-    x = x + mixer([P, norm(x)])        x = x + SwiGLU(norm(x))        then norm, then a tied or untied head
+    titans-lmm    o = W_o (m * silu(W_g x))       m = M([P, x])                      the memory alone
 
-P are N_p learned vectors in front of the input of every layer, the persistent memory (equation 19); they are written
-to the memory like tokens, and what comes out at their places is dropped. The mixer of `titans-lmm` is the memory alone
-(`models.memory_layer`).
+m, the memory's normed output, is dropped at the places of P: N_p learned vectors in front of the input of every layer,
+the persistent memory (equation 19), which are written to the memory like tokens.
 
 Source: Behrouz et al., arXiv 2501.00663v1, sections 3 and 4. There is no official code and there are no published
 weights. The paper prints no widths, depths, chunk or segment sizes, N_p, kernel sizes, bounds of theta or activation of
@@ -18,122 +17,95 @@ Letters: B batch, T tokens, H heads, D head dim, W width, C chunk, K conv kernel
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self, cast
+from abc import abstractmethod
+from dataclasses import replace
+from typing import Any, ClassVar, Self
 
 import torch
-from jaxtyping import Float, Int
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from ttbench.errors import CheckpointError
-from ttbench.models.base import Dialect, SequenceModel, State, layout, require_no_grad
-from ttbench.models.layers import RMSNorm, SwiGLU, init_weights_
-from ttbench.models.memory_layer import LayerState, MemoryLayer
+from ttbench.models.memory_layer import MemoryLayer
+from ttbench.models.stack import At, Mixer, Part, Slot, Stack, Work, own_dialect
 from ttbench.models.titans_config import TitansConfig
-from ttbench.types import Cost
-
-PARTS = tuple(field.name for field in dataclasses.fields(LayerState))
 
 
-@dataclass(kw_only=True)
-class TitansState(State):
-    """`LayerState` of every layer."""
-
-    memory: Float[Tensor, "L B H P"] = layout(batch_dim=1)
-    momentum: Float[Tensor, "L B H P"] = layout(batch_dim=1)
-    pending: Float[Tensor, "L B H C E"] = layout(batch_dim=1)
-    gates: Float[Tensor, "L B H C 3"] = layout(batch_dim=1)
-    tail: Float[Tensor, "L B K-1 3*W"] = layout(batch_dim=1)
-
-    def layer(self, i: int) -> LayerState:
-        """Views of one layer."""
-        return LayerState(**{name: getattr(self, name)[i] for name in PARTS})
-
-
-class Block(nn.Module):
-    """Memory and SwiGLU, each after a norm and added to the stream."""
+class TitansMixer(Mixer):
+    """A memory, and the persistent vectors that every layer reads first. Subclasses say what is done with both."""
 
     def __init__(self, config: TitansConfig) -> None:
         super().__init__()
-        self.mixer_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.config = config
         rows = torch.randn(config.num_persistent, config.hidden_size)
         self.persistent = nn.Parameter(rows) if len(rows) else None
         self.memory = MemoryLayer(config)
-        self.mlp_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
-
-    def mix(self, h: Float[Tensor, "B T W"], state: LayerState | None, *, offset: int) -> Float[Tensor, "B T W"]:
-        """The mixer over tokens; without a state the persistent vectors are read first, with one they have been."""
-        if state is not None or self.persistent is None:
-            return self.memory(h, state, offset=offset)
-        prefix = self.persistent.expand(h.shape[0], -1, -1)
-        return self.memory(torch.cat((prefix, h), 1), None, offset=0)[:, len(self.persistent) :]
-
-    def start(self, state: LayerState) -> None:
-        """Write the state before the first token: the learned start, and the persistent vectors read."""
-        for name in PARTS:
-            getattr(state, name).zero_()
-        for part, weight in zip(self.memory.view(state).M, self.memory.start_weights(), strict=True):
-            part.copy_(weight)
-        if self.persistent is not None:
-            self.memory(self.persistent[None], state, offset=0)
-
-
-_MEMORY = [f"{part}_proj.weight" for part in "qkvgo"] + ["gates_proj.weight", "gates_proj.bias", "norm.weight"]
-_MEMORY += [f"convs.{part}.weight" for part in "qkv"] + [f"start.{i}" for i in range(8)]
-_BLOCK = ["persistent", "mixer_norm.weight", "mlp_norm.weight", *(f"memory.{name}" for name in _MEMORY)]
-_BLOCK += [f"mlp.{part}_proj.weight" for part in ("gate", "up", "down")]
-
-
-def _dialect(variant: str, extra: tuple[str, ...] = ()) -> Dialect:
-    """Our own naming: the modules' names."""
-    names: Mapping[str, str | None] = {
-        **{name: name for name in ("embed.weight", "norm.weight", "lm_head.weight")},
-        **{f"layers.{{i}}.{name}": f"layers.{{i}}.{name}" for name in (*_BLOCK, *extra)},
-    }
-    return Dialect(
-        name=f"titans-{variant}",
-        matches=lambda data: data.get("model_type") == "titans" and data.get("variant") == variant,
-        config=TitansConfig.from_json,
-        weights=names,
-    )
-
-
-class TitansLMM(SequenceModel):
-    """The memory alone. See the module docstring."""
-
-    version = 1
-    state_grows = False
-    variant: ClassVar[str] = "lmm"
-    DIALECTS = (_dialect("lmm"),)
-
-    def __init__(self, config: TitansConfig) -> None:
-        super().__init__()
-        if config.variant != self.variant:
-            raise CheckpointError(f"{type(self).__name__} got variant={config.variant!r}; expected {self.variant!r}")
-        self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
-        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        outputs = [part for block in self._blocks() for part in (block.memory.o_proj, block.mlp.down_proj)]
-        init_weights_(self, residual=outputs, num_branches=len(outputs))
-        for block in self._blocks():
-            block.memory.reset_gates_()
-        if config.tie_word_embeddings:
-            self.lm_head.weight = self.embed.weight
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
     @classmethod
-    def from_config(cls, config: TitansConfig) -> Self:
-        config.check()
-        return cls(config)
+    def slots(cls, config: TitansConfig) -> dict[str, Slot]:
+        return MemoryLayer.slots(config)
+
+    def start_weights_(self) -> None:
+        self.memory.reset_gates_()
+
+    def start_state(self, part: Part) -> None:
+        self.memory.start_state(part)
+        if self.persistent is not None:
+            self.memory(self.persistent[None], part, offset=0)
+
+    def forward(self, x: Float[Tensor, "B T W"], part: Part | None, *, at: At, read: int) -> Float[Tensor, "B T W"]:
+        if part is not None or self.persistent is None:
+            return self.mix(x, part, at=at, offset=0 if part is None else self.place(read))
+        prefix = self.persistent.expand(len(x), -1, -1)
+        return self.mix(torch.cat((prefix, x), 1), None, at=at, offset=0)[:, len(self.persistent) :]
+
+    @abstractmethod
+    def mix(self, x: Float[Tensor, "B T W"], part: Part | None, *, at: At, offset: int) -> Float[Tensor, "B T W"]:
+        """Mix `x`; without `part` it begins with the persistent vectors."""
+
+    def place(self, read: int) -> int:
+        """Tokens in the current chunk after `read` tokens, the persistent vectors included."""
+        return (read + self.config.num_persistent) % self.config.chunk_size
+
+
+class LMMMixer(TitansMixer):
+    """The memory alone, gated by a linear map of its input (section 4.4)."""
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__(config)
+        self.g_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    @classmethod
+    def work(cls, config: TitansConfig) -> Work:
+        return Work(flops=MemoryLayer.flops(config) + 2 * 2 * config.hidden_size**2)
+
+    def mix(self, x: Float[Tensor, "B T W"], part: Part | None, *, at: At, offset: int) -> Float[Tensor, "B T W"]:
+        return self.o_proj(self.memory(x, part, offset=offset) * F.silu(self.g_proj(x)))
+
+    def step(self, x: Float[Tensor, "B 1 W"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 W"]:
+        place = (at.positions + self.config.num_persistent) % self.config.chunk_size
+        m = self.memory.step(x, part, place=place, last=bool(variant))
+        return self.o_proj(m * F.silu(self.g_proj(x)))
+
+
+MEMORY_KEYS = (
+    *(f"{part}_proj.weight" for part in "qkv"),
+    *(f"convs.{part}.weight" for part in "qkv"),
+    *(f"start.{i}" for i in range(8)),
+    *("gates_proj.weight", "gates_proj.bias", "norm.weight"),
+)
+MIXER_KEYS = ("persistent", "o_proj.weight", *(f"memory.{key}" for key in MEMORY_KEYS))
+
+
+class Titans(Stack):
+    """What the variants share."""
+
+    config_class: ClassVar[type[Any]]  # a TitansConfig
 
     @classmethod
     def tiny(cls, **overrides: Any) -> Self:
-        config = TitansConfig(
-            variant=cls.variant,
+        config = cls.config_class(
             vocab_size=257,
             hidden_size=32,
             intermediate_size=48,
@@ -144,80 +116,23 @@ class TitansLMM(SequenceModel):
             memory_expansion=2,
             memory_read="token",
             memory_init="learned",
-            max_step=0.01,
+            max_step=0.16,
             num_persistent=3,
         )
         return cls.from_config(replace(config, **overrides))
 
-    @classmethod
-    def cost(cls, config: TitansConfig, *, dtype_bytes: int) -> Cost:
-        layer = MemoryLayer.flops(config) + SwiGLU.flops(config.hidden_size, config.intermediate_size)
-        return Cost(
-            flops_per_token=config.num_hidden_layers * layer + 2 * config.hidden_size * config.vocab_size,
-            flops_per_context_token=0,
-            state_bytes=config.num_hidden_layers * MemoryLayer.state_bytes(config, dtype_bytes=dtype_bytes),
-            state_bytes_per_token=0,
-        )
-
-    def _blocks(self) -> list[Block]:
-        return cast("list[Block]", list(self.layers))
-
-    def new_state(self, batch_size: int, max_len: int) -> State:
-        like, memory = self.norm.weight, self._blocks()[0].memory
-        shapes = memory.state_shapes(batch_size)
-        tensors: dict[str, Any] = {
-            name: like.new_zeros(len(self.layers), *shape, dtype=like.dtype if name == "tail" else memory.inner_dtype)
-            for name, shape in shapes.items()
-        }
-        state = TitansState(position=torch.zeros(1, dtype=torch.int64, device=like.device), max_len=max_len, **tensors)
-        self.reset(state)
-        return state
-
-    @torch.no_grad()
-    def reset(self, state: State) -> None:
-        assert isinstance(state, TitansState)
-        state.position.zero_()
-        state.num_tokens = 0
-        for i, block in enumerate(self._blocks()):
-            # One sequence, then the same for all: the start does not depend on the batch size.
-            whole = state.layer(i)
-            first = LayerState(**{name: getattr(whole, name)[:1] for name in PARTS})
-            block.start(first)
-            for name in PARTS:
-                getattr(whole, name).copy_(getattr(first, name).clone())
-
-    def forward(self, ids: Int[Tensor, "B T"], state: State | None = None) -> Float[Tensor, "B T W"]:
-        require_no_grad(state)
-        x, offset = self.embed(ids), 0
-        if state is not None:
-            assert isinstance(state, TitansState)
-            offset = self._place(state.num_tokens)
-        for i, block in enumerate(self._blocks()):
-            x = x + block.mix(block.mixer_norm(x), None if state is None else state.layer(i), offset=offset)
-            x = x + block.mlp(block.mlp_norm(x))
-        if state is not None:
-            state.position += ids.shape[1]
-        return self.norm(x)
-
-    def step(self, ids: Int[Tensor, "B"], state: State, variant: int) -> Float[Tensor, "B W"]:
-        require_no_grad(state)
-        assert isinstance(state, TitansState)
-        x = self.embed(ids)[:, None]
-        place = (state.position + self.config.num_persistent) % self.config.chunk_size
-        for i, block in enumerate(self._blocks()):
-            x = x + block.memory.step(block.mixer_norm(x), state.layer(i), place=place, last=bool(variant))
-            x = x + block.mlp(block.mlp_norm(x))
-        state.position += 1
-        return self.norm(x[:, 0])
-
-    def _place(self, num_tokens: int) -> int:
-        """Tokens in the current chunk, the persistent ones included, after `num_tokens` tokens."""
-        return (num_tokens + self.config.num_persistent) % self.config.chunk_size
-
     def step_variant(self, num_tokens: int) -> int:
         """1 for the last token of a chunk, which writes the memory; else 0."""
-        return int(self._place(num_tokens + 1) == 0)
+        return int((num_tokens + 1 + self.config.num_persistent) % self.config.chunk_size == 0)
 
     @property
     def kernel_path(self) -> dict[str, str]:
         return {"neural_memory": "chunked"}
+
+
+class TitansLMM(Titans):
+    """The memory alone."""
+
+    config_class = TitansConfig
+    mixer_class = LMMMixer
+    DIALECTS = (own_dialect(TitansConfig, mixer_keys=(*MIXER_KEYS, "g_proj.weight")),)

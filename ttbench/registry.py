@@ -62,6 +62,9 @@ ARCHITECTURES = Registry(
         "ttt-linear": "ttbench.models.ttt:TTTLinear",
         "ttt-mlp": "ttbench.models.ttt:TTTMLP",
         "titans-lmm": "ttbench.models.titans:TitansLMM",
+        "titans-mac": "ttbench.models.titans_mac:TitansMAC",
+        "titans-mag": "ttbench.models.titans:TitansMAG",
+        "titans-mal": "ttbench.models.titans:TitansMAL",
     },
 )
 

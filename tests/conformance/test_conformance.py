@@ -46,6 +46,18 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"memory_read": "chunk", "num_persistent": 0, "memory_layers": 4, "tie_word_embeddings": True},
         {"memory_layers": 1, "memory_init": "zero", "chunk_size": 5, "conv_kernel": 0},
     ],
+    "titans-mac": [
+        {"memory_read": "chunk", "num_persistent": 0, "memory_layers": 1, "tie_word_embeddings": True},
+        {"memory_layers": 3, "chunk_size": 5, "conv_kernel": 0},
+    ],
+    "titans-mag": [
+        {"memory_read": "chunk", "num_persistent": 0, "window": 40, "tie_word_embeddings": True},
+        {"memory_layers": 1, "memory_init": "zero", "chunk_size": 5, "conv_kernel": 0, "window": 2},
+    ],
+    "titans-mal": [
+        {"memory_read": "chunk", "num_persistent": 0, "window": 40, "tie_word_embeddings": True},
+        {"memory_layers": 1, "memory_init": "zero", "chunk_size": 5, "conv_kernel": 0, "window": 2},
+    ],
     "ttt-linear": [PLAIN_TTT, {"mini_batch_size": 5, "tie_word_embeddings": False}],
     "ttt-mlp": [PLAIN_TTT, {"mini_batch_size": 5, "tie_word_embeddings": False}],
 }

@@ -36,6 +36,20 @@ def test_grouped_heads_equal_repeated_heads(groups: int) -> None:
     torch.testing.assert_close(window_attention.chunked(q, k, v, window=20), expected, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize("num_sinks", [1, 3])
+@pytest.mark.parametrize("window", [1, 20, LEAST_QUERIES, 1000])
+def test_sinks_are_seen_besides_the_window(num_sinks: int, window: int) -> None:
+    q, k, v = inputs(150, 10 + num_sinks)
+    reference = window_attention.reference(q, k, v, window=window, num_sinks=num_sinks)
+    fast = window_attention.chunked(q, k, v, window=window, num_sinks=num_sinks)
+    torch.testing.assert_close(fast, reference, rtol=1e-11, atol=1e-12)
+    with torch.inference_mode():
+        v = v.clone()
+        v[:, :, 0] += 1
+        changed = window_attention.reference(q, k, v, window=window, num_sinks=num_sinks) != reference
+    assert changed.any(-1).any(1).all()
+
+
 def test_a_window_that_holds_everything_is_attention() -> None:
     q, k, v = inputs(40, 9)
     expected = attention.reference(q, k, v)

@@ -31,7 +31,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ttbench.kernels import attention, selective_scan, window_attention
+from ttbench.kernels import attention, selective_scan
+from ttbench.models import ring
 from ttbench.models.base import Dialect, SequenceModel, State, layout, require_no_grad
 from ttbench.models.hybrid_config import HybridConfig
 from ttbench.models.layers import RMSNorm, SwiGLU, bucket_len, init_weights_, rotary_angles
@@ -220,7 +221,7 @@ class Hybrid(SequenceModel):
         num_mamba, inner_dim = config.count("mamba"), config.inner_dim
         heads, num_sliding = (batch_size, config.num_key_value_heads), config.count("sliding_attention")
         keys = (config.count("attention"), *heads, max_len, config.head_dim)
-        ring = (num_sliding, *heads, config.sliding_window - 1 if num_sliding else 0, config.head_dim)
+        places = (num_sliding, *heads, config.sliding_window - 1 if num_sliding else 0, config.head_dim)
         return HybridState(
             position=torch.zeros(1, dtype=torch.int64, device=like.device),
             max_len=max_len,
@@ -228,8 +229,8 @@ class Hybrid(SequenceModel):
             tail=like.new_zeros(num_mamba, batch_size, config.mamba_d_conv - 1, inner_dim),
             keys=like.new_zeros(keys),
             values=like.new_zeros(keys),
-            ring_keys=like.new_zeros(ring),
-            ring_values=like.new_zeros(ring),
+            ring_keys=like.new_zeros(places),
+            ring_values=like.new_zeros(places),
         )
 
     def reset(self, state: State) -> None:
@@ -251,8 +252,14 @@ class Hybrid(SequenceModel):
                 ssm, tail = (None, None) if state is None else (state.ssm[i], state.tail[i])
                 out = mixer(h, ssm=ssm, tail=tail)
             else:
-                attend = self._attend if kind == "attention" else self._attend_window
-                out = mixer.merge(attend(*mixer.project(h, turns, None), state, i))
+                q, k, v = mixer.project(h, turns, None)
+                if kind == "attention":
+                    out = self._attend(q, k, v, state, i)
+                else:
+                    kept = None if state is None else (state.ring_keys[i], state.ring_values[i])
+                    read = 0 if state is None else state.num_tokens
+                    out = ring.attend(q, (k, v), kept, window=self.config.sliding_window, read=read)
+                out = mixer.merge(out)
             x = x + out
             x = x + block.feed_forward(block.pre_ff_layernorm(x))
         if state is not None:
@@ -268,24 +275,6 @@ class Hybrid(SequenceModel):
             k, v = state.keys[i, :, :, :end], state.values[i, :, :, :end]
         return attention.chunked(q, k, v)
 
-    def _attend_window(
-        self, q: Tensor, k: Tensor, v: Tensor, state: HybridState | None, i: int
-    ) -> Float[Tensor, "B H T D"]:
-        """Attention to the window; the last keys and values are written to the ring."""
-        window, num_tokens = self.config.sliding_window, q.shape[2]
-        if state is None:
-            return window_attention.chunked(q, k, v, window=window)
-        size, read = window - 1, state.num_tokens
-        # slots of the tokens before, oldest first, and of the new ones that are kept
-        past = torch.arange(max(0, read - size), read, device=q.device) % size
-        new = torch.arange(max(0, num_tokens - size), num_tokens, device=q.device)
-        slots = (read + new) % size
-        whole = []
-        for ring, part in ((state.ring_keys[i], k), (state.ring_values[i], v)):
-            whole.append(torch.cat((ring[:, :, past], part), 2))
-            ring.index_copy_(2, slots, part[:, :, new])
-        return window_attention.chunked(q, *whole, window=window)
-
     def step(self, ids: Int[Tensor, "B"], state: State, variant: int) -> Float[Tensor, "B M"]:
         require_no_grad(state)
         assert isinstance(state, HybridState)
@@ -299,8 +288,8 @@ class Hybrid(SequenceModel):
                 if kind == "attention":
                     out = self._step_full(q, k, v, state.position, (state.keys[i], state.values[i]), variant)
                 else:
-                    ring = state.ring_keys[i], state.ring_values[i]
-                    out = self._step_window(q, k, v, state.position, ring, variant)
+                    kept = state.ring_keys[i], state.ring_values[i]
+                    out = ring.step(q, (k, v), kept, position=state.position, seen_len=variant)
                 out = mixer.merge(out)[:, 0]
             x = x + out
             x = x + block.feed_forward(block.pre_ff_layernorm(x))
@@ -317,24 +306,6 @@ class Hybrid(SequenceModel):
         seen_len = min(variant, keys.shape[2])
         seen = (torch.arange(seen_len, device=q.device) <= position)[None, None, None]
         return attention.step(q, keys[:, :, :seen_len], values[:, :, :seen_len], seen)
-
-    @staticmethod
-    def _step_window(
-        q: Tensor, k: Tensor, v: Tensor, position: Tensor, ring: tuple[Tensor, Tensor], variant: int
-    ) -> Float[Tensor, "B H 1 D"]:
-        keys, values = ring
-        size = keys.shape[2]
-        seen_len = min(variant, size)
-        # slots that no token has filled yet are not seen; the token's own key comes last
-        slots = torch.arange(seen_len + 1, device=q.device)
-        seen = ((slots < position) | (slots == seen_len))[None, None, None]
-        out = attention.step(
-            q, torch.cat((keys[:, :, :seen_len], k), 2), torch.cat((values[:, :, :seen_len], v), 2), seen
-        )
-        slot = position % size
-        keys.index_copy_(2, slot, k)
-        values.index_copy_(2, slot, v)
-        return out
 
     def step_variant(self, num_tokens: int) -> int:
         """Keys that attention reads, at most; windows stop at theirs."""

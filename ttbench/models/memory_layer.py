@@ -46,7 +46,7 @@ class MemoryLayer(nn.Module):
         if config.memory_init == "learned":
             self.start.extend(nn.Parameter(torch.randn(heads, *shape) * shape[0] ** -0.5) for shape in self.shapes)
 
-    def reset_gates_(self) -> None:
+    def start_weights_(self) -> None:
         """Start values of the gates' biases: half a step, half the momentum, nearly everything kept."""
         with torch.no_grad():
             bias = self.gates_proj.bias.view(-1, 3)
@@ -93,13 +93,15 @@ class MemoryLayer(nn.Module):
         columns = part["pending"].split([width for shape in self.shapes for width in shape], -1)
         return MemoryState(M=M, S=S, X=columns[0::2], D=columns[1::2], gates=part["gates"])
 
-    def store(self, final: MemoryState, part: Part) -> None:
-        """Write the op's final state back in place."""
+    def store(self, final: MemoryState, tail: Tensor | None, part: Part) -> None:
+        """Write what `run` left back in place."""
         into = self.view(part)
         for name in ("M", "S", "X", "D"):
             for old, new in zip(getattr(into, name), getattr(final, name), strict=True):
                 old.copy_(new)
         into.gates.copy_(final.gates)
+        assert tail is not None
+        part["tail"].copy_(tail)
 
     def project(
         self, x: Float[Tensor, "B T W"], tail: Float[Tensor, "B K-1 3*W"] | None
@@ -126,16 +128,30 @@ class MemoryLayer(nn.Module):
         """The op's state before the first token, differentiable."""
         return MemoryState.initial(self.start_weights(), batch_size=batch_size, chunk_size=self.config.chunk_size)
 
-    def forward(self, x: Float[Tensor, "B T W"], part: Part | None, *, offset: int) -> Float[Tensor, "B T W"]:
-        """Read and write all of `x`; `part` is advanced in place. `offset`: tokens in the chunk so far."""
-        inputs, tail = self.project(x, None if part is None else part["tail"])
-        before = self.initial(x.shape[0]) if part is None else self.view(part)
-        out, final = neural_memory.chunked(*inputs, before, offset=offset, read=self.config.memory_read)
-        if part is not None:
-            assert tail is not None
-            self.store(final, part)
-            part["tail"].copy_(tail)
+    def run(
+        self,
+        x: Float[Tensor, "B T W"],
+        state: MemoryState,
+        tail: Float[Tensor, "B K-1 3*W"] | None,
+        *,
+        offset: int,
+    ) -> tuple[Float[Tensor, "B T W"], MemoryState, Float[Tensor, "B K-1 3*W"] | None]:
+        """Read and write all of `x`, with `offset` tokens in the chunk so far; nothing given is changed."""
+        inputs, tail = self.project(x, tail)
+        out, final = neural_memory.chunked(*inputs, state, offset=offset, read=self.config.memory_read)
+        return self.merge(out, x), final, tail
+
+    def merge(self, out: Float[Tensor, "B T H D"], x: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
+        """Normed heads side by side, in the dtype of `x`."""
         return self.norm(out).flatten(-2).to(x.dtype)
+
+    def forward(self, x: Float[Tensor, "B T W"], part: Part | None, *, offset: int) -> Float[Tensor, "B T W"]:
+        """As `run`; `part` is advanced in place, and without it the memory starts anew."""
+        if part is None:
+            return self.run(x, self.initial(len(x)), None, offset=offset)[0]
+        out, final, tail = self.run(x, self.view(part), part["tail"], offset=offset)
+        self.store(final, tail, part)
+        return out
 
     def step(
         self, x: Float[Tensor, "B 1 W"], part: Part, *, place: Int[Tensor, "1"], last: bool
@@ -145,7 +161,7 @@ class MemoryLayer(nn.Module):
         assert tail is not None
         out = neural_memory.step(*inputs, self.view(part), place=place, last=last, read=self.config.memory_read)
         part["tail"].copy_(tail)
-        return self.norm(out).flatten(-2).to(x.dtype)
+        return self.merge(out, x)
 
     @staticmethod
     def flops(config: TitansConfig) -> float:

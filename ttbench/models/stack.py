@@ -162,10 +162,10 @@ class StackState(State):
     held: Mapping[str, Float[Tensor, "L B ..."]]
 
     def tensors(self) -> dict[str, tuple[Tensor, int | None, int | None]]:
-        lengths = {name: slot.length_dim for name, slot in self.slots.items()}
-        return {"position": (self.position, None, None)} | {
-            name: (tensor, 1, None if (dim := lengths[name]) is None else dim + 2) for name, tensor in self.held.items()
-        }
+        found: dict[str, tuple[Tensor, int | None, int | None]] = {"position": (self.position, None, None)}
+        for name, slot in self.slots.items():
+            found[name] = (self.held[name], 1, None if slot.length_dim is None else slot.length_dim + 2)
+        return found
 
     def layer(self, i: int) -> Part:
         """Views of one layer."""

@@ -17,7 +17,7 @@ from ttbench.errors import SuiteError, UnknownNameError, UsageError
 from ttbench.harness.checkpoint import zoo_names
 from ttbench.harness.data import Corpus
 from ttbench.models.base import SequenceModel
-from ttbench.train import RECIPE, Recipe, Trainee, Training, find_trainee, read_recipe, train
+from ttbench.train import RECIPE, Recipe, Trainee, Training, find_trainees, read_recipe, train
 
 TINY = {
     "recipe": {
@@ -63,8 +63,13 @@ def recipe_path(tmp_path: Path) -> Path:
     return path
 
 
+def find_one(name: str, recipe_path: Path) -> tuple[Recipe, Trainee]:
+    recipe, trainees = find_trainees([name], recipe_path)
+    return recipe, trainees[name]
+
+
 def train_one(name: str, recipe_path: Path, **options: Any) -> Training:
-    recipe, trainee = find_trainee(name, recipe_path)
+    recipe, trainee = find_one(name, recipe_path)
     return train(trainee, recipe, **options)
 
 
@@ -88,7 +93,7 @@ def test_every_model_of_a_recipe_sees_the_same_bytes_in_the_same_order(recipe_pa
 
 
 def test_two_processes_cannot_train_the_same_model_at_once(recipe_path, tmp_path):
-    recipe, trainee = find_trainee("transformer", recipe_path)
+    recipe, trainee = find_one("transformer", recipe_path)
     seen: list[str] = []
 
     def second(progress: trainer.Progress) -> None:
@@ -202,7 +207,7 @@ def test_a_wrong_recipe_is_refused_in_words(tmp_path, change, error, words):
 
 def test_unknown_models_and_missing_recipes_are_refused(recipe_path, tmp_path):
     with pytest.raises(UnknownNameError, match="did you mean 'transformer'"):
-        find_trainee("transformr", recipe_path)
+        find_trainees(["transformr"], recipe_path)
     with pytest.raises(SuiteError, match="cannot read"):
         read_recipe(tmp_path / "none.yaml")
     assert RECIPE.exists()
@@ -268,7 +273,7 @@ def test_a_grid_trains_each_rate_on_the_same_rows_and_scores_it_on_valid(recipe_
     monkeypatch.setattr(
         "ttbench.grid.ROWS", {"recall": ("recall", 128, 8), "needle": ("needle", 256, 8), "prose": ("prose", 64, 8)}
     )
-    recipe, trainee = find_trainee("transformer", recipe_path)
+    recipe, trainee = find_one("transformer", recipe_path)
     trials = list(grid.run_trials(trainee, recipe, [1e-6, 1e-2], share=0.5, cache=tmp_path))
     assert [(trial.lr, trial.num_tokens) for trial in trials] == [(1e-6, 1024), (1e-2, 1024)]
     assert trials[0].data_digest == trials[1].data_digest

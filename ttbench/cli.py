@@ -341,6 +341,9 @@ def train(
         Path | None, typer.Option(metavar="FILE", help="A recipe in YAML.  [default: the zoo's]", show_default=False)
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the finished checkpoints go.")] = Path("trained"),
+    share: Annotated[
+        float, typer.Option(metavar="SHARE", help="Train on this share of the recipe's tokens: 0.12 for a brief look.")
+    ] = 1.0,
     grid: Annotated[
         str | None,
         typer.Option(
@@ -361,7 +364,7 @@ def train(
     if grid is not None:
         checkpoints.grid(names or [], grid, recipe=recipe, threads=threads, as_json=as_json)
     else:
-        checkpoints.train(names or [], recipe=recipe, out=out, threads=threads)
+        checkpoints.train(names or [], recipe=recipe, share=share, out=out, threads=threads)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +78,7 @@ class Recipe:
         return max(phase.context_len for phase in self.phases)
 
     def scaled(self, share: float) -> Recipe:
-        """The same recipe with `share` of every phase's tokens, one step at least: for trials."""
+        """The same recipe with `share` of every phase's tokens, one step at least; itself for 1."""
         phases = tuple(
             dataclasses.replace(phase, tokens=max(round(phase.tokens * share), phase.context_len * phase.batch_size))
             for phase in self.phases
@@ -220,12 +220,16 @@ def weighted_loss(model: SequenceModel, rows: Rows, *, autocast: bool) -> Tensor
     return (nats * weight).sum() / weight.sum()
 
 
-def find_trainee(name: str, path: Path = RECIPE) -> tuple[Recipe, Trainee]:
-    """A recipe and one of its models. Raises UnknownNameError for a name it lacks, and what `read_recipe` raises."""
+def find_trainees(names: Sequence[str], path: Path = RECIPE) -> tuple[Recipe, dict[str, Trainee]]:
+    """A recipe, and those of its models that are named: all where none is.
+
+    Raises UnknownNameError for a name it lacks, and what `read_recipe` raises.
+    """
     recipe, trainees = read_recipe(path)
-    if name not in trainees:
-        raise UnknownNameError("zoo model", name, known=trainees, where=str(path))
-    return recipe, trainees[name]
+    for name in names:
+        if name not in trainees:
+            raise UnknownNameError("zoo model", name, known=trainees, where=str(path))
+    return recipe, {name: trainees[name] for name in names or trainees}
 
 
 def train(

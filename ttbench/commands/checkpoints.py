@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int
@@ -16,13 +15,10 @@ from rich.text import Text
 
 from ttbench import console
 from ttbench.console import Column
-from ttbench.errors import CheckpointError, GateError, UnknownNameError, UsageError
+from ttbench.errors import CheckpointError, GateError, UsageError
 from ttbench.harness import measure
 from ttbench.harness.engine import Engine
 from ttbench.harness.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from ttbench.train import Recipe, Trainee
 
 MARKS = {True: Text("ok", style="green"), False: Text("FAILED", style="bold red"), None: Text("n/a", style="dim")}
 
@@ -125,12 +121,18 @@ def check(checkpoint: str, *, device: str, dtype: str, engine: str, as_json: boo
     console.say(f"'{checkpoint}' passes all {sum(result.passed is True for result in results)} probes that apply")
 
 
-def train(names: Sequence[str], *, recipe: Path | None, out: Path, threads: int | None) -> None:
-    """Train models of a recipe one after the other, and write each with its card to a folder below `out`."""
+def train(names: Sequence[str], *, recipe: Path | None, share: float, out: Path, threads: int | None) -> None:
+    """Train models of a recipe one after the other, and write each with its card to a folder below `out`.
+
+    `share` is that of the recipe's tokens.
+    """
     from ttbench import train as trainer
     from ttbench.card import ship
 
-    path, settings, trainees = _trainees(names, recipe)
+    if not 0 < share <= 1:
+        raise UsageError(f"--share {share:g} is not a share of the tokens; give a number above 0 and at most 1")
+    settings, trainees = trainer.find_trainees(names, recipe or trainer.RECIPE)
+    settings = settings.scaled(share)
     wanted = list(trainees)
     # Before the hours, not after them.
     taken = [name for name in wanted if (out / name).exists()]
@@ -139,13 +141,14 @@ def train(names: Sequence[str], *, recipe: Path | None, out: Path, threads: int 
     measure.pin_threads(threads or measure.num_cores())
     for name in wanted:
         words = f"{settings.num_steps} steps, {console.count(settings.num_tokens)} tokens"
-        console.say(f"training {name}: {words}, recipe {path}", style="bold")
+        console.say(f"training {name}: {words}, recipe {recipe or trainer.RECIPE}", style="bold")
         try:
             trained = trainer.train(trainees[name], settings, report=lambda at: console.say(trainer.describe(at)))
         except KeyboardInterrupt:
             console.say("interrupted; the same command goes on from the last minute", style="yellow")
             raise
         command = ["ttbench", "train", name, *(["--recipe", str(recipe)] if recipe else [])]
+        command += ["--share", f"{share:g}"] if share < 1 else []
         folder = ship(trained, settings, trainees[name], out / name, command=command)
         console.say(f"written to {folder}; look at its card, and run: ttbench check {folder}")
 
@@ -156,7 +159,7 @@ def grid(names: Sequence[str], rates: str, *, recipe: Path | None, threads: int 
     from ttbench import train as trainer
 
     tried = _rates(rates)
-    _, settings, trainees = _trainees(names, recipe)
+    settings, trainees = trainer.find_trainees(names, recipe or trainer.RECIPE)
     measure.pin_threads(threads or measure.num_cores())
     done: list[trials.Trial] = []
     for trainee in trainees.values():
@@ -177,18 +180,6 @@ def grid(names: Sequence[str], rates: str, *, recipe: Path | None, threads: int 
         title=f"{console.count(done[0].num_tokens)} tokens, scored on the valid split",
         caption="code and prose: bits per byte; recall and needle: share of asked bytes that are right",
     )
-
-
-def _trainees(names: Sequence[str], recipe: Path | None) -> tuple[Path, Recipe, dict[str, Trainee]]:
-    """Path and settings of a recipe, and those of its models that are named: all where none is."""
-    from ttbench import train as trainer
-
-    path = recipe or trainer.RECIPE
-    settings, trainees = trainer.read_recipe(path)
-    for name in names:
-        if name not in trainees:
-            raise UnknownNameError("zoo model", name, known=trainees, where=str(path))
-    return path, settings, {name: trainees[name] for name in names or trainees}
 
 
 def _rates(text: str) -> list[float]:

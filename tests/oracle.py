@@ -207,20 +207,20 @@ def s4d_layer(u: np.ndarray, p: Weights) -> np.ndarray:
         kernel = [2 * np.sum(gain * np.exp(dt[channel] * a * lag)).real for lag in range(len(u))]
         y[:, channel] += np.convolve(u[:, channel], kernel)[: len(u)]
     exact_gelu = y * np.array([[0.5 * (1 + math.erf(value / math.sqrt(2))) for value in row] for row in y])
-    values, gates = np.split(exact_gelu @ p["output_linear.weight"].T + p["output_linear.bias"], 2, axis=-1)
+    values, gates = np.split(exact_gelu @ p["o_proj.weight"].T + p["o_proj.bias"], 2, axis=-1)
     return values * sigmoid(gates)
 
 
 def s4d_logits(ids: np.ndarray, w: Weights, config: Mapping[str, Any]) -> np.ndarray:
     """Logits [T, V] of an S4D checkpoint over ids [T]."""
-    x, eps = w["model.embed_tokens.weight"][ids], config["rms_norm_eps"]
+    x, eps = w["embed.weight"][ids], config["rms_norm_eps"]
     for i in range(config["num_hidden_layers"]):
-        p = f"model.layers.{i}."
+        p = f"layers.{i}."
         mixer = {name.removeprefix(f"{p}mixer."): value for name, value in w.items()}
         x = x + s4d_layer(rms_norm(x, w[f"{p}mixer_norm.weight"], eps), mixer)
         x = x + swiglu(rms_norm(x, w[f"{p}mlp_norm.weight"], eps), w, f"{p}mlp.")
-    x = rms_norm(x, w["model.norm.weight"], eps)
-    return x @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
+    x = rms_norm(x, w["norm.weight"], eps)
+    return x @ w.get("lm_head.weight", w["embed.weight"]).T
 
 
 def silu(x: np.ndarray) -> np.ndarray:

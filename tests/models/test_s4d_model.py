@@ -19,7 +19,7 @@ CONFIG = S4D.tiny().config.to_json()
 
 def test_start_values_are_those_of_s4d_lin() -> None:
     torch.manual_seed(0)
-    layer = S4D.tiny(hidden_size=512, state_size=64)._blocks()[0].mixer
+    _, layer, _ = next(S4D.tiny(hidden_size=512, state_size=64).parts())
     dt, A, C, _ = (x.detach() for x in layer.spaces())
     torch.testing.assert_close(A[..., 0], torch.full_like(A[..., 0], -0.5), rtol=1e-6, atol=0)
     torch.testing.assert_close(A[3, :, 1], math.pi * torch.arange(32).double(), rtol=1e-6, atol=0)
@@ -73,4 +73,4 @@ def test_the_state_is_float32_at_least_and_of_one_size() -> None:
             state = model.new_state(3, 10_000_000)
         cost = S4D.cost(model.config, dtype_bytes=dtype.itemsize)
         assert state.nbytes_allocated == state.nbytes_used == 3 * cost.state_nbytes(10_000_000)
-        assert state.ssm.dtype == torch.promote_types(dtype, torch.float32)
+        assert state.held["ssm"].dtype == torch.promote_types(dtype, torch.float32)

@@ -6,7 +6,7 @@ in tests/kernels/test_neural_memory.py.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -15,8 +15,7 @@ from torch import Tensor
 from ttbench.errors import CheckpointError
 from ttbench.models import titans_mac
 from ttbench.models.memory_layer import MemoryLayer
-from ttbench.models.stack import Block
-from ttbench.models.titans import Titans, TitansLMM, TitansMAG, TitansMAL, TitansMixer
+from ttbench.models.titans import Titans, TitansLMM, TitansMAG, TitansMAL
 from ttbench.models.titans_mac import TitansMAC
 
 VARIANTS = (TitansLMM, TitansMAC, TitansMAG, TitansMAL)
@@ -26,10 +25,6 @@ def make(model_class: type[Titans], **overrides: Any) -> Titans:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return model_class.tiny(**overrides).double().eval()
-
-
-def mixers(model: Titans) -> list[TitansMixer]:
-    return [cast(TitansMixer, block.mixer) for block in cast("list[Block]", list(model.layers))]
 
 
 def tokens(num_tokens: int, *, seed: int = 0) -> Tensor:
@@ -96,8 +91,7 @@ def test_persistent_vectors_matter_long_after_the_start(model_class):
     model, ids = make(model_class), tokens(60)
     with torch.inference_mode():
         before = model(ids)
-        for mixer in mixers(model):
-            assert mixer.persistent is not None
+        for _, mixer, _ in model.parts():
             mixer.persistent.add_(1)
         assert ((model(ids) - before).abs().amax(-1) > 1e-9).all()
 
@@ -107,7 +101,7 @@ def test_sixty_four_thousand_tokens_stay_finite_with_a_state_of_constant_size(mo
     # a memory of the size of the shipped recipe's, at its largest step, in single precision
     model = make(model_class, num_hidden_layers=1, chunk_size=64, max_step=0.16).float()
     with torch.inference_mode():
-        for mixer in mixers(model):
+        for _, mixer, _ in model.parts():
             mixer.memory.gates_proj.bias.view(-1, 3)[:, 0] = 8.0
         state = model.new_state(1, 65536)
         size = state.nbytes_used

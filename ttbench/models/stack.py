@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, cast
 
@@ -36,13 +36,8 @@ class StackConfig:
     hidden_size: int
     intermediate_size: int  # of the SwiGLU
     num_hidden_layers: int
-    num_attention_heads: int
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = False
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -68,8 +63,23 @@ class StackConfig:
 
     def check(self) -> None:
         """Raises CheckpointError when a size is impossible or fields contradict each other."""
-        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"):
             require_at_least(name, getattr(self, name), 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadedConfig(StackConfig):
+    """A stack whose mixers have heads, all of the same width."""
+
+    num_attention_heads: int
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    def check(self) -> None:
+        StackConfig.check(self)
+        require_at_least("num_attention_heads", self.num_attention_heads, 1)
         if self.hidden_size % self.num_attention_heads or self.head_dim % 2:
             raise CheckpointError(
                 f"config.json has hidden_size={self.hidden_size}, num_attention_heads={self.num_attention_heads}; the "
@@ -184,10 +194,12 @@ class Block(nn.Module):
 
 
 class Stack(SequenceModel):
-    """Language model of one kind of mixer. Subclasses name it, their dialects and a tiny config."""
+    """Language model of one kind of mixer. Subclasses name it, its config and their dialects."""
 
     version = 1
     mixer_class: ClassVar[type[Any]]  # a Mixer that is built from the config
+    config_class: ClassVar[type[Any]]  # a StackConfig
+    TINY: ClassVar[Mapping[str, Any]] = {}  # what `tiny` needs beside sizes
     rotary: ClassVar[bool] = False  # whether the mixer is given rotary angles, of config.rope_theta
 
     def __init__(self, config: Any) -> None:
@@ -198,9 +210,9 @@ class Stack(SequenceModel):
         self.layers = nn.ModuleList(Block(self.mixer_class(config), config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        outputs = [part for _, mixer, block in self._parts() for part in (mixer.o_proj, block.mlp.down_proj)]
+        outputs = [part for _, mixer, block in self.parts() for part in (mixer.o_proj, block.mlp.down_proj)]
         init_weights_(self, residual=outputs, num_branches=len(outputs))
-        for _, mixer, _ in self._parts():
+        for _, mixer, _ in self.parts():
             mixer.start_weights_()
         if config.tie_word_embeddings:
             self.lm_head.weight = self.embed.weight
@@ -209,6 +221,13 @@ class Stack(SequenceModel):
     def from_config(cls, config: Any) -> Self:
         config.check()
         return cls(config)
+
+    @classmethod
+    def tiny(cls, **overrides: Any) -> Self:
+        sizes = {"vocab_size": 257, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+        if issubclass(cls.config_class, HeadedConfig):
+            sizes["num_attention_heads"] = 4
+        return cls.from_config(cls.config_class(**{**sizes, **cls.TINY, **overrides}))
 
     @classmethod
     def cost(cls, config: Any, *, dtype_bytes: int) -> Cost:
@@ -226,7 +245,7 @@ class Stack(SequenceModel):
             state_bytes_per_token=sizes[True],
         )
 
-    def _parts(self) -> Iterable[tuple[int, Mixer, Block]]:
+    def parts(self) -> Iterator[tuple[int, Any, Block]]:
         """Every layer's number, its mixer, and itself."""
         for i, block in enumerate(cast("list[Block]", list(self.layers))):
             yield i, block.mixer, block
@@ -250,7 +269,7 @@ class Stack(SequenceModel):
         state.num_tokens = 0
         # what grows is never read beyond num_tokens, so it needs no clearing
         fixed = [name for name, slot in state.slots.items() if slot.length_dim is None]
-        for i, mixer, _ in self._parts():
+        for i, mixer, _ in self.parts():
             # One sequence, then the same for all: the start does not depend on the batch size.
             part = state.layer(i)
             for name in fixed:
@@ -266,7 +285,7 @@ class Stack(SequenceModel):
         if state is not None:
             positions, read = positions + state.position, state.num_tokens
         at = self._at(positions)
-        for i, mixer, block in self._parts():
+        for i, mixer, block in self.parts():
             part = None if state is None else state.layer(i)
             x = x + mixer(block.mixer_norm(x), part, at=at, read=read)
             x = x + block.mlp(block.mlp_norm(x))
@@ -278,7 +297,7 @@ class Stack(SequenceModel):
         require_no_grad(state)
         assert isinstance(state, StackState)
         x, at = self.embed(ids)[:, None], self._at(state.position)
-        for i, mixer, block in self._parts():
+        for i, mixer, block in self.parts():
             x = x + mixer.step(block.mixer_norm(x), state.layer(i), at=at, variant=variant)
             x = x + block.mlp(block.mlp_norm(x))
         state.position += 1

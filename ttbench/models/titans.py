@@ -24,8 +24,9 @@ Letters: B batch, T tokens, H heads, D head dim, W width, C chunk, K conv kernel
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -245,28 +246,15 @@ MIXER_KEYS = ("persistent", "o_proj.weight", *(f"memory.{key}" for key in MEMORY
 class Titans(Stack):
     """What the variants share."""
 
-    mixer_class: ClassVar[type[Any]]  # a TitansMixer
-    config_class: ClassVar[type[Any]]  # a TitansConfig
-    TINY: ClassVar[dict[str, Any]] = {}  # fields of a variant's own
-
-    @classmethod
-    def tiny(cls, **overrides: Any) -> Self:
-        config = cls.config_class(
-            vocab_size=257,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            chunk_size=16,
-            memory_layers=2,
-            memory_expansion=2,
-            memory_read="token",
-            memory_init="learned",
-            max_step=0.16,
-            num_persistent=3,
-            **cls.TINY,
-        )
-        return cls.from_config(replace(config, **overrides))
+    TINY: ClassVar[Mapping[str, Any]] = {
+        "chunk_size": 16,
+        "memory_layers": 2,
+        "memory_expansion": 2,
+        "memory_read": "token",
+        "memory_init": "learned",
+        "max_step": 0.16,
+        "num_persistent": 3,
+    }
 
     def step_variant(self, num_tokens: int) -> int:
         """1 for the last token of a chunk, which writes the memory; else 0."""
@@ -294,7 +282,7 @@ class TitansMAG(Titans):
     rotary = True
     ATTENTION = ("sdpa",)
     attention_backend = "sdpa"
-    TINY: ClassVar[dict[str, Any]] = {"window": 12}
+    TINY: ClassVar[Mapping[str, Any]] = {**Titans.TINY, "window": 12}
     DIALECTS = (own_dialect(MAGConfig, mixer_keys=(*MIXER_KEYS, *ATTENTION_KEYS, "norm.weight")),)
 
 
@@ -306,7 +294,7 @@ class TitansMAL(Titans):
     rotary = True
     ATTENTION = ("sdpa",)
     attention_backend = "sdpa"
-    TINY: ClassVar[dict[str, Any]] = {"window": 12}
+    TINY: ClassVar[Mapping[str, Any]] = {**Titans.TINY, "window": 12}
     DIALECTS = (
         own_dialect(
             MALConfig, mixer_keys=(*MIXER_KEYS, *ATTENTION_KEYS, "norm.weight", "g_proj.weight", "z_proj.weight")

@@ -7,13 +7,13 @@ from typing import ClassVar
 
 from ttbench.errors import CheckpointError
 from ttbench.kernels.neural_memory import READS
-from ttbench.models.stack import StackConfig, require_at_least, require_one_of
+from ttbench.models.stack import HeadedConfig, require_at_least, require_one_of
 
 STARTS = ("learned", "zero")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TitansConfig(StackConfig):
+class TitansConfig(HeadedConfig):
     """The memory alone. Choices that the paper leaves open are fields, so every row has them in its config digest."""
 
     model_type: ClassVar[str] = "titans-lmm"
@@ -27,7 +27,7 @@ class TitansConfig(StackConfig):
     conv_kernel: int = 4  # tokens; of the convolutions on q, k and v of the memory; 0: none
 
     def check(self) -> None:
-        StackConfig.check(self)
+        HeadedConfig.check(self)
         require_one_of("memory_read", self.memory_read, READS)
         require_one_of("memory_init", self.memory_init, STARTS)
         for name in ("chunk_size", "memory_layers", "memory_expansion"):

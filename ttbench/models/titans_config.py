@@ -22,7 +22,7 @@ class TitansConfig(HeadedConfig):
     memory_expansion: int  # width of the memory's hidden layers, in head dims
     memory_read: str  # token: weights after the token; chunk: weights of the chunk's start
     memory_init: str  # learned | zero (only for one layer: a deeper one could never leave zero)
-    max_step: float  # upper bound of the sum of theta over a chunk
+    max_step: float  # upper bound of what a chunk's errors add to the weights, momentum included
     num_persistent: int  # N_p, learned vectors in front of the sequence of every layer
     conv_kernel: int = 4  # tokens; of the convolutions on q, k and v of the memory; 0: none
 

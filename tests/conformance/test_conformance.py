@@ -41,6 +41,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"n_groups": 1, "tie_word_embeddings": True, "residual_in_fp32": False},
     ],
     "transformer": [{"conv_kernel": 0, "tie_word_embeddings": False}],
+    "performer": [{"feature_eps": 1e-3, "num_features": 5, "tie_word_embeddings": True}],
     "s4d": [{"state_size": 2, "tie_word_embeddings": False}],
     "titans-lmm": [
         {"memory_read": "chunk", "num_persistent": 0, "memory_layers": 4, "tie_word_embeddings": True},

@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from oracle import hybrid_logits, llama_logits, mamba2_logits, mamba_logits, s4d_logits, ttt_logits
+from oracle import (
+    hybrid_logits,
+    llama_logits,
+    mamba2_logits,
+    mamba_logits,
+    performer_logits,
+    s4d_logits,
+    ttt_logits,
+)
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -59,6 +67,7 @@ ORACLES: dict[str, Callable[..., np.ndarray]] = {
     "mamba": mamba_logits,
     "mamba2": mamba2_logits,
     "transformer": llama_logits,
+    "performer": performer_logits,
     "s4d": s4d_logits,
     "ttt-linear": ttt_logits,
     "ttt-mlp": ttt_logits,

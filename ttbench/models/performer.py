@@ -119,7 +119,9 @@ class Performer(Stack):
     mixer_class = PerformerMixer
     rotary = True
     DIALECTS = (
-        own_dialect(PerformerConfig, mixer_keys=("features", *(f"{part}_proj.weight" for part in ("q", "k", "v", "o")))),
+        own_dialect(
+            PerformerConfig, mixer_keys=("features", *(f"{part}_proj.weight" for part in ("q", "k", "v", "o")))
+        ),
     )
 
     def __init__(self, config: PerformerConfig) -> None:

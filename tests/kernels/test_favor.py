@@ -48,7 +48,7 @@ def part(args: Arguments, first: int, last: int) -> tuple[Tensor, Tensor, Tensor
 
 
 def phi(x: Tensor, w: Tensor) -> Tensor:
-    """The paper's features, with no stabiliser: equation 5 with D^(-1/4) in front of x. w: [..., F, D]."""
+    """The paper's features, with no stabiliser: Lemma 1, with x / D^(1/4). w: [..., F, D]."""
     x = x / x.shape[-1] ** 0.25
     return (x @ w.mT - x.square().sum(-1, keepdim=True) / 2).exp() / w.shape[-2] ** 0.5
 
@@ -123,7 +123,7 @@ def test_the_gradient_through_two_calls_is_that_of_one():
 
 
 def test_the_gradient_is_that_of_finite_differences():
-    q, k, v, w, start = inputs(5)
+    q, k, v, w, _ = inputs(5)
     leaves = [x[:1, :, :1].clone().requires_grad_() for x in (q, k, v)]
     state = FavorState.initial(w, batch_size=1, num_heads=1, eps=0.0)
     torch.autograd.gradcheck(
@@ -172,42 +172,41 @@ def test_arguments_are_not_changed():
 # Sizes
 
 
+def in_float64(args: Arguments, *, eps: float) -> tuple[Tensor, FavorState]:
+    """The reference, from the first token."""
+    q, k, v, w = (x.detach().double() for x in args[:4])
+    start = FavorState.initial(w, batch_size=BATCH, num_heads=HEADS, eps=eps)
+    return favor.reference(q, k, v, w, start, eps=eps)
+
+
 @pytest.mark.parametrize("eps", [0.0, 1e-4])
 @pytest.mark.parametrize("length", [1e-3, 30.0, 100.0, 1000.0])
 def test_scores_of_any_size_stay_exact_in_float32(length, eps):
     args = inputs(200, length=length, eps=eps, dtype=torch.float32)
     leaves = [x.requires_grad_() for x in args[:4]]
-    out, final = favor.chunked(*leaves, args[4], eps=eps)
+    out, final = favor.chunked(*args, eps=eps)
     grads = torch.autograd.grad(out.sum() + final.sums.sum(), leaves)
     assert all(torch.isfinite(x).all() for x in (out, final.sums, final.peak, *grads))
-    exact, _ = favor.reference(
-        *(x.detach().double() for x in leaves),
-        FavorState(sums=args[4].sums.double(), peak=args[4].peak.double()),
-        eps=eps,
-    )
-    # an exponent is as large as length^2: that is what is lost of its digits
-    assert (out - exact).abs().mean() < 1e-6 * max(1.0, length**2 / 100) * exact.abs().mean()
+    exact, _ = in_float64(args, eps=eps)
+    assert (out - exact).abs().mean() < 1e-5 * exact.abs().mean()
 
 
 def test_a_key_that_dwarfs_those_before_it_leaves_them_their_outputs_in_float32():
     q, k, v, w, start = inputs(60, length=30.0, dtype=torch.float32)
-    # the exponent of the first feature rises from below -100 to 0 and more at token 30, inside of a chunk
+    # along the first feature, whose exponent rises far at token 30, inside a chunk
     k[:, 30:] = w[0] * DIM**0.25
     k[:, 45:] = 0.01 * k[:, 45:]
-    exact, _ = favor.reference(
-        *(x.double() for x in (q, k, v, w)), FavorState(sums=start.sums.double(), peak=start.peak.double()), eps=0.0
-    )
+    exact, _ = in_float64((q, k, v, w, start), eps=0.0)
     out, _ = favor.chunked(q, k, v, w, start, eps=0.0)
     assert (out - exact).abs().max() < 1e-3 * exact.abs().max()
 
 
 def test_a_long_sequence_stays_exact_in_float32():
-    q, k, v, w, start = inputs(8000, dtype=torch.float32)
-    _, before = favor.chunked(q[:1], k[:1], v[:1], w, FavorState(sums=start.sums[:1], peak=start.peak[:1]), eps=0.0)
-    double = [x[:1].double() for x in (q, k, v)]
-    state = FavorState.initial(w.double(), batch_size=1, num_heads=HEADS, eps=0.0)
-    _, exact = favor.chunked(*double, w.double(), state, eps=0.0)
-    assert (before.sums - exact.sums).abs().max() < 1e-5 * exact.sums.abs().max()
+    single, double = inputs(3000, dtype=torch.float32), inputs(3000)
+    out, final = favor.chunked(*single, eps=0.0)
+    exact, expected = favor.chunked(*double, eps=0.0)
+    assert (out - exact).abs().max() < 1e-5 * exact.abs().max()
+    assert (final.sums - expected.sums).abs().max() < 1e-5 * expected.sums.abs().max()
 
 
 # Features

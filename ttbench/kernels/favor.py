@@ -8,22 +8,25 @@ With x' = x / D^(1/4) and features w_f ~ N(0, I):
 `draw_features` makes the w of a block of D orthogonal and leaves each of them normally distributed: unbiased as before,
 with a smaller error.
 
-Stabilisers. State is sum phi(k) [v, 1], each feature's row divided by exp(peak), its exponent's largest value so far;
-when a larger one comes, the row is rescaled. A query's exponents and the peaks are added before the largest sum is taken
-off, so that the denominator is at least 1 whatever the scores, and nothing is divided by zero. All of this cancels.
-The published code subtracts one maximum over all positions of the input instead: at eps = 0 that cancels too, but a
-later key can push all earlier ones below the smallest float, and with eps > 0 it moves earlier outputs.
+Stabilisers. The state is the sum of phi(k) [v, 1], the row of each feature divided by exp(peak), where peak is the
+largest exponent that the feature has had in a key; when a larger one comes, the row is rescaled. A query's exponents
+and the peaks are added before the largest sum is taken off. So the denominator is at least 1 whatever the scores, and
+all of this cancels. The published code takes one maximum over all positions of the input instead. At eps = 0 that
+cancels too, but a later key can push all earlier ones below the smallest float, and with eps > 0 (its default is 1e-4)
+it moves earlier outputs: tests/golden/performer_floor.json records by how much.
 
-eps > 0 is that code's floor, which it adds to each feature relative to its stabiliser: exp(. - B_t) + eps in queries with
-B_t = max_f w_f . q'_t, exp(. - C) + eps in keys. Here C is C_t, the maximum of w_f . k'_s over f and s <= t: output t is
-what the published code gives as its last when the input ends at t. It takes no more than one further row, a feature
-that is the same for every key, whose weight in a query is eps exp(C_t) sum_f phi_f(q_t); its place among the peaks
-holds C_t. A second floor of that code, 1e-6 on its sums of keys, is not built: there is nothing left to divide by.
+eps > 0 is that code's floor, which it adds to each feature relative to its stabiliser: exp(. - B_t) + eps in a query,
+B_t the maximum of w_f . q'_t over f, and exp(. - C) + eps in a key. Here C is C_t, the maximum of w_f . k'_s over f and
+s <= t, so that output t is the last output of the published code for an input that ends at t. This takes one further
+row: a feature that is the same for every key, whose weight in a query is eps exp(C_t) times the sum of the query's
+features; its place among the peaks holds C_t. That code's second floor, 1e-6 on its sums of keys, is not built:
+nothing is divided by zero.
 
-The stabilisers are constants to the gradient, as in the published code; at eps = 0 this is exact.
+The stabilisers are constants to the gradient, as in the published code; at eps = 0 the gradient is exact.
 
-Source: Choromanski et al., arXiv 2009.14794, sections 2.3 to 2.5 and appendix B; the published code is google-research's
-performer/fast_attention and its port performer-pytorch 1.1.4, `softmax_kernel` and `causal_linear_attention_noncuda`.
+Source: Choromanski et al., arXiv 2009.14794, section 2 (Lemma 1 has phi) and, for the sums, appendix B. The published
+code is google-research's performer/fast_attention; here its port performer-pytorch 1.1.4 was read and run
+(`softmax_kernel`, `causal_linear_attention_noncuda`).
 Letters: B batch, T tokens, H heads, D head dim, F features, R rows of the state: F, or F + 1 with eps; K tokens of a
 chunk.
 """
@@ -71,8 +74,9 @@ def flops(head_dim: int, num_features: int, *, eps: float) -> int:
 def draw_features(num_features: int, head_dim: int, *, draw: torch.Generator) -> Float[Tensor, "F D"]:
     """Rows distributed as N(0, I), in float64; those of each block of D are orthogonal, and their lengths independent.
 
-    A factor Q is uniform over rotations only with the signs of R's diagonal; without them, as in the published code,
-    rows are not normally distributed, and the estimate is biased.
+    Q of a QR factorisation is uniform over rotations only with the signs of R's diagonal (Mezzadri 2006,
+    arXiv math-ph/0609050). The published code leaves them out: its rows are not normally distributed, so that the
+    estimate of a given pair is biased.
     """
     blocks = []
     for _ in range(math.ceil(num_features / head_dim)):

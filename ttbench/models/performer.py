@@ -3,18 +3,19 @@
     o = W_o favor(rotary(q), rotary(k), v)        q, k, v = x W        favor: `kernels.favor`, causal FAVOR+
 
 Source: Choromanski et al., arXiv 2009.14794. The orthogonal features of a layer are shared by its heads, drawn from
-`feature_seed` when the model is built, and saved with it. `num_features` D ln D is customary (the paper's theorem 4 asks
-for that order).
+`feature_seed` when the model is built, and saved with it. Of `num_features`, D ln D is customary.
 
-Ours: RMSNorm, SwiGLU and rotary positions as in the transformer here (performer-pytorch rotates q and k before the
-features too). Not built: drawing new features while training, so that what was trained is what is measured; features
-other than softmax's (ReLU); the published code's maximum over all positions, which `kernels.favor` replaces.
+Ours: RMSNorm, SwiGLU and rotary positions as in the transformer here (performer-pytorch, too, rotates q and k before
+their features). Not built: drawing new features while training, so that what was trained is what is measured;
+features of other kernels than softmax's; the published code's maximum over all positions, which `kernels.favor`
+replaces.
 
-With queries and keys of some length the estimate is far from softmax attention: its relative variance is about
-exp(|q + k|^2 / sqrt(D)) / F. A model learns to live with its features; it does not inherit a Transformer's weights.
+With independent features the estimate's relative variance is (exp(|q + k|^2 / sqrt(D)) - 1) / F (Lemma 2): far from
+softmax attention where queries and keys are long. A model learns with the features that it has; weights of a
+Transformer are not weights of a Performer.
 
-State per layer, elements: H R (D + 2) with R = F, or F + 1 with `feature_eps`; float32 at least, constant in the context.
-Letters: B batch, T tokens, H heads, D head dim, W width, F features.
+State per layer, elements: H R (D + 2) with R = F, or F + 1 with `feature_eps`; float32 at least, constant in the
+context. Letters: B batch, T tokens, H heads, D head dim, W width, F features.
 """
 
 from __future__ import annotations
@@ -128,6 +129,7 @@ class Performer(Stack):
         super().__init__(config)
         draw = torch.Generator("cpu").manual_seed(config.feature_seed)
         for _, mixer, _ in self._parts():
+            assert isinstance(mixer, PerformerMixer)
             # a model without memory (meta device) has nothing to fill, and its sizes may be absurd
             if not mixer.features.is_meta:
                 mixer.features.copy_(favor.draw_features(config.num_features, config.head_dim, draw=draw))

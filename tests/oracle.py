@@ -1,4 +1,4 @@
-"""A second opinion: TTT, Mamba, S4D, hybrid and Llama-like models in numpy float64, sharing no code with ttbench.
+"""A second opinion: TTT, Mamba, S4D, hybrid, Performer and Llama-like models in numpy float64, with no code of ttbench.
 
 Weights are a mapping from the published names (`model.layers.0...`) to arrays, configurations are config.json. Loops
 are plain and slow; gradients of the inner layer norm go through its Jacobian matrix rather than a closed form.
@@ -221,6 +221,38 @@ def s4d_logits(ids: np.ndarray, w: Weights, config: Mapping[str, Any]) -> np.nda
         x = x + swiglu(rms_norm(x, w[f"{p}mlp_norm.weight"], eps), w, f"{p}mlp.")
     x = rms_norm(x, w["norm.weight"], eps)
     return x @ w.get("lm_head.weight", w["embed.weight"]).T
+
+
+def performer_layer(h: np.ndarray, w: Weights, prefix: str, config: Mapping[str, Any]) -> np.ndarray:
+    """FAVOR+ over [T, M]; each token reads all keys before it anew, with the stabiliser of the text up to itself."""
+    heads, eps, features = config["num_attention_heads"], config["feature_eps"], w[f"{prefix}features"]
+    dim = h.shape[1] // heads
+    q, k, v = (h @ w[f"{prefix}{name}_proj.weight"].T for name in "qkv")
+    out = np.empty_like(h)
+    for head in range(heads):
+        part = slice(head * dim, (head + 1) * dim)
+        q_h, k_h = (
+            np.array([rotate(x[t, part], t, config["rope_theta"], "halves") for t in range(len(h))]) / dim**0.25
+            for x in (q, k)
+        )
+        for t in range(len(h)):
+            above, own = k_h[: t + 1] @ features.T, features @ q_h[t]
+            lengths = np.sum(k_h[: t + 1] ** 2, -1, keepdims=True)
+            phi_k = np.exp(above - above.max() - lengths / 2) + eps
+            phi_q = np.exp(own - own.max() - np.sum(q_h[t] ** 2) / 2) + eps
+            shares = phi_k @ phi_q
+            out[t, part] = shares @ v[: t + 1, part] / shares.sum()
+    return out @ w[f"{prefix}o_proj.weight"].T
+
+
+def performer_logits(ids: np.ndarray, w: Weights, config: Mapping[str, Any]) -> np.ndarray:
+    """Logits [T, V] of a Performer checkpoint over ids [T]."""
+    x, eps = w["embed.weight"][ids], config["rms_norm_eps"]
+    for i in range(config["num_hidden_layers"]):
+        p = f"layers.{i}."
+        x = x + performer_layer(rms_norm(x, w[f"{p}mixer_norm.weight"], eps), w, f"{p}mixer.", config)
+        x = x + swiglu(rms_norm(x, w[f"{p}mlp_norm.weight"], eps), w, f"{p}mlp.")
+    return rms_norm(x, w["norm.weight"], eps) @ w["lm_head.weight"].T
 
 
 def silu(x: np.ndarray) -> np.ndarray:

@@ -61,6 +61,7 @@ ARCHITECTURES = Registry(
         "mamba2": "ttbench.models.mamba2:Mamba2",
         "ttt-linear": "ttbench.models.ttt:TTTLinear",
         "ttt-mlp": "ttbench.models.ttt:TTTMLP",
+        "performer": "ttbench.models.performer:Performer",
         "titans-lmm": "ttbench.models.titans:TitansLMM",
         "titans-mac": "ttbench.models.titans_mac:TitansMAC",
         "titans-mag": "ttbench.models.titans:TitansMAG",

@@ -19,6 +19,7 @@ from torch import Tensor
 
 import ttbench.kernels
 from ttbench.kernels import neural_memory
+from ttbench.kernels.favor import FavorState
 from ttbench.kernels.ttt_linear import LinearState
 from ttbench.kernels.ttt_mlp import MLPState
 
@@ -117,7 +118,22 @@ def _memory_call(op: Callable[..., Any], leaves: list[Tensor]) -> tuple[Tensor, 
     return out, *final.M, *final.S, *final.X, *final.D, final.gates
 
 
+def _favor_leaves(num_tokens: int, dtype: torch.dtype) -> list[Tensor]:
+    heads, dim, num_features = 2, 4, 7
+    q, k, v = (_normal(2, num_tokens, heads, dim, seed=i) for i in range(3))
+    # the row of eps included; the last column counts, so it is positive
+    sums = torch.cat((_normal(2, heads, num_features + 1, dim, seed=4), torch.ones(2, heads, num_features + 1, 1)), -1)
+    peak = _normal(2, heads, num_features + 1, seed=5)
+    return [x.to(dtype) for x in (q, 2 * k, v, _normal(num_features, dim, seed=3), sums, peak)]
+
+
+def _favor_call(op: Callable[..., Any], leaves: list[Tensor]) -> tuple[Tensor, ...]:
+    out, final = op(*leaves[:4], FavorState(sums=leaves[4], peak=leaves[5]), eps=1e-2)
+    return out, final.sums, final.peak
+
+
 OPS: dict[str, Op] = {
+    "favor": Op(leaves=_favor_leaves, call=_favor_call),
     "window_attention": Op(leaves=_attention_leaves, call=lambda op, leaves: (op(*leaves, window=9),)),
     "selective_scan": Op(leaves=_selective_scan_leaves, call=lambda op, leaves: op(*leaves)),
     "ssd": Op(leaves=_ssd_leaves, call=lambda op, leaves: op(*leaves)),

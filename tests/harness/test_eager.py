@@ -335,8 +335,8 @@ def test_an_unknown_device_or_dtype_is_refused(device: str, dtype: str, message:
 
 def test_bytes_are_those_of_weights_and_state(name: str) -> None:
     engine = engine_of(name, dtype="float32")
-    num_params = engine.model.num_params()[0]
-    assert engine.weight_bytes == 4 * num_params
+    num_buffered = sum(buffer.numel() for buffer in engine.model.buffers())
+    assert engine.weight_bytes == 4 * (engine.model.num_params()[0] + num_buffered)
     cost = type(engine.model).cost(engine.model.config, dtype_bytes=4)
     engine.reset(3, 50)
     engine.prefill(random_ids(3, 17))

@@ -1,4 +1,4 @@
-"""A second opinion: TTT, Mamba, S4D, hybrid and Llama-like models in numpy float64, sharing no code with ttbench.
+"""A second opinion: TTT, Mamba, S4D, hybrid, Skyformer and Llama-like models in numpy float64, sharing no code with ttbench.
 
 Weights are a mapping from the published names (`model.layers.0...`) to arrays, configurations are config.json. Loops
 are plain and slow; gradients of the inner layer norm go through its Jacobian matrix rather than a closed form.
@@ -221,6 +221,31 @@ def s4d_logits(ids: np.ndarray, w: Weights, config: Mapping[str, Any]) -> np.nda
         x = x + swiglu(rms_norm(x, w[f"{p}mlp_norm.weight"], eps), w, f"{p}mlp.")
     x = rms_norm(x, w["model.norm.weight"], eps)
     return x @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
+
+
+def gaussian_layer(h: np.ndarray, w: Weights, prefix: str, config: Mapping[str, Any]) -> np.ndarray:
+    """Causal attention over [T, M] weighed by a Gaussian kernel, pair by pair."""
+    dim = config["hidden_size"] // config["num_attention_heads"]
+    q, k, v = (h @ w[f"{prefix}{name}_proj.weight"].T for name in "qkv")
+    out = np.zeros_like(q)
+    for first in range(0, q.shape[1], dim):
+        part = slice(first, first + dim)
+        turned = [[rotate(x[t, part], t, config["rope_theta"], "halves") for t in range(len(h))] for x in (q, k)]
+        for t, query in enumerate(turned[0]):
+            weights = [math.exp(-np.sum((query - key) ** 2) / 2 / math.sqrt(dim)) for key in turned[1][: t + 1]]
+            size = {"none": 1.0, "mean": t + 1, "rows": sum(weights)}[config["normalisation"]]
+            out[t, part] = np.array(weights) @ v[: t + 1, part] / size
+    return out @ w[f"{prefix}o_proj.weight"].T
+
+
+def skyformer_logits(ids: np.ndarray, w: Weights, config: Mapping[str, Any]) -> np.ndarray:
+    """Logits [T, V] of a Skyformer checkpoint without approximation over ids [T]."""
+    x, eps = w["embed.weight"][ids], config["rms_norm_eps"]
+    for i in range(config["num_hidden_layers"]):
+        p = f"layers.{i}."
+        x = x + gaussian_layer(rms_norm(x, w[f"{p}mixer_norm.weight"], eps), w, f"{p}mixer.", config)
+        x = x + swiglu(rms_norm(x, w[f"{p}mlp_norm.weight"], eps), w, f"{p}mlp.")
+    return rms_norm(x, w["norm.weight"], eps) @ w["lm_head.weight"].T
 
 
 def silu(x: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ttbench.kernels import attention, gaussian_attention
 from ttbench.kernels.gaussian_attention import NORMALISATIONS
@@ -49,8 +50,8 @@ def test_a_step_over_a_larger_buffer_equals_the_reference(num_past: int, normali
     expected = gaussian_attention.reference(q, k, v, normalisation=normalisation)
     beyond = 7.0 * torch.ones(2, 3, 20, 8, dtype=torch.float64)
     seen = (torch.arange(num_past + 21) <= num_past)[None, None, None]
-    buffers = (torch.cat((x, beyond), 2) for x in (k, v))
-    close(gaussian_attention.step(q, *buffers, seen, normalisation=normalisation), expected)
+    k, v = (torch.cat((x, beyond), 2) for x in (k, v))
+    close(gaussian_attention.step(q, k, v, seen, normalisation=normalisation), expected)
 
 
 def test_mean_is_none_over_the_number_of_keys_seen() -> None:
@@ -92,7 +93,7 @@ def test_memory_does_not_grow_with_queries_times_keys() -> None:
     q, k, v = (torch.zeros(1, 1, 8_000, 2) for _ in range(3))
     sizes: list[int] = []
 
-    class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
+    class Sizes(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             out = func(*args, **(kwargs or {}))
             sizes.extend(x.numel() for x in (out if isinstance(out, tuple) else (out,)) if isinstance(x, Tensor))

@@ -51,7 +51,7 @@ def test_32k_tokens_stay_finite_and_where_normalised_as_large_as_the_first_thous
     num_tokens = 32_768
     model = seeded(normalisation=normalisation, hidden_size=8, num_attention_heads=1, num_hidden_layers=1)
     written: list[Tensor] = []
-    model.layers[0].mixer.register_forward_hook(lambda module, inputs, out: written.append(out))
+    model.get_submodule("layers.0.mixer").register_forward_hook(lambda module, inputs, out: written.append(out))
     engine = EagerEngine(model, device="cpu", dtype="float32")
     engine.reset(1, num_tokens)
     text = ids(num_tokens).numpy()

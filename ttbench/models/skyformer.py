@@ -13,8 +13,8 @@ classification; there are no published language models. So ours has two forms, b
 Normalisation: the paper needs none (Z = 1), since the kernel is at most 1, and its texts have at most 4,096 tokens. A
 causal sum over 32k tokens may reach 32k times a value, and its size tells how many tokens are before it, which no
 shorter training has shown. `mean` (Z = t + 1) and `rows` (Z = the row's sum) keep it within the largest value at any
-context. `mean` is C / n and keeps the paper's weights relative to each other over the whole matrix, but fades what one
-token says with the context; `rows` does not, so it is what the zoo's recipe takes. See `kernels.gaussian_attention`.
+context. With `mean` a query far from all keys still reads nothing, as in the paper, but what one token says fades with
+the context; with `rows` it does not, so that is what the zoo's recipe takes. See `kernels.gaussian_attention`.
 
 Departures: rotary positions, RMSNorm and SwiGLU in place of learned positions, LayerNorm and GELU, as in every other
 model here; no biases. Landmarks are drawn without repetition (the paper: with), by `landmark_seed`, the same for all

@@ -1,4 +1,4 @@
-"""A second opinion: TTT, Mamba, S4D, hybrid, Performer and Llama-like models in numpy float64, with no code of ttbench.
+"""A second opinion: models of most architectures in numpy float64, with no code of ttbench.
 
 Weights are a mapping from the published names (`model.layers.0...`) to arrays, configurations are config.json. Loops
 are plain and slow; gradients of the inner layer norm go through its Jacobian matrix rather than a closed form.
@@ -196,8 +196,9 @@ def llama_logits(ids: np.ndarray, w: Weights, config: Mapping[str, Any]) -> np.n
     return x @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
 
 
-def s4d_layer(u: np.ndarray, p: Weights) -> np.ndarray:
+def s4d_layer(u: np.ndarray, w: Weights, prefix: str, config: Mapping[str, Any]) -> np.ndarray:
     """The S4D layer over [T, M]: every channel convolved with its kernel, written out."""
+    p = {name.removeprefix(prefix): value for name, value in w.items()}
     dt, A = np.exp(p["log_dt"]), -np.exp(p["log_A_real"]) + 1j * p["A_imag"]
     C = p["C"][..., 0] + 1j * p["C"][..., 1]
     y = u * p["D"]
@@ -211,16 +212,20 @@ def s4d_layer(u: np.ndarray, p: Weights) -> np.ndarray:
     return values * sigmoid(gates)
 
 
-def s4d_logits(ids: np.ndarray, w: Weights, config: Mapping[str, Any]) -> np.ndarray:
-    """Logits [T, V] of an S4D checkpoint over ids [T]."""
-    x, eps = w["embed.weight"][ids], config["rms_norm_eps"]
-    for i in range(config["num_hidden_layers"]):
-        p = f"layers.{i}."
-        mixer = {name.removeprefix(f"{p}mixer."): value for name, value in w.items()}
-        x = x + s4d_layer(rms_norm(x, w[f"{p}mixer_norm.weight"], eps), mixer)
-        x = x + swiglu(rms_norm(x, w[f"{p}mlp_norm.weight"], eps), w, f"{p}mlp.")
-    x = rms_norm(x, w["norm.weight"], eps)
-    return x @ w.get("lm_head.weight", w["embed.weight"]).T
+def stack_logits(
+    layer: Callable[[np.ndarray, Weights, str, Mapping[str, Any]], np.ndarray],
+) -> Callable[..., np.ndarray]:
+    """Logits [T, V] over ids [T] of a checkpoint of `models.stack` whose mixer is `layer`."""
+
+    def logits(ids: np.ndarray, w: Weights, config: Mapping[str, Any]) -> np.ndarray:
+        x, eps = w["embed.weight"][ids], config["rms_norm_eps"]
+        for i in range(config["num_hidden_layers"]):
+            p = f"layers.{i}."
+            x = x + layer(rms_norm(x, w[f"{p}mixer_norm.weight"], eps), w, f"{p}mixer.", config)
+            x = x + swiglu(rms_norm(x, w[f"{p}mlp_norm.weight"], eps), w, f"{p}mlp.")
+        return rms_norm(x, w["norm.weight"], eps) @ w.get("lm_head.weight", w["embed.weight"]).T
+
+    return logits
 
 
 def performer_layer(h: np.ndarray, w: Weights, prefix: str, config: Mapping[str, Any]) -> np.ndarray:
@@ -245,14 +250,24 @@ def performer_layer(h: np.ndarray, w: Weights, prefix: str, config: Mapping[str,
     return out @ w[f"{prefix}o_proj.weight"].T
 
 
-def performer_logits(ids: np.ndarray, w: Weights, config: Mapping[str, Any]) -> np.ndarray:
-    """Logits [T, V] of a Performer checkpoint over ids [T]."""
-    x, eps = w["embed.weight"][ids], config["rms_norm_eps"]
-    for i in range(config["num_hidden_layers"]):
-        p = f"layers.{i}."
-        x = x + performer_layer(rms_norm(x, w[f"{p}mixer_norm.weight"], eps), w, f"{p}mixer.", config)
-        x = x + swiglu(rms_norm(x, w[f"{p}mlp_norm.weight"], eps), w, f"{p}mlp.")
-    return rms_norm(x, w["norm.weight"], eps) @ w["lm_head.weight"].T
+def gaussian_layer(h: np.ndarray, w: Weights, prefix: str, config: Mapping[str, Any]) -> np.ndarray:
+    """Causal attention over [T, M] weighed by a Gaussian kernel, pair by pair."""
+    dim = config["hidden_size"] // config["num_attention_heads"]
+    q, k, v = (h @ w[f"{prefix}{name}_proj.weight"].T for name in "qkv")
+    out = np.zeros_like(q)
+    for first in range(0, q.shape[1], dim):
+        part = slice(first, first + dim)
+        turned = [[rotate(x[t, part], t, config["rope_theta"], "halves") for t in range(len(h))] for x in (q, k)]
+        for t, query in enumerate(turned[0]):
+            weights = [math.exp(-np.sum((query - key) ** 2) / 2 / math.sqrt(dim)) for key in turned[1][: t + 1]]
+            size = {"none": 1.0, "mean": t + 1, "rows": sum(weights)}[config["normalisation"]]
+            out[t, part] = np.array(weights) @ v[: t + 1, part] / size
+    return out @ w[f"{prefix}o_proj.weight"].T
+
+
+s4d_logits = stack_logits(s4d_layer)
+performer_logits = stack_logits(performer_layer)
+skyformer_logits = stack_logits(gaussian_layer)
 
 
 def silu(x: np.ndarray) -> np.ndarray:

@@ -66,6 +66,7 @@ ARCHITECTURES = Registry(
         "titans-mac": "ttbench.models.titans_mac:TitansMAC",
         "titans-mag": "ttbench.models.titans:TitansMAG",
         "titans-mal": "ttbench.models.titans:TitansMAL",
+        "skyformer": "ttbench.models.skyformer:Skyformer",
     },
 )
 

@@ -188,12 +188,18 @@ def read_recipe(path: Path = RECIPE) -> tuple[Recipe, dict[str, Trainee]]:
 
 
 def build(trainee: Trainee, *, seed: int) -> SequenceModel:
-    """The model of a trainee, initialised from `seed`."""
+    """The model of a trainee, initialised from `seed`. Raises SuiteError for one that cannot learn the next token."""
     architecture: type[SequenceModel] = ARCHITECTURES.load(trainee.architecture)
     for dialect in architecture.DIALECTS:
         if dialect.matches(trainee.config):
             torch.manual_seed(seed)
-            return architecture.from_config(dialect.config(trainee.config))
+            model = architecture.from_config(dialect.config(trainee.config))
+            if not model.strictly_causal:
+                raise SuiteError(
+                    f"zoo model '{trainee.name}' is not causal: each of its outputs sees the token that comes next, so "
+                    "a loss on the next token would teach it to copy; choose a causal config"
+                )
+            return model
     raise SuiteError(f"zoo model '{trainee.name}': no dialect of '{trainee.architecture}' reads its config")
 
 

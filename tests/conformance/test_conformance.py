@@ -20,6 +20,7 @@ from oracle import (
     mamba_logits,
     performer_logits,
     s4d_logits,
+    skyformer_logits,
     ttt_logits,
 )
 from safetensors.torch import load_file, save_file
@@ -51,6 +52,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "transformer": [{"conv_kernel": 0, "tie_word_embeddings": False}],
     "performer": [{"feature_eps": 1e-3, "num_features": 5, "tie_word_embeddings": True}],
     "s4d": [{"state_size": 2, "tie_word_embeddings": False}],
+    "skyformer": [{"normalisation": "rows", "tie_word_embeddings": True}, {"normalisation": "mean"}],
     "titans-lmm": [
         {"memory_read": "chunk", "num_persistent": 0, "memory_layers": 4, "tie_word_embeddings": True},
         {"memory_layers": 1, "memory_init": "zero", "chunk_size": 5, "conv_kernel": 0},
@@ -72,6 +74,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 }
 # Overrides of tiny() for an architecture whose state would be a gigabyte at two million tokens.
 SMALLEST: dict[str, dict[str, Any]] = {
+    "skyformer": {"num_hidden_layers": 1, "hidden_size": 4, "num_attention_heads": 1},
     "transformer": {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4},
 }
 ORACLES: dict[str, Callable[..., np.ndarray]] = {
@@ -81,6 +84,7 @@ ORACLES: dict[str, Callable[..., np.ndarray]] = {
     "transformer": llama_logits,
     "performer": performer_logits,
     "s4d": s4d_logits,
+    "skyformer": skyformer_logits,
     "ttt-linear": ttt_logits,
     "ttt-mlp": ttt_logits,
 }

@@ -132,8 +132,20 @@ def _favor_call(op: Callable[..., Any], leaves: list[Tensor]) -> tuple[Tensor, .
     return out, final.sums, final.peak
 
 
+def _nystrom_leaves(num_tokens: int, dtype: torch.dtype) -> list[Tensor]:
+    return [_normal(2, 3, num_tokens, 8, seed=i).to(dtype) for i in range(3)]
+
+
+def _nystrom_call(op: Callable[..., Any], leaves: list[Tensor]) -> tuple[Tensor, ...]:
+    # every third of the queries and keys
+    places = torch.arange(0, 2 * leaves[0].shape[2], 3)
+    return (op(*leaves, places, ridge=0.1, steps=6),)
+
+
 OPS: dict[str, Op] = {
     "favor": Op(leaves=_favor_leaves, call=_favor_call),
+    "gaussian_attention": Op(leaves=_attention_leaves, call=lambda op, leaves: (op(*leaves, normalisation="none"),)),
+    "nystrom_attention": Op(leaves=_nystrom_leaves, call=_nystrom_call),
     "window_attention": Op(leaves=_attention_leaves, call=lambda op, leaves: (op(*leaves, window=9),)),
     "selective_scan": Op(leaves=_selective_scan_leaves, call=lambda op, leaves: op(*leaves)),
     "ssd": Op(leaves=_ssd_leaves, call=lambda op, leaves: op(*leaves)),

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ttbench.errors import TooLongError, UsageError
+from ttbench.errors import TooLongError, UnsupportedError, UsageError
 from ttbench.harness.engine import Ids
 from ttbench.harness.ids import as_ids, scored_places
 from ttbench.models.base import SequenceModel, Snapshot, State
@@ -83,9 +83,17 @@ class EagerEngine:
     def reset(self, batch_size: int, max_len: int) -> None:
         """Empty state; the allocation of an earlier reset is kept where it fits, at the same addresses.
 
+        This is where what reads or writes text token by token begins, so what is not causal is refused here.
+
         Raises:
+            UnsupportedError: the model is not strictly causal, so a score of the next token would mean nothing.
             TooLongError: the model cannot take `max_len` tokens.
         """
+        if not self.model.strictly_causal:
+            raise UnsupportedError(
+                f"this {type(self.model).__name__} is not causal: its outputs have seen later tokens, so it cannot be "
+                "scored on the next token or write it; it reads whole texts only"
+            )
         if batch_size < 1 or max_len < 1:
             raise UsageError(f"batch_size and max_len must be at least 1; got {batch_size} and {max_len}")
         if self.max_context is not None and max_len > self.max_context:

@@ -143,7 +143,7 @@ class SequenceModel(nn.Module, ABC):
 
     DIALECTS: ClassVar[tuple[Dialect, ...]]
     version: ClassVar[int]
-    strictly_causal: ClassVar[bool] = True
+    strictly_causal: bool = True  # False: reads whole texts only; of the class, unless the config decides
     state_grows: bool  # with context; of the class, unless the config decides (docs/decisions/0006)
     undecayed: ClassVar[frozenset[str]] = frozenset()  # last names of matrices that weight decay leaves alone
     ATTENTION: ClassVar[tuple[str, ...]] = ()  # back ends it can attend with, the default first; empty: no attention

@@ -5,9 +5,9 @@
     theta = max_step / C (1 - eta) sigmoid(.)
     out = norm(M(q))                                    per head
 
-Source: Behrouz et al., arXiv 2501.00663v1, sections 3.1 and 4.4. Not printed there and ours: gates per head, kernel size,
-the norm's place (per head, as in the linear-attention models that the paper compares with), and three bounds without
-which a memory of two layers grew beyond all numbers within a text of repeated bytes and a training ended in NaN:
+Source: Behrouz et al., arXiv 2501.00663v1, sections 3.1 and 4.4. Not printed there and ours: gates per head, kernel
+size, the norm's place (per head, as in the linear-attention models that the paper compares with), and three bounds.
+Without them a memory of two layers grew beyond all numbers within a text of repeated bytes, and training ended in NaN:
 - a chunk's errors are all taken at the same weights, so it is their sum that must stay small: theta is divided by C;
 - momentum repeats a step 1 / (1 - eta) times in all, so theta carries 1 - eta;
 - the larger the values, the larger the weights and so the curvature of the loss: v too is of length 1.
@@ -29,7 +29,9 @@ from ttbench.models.stack import Part, Slot
 from ttbench.models.titans_config import TitansConfig
 
 NORM_EPS = 1e-6  # of the lengths of q, k and v
-KEEP_BIAS = 4.0  # start of the gate that keeps: sigmoid(4) = 0.98
+# Start of the gate that keeps: sigmoid(8) = 0.9997. A deep memory that has faded to zero has no gradient to come back
+# by; with sigmoid(4) = 0.98 the first layer's was at 1e-32 after a thousand tokens.
+KEEP_BIAS = 8.0
 
 
 class MemoryLayer(nn.Module):

@@ -21,8 +21,9 @@ context. Letters: B batch, T tokens, H heads, D head dim, W width, F features.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -32,11 +33,11 @@ from ttbench.errors import CheckpointError
 from ttbench.kernels import favor
 from ttbench.kernels.favor import FavorState
 from ttbench.models.layers import rotate_half
-from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackConfig, Work, own_dialect, require_at_least
+from ttbench.models.stack import At, HeadedConfig, Mixer, Part, Slot, Stack, Work, own_dialect, require_at_least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PerformerConfig(StackConfig):
+class PerformerConfig(HeadedConfig):
     """Features are fixed by `feature_seed` when a model is new; a checkpoint brings its own."""
 
     model_type: ClassVar[str] = "performer"
@@ -46,7 +47,7 @@ class PerformerConfig(StackConfig):
     rope_theta: float = 10000.0
 
     def check(self) -> None:
-        StackConfig.check(self)
+        HeadedConfig.check(self)
         require_at_least("num_features", self.num_features, 1)
         require_at_least("feature_seed", self.feature_seed, 0)
         if not 0 <= self.feature_eps < 1:
@@ -118,6 +119,8 @@ class Performer(Stack):
     """Language model of FAVOR+ layers."""
 
     mixer_class = PerformerMixer
+    config_class = PerformerConfig
+    TINY: ClassVar[Mapping[str, Any]] = {"num_features": 20, "feature_seed": 0}
     rotary = True
     DIALECTS = (
         own_dialect(
@@ -128,24 +131,10 @@ class Performer(Stack):
     def __init__(self, config: PerformerConfig) -> None:
         super().__init__(config)
         draw = torch.Generator("cpu").manual_seed(config.feature_seed)
-        for _, mixer, _ in self._parts():
-            assert isinstance(mixer, PerformerMixer)
+        for _, mixer, _ in self.parts():
             # a model without memory (meta device) has nothing to fill, and its sizes may be absurd
             if not mixer.features.is_meta:
                 mixer.features.copy_(favor.draw_features(config.num_features, config.head_dim, draw=draw))
-
-    @classmethod
-    def tiny(cls, **overrides: Any) -> Self:
-        config = PerformerConfig(
-            vocab_size=257,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_features=20,
-            feature_seed=0,
-        )
-        return cls.from_config(replace(config, **overrides))
 
     @property
     def kernel_path(self) -> dict[str, str]:

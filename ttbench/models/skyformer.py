@@ -1,0 +1,197 @@
+"""Skyformer: a Transformer whose attention weighs by a Gaussian kernel of queries and keys, without softmax.
+
+    o = W_o sum_s exp(-|q[t] - k[s]|^2 / (2 sqrt(D))) v[s] / Z[t]        q, k rotated; Z: `normalisation`
+
+Source: Chen et al. 2021, arXiv 2111.00035; code at github.com/pkuzengqi/Skyformer, 1a677cb. Theirs is an encoder for
+classification; there are no published language models. So ours has two forms, by `approximation` of the config:
+
+    none       the kernel itself, over the tokens up to t: causal, exact, and of the cost of softmax attention
+    nystrom    the paper's low-rank form, for which the method is named. Its landmarks are drawn from all queries and
+               keys of the text, so every output has seen the whole text: it is declared not strictly causal, has no
+               state and no step, is refused by whatever scores or writes the next token, and reads whole texts only
+
+Normalisation: the paper needs none (Z = 1), since the kernel is at most 1, and its texts have at most 4,096 tokens. A
+causal sum over 32k tokens may reach 32k times a value, and its size tells how many tokens are before it, which no
+shorter training has shown. `mean` (Z = t + 1) and `rows` (Z = the row's sum) keep it within the largest value at any
+context. With `mean` a query far from all keys still reads nothing, as in the paper, but what one token says fades with
+the context; with `rows` it does not, so that is what the zoo's recipe takes. See `kernels.gaussian_attention`.
+
+Departures: rotary positions, RMSNorm and SwiGLU in place of learned positions, LayerNorm and GELU, as in every other
+model here; no biases. Landmarks are drawn without repetition (the paper: with), by `landmark_seed`, the same for all
+rows, heads and layers of a text and whenever it is read; the authors' code draws anew at every call, in evaluation too.
+That code scales by 32^(-1/4) whatever the width of a head; D^(-1/4) here, as the paper.
+
+State per layer, elements: 2 W a token (keys and values); none with `nystrom`.
+Letters: B batch, T tokens, S keys, H heads, D head dim, W width, M landmarks, L layers, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ttbench.errors import CheckpointError, UnsupportedError
+from ttbench.kernels import gaussian_attention, nystrom_attention
+from ttbench.models.layers import bucket_len, rotate_half
+from ttbench.models.stack import (
+    At,
+    HeadedConfig,
+    Mixer,
+    Part,
+    Slot,
+    Stack,
+    StackState,
+    Work,
+    own_dialect,
+    require_at_least,
+    require_one_of,
+)
+
+APPROXIMATIONS = ("none", "nystrom")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkyformerConfig(HeadedConfig):
+    """Sizes and choices; all of them are in the config digest of every row."""
+
+    model_type: ClassVar[str] = "skyformer"
+    normalisation: str  # none (the paper's) | mean | rows
+    approximation: str = "none"  # none: exact and causal | nystrom: not causal
+    num_landmarks: int = 0  # nystrom: M at most, of the 2 T queries and keys; the paper's experiments: 128
+    landmark_seed: int = 0  # nystrom
+    ridge: float = 0.1  # nystrom: added to the diagonal before the inverse; the authors' code: 0.1
+    inverse_steps: int = 6  # nystrom: iterations of the inverse; the authors' code: 6
+    rope_theta: float = 10000.0
+
+    def check(self) -> None:
+        HeadedConfig.check(self)
+        require_one_of("normalisation", self.normalisation, gaussian_attention.NORMALISATIONS)
+        require_one_of("approximation", self.approximation, APPROXIMATIONS)
+        if self.approximation == "none":
+            if self.num_landmarks:
+                raise CheckpointError(
+                    f"config.json has num_landmarks={self.num_landmarks} with approximation='none', which has no "
+                    "landmarks; state approximation='nystrom' (not causal), or leave num_landmarks out"
+                )
+            return
+        require_at_least("num_landmarks", self.num_landmarks, 1)
+        require_at_least("landmark_seed", self.landmark_seed, 0)
+        require_at_least("inverse_steps", self.inverse_steps, 1)
+        if not self.ridge > 0:
+            raise CheckpointError(f"config.json has ridge={self.ridge}; it must be positive")
+        if self.normalisation == "rows":
+            raise CheckpointError(
+                "config.json has normalisation='rows' with approximation='nystrom'; approximate row sums can be zero "
+                "or negative, so they are not divided by; use 'none' (the paper's) or 'mean'"
+            )
+
+
+def draw_landmarks(num_tokens: int, config: SkyformerConfig) -> Int[Tensor, "M"]:
+    """Places of the landmarks among the 2 T points [Q; K]: uniform, without repetition, the same at every call."""
+    draw = torch.Generator().manual_seed(config.landmark_seed)
+    return torch.randperm(2 * num_tokens, generator=draw)[: config.num_landmarks]
+
+
+class GaussianMixer(Mixer):
+    """Gaussian-kernel attention of several heads."""
+
+    def __init__(self, config: SkyformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.hidden_size
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(width, width, bias=False) for _ in range(4))
+
+    @classmethod
+    def slots(cls, config: SkyformerConfig) -> dict[str, Slot]:
+        if config.approximation == "nystrom":
+            return {}
+        shape = (config.num_attention_heads, 1, config.head_dim)
+        return {name: Slot(shape=shape, length_dim=1) for name in ("keys", "values")}
+
+    @classmethod
+    def work(cls, config: SkyformerConfig) -> Work:
+        """Matrix products only. With `nystrom` also without the inverse, 8 H M^3 a step, which is once for a text."""
+        width = config.hidden_size
+        projections = 4 * 2 * width * width
+        if config.approximation == "nystrom":
+            return Work(flops=projections + 4 * 2 * config.num_landmarks * width)
+        return Work(flops=projections + 4 * width, flops_per_context_token=4 * width)
+
+    def forward(self, x: Float[Tensor, "B T W"], part: Part | None, *, at: At, read: int) -> Float[Tensor, "B T W"]:
+        q, k, v = self._project(x, at)
+        if self.config.approximation == "nystrom":
+            return self._merge(self._approximate(q, k, v))
+        if part is not None:
+            keys, values = part["keys"], part["values"]
+            end = read + x.shape[1]
+            keys[:, :, read:end], values[:, :, read:end] = k, v
+            k, v = keys[:, :, :end], values[:, :, :end]
+        return self._merge(gaussian_attention.chunked(q, k, v, normalisation=self.config.normalisation))
+
+    def step(self, x: Float[Tensor, "B 1 W"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 W"]:
+        q, k, v = self._project(x, at)
+        keys, values = part["keys"], part["values"]
+        keys.index_copy_(2, at.positions, k)
+        values.index_copy_(2, at.positions, v)
+        seen_len = min(variant, keys.shape[2])
+        seen = (torch.arange(seen_len, device=x.device) <= at.positions)[None, None, None]
+        keys, values = keys[:, :, :seen_len], values[:, :, :seen_len]
+        return self._merge(gaussian_attention.step(q, keys, values, seen, normalisation=self.config.normalisation))
+
+    def _approximate(
+        self, q: Float[Tensor, "B H T D"], k: Float[Tensor, "B H T D"], v: Float[Tensor, "B H T D"]
+    ) -> Float[Tensor, "B H T D"]:
+        config, num_tokens = self.config, q.shape[2]
+        landmarks = draw_landmarks(num_tokens, config).to(q.device)
+        out = nystrom_attention.chunked(q, k, v, landmarks, ridge=config.ridge, steps=config.inverse_steps)
+        return out / num_tokens if config.normalisation == "mean" else out
+
+    def _project(
+        self, x: Float[Tensor, "B T W"], at: At
+    ) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B H T D"], Float[Tensor, "B H T D"]]:
+        """Queries and keys, rotated, and values."""
+        assert at.turns is not None
+        heads = (self.config.num_attention_heads, -1)
+        q, k, v = (proj(x).unflatten(-1, heads).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        return rotate_half(q, *at.turns), rotate_half(k, *at.turns), v
+
+    def _merge(self, out: Float[Tensor, "B H T D"]) -> Float[Tensor, "B T W"]:
+        return self.o_proj(out.transpose(1, 2).flatten(-2))
+
+
+class Skyformer(Stack):
+    """Language model over Gaussian-kernel attention. See the module docstring."""
+
+    mixer_class = GaussianMixer
+    config_class = SkyformerConfig
+    TINY: ClassVar[Mapping[str, Any]] = {"normalisation": "none"}
+    rotary = True
+    DIALECTS = (own_dialect(SkyformerConfig, mixer_keys=tuple(f"{part}_proj.weight" for part in "qkvo")),)
+
+    def __init__(self, config: SkyformerConfig) -> None:
+        super().__init__(config)
+        self.strictly_causal = config.approximation == "none"
+
+    def new_state(self, batch_size: int, max_len: int) -> StackState:
+        """Raises UnsupportedError where there is none: with `nystrom`."""
+        if not self.strictly_causal:
+            raise UnsupportedError("Skyformer with approximation 'nystrom' has no state; it reads whole texts only")
+        return super().new_state(batch_size, max_len)
+
+    def step_variant(self, num_tokens: int) -> int:
+        """Keys that the step reads: a bucket of the used length."""
+        return bucket_len(num_tokens + 1)
+
+    @property
+    def kernel_path(self) -> dict[str, str]:
+        config = self.config
+        if config.approximation == "nystrom":
+            path = {"nystrom_attention": "chunked", "landmarks": str(config.num_landmarks)}
+        else:
+            path = {"gaussian_attention": "sdpa" if config.normalisation == "rows" else "chunked"}
+        return {**path, "normalisation": config.normalisation}

@@ -1,4 +1,4 @@
-"""A second opinion: TTT, Mamba, S4D, hybrid and Llama-like models in numpy float64, sharing no code with ttbench.
+"""A second opinion: TTT, Mamba, S4D, Reformer, hybrid and Llama-like models in numpy float64, sharing no code with ttbench.
 
 Weights are a mapping from the published names (`model.layers.0...`) to arrays, configurations are config.json. Loops
 are plain and slow; gradients of the inner layer norm go through its Jacobian matrix rather than a closed form.
@@ -196,6 +196,47 @@ def llama_logits(ids: np.ndarray, w: Weights, config: Mapping[str, Any]) -> np.n
     return x @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
 
 
+def reformer_layer(h: np.ndarray, p: Weights, config: Mapping[str, Any]) -> np.ndarray:
+    """Streaming LSH attention over [T, M]: each token makes the set of keys that any round gives it, and reads that."""
+    heads, kept = config["num_attention_heads"], config["bucket_keys"]
+    dim = h.shape[1] // heads
+    q, v = (h @ p[f"{name}_proj.weight"].T for name in "qv")
+    if config["conv_kernel"]:
+        q, v = (x + causal_conv(x, p[f"convs.{name}.weight"], 0.0) for x, name in ((q, "q"), (v, "v")))
+    out = np.empty_like(q)
+    for head in range(heads):
+        part = slice(head * dim, (head + 1) * dim)
+        turned = np.array([rotate(x, t, config["rope_theta"], "halves") for t, x in enumerate(q[:, part])])
+        keys = turned / np.linalg.norm(turned, axis=1, keepdims=True)
+        rounds = [q[:, part] @ rotation for rotation in p["rotations"][head]]
+        buckets = [np.argmax(np.hstack((x, -x)), axis=1) if x.size else np.zeros(len(h), int) for x in rounds]
+        for t in range(len(h)):
+            found = {j for bucket in buckets for j in np.flatnonzero(bucket[:t] == bucket[t])[-kept:]}
+            seen = sorted(found) or [t]
+            scores = keys[seen] @ turned[t]
+            shares = np.exp(scores - scores.max())
+            out[t, part] = shares / shares.sum() @ v[seen, part]
+    return out @ p["o_proj.weight"].T
+
+
+def stack_logits(
+    ids: np.ndarray, w: Weights, config: Mapping[str, Any], layer: Callable[[np.ndarray, Weights], np.ndarray]
+) -> np.ndarray:
+    """Logits [T, V] over ids [T] of a stack in our own naming; `layer(hidden, weights of the mixer)`."""
+    x, eps = w["embed.weight"][ids], config["rms_norm_eps"]
+    for i in range(config["num_hidden_layers"]):
+        p = f"layers.{i}."
+        mixer = {name.removeprefix(f"{p}mixer."): value for name, value in w.items()}
+        x = x + layer(rms_norm(x, w[f"{p}mixer_norm.weight"], eps), mixer)
+        x = x + swiglu(rms_norm(x, w[f"{p}mlp_norm.weight"], eps), w, f"{p}mlp.")
+    return rms_norm(x, w["norm.weight"], eps) @ w.get("lm_head.weight", w["embed.weight"]).T
+
+
+def reformer_logits(ids: np.ndarray, w: Weights, config: Mapping[str, Any]) -> np.ndarray:
+    """Logits [T, V] of a streaming Reformer over ids [T]."""
+    return stack_logits(ids, w, config, lambda h, p: reformer_layer(h, p, config))
+
+
 def s4d_layer(u: np.ndarray, p: Weights) -> np.ndarray:
     """The S4D layer over [T, M]: every channel convolved with its kernel, written out."""
     dt, A = np.exp(p["log_dt"]), -np.exp(p["log_A_real"]) + 1j * p["A_imag"]
@@ -213,14 +254,7 @@ def s4d_layer(u: np.ndarray, p: Weights) -> np.ndarray:
 
 def s4d_logits(ids: np.ndarray, w: Weights, config: Mapping[str, Any]) -> np.ndarray:
     """Logits [T, V] of an S4D checkpoint over ids [T]."""
-    x, eps = w["model.embed_tokens.weight"][ids], config["rms_norm_eps"]
-    for i in range(config["num_hidden_layers"]):
-        p = f"model.layers.{i}."
-        mixer = {name.removeprefix(f"{p}mixer."): value for name, value in w.items()}
-        x = x + s4d_layer(rms_norm(x, w[f"{p}mixer_norm.weight"], eps), mixer)
-        x = x + swiglu(rms_norm(x, w[f"{p}mlp_norm.weight"], eps), w, f"{p}mlp.")
-    x = rms_norm(x, w["model.norm.weight"], eps)
-    return x @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
+    return stack_logits(ids, w, config, s4d_layer)
 
 
 def silu(x: np.ndarray) -> np.ndarray:

@@ -62,6 +62,7 @@ ARCHITECTURES = Registry(
         "ttt-linear": "ttbench.models.ttt:TTTLinear",
         "ttt-mlp": "ttbench.models.ttt:TTTMLP",
         "titans-lmm": "ttbench.models.titans:TitansLMM",
+        "reformer": "ttbench.models.reformer:Reformer",
     },
 )
 

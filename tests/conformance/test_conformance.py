@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from oracle import hybrid_logits, llama_logits, mamba2_logits, mamba_logits, s4d_logits, ttt_logits
+from oracle import (
+    hybrid_logits,
+    llama_logits,
+    mamba2_logits,
+    mamba_logits,
+    reformer_logits,
+    s4d_logits,
+    ttt_logits,
+)
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -41,6 +49,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"n_groups": 1, "tie_word_embeddings": True, "residual_in_fp32": False},
     ],
     "transformer": [{"conv_kernel": 0, "tie_word_embeddings": False}],
+    "reformer": [
+        {"num_hashes": 3, "num_buckets": 6, "bucket_keys": 1, "conv_kernel": 0, "tie_word_embeddings": True},
+        {"num_hashes": 1, "num_buckets": 1, "bucket_keys": 23},
+    ],
     "s4d": [{"state_size": 2, "tie_word_embeddings": False}],
     "titans-lmm": [
         {"memory_read": "chunk", "num_persistent": 0, "memory_layers": 4, "tie_word_embeddings": True},
@@ -58,6 +70,7 @@ ORACLES: dict[str, Callable[..., np.ndarray]] = {
     "mamba": mamba_logits,
     "mamba2": mamba2_logits,
     "transformer": llama_logits,
+    "reformer": reformer_logits,
     "s4d": s4d_logits,
     "ttt-linear": ttt_logits,
     "ttt-mlp": ttt_logits,

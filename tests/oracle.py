@@ -1,4 +1,5 @@
-"""A second opinion: TTT, Mamba, S4D, Reformer, hybrid and Llama-like models in numpy float64, sharing no code with ttbench.
+"""A second opinion: TTT, Mamba, S4D, Reformer, hybrid and Llama-like models in numpy float64, without code of
+ttbench.
 
 Weights are a mapping from the published names (`model.layers.0...`) to arrays, configurations are config.json. Loops
 are plain and slow; gradients of the inner layer norm go through its Jacobian matrix rather than a closed form.

@@ -68,7 +68,9 @@ class LSHState:
         return self.K.shape[3] // self.counts.shape[3]
 
     @staticmethod
-    def shapes(*, num_heads: int, num_rounds: int, num_buckets: int, num_kept: int, dim: int) -> dict[str, tuple[int, ...]]:
+    def shapes(
+        *, num_heads: int, num_rounds: int, num_buckets: int, num_kept: int, dim: int
+    ) -> dict[str, tuple[int, ...]]:
         """Field -> shape of one sequence."""
         rings = (num_heads, num_rounds, num_buckets * num_kept)
         return {
@@ -184,7 +186,7 @@ def chunked(
 ) -> tuple[Float[Tensor, "B H T D"], LSHState]:
     """The same numbers as `reference`, by sorting; differentiable. Arguments as there."""
     state, num_kept = initial_state, initial_state.num_kept
-    batch_size, num_heads, num_rounds, num_buckets = state.counts.shape
+    num_rounds, num_buckets = state.counts.shape[2:]
     k = F.normalize(q, dim=-1, eps=UNIT_EPS)
     turn = torch.arange(num_kept, device=q.device)
     first = num_kept * torch.arange(num_buckets, device=q.device)[:, None]
@@ -235,7 +237,9 @@ def _sort(
 
 def _inverse(order: Int[Tensor, "B H R L"]) -> Int[Tensor, "B H R L"]:
     """Where each entry stands in the order."""
-    return torch.empty_like(order).scatter_(-1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order))
+    return torch.empty_like(order).scatter_(
+        -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    )
 
 
 def _places(

@@ -16,13 +16,13 @@ oneself where there is anything else. Ours:
 - Positions: rotary, on queries and keys after hashing. The paper adds axial position embeddings to the input, which end
   at a largest length. Hashed before rotation, equal content meets in one bucket at any distance, and the position of
   two tokens cannot move their buckets; how far apart they are still counts in the score.
-- One bucket's tokens may all be far away, and the paper's models put layers of local attention between those of LSH.
-  Here a short convolution of q and v may do it (`conv_kernel`, 0 by default: none), so a hash can tell n-grams apart.
-- Reversible residuals save memory in training and nothing at inference; they are not built. Nor is chunked feed-forward,
-  which changes no number; the feed-forward is SwiGLU, as in every stack here.
+- All of a bucket may be far away, and published models put layers of local attention between those of LSH. Here a short
+  convolution of q and v may do it (`conv_kernel`, 0 by default: none), with which a hash can tell n-grams apart.
+- Reversible residuals save memory in training and nothing at inference; they are not built. Nor is the feed-forward in
+  chunks, which changes no number; the feed-forward is SwiGLU, as in every stack here.
 
-State per layer, elements: H R N M (2 D floats + R int64) + H R N int64, constant in the context, and K - 1 inputs of the
-convolutions. Rotations are a buffer that checkpoints hold: `hash_seed` says how they were drawn.
+State per layer, elements: H R N M (2 D floats + R int64) + H R N int64, constant in the context, and K - 1 inputs of
+the convolutions. Rotations are a buffer that checkpoints hold: `hash_seed` says how they were drawn.
 Letters: B batch, T tokens, H heads, D head dim, W width, R rounds, N buckets, M keys kept of a bucket, K conv kernel.
 """
 
@@ -123,7 +123,7 @@ class ReformerMixer(Mixer):
     def project(
         self, x: Float[Tensor, "B T W"], part: Part | None, *, at: At
     ) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B H T D"], Int[Tensor, "B H R T"]]:
-        """Rotated queries and values, as the op takes them, and buckets; the convolutions' tail is written to `part`."""
+        """Rotated queries and values, as the op takes them, and buckets; the next tail is written to `part`."""
         q, v = self.q_proj(x), self.v_proj(x)
         if len(self.convs):
             tails = (None, None) if part is None else part["tail"].chunk(2, -1)

@@ -170,10 +170,11 @@ class StackState(State):
     held: Mapping[str, Shaped[Tensor, "L B ..."]]
 
     def tensors(self) -> dict[str, tuple[Tensor, int | None, int | None]]:
-        lengths = {name: slot.length_dim for name, slot in self.slots.items()}
-        return {"position": (self.position, None, None)} | {
-            name: (tensor, 1, None if (dim := lengths[name]) is None else dim + 2) for name, tensor in self.held.items()
-        }
+        found: dict[str, tuple[Tensor, int | None, int | None]] = {"position": (self.position, None, None)}
+        for name, tensor in self.held.items():
+            dim = self.slots[name].length_dim
+            found[name] = (tensor, 1, None if dim is None else dim + 2)
+        return found
 
     def layer(self, i: int) -> Part:
         """Views of one layer."""

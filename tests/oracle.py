@@ -255,7 +255,14 @@ def s4d_layer(u: np.ndarray, p: Weights) -> np.ndarray:
 
 def s4d_logits(ids: np.ndarray, w: Weights, config: Mapping[str, Any]) -> np.ndarray:
     """Logits [T, V] of an S4D checkpoint over ids [T]."""
-    return stack_logits(ids, w, config, s4d_layer)
+    x, eps = w["model.embed_tokens.weight"][ids], config["rms_norm_eps"]
+    for i in range(config["num_hidden_layers"]):
+        p = f"model.layers.{i}."
+        mixer = {name.removeprefix(f"{p}mixer."): value for name, value in w.items()}
+        x = x + s4d_layer(rms_norm(x, w[f"{p}mixer_norm.weight"], eps), mixer)
+        x = x + swiglu(rms_norm(x, w[f"{p}mlp_norm.weight"], eps), w, f"{p}mlp.")
+    x = rms_norm(x, w["model.norm.weight"], eps)
+    return x @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
 
 
 def silu(x: np.ndarray) -> np.ndarray:

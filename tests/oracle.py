@@ -250,6 +250,30 @@ def performer_layer(h: np.ndarray, w: Weights, prefix: str, config: Mapping[str,
     return out @ w[f"{prefix}o_proj.weight"].T
 
 
+def reformer_layer(h: np.ndarray, w: Weights, prefix: str, config: Mapping[str, Any]) -> np.ndarray:
+    """Streaming LSH attention over [T, M]: each token makes the set of keys that any round gives it, and reads that."""
+    p = {name.removeprefix(prefix): value for name, value in w.items()}
+    heads, kept = config["num_attention_heads"], config["bucket_keys"]
+    dim = h.shape[1] // heads
+    q, v = (h @ p[f"{name}_proj.weight"].T for name in "qv")
+    if config["conv_kernel"]:
+        q, v = (x + causal_conv(x, p[f"convs.{name}.weight"], 0.0) for x, name in ((q, "q"), (v, "v")))
+    out = np.empty_like(q)
+    for head in range(heads):
+        part = slice(head * dim, (head + 1) * dim)
+        turned = np.array([rotate(x, t, config["rope_theta"], "halves") for t, x in enumerate(q[:, part])])
+        keys = turned / np.linalg.norm(turned, axis=1, keepdims=True)
+        rounds = [q[:, part] @ rotation for rotation in p["rotations"][head]]
+        buckets = [np.argmax(np.hstack((x, -x)), axis=1) if x.size else np.zeros(len(h), int) for x in rounds]
+        for t in range(len(h)):
+            found = {j for bucket in buckets for j in np.flatnonzero(bucket[:t] == bucket[t])[-kept:]}
+            seen = sorted(found) or [t]
+            scores = keys[seen] @ turned[t]
+            shares = np.exp(scores - scores.max())
+            out[t, part] = shares / shares.sum() @ v[seen, part]
+    return out @ p["o_proj.weight"].T
+
+
 def gaussian_layer(h: np.ndarray, w: Weights, prefix: str, config: Mapping[str, Any]) -> np.ndarray:
     """Causal attention over [T, M] weighed by a Gaussian kernel, pair by pair."""
     dim = config["hidden_size"] // config["num_attention_heads"]
@@ -267,6 +291,7 @@ def gaussian_layer(h: np.ndarray, w: Weights, prefix: str, config: Mapping[str, 
 
 s4d_logits = stack_logits(s4d_layer)
 performer_logits = stack_logits(performer_layer)
+reformer_logits = stack_logits(reformer_layer)
 skyformer_logits = stack_logits(gaussian_layer)
 
 

@@ -67,6 +67,7 @@ ARCHITECTURES = Registry(
         "titans-mag": "ttbench.models.titans:TitansMAG",
         "titans-mal": "ttbench.models.titans:TitansMAL",
         "skyformer": "ttbench.models.skyformer:Skyformer",
+        "reformer": "ttbench.models.reformer:Reformer",
     },
 )
 

@@ -19,6 +19,7 @@ from oracle import (
     mamba2_logits,
     mamba_logits,
     performer_logits,
+    reformer_logits,
     s4d_logits,
     skyformer_logits,
     ttt_logits,
@@ -51,6 +52,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     ],
     "transformer": [{"conv_kernel": 0, "tie_word_embeddings": False}],
     "performer": [{"feature_eps": 1e-3, "num_features": 5, "tie_word_embeddings": True}],
+    "reformer": [
+        {"num_hashes": 3, "num_buckets": 6, "bucket_keys": 1, "conv_kernel": 0, "tie_word_embeddings": True},
+        {"num_hashes": 1, "num_buckets": 1, "bucket_keys": 23},
+    ],
     "s4d": [{"state_size": 2, "tie_word_embeddings": False}],
     "skyformer": [{"normalisation": "rows", "tie_word_embeddings": True}, {"normalisation": "mean"}],
     "titans-lmm": [
@@ -83,6 +88,7 @@ ORACLES: dict[str, Callable[..., np.ndarray]] = {
     "mamba2": mamba2_logits,
     "transformer": llama_logits,
     "performer": performer_logits,
+    "reformer": reformer_logits,
     "s4d": s4d_logits,
     "skyformer": skyformer_logits,
     "ttt-linear": ttt_logits,

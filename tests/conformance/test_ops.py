@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import ttbench.kernels
-from ttbench.kernels import neural_memory
+from ttbench.kernels import lsh_attention, neural_memory
 from ttbench.kernels.favor import FavorState
+from ttbench.kernels.lsh_attention import LSHState
 from ttbench.kernels.ttt_linear import LinearState
 from ttbench.kernels.ttt_mlp import MLPState
 
@@ -142,6 +143,27 @@ def _nystrom_call(op: Callable[..., Any], leaves: list[Tensor]) -> tuple[Tensor,
     return (op(*leaves, places, ridge=0.1, steps=6),)
 
 
+def _lsh_leaves(num_tokens: int, dtype: torch.dtype) -> list[Tensor]:
+    heads, dim, slots = 3, 8, 4 * 5
+    past = [_normal(2, heads, 2, slots, dim, seed=i) for i in (2, 3)]
+    return [x.to(dtype) for x in (*(_normal(2, heads, num_tokens, dim, seed=i) for i in (0, 1)), *past)]
+
+
+def _lsh_call(op: Callable[..., Any], leaves: list[Tensor]) -> tuple[Tensor, ...]:
+    # two rounds of four buckets, some of which hold what 30 tokens left, others nothing
+    batch_size, heads, num_tokens, _ = leaves[0].shape
+    draw = torch.Generator().manual_seed(9)
+    before, now = torch.randint(4, (batch_size, heads, 2, 30 + num_tokens), generator=draw).split([30, num_tokens], 3)
+    shapes = LSHState.shapes(num_heads=heads, num_rounds=2, num_buckets=4, num_kept=5, dim=8)
+    empty = {name: torch.zeros(batch_size, *shape, dtype=torch.float64) for name, shape in shapes.items()}
+    empty |= {name: empty[name].long() for name in LSHState.WHOLE}
+    x = torch.zeros(batch_size, heads, 30, 8, dtype=torch.float64)
+    _, left = lsh_attention.reference(x, x, before.clamp_min(1), LSHState.of(empty))
+    past = dataclasses.replace(left, K=leaves[2], V=leaves[3])
+    out, final = op(*leaves[:2], now, past)
+    return out, final.K, final.V, final.codes.double(), final.counts.double()
+
+
 OPS: dict[str, Op] = {
     "favor": Op(leaves=_favor_leaves, call=_favor_call),
     "gaussian_attention": Op(leaves=_attention_leaves, call=lambda op, leaves: (op(*leaves, normalisation="none"),)),
@@ -149,6 +171,7 @@ OPS: dict[str, Op] = {
     "window_attention": Op(leaves=_attention_leaves, call=lambda op, leaves: (op(*leaves, window=9),)),
     "selective_scan": Op(leaves=_selective_scan_leaves, call=lambda op, leaves: op(*leaves)),
     "ssd": Op(leaves=_ssd_leaves, call=lambda op, leaves: op(*leaves)),
+    "lsh_attention": Op(leaves=_lsh_leaves, call=_lsh_call),
     "attention": Op(leaves=_attention_leaves, call=lambda op, leaves: (op(*leaves),)),
     "s4d": Op(leaves=_s4d_leaves, call=lambda op, leaves: op(*leaves)),
     "neural_memory": Op(leaves=_memory_leaves, call=_memory_call),

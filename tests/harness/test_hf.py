@@ -79,9 +79,9 @@ def test_scores_are_the_log_softmax_of_one_plain_forward(saved: Saved) -> None:
     np.testing.assert_allclose(nats, wanted.numpy(), rtol=0, atol=TOLERANCE * float(logits.abs().max()))
 
 
+# the logits of a model that looks ahead depend on what follows
+@pytest.mark.parametrize("saved", [name for name, family in FAMILIES.items() if family.causal], indirect=True)
 def test_prefill_and_decoding_give_the_logits_of_one_forward(saved: Saved) -> None:
-    if not FAMILIES[saved.name].causal:
-        pytest.skip("the logits of a model that looks ahead depend on what follows")
     ids, engine = draw(1, 60, seed=1), saved.engine
     whole = saved.logits(ids)
     engine.reset(1, 60)
@@ -219,6 +219,17 @@ def test_weights_that_do_not_fit_are_refused(damage: str, tmp_path: Path) -> Non
     expected = {"missing": f"1 missing: {key}", "unexpected": "1 unexpected", "nan": f"'{key}' .* NaN or infinite"}
     with pytest.raises(WeightsError, match=expected[damage]):
         load_engine(str(folder), device="cpu", dtype="float32", attention=None, engine="hf")
+
+
+def test_a_reformer_of_transformers_runs_whole_through_hf_alone_and_its_leak_is_large(tmp_path: Path) -> None:
+    engine = Saved("reformer", tmp_path / "reformer").engine
+    # each call reads all again, and earlier logits move by a quarter of the greatest when later tokens change
+    assert (engine.probe.mode, engine.kernel_path["cache"]) == ("whole", "whole")
+    assert 0.1 < engine.probe.leak < 0.5
+    assert float(engine.kernel_path["leak"]) == pytest.approx(engine.probe.leak, rel=0.05)
+    # the streaming variant of the registry does not take it for its own
+    with pytest.raises(CheckpointError, match=r"'reformer' .* known to none.* add --engine hf"):
+        resolve(str(tmp_path / "reformer"))
 
 
 @pytest.mark.parametrize(("name", "failed"), [("mamba", []), ("reformer", ["causality"])])

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from ttbench.errors import CheckpointError
@@ -106,10 +106,18 @@ class Slot:
     shape: tuple[int, ...]  # of one sequence; 1 at `length_dim`
     length_dim: int | None = None  # dimension of `shape` that grows by one with each token
     wide: bool = False  # float32 at least, whatever the model's dtype
+    whole: bool = False  # int64, whatever the model's dtype
+
+    def dtype(self, model: torch.dtype) -> torch.dtype:
+        """Of the tensor, in a model of dtype `model`."""
+        if self.whole:
+            return torch.int64
+        return torch.promote_types(model, torch.float32) if self.wide else model
 
     def nbytes(self, dtype_bytes: int) -> int:
         """Bytes of one sequence, or of one of its tokens when it grows."""
-        return math.prod(self.shape) * (max(4, dtype_bytes) if self.wide else dtype_bytes)
+        each = 8 if self.whole else max(4, dtype_bytes) if self.wide else dtype_bytes
+        return math.prod(self.shape) * each
 
 
 # One layer's state: slot name -> [B, *shape], a view that is written in place.
@@ -169,7 +177,7 @@ class StackState(State):
     """The slots of every layer."""
 
     slots: Mapping[str, Slot]
-    held: Mapping[str, Float[Tensor, "L B ..."]]
+    held: Mapping[str, Shaped[Tensor, "L B ..."]]
 
     def tensors(self) -> dict[str, tuple[Tensor, int | None, int | None]]:
         found: dict[str, tuple[Tensor, int | None, int | None]] = {"position": (self.position, None, None)}
@@ -255,8 +263,7 @@ class Stack(SequenceModel):
         held = {}
         for name, slot in slots.items():
             shape = [max_len if dim == slot.length_dim else size for dim, size in enumerate(slot.shape)]
-            dtype = torch.promote_types(like.dtype, torch.float32) if slot.wide else like.dtype
-            held[name] = like.new_zeros(len(self.layers), batch_size, *shape, dtype=dtype)
+            held[name] = like.new_zeros(len(self.layers), batch_size, *shape, dtype=slot.dtype(like.dtype))
         position = torch.zeros(1, dtype=torch.int64, device=like.device)
         state = StackState(position=position, max_len=max_len, slots=slots, held=held)
         self.reset(state)

@@ -51,7 +51,7 @@ $(PEERS)/.stamp: pyproject.toml constraints.txt scripts/setup.sh scripts/peers.p
 	@touch $@
 
 peers: $(PEERS)/.stamp  ## check the models of two Titans packages, and find what is wrong with them
-	@$(PEERS)/bin/python scripts/peers.py
+	@$(TEST_ENV) $(PEERS)/bin/python scripts/peers.py
 
 test: check pytest  ## lint, types, tests
 

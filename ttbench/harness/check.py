@@ -32,8 +32,9 @@ from ttbench.types import ENGINES, Checkpoint
 EXACT_LIMIT = 1e-8
 FLOAT32_LIMIT = 1e-5  # of an architecture that declares `float32_inside`
 PROBE_LEN = 100  # tokens; not a multiple of any chunk
-LONG_PROMPTS = (17, 33, 65, 129, 257, 513)  # tokens; one more than what windows, segments and chunks usually hold
-LONG_STEPS = 16  # tokens decoded after each
+# Tokens; past the ends of the usual windows, segments and chunks, and just short of an end that decoding then passes.
+LONG_PROMPTS = (17, 61, 129, 253, 513)
+LONG_STEPS = 8  # tokens decoded after each
 LONGEST_WINDOW = 2048  # tokens; a longer one is not gone past
 SPLITS = ((1, 99), (15, 17, 63, 5), (64, 36), (16, 16, 1, 67))
 

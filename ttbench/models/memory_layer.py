@@ -1,6 +1,6 @@
 """The neural long-term memory as a layer: projections, gates and learned start around `kernels.neural_memory`.
 
-    q, k, v = silu(conv(x W))          q and k of length 1 in each head
+    q, k, v = silu(conv(x W))          q and k of length 1 in each head, unless `qk_norm` is "none"
     theta = max_step / C sigmoid(.)    eta = sigmoid(.)       keep = sigmoid(.)        from x, per head and token
     out = norm(M(q))                   per head
 
@@ -116,7 +116,8 @@ class MemoryLayer(nn.Module):
                 tails.append(next_tail)
             parts.append(F.silu(part).to(self.inner_dtype).unflatten(-1, (self.config.num_attention_heads, -1)))
         q, k, v = parts
-        q, k = (F.normalize(part, dim=-1, eps=NORM_EPS) for part in (q, k))
+        if self.config.qk_norm == "unit":
+            q, k = (F.normalize(part, dim=-1, eps=NORM_EPS) for part in (q, k))
         raw = self.gates_proj(x).to(self.inner_dtype).unflatten(-1, (-1, 3))
         theta = self.config.max_step / self.config.chunk_size * raw[..., :1].sigmoid()
         gates = torch.cat((theta, F.logsigmoid(raw[..., 1:])), -1)

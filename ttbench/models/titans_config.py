@@ -10,6 +10,7 @@ from ttbench.kernels.neural_memory import READS
 from ttbench.models.stack import StackConfig, require_at_least, require_one_of
 
 STARTS = ("learned", "zero")
+QK_NORMS = ("unit", "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,11 +26,13 @@ class TitansConfig(StackConfig):
     max_step: float  # upper bound of the sum of theta over a chunk
     num_persistent: int  # N_p, learned vectors in front of the sequence of every layer
     conv_kernel: int = 4  # tokens; of the convolutions on q, k and v of the memory; 0: none
+    qk_norm: str = "unit"  # unit: q and k of length 1 in each head, as in section 4.4; none: as they are
 
     def check(self) -> None:
         StackConfig.check(self)
         require_one_of("memory_read", self.memory_read, READS)
         require_one_of("memory_init", self.memory_init, STARTS)
+        require_one_of("qk_norm", self.qk_norm, QK_NORMS)
         for name in ("chunk_size", "memory_layers", "memory_expansion"):
             require_at_least(name, getattr(self, name), 1)
         for name in ("num_persistent", "conv_kernel"):

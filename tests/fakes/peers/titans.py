@@ -18,7 +18,7 @@ CHUNK = 64  # tokens
 class TitansLMM(nn.Module):
     """Embedding, a memory that adds up what it reads, head."""
 
-    def __init__(self, *, vocab_size: int, d_model: int, **sizes: Any) -> None:
+    def __init__(self, vocab_size: int, *, d_model: int, **sizes: Any) -> None:
         super().__init__()
         del sizes
         self.tok_emb = nn.Embedding(vocab_size, d_model)

@@ -59,7 +59,9 @@ class MemoryAsContextTransformer(nn.Module):
         disable_flex_attn: bool = False,
         factorized_pos_emb: Any = None,
     ) -> Any:
-        begin, kept = (0, self.embed.weight.new_zeros(len(ids), 0, self.embed.embedding_dim)) if cache is None else cache
+        begin, kept = (
+            (0, self.embed.weight.new_zeros(len(ids), 0, self.embed.embedding_dim)) if cache is None else cache
+        )
         new = self.embed(ids[:, begin:])
         x = torch.cat((kept, new), 1)
         q, k, v = self.layers[0](x).chunk(3, -1)

@@ -1,4 +1,4 @@
-"""Memories of titans-pytorch: ours compute what theirs did where a map is offered, and every other option is refused."""
+"""Memories of titans-pytorch: ours compute what theirs did where there is a map; every other option is refused."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ def test_options_and_weights_that_disagree_are_named(maker: ModuleType) -> None:
         convert_memory(state, {**case["options"], "pre_rmsnorm": False})
     with pytest.raises(WeightsError, match=r"'to_keys\.0\.weight' of shape \[6, 6\]; the state_dict has none"):
         convert_memory({key: value for key, value in state.items() if key != "to_keys.0.weight"}, case["options"])
+    odd = {"memory_model_parameters.0": torch.zeros(1, 6, 9), "memory_model_parameters.1": torch.zeros(1, 9, 6)}
     with pytest.raises(UsageError, match="no map for a hidden width of 9"):
-        odd = {"memory_model_parameters.0": torch.zeros(1, 6, 9), "memory_model_parameters.1": torch.zeros(1, 9, 6)}
         convert_memory({**state, **odd}, case["options"])
 
 

@@ -1,8 +1,8 @@
 """The neural memory of titans-pytorch as our `MemoryLayer`, for the options under which both are one function.
 
 With `chunk_size` 1 and `batch_size` C their memory takes the gradients of C tokens at the weights before the first of
-them, has momentum and forgetting for each token, and reads with the weights after it: `kernels.neural_memory` with chunk
-C and read "token". What is left differs in names, in signs, and in a loss that is the mean over D:
+them, has momentum and forgetting for each token, and reads with the weights after it: `kernels.neural_memory` with
+chunk C and read "token". What is left differs in names, in signs, and in a loss that is the mean over D:
 
     theta = max_lr / D sigmoid(.)      max_step = C max_lr / D
     keep = 1 - sigmoid(decay)          keep = sigmoid(-decay)
@@ -152,7 +152,7 @@ def _require_faithful(options: Mapping[str, Any]) -> int:
         raise UsageError(f"dim={dim!r} and dim_head={options.get('dim_head')!r}; give dim, and dim_head equal to it")
     if not isinstance(chunk_size, int):
         raise UsageError(
-            f"no map for batch_size={chunk_size!r}: all gradients of a call are then taken at the weights that it began "
+            f"no map for batch_size={chunk_size!r}: all gradients of a call are then taken at the weights it began "
             "with, so the function depends on how a text is cut into calls; there is one for every number of tokens"
         )
     return chunk_size

@@ -77,7 +77,7 @@ def inputs() -> torch.Tensor:
 
 def build(options: dict[str, Any]) -> Any:
     """Their memory with weights of ours, float64."""
-    from titans_pytorch import NeuralMemory
+    from titans_pytorch import NeuralMemory  # pyright: ignore[reportMissingImports]
 
     given = dict(options)
     given["activation"] = torch.nn.SiLU() if given["activation"] == "silu" else None

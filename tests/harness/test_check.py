@@ -23,6 +23,7 @@ from ttbench.types import Cost
 STRUCTURAL = (
     "step_equals_forward",
     "split_invariance",
+    "long_prompt",
     "causality",
     "batch_independence",
     "save_and_load",

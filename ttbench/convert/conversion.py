@@ -13,7 +13,8 @@ from typing import Any
 
 from ttbench.convert.gguf_file import convert_gguf
 from ttbench.convert.output import SHARD_BYTES, WeightWriter
-from ttbench.convert.torch_file import convert_torch
+from ttbench.convert.titans_pytorch import refuse_titans_pytorch
+from ttbench.convert.torch_file import convert_torch, tensor_names
 from ttbench.convert.ttt_jax import convert_stream, presets, ttt_config
 from ttbench.errors import CheckpointError
 from ttbench.harness.checkpoint import CONFIG, fitted, identify, read_config
@@ -66,6 +67,8 @@ def convert(
     beside = found.path.parent
     if found.format == "gguf" and config is not None:
         raise CheckpointError(f"'{found.path}' carries its own configuration; leave --config out")
+    if found.format == "torch":
+        refuse_titans_pytorch(tensor_names(found.path), path=found.path)
     if found.format != "gguf":
         config = _configuration(found, config)
     remarks = []

@@ -47,6 +47,13 @@ def convert_torch(path: Path, writer: WeightWriter, *, report: Callable[[int, in
     report(total, total)
 
 
+def tensor_names(path: Path) -> set[str]:
+    """Keys of a file, or of all files that an index names. Raises as `convert_torch`."""
+    return (
+        set(_load(path)) if path.name != TORCH_INDEX else {key for keys in _shards(path).values() for key in keys or ()}
+    )
+
+
 def _shards(index: Path) -> dict[Path, set[str] | None]:
     """Files that an index names, each with the keys it must hold."""
     weight_map = read_json(index, max_bytes=MAX_INDEX_BYTES).get("weight_map")

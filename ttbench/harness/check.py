@@ -8,6 +8,7 @@ architecture in the tests, and `ttbench check architecture:NAME` runs them on on
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ttbench.errors import UnknownNameError
+from ttbench.errors import UnknownNameError, UnsupportedError
 from ttbench.harness.checkpoint import resolve
 from ttbench.harness.eager import EagerEngine
 from ttbench.harness.engine import Engine
@@ -29,7 +30,12 @@ from ttbench.registry import ARCHITECTURES
 from ttbench.types import ENGINES, Checkpoint
 
 EXACT_LIMIT = 1e-8
+FLOAT32_LIMIT = 1e-5  # of an architecture that declares `float32_inside`
 PROBE_LEN = 100  # tokens; not a multiple of any chunk
+# Tokens; past the ends of the usual windows, segments and chunks, and just short of an end that decoding then passes.
+LONG_PROMPTS = (17, 61, 129, 253, 513)
+LONG_STEPS = 8  # tokens decoded after each
+LONGEST_WINDOW = 2048  # tokens; a longer one is not gone past
 SPLITS = ((1, 99), (15, 17, 63, 5), (64, 36), (16, 16, 1, 67))
 
 # Mean absolute change in nats per token against float64 that rounding alone may make.
@@ -142,19 +148,34 @@ def structural_probes(model: SequenceModel, *, device: str) -> Iterator[CheckRes
     engine = EagerEngine(model, device=device, dtype="float64")
     generator = torch.Generator().manual_seed(20240705)
     ids = torch.randint(engine.vocab_size, (3, PROBE_LEN), generator=generator)
+    limit = FLOAT32_LIMIT if model.float32_inside else EXACT_LIMIT
     probes: dict[str, Callable[[EagerEngine, Tensor], CheckResult]] = {
         "step_equals_forward": step_equals_forward,
         "split_invariance": split_invariance,
+        "long_prompt": long_prompt,
         "causality": causality,
         "batch_independence": batch_independence,
-        "save_and_load": save_and_load,
+        "save_and_load": functools.partial(save_and_load, limit=limit),
         "reset_restores": reset_restores,
         "state_bytes": state_bytes,
     }
     stateless = ("causality", "batch_independence")
     for name, probe in probes.items():
-        applies = model.strictly_causal or name in stateless
-        yield probe(engine, ids) if applies else _not_applicable(name, NOT_CAUSAL)
+        if not model.strictly_causal and name not in stateless:
+            yield _not_applicable(name, NOT_CAUSAL)
+            continue
+        result = probe(engine, ids)
+        if model.float32_inside and result.limit == EXACT_LIMIT:
+            result = widened(result, limit)
+            words = "the architecture declares that parts of it compute in float32"
+            result = dataclasses.replace(result, explanation=f"{result.explanation}; {words}")
+        yield result
+
+
+def widened(result: CheckResult, limit: float) -> CheckResult:
+    """The same finding, judged by another limit where it was judged at all."""
+    passed = None if result.passed is None else result.measured is not None and result.measured <= limit
+    return dataclasses.replace(result, limit=limit, passed=passed)
 
 
 def step_equals_forward(engine: Engine, ids: Tensor) -> CheckResult:
@@ -180,13 +201,52 @@ def split_invariance(engine: Engine, ids: Tensor) -> CheckResult:
     return _exact("split_invariance", worst, f"logits after reading the prompt in pieces, {len(SPLITS)} ways")
 
 
+def long_prompt(engine: EagerEngine, ids: Tensor) -> CheckResult:
+    """Prompts longer than windows, segments and chunks, read at once and gone on from, against one forward."""
+    windows = declared_windows(engine.model)
+    lengths = {*LONG_PROMPTS, *(window + 1 for window in windows if window <= LONGEST_WINDOW)}
+    room = engine.max_context or max(lengths) + LONG_STEPS
+    lengths = sorted(length for length in lengths if length + LONG_STEPS <= room)
+    if not lengths:
+        return _not_applicable("long_prompt", f"the model takes {room} tokens at most")
+    row = torch.randint(
+        engine.vocab_size, (1, lengths[-1] + LONG_STEPS), generator=torch.Generator().manual_seed(20240706)
+    )
+    whole = engine.logits(row)
+    apart = {}
+    for length in lengths:
+        end = length + LONG_STEPS
+        engine.reset(1, end)
+        steps = [engine.prefill(row[:, :length]), *(engine.decode(row[:, t]) for t in range(length, end))]
+        apart[length] = _relative(torch.stack(steps, dim=1), whole[:, length - 1 : end])
+    limit = FLOAT32_LIMIT if engine.model.float32_inside else EXACT_LIMIT
+    wrong = [length for length in lengths if not apart[length] <= limit]
+    words = f"logits of {LONG_STEPS} steps after prompts of {', '.join(map(str, lengths))} tokens against one forward"
+    found = f"; wrong after {', '.join(map(str, wrong))}" if wrong else ""
+    beyond = [window for window in windows if window + 1 not in lengths]
+    found += f"; the window of {max(beyond)} is longer than what was tried" if beyond else ""
+    return _exact("long_prompt", max(apart.values(), key=lambda value: (math.isnan(value), value)), words, found=found)
+
+
+def declared_windows(model: SequenceModel) -> set[int]:
+    """Tokens that layers of limited attention see, by the architecture's own formula of cost."""
+    try:
+        cost = type(model).cost(model.config, dtype_bytes=8)
+    except UnsupportedError:
+        return set()
+    return {window for window in (cost.window, cost.local_window) if window}
+
+
 def causality(engine: EagerEngine, ids: Tensor) -> CheckResult:
     """Later tokens are changed; earlier logits must not notice."""
     kept = 61
     changed = ids.clone()
     changed[:, kept:] = (changed[:, kept:] + 1) % engine.vocab_size
-    leak = _relative(engine.logits(changed)[:, :kept], engine.logits(ids)[:, :kept])
-    result = _exact("causality", leak, f"change of the first {kept} logits when all later tokens change")
+    after, before = engine.logits(changed)[:, :kept], engine.logits(ids)[:, :kept]
+    words = f"change of the first {kept} logits when all later tokens change"
+    moved = ((after - before).abs().amax((0, 2)) > EXACT_LIMIT * before.abs().max()).nonzero()[:, 0].tolist()
+    found = f"; {len(moved)} of them move, that of token {moved[0]} first" if moved else ""
+    result = _exact("causality", _relative(after, before), words, found=found)
     if engine.model.strictly_causal:
         return result
     return dataclasses.replace(
@@ -236,7 +296,10 @@ def reset_restores(engine: EagerEngine, ids: Tensor) -> CheckResult:
 
 def state_bytes(engine: EagerEngine, ids: Tensor) -> CheckResult:
     """Bytes of state in use against the architecture's formula."""
-    cost = type(engine.model).cost(engine.model.config, dtype_bytes=8)
+    try:
+        cost = type(engine.model).cost(engine.model.config, dtype_bytes=8)
+    except UnsupportedError as error:
+        return _not_applicable("state_bytes", str(error))
     lengths = (1, 17, ids.shape[1])
     worst, seen = 0, []
     for length in lengths:
@@ -288,14 +351,16 @@ def _relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
 
 
-def _exact(name: str, measured: float, explanation: str) -> CheckResult:
+def _exact(name: str, measured: float, explanation: str, *, found: str = "") -> CheckResult:
+    finite = math.isfinite(measured)
+    words = "float64, greatest difference relative to the greatest logit" if finite else "float64: not finite"
     return CheckResult(
         name=name,
-        passed=measured <= EXACT_LIMIT,
-        measured=measured,
+        passed=finite and measured <= EXACT_LIMIT,
+        measured=measured if finite else None,
         limit=EXACT_LIMIT,
         unit="relative",
-        explanation=f"{explanation}, float64, greatest difference relative to the greatest logit",
+        explanation=f"{explanation}, {words}{found}",
     )
 
 

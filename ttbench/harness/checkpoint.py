@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ttbench import catalogue
-from ttbench.errors import CheckpointError, UnknownNameError, UsageError
+from ttbench.errors import CheckpointError, UnknownNameError, UnsupportedError, UsageError
 from ttbench.harness.eager import torch_dtype
 from ttbench.harness.files import MAX_CONFIG_BYTES, content_digest, json_digest, member, read_json
 from ttbench.harness.fit import check_layers, fit, skeleton
@@ -26,7 +26,7 @@ from ttbench.harness.tokenizer import tokenizer_digest
 from ttbench.harness.weights import INDEX, SINGLE, StoredWeights, read_weights
 from ttbench.models.base import Dialect, SequenceModel
 from ttbench.registry import ARCHITECTURES
-from ttbench.types import Checkpoint
+from ttbench.types import Checkpoint, Cost
 
 CONFIG = "config.json"
 HF_DIALECT = "transformers"  # of checkpoints that were resolved for engine hf
@@ -162,9 +162,17 @@ def read_checkpoint(
         num_params=num_params,
         num_params_non_embedding=num_params_non_embedding,
         weight_bytes=stored.nbytes,
-        cost=identity.model_class.cost(identity.config, dtype_bytes=dtype_bytes),
+        cost=_cost(identity, dtype_bytes=dtype_bytes),
         attention=identity.model_class.ATTENTION,
     )
+
+
+def _cost(identity: Identity, *, dtype_bytes: int) -> Cost | None:
+    """The architecture's formula; None where it says that it has none."""
+    try:
+        return identity.model_class.cost(identity.config, dtype_bytes=dtype_bytes)
+    except UnsupportedError:
+        return None
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ float32 whatever the dtype, so its limits are wider than those of native archite
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 
 import torch
@@ -81,13 +80,8 @@ def engine_probes(engine: HFEngine) -> Iterator[CheckResult]:
     num_rows = 3 if engine.probe.batched else 1
     ids: Tensor = torch.randint(engine.vocab_size, (num_rows, num_tokens), generator=generator)
     for probe in (check.step_equals_forward, check.batch_independence):
-        yield _widened(probe(engine, ids))
+        yield check.widened(probe(engine, ids), _LIMIT)
     if num_tokens == check.PROBE_LEN:
-        yield _widened(check.split_invariance(engine, ids))
+        yield check.widened(check.split_invariance(engine, ids), _LIMIT)
     if num_tokens == check.PROBE_LEN and engine.probe.batched:
         yield check.save_and_load(engine, ids, limit=_LIMIT)
-
-
-def _widened(result: CheckResult) -> CheckResult:
-    assert result.measured is not None
-    return dataclasses.replace(result, limit=_LIMIT, passed=result.measured <= _LIMIT)

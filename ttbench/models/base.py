@@ -144,6 +144,7 @@ class SequenceModel(nn.Module, ABC):
     DIALECTS: ClassVar[tuple[Dialect, ...]]
     version: ClassVar[int]
     strictly_causal: bool = True  # False: reads whole texts only; of the class, unless the config decides
+    float32_inside: ClassVar[bool] = False  # parts of it compute in float32 whatever the dtype, and it cannot be helped
     state_grows: bool  # with context; of the class, unless the config decides (docs/decisions/0006)
     undecayed: ClassVar[frozenset[str]] = frozenset()  # last names of matrices that weight decay leaves alone
     ATTENTION: ClassVar[tuple[str, ...]] = ()  # back ends it can attend with, the default first; empty: no attention
@@ -165,7 +166,10 @@ class SequenceModel(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def cost(cls, config: Any, *, dtype_bytes: int) -> Cost:
-        """Analytic work and state of one sequence; `dtype_bytes` is the size of an activation."""
+        """Analytic work and state of one sequence; `dtype_bytes` is the size of an activation.
+
+        Raises UnsupportedError, with the reason, where there is no such formula.
+        """
 
     @abstractmethod
     def new_state(self, batch_size: int, max_len: int) -> State:

@@ -1,16 +1,17 @@
 """The neural long-term memory as a layer: projections, gates and learned start around `kernels.neural_memory`.
 
-    q, k, v = silu(conv(x W))                           each of length 1 in each head
+    q, k, v = silu(conv(x W))                           those of `unit_norm` of length 1 in each head
     eta, keep = sigmoid(.), sigmoid(.)                  from x, per head and token
-    theta = max_step / C (1 - eta) sigmoid(.)
+    theta = max_step / C (1 - eta) sigmoid(.)           without 1 - eta unless `damped_step`
     out = norm(M(q))                                    per head
 
 Source: Behrouz et al., arXiv 2501.00663v1, sections 3.1 and 4.4. Not printed there and ours: gates per head, kernel
 size, the norm's place (per head, as in the linear-attention models that the paper compares with), and three bounds.
 Without them a memory of two layers grew beyond all numbers within a text of repeated bytes, and training ended in NaN:
 - a chunk's errors are all taken at the same weights, so it is their sum that must stay small: theta is divided by C;
-- momentum repeats a step 1 / (1 - eta) times in all, so theta carries 1 - eta;
-- the larger the values, the larger the weights and so the curvature of the loss: v too is of length 1.
+- momentum repeats a step 1 / (1 - eta) times in all, so theta carries 1 - eta (`damped_step`);
+- the larger the values, the larger the weights and so the curvature of the loss: v too is of length 1 (`unit_norm`;
+  "qk" is the paper's).
 Letters: B batch, T tokens, H heads, D head dim, W width, K conv kernel, C chunk, P all weights of the memory, E widths
 in and out of all its layers.
 """
@@ -123,11 +124,15 @@ class MemoryLayer(nn.Module):
                 )
                 tails.append(next_tail)
             parts.append(F.silu(part).to(self.inner_dtype).unflatten(-1, (self.config.num_attention_heads, -1)))
-        q, k, v = (F.normalize(part, dim=-1, eps=NORM_EPS) for part in parts)
+        q, k, v = (
+            F.normalize(part, dim=-1, eps=NORM_EPS) if name in self.config.unit_norm else part
+            for name, part in zip("qkv", parts, strict=True)
+        )
         raw = self.gates_proj(x).to(self.inner_dtype).unflatten(-1, (-1, 3))
-        # 1 - sigmoid(x) = sigmoid(-x)
-        share = raw[..., :1].sigmoid() * (-raw[..., 1:2]).sigmoid()
-        theta = self.config.max_step / self.config.chunk_size * share
+        theta = self.config.max_step / self.config.chunk_size * raw[..., :1].sigmoid()
+        if self.config.damped_step:
+            # 1 - sigmoid(x) = sigmoid(-x)
+            theta = theta * (-raw[..., 1:2]).sigmoid()
         gates = torch.cat((theta, F.logsigmoid(raw[..., 1:])), -1)
         return (q, k, v, gates), torch.cat(tails, -1) if tails else tail
 

@@ -10,6 +10,7 @@ from ttbench.kernels.neural_memory import READS
 from ttbench.models.stack import HeadedConfig, require_at_least, require_one_of
 
 STARTS = ("learned", "zero")
+UNIT_NORMS = ("qkv", "qk", "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,14 +23,17 @@ class TitansConfig(HeadedConfig):
     memory_expansion: int  # width of the memory's hidden layers, in head dims
     memory_read: str  # token: weights after the token; chunk: weights of the chunk's start
     memory_init: str  # learned | zero (only for one layer: a deeper one could never leave zero)
-    max_step: float  # upper bound of what a chunk's errors add to the weights, momentum included
+    max_step: float  # upper bound of the sum of theta over a chunk, and with damped_step of all it ever adds
     num_persistent: int  # N_p, learned vectors in front of the sequence of every layer
     conv_kernel: int = 4  # tokens; of the convolutions on q, k and v of the memory; 0: none
+    unit_norm: str = "qkv"  # which of them have length 1 in each head; the paper's section 4.4 says qk
+    damped_step: bool = True  # whether theta carries 1 - eta; not in the paper
 
     def check(self) -> None:
         HeadedConfig.check(self)
         require_one_of("memory_read", self.memory_read, READS)
         require_one_of("memory_init", self.memory_init, STARTS)
+        require_one_of("unit_norm", self.unit_norm, UNIT_NORMS)
         for name in ("chunk_size", "memory_layers", "memory_expansion"):
             require_at_least(name, getattr(self, name), 1)
         for name in ("num_persistent", "conv_kernel"):

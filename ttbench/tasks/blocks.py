@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ttbench.harness.engine import Engine
     from ttbench.harness.tokenizer import Tokenizer
 
-UNSCORED = -1
+UNSCORED, BETWEEN = -1, -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,9 +31,8 @@ class Text:
     """Documents end to end, one entry per token."""
 
     documents: tuple[Document, ...]
-    ids: Int[np.ndarray, "T"]
-    targets: Int[np.ndarray, "T"]  # ids, or UNSCORED between documents
-    owner: Int[np.ndarray, "T"]  # index of the document
+    ids: Int[np.ndarray, "T"]  # int32, as all three: a text of millions of tokens must not hide a model's memory
+    owner: Int[np.ndarray, "T"]  # index of the document; BETWEEN for a BOS between two
     num_bytes: Int[np.ndarray, "T"]
     bos_id: int | None
 
@@ -50,19 +49,17 @@ class Sums:
 
 def lay_out(documents: Sequence[Document], tokenizer: Tokenizer) -> Text:
     """Encode and join, with BOS between documents as in training."""
-    bos = np.array([] if tokenizer.bos_id is None else [tokenizer.bos_id], dtype=np.int64)
-    ids, targets, owner, num_bytes = [], [], [], []
+    bos = np.array([] if tokenizer.bos_id is None else [tokenizer.bos_id], dtype=np.int32)
+    ids, owner, num_bytes = [], [], []
     for index, document in enumerate(documents):
         encoded = tokenizer.encode(document.text)
         gap = bos if index else bos[:0]
-        ids += [gap, encoded]
-        targets += [np.full(len(gap), UNSCORED), encoded]
-        owner += [np.full(len(gap) + len(encoded), index)]
-        num_bytes += [np.zeros(len(gap), dtype=np.int64), tokenizer.byte_lengths(encoded)]
+        ids += [gap, encoded.astype(np.int32)]
+        owner += [np.full(len(gap), BETWEEN, np.int32), np.full(len(encoded), index, np.int32)]
+        num_bytes += [np.zeros(len(gap), np.int32), tokenizer.byte_lengths(encoded).astype(np.int32)]
     return Text(
         documents=tuple(documents),
         ids=np.concatenate(ids),
-        targets=np.concatenate(targets),
         owner=np.concatenate(owner),
         num_bytes=np.concatenate(num_bytes),
         bos_id=tokenizer.bos_id,
@@ -106,7 +103,7 @@ def score_blocks(
     done = 0
     for starts, block_len in _batches(num_tokens, context_len=context_len, batch_size=batch_size):
         for places, nats in _score_batch(text, engine, np.array(starts), block_len=block_len, chunk_len=chunk_len):
-            scored = text.targets[places] != UNSCORED
+            scored = text.owner[places] != BETWEEN
             bucket = np.searchsorted(edges, places - np.array(starts)[:, None], side="right") - 1
             at = (text.owner[places][scored], bucket[scored])
             np.add.at(sums.num_tokens, at, 1)
@@ -138,7 +135,8 @@ def _score_batch(
     engine.reset(len(starts), block_len)
     for first in range(int(text.bos_id is None), block_len, chunk_len):
         places = starts[:, None] + np.arange(first, min(first + chunk_len, block_len))  # [B, C]
-        ids = text.ids[places - 1]
+        ids = text.ids[places - 1].astype(np.int64)
         if first == 0:
             ids[:, 0] = text.bos_id
-        yield places, engine.score(ids, text.targets[places])
+        targets = np.where(text.owner[places] == BETWEEN, UNSCORED, text.ids[places]).astype(np.int64)
+        yield places, engine.score(ids, targets)

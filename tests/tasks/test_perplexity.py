@@ -16,7 +16,7 @@ from ttbench.harness.data import open_corpus
 from ttbench.harness.eager import EagerEngine
 from ttbench.harness.tokenizer import ByteTokenizer
 from ttbench.registry import ARCHITECTURES
-from ttbench.stats import estimate_ratio
+from ttbench.stats import Estimate, estimate_ratio
 from ttbench.tasks.blocks import position_edges
 from ttbench.tasks.compressors import compressed_sizes
 from ttbench.tasks.perplexity import PROTOCOLS, Perplexity, PerplexityParams
@@ -380,15 +380,17 @@ def test_a_text_that_stands_twice_in_a_corpus_is_one_document_to_an_interval(pro
     twice = measure(
         engine, corpus=corpus_of(texts | {f"{name}-again": text for name, text in texts.items()}), **options
     )
-    one, two = (
-        estimate_ratio(*([s.values[n] for s in found] for n in ("nats", "num_bytes")), clusters=document(found))
-        for found in (once, twice)
-    )
+    one, two = interval(once), interval(twice)
     assert total(twice, "num_bytes") == 2 * total(once, "num_bytes")
     assert one.num_clusters == two.num_clusters == 12
     assert set(document(twice)) == set(texts)
     assert total(twice, "document_bytes") == total(once, "document_bytes")
     assert (two.low, two.high) == pytest.approx((one.low, one.high), rel=1e-9)
+
+
+def interval(samples) -> Estimate:
+    nats, num_bytes = ([float(s.values[name] or 0) for s in samples] for name in ("nats", "num_bytes"))
+    return estimate_ratio(nats, num_bytes, clusters=document(samples))
 
 
 def document(samples) -> list[str]:

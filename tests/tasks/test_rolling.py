@@ -116,7 +116,9 @@ def test_lme_rolling_is_lm_evals_rolling_log_likelihood(
 ) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
     library = PreTrainedTokenizerFast.from_pretrained(folder)
-    theirs = HFLM(pretrained=model, tokenizer=library, max_length=context_len, batch_size=3, device="cpu")
+    # lm-eval's registry hides the class behind its base
+    opened: Any = HFLM
+    theirs = opened(pretrained=model, tokenizer=library, max_length=context_len, batch_size=3, device="cpu")
     requests = [
         Instance(request_type="loglikelihood_rolling", doc={}, arguments=(text,), idx=0) for text in TEXTS.values()
     ]
@@ -228,6 +230,14 @@ def test_hf_stride_leaves_out_the_bytes_of_the_first_token_alone() -> None:
     )
     assert total(samples, "num_bytes") == NUM_BYTES - 1
     assert {sample.keys["bos"] for sample in samples} == {"none"}
+
+
+def test_a_stride_of_one_leaves_the_page_the_first_window_alone() -> None:
+    samples = run_task(
+        Perplexity(), engine=StubEngine(uniform(257)), corpus=CORPUS, context_len=8, protocol="hf-stride", stride=1
+    )
+    assert [s.values["page_tokens"] for s in samples] == [7.0, None, None, None]
+    assert total(samples, "num_tokens") == NUM_BYTES - 1
 
 
 def test_a_stride_beyond_the_window_would_skip_text_and_is_refused() -> None:

@@ -133,10 +133,11 @@ def _score_batch(
     Nothing here is as long as a block, so that a long one needs no more memory than a short one.
     """
     engine.reset(len(starts), block_len)
+    # without BOS the first token of a block has nothing before it
     for first in range(int(text.bos_id is None), block_len, chunk_len):
         places = starts[:, None] + np.arange(first, min(first + chunk_len, block_len))  # [B, C]
         ids = text.ids[places - 1].astype(np.int64)
-        if first == 0:
+        if first == 0 and text.bos_id is not None:
             ids[:, 0] = text.bos_id
         targets = np.where(text.owner[places] == BETWEEN, UNSCORED, text.ids[places]).astype(np.int64)
         yield places, engine.score(ids, targets)

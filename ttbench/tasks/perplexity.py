@@ -281,8 +281,8 @@ def _measure_blocks(bench: Bench, params: PerplexityParams, batch_size: int) -> 
     cell, streams = bench.cell, params.protocol == "stream"
     text = lay_out(_documents(bench, params), bench.tokenizer)
     _require_room(bench, cell.context_len)
-    if streams:
-        measure.reset_peak_rss()
+    # Where the system cannot reset the peak, nobody knows the stream's own.
+    watched = streams and measure.reset_peak_rss()
     sums = score_blocks(
         text,
         bench.engine,
@@ -292,7 +292,7 @@ def _measure_blocks(bench: Bench, params: PerplexityParams, batch_size: int) -> 
         by_position=params.protocol == "position",
         progress=bench.progress,
     )
-    peak: int | None = measure.peak_rss() if streams else None
+    peak: int | None = measure.peak_rss() if watched else None
     rows = _Rows(bench, bos="none" if text.bos_id is None else "block and document")
     for (index, bucket), num_tokens in np.ndenumerate(sums.num_tokens):
         if num_tokens == 0:
@@ -336,7 +336,8 @@ def _measure_spans(bench: Bench, params: PerplexityParams, batch_size: int) -> I
                 "num_bytes": int(totals.num_bytes[index]),
                 "nats": float(totals.nats[index]),
                 "num_words": words,
-                **(page if strided else {}),
+                # a stride of 1 leaves the page no weight beyond the first window
+                **(page if strided and page["page_tokens"] else {}),
             },
         )
 

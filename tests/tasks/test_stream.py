@@ -19,7 +19,10 @@ from ttbench.harness.tokenizer import ByteTokenizer
 from ttbench.plan import Plan, plan
 from ttbench.process import WorkerProcess
 from ttbench.report import words
+from ttbench.report.results import write_derived
 from ttbench.report.table import summarise
+from ttbench.rows import frame
+from ttbench.rows import table as rows_table
 from ttbench.store import Store
 from ttbench.tasks.blocks import lay_out, score_blocks
 
@@ -111,3 +114,8 @@ def test_a_growing_cache_is_planned_with_its_bytes_and_ends_out_of_memory(tmp_pa
         pass
     worker.stop()
     assert store.done() == {cell.cell_id: "oom"}
+    # a run without one number still has its table
+    table = summarise(frame(rows_table(store.records())))
+    shown = [(entry["metric"], entry["status"], entry["value"]) for entry in words.records(table)]
+    assert ("stream_peak_rss_bytes", "oom", None) in shown
+    assert write_derived(table, store.folder)

@@ -245,8 +245,9 @@ def record(group: Group) -> dict[str, Any]:
         "extrapolated": extrapolated(group),
     }
     if not len(rows):
+        nothing = dict.fromkeys(("value", "low", "high", "method", "noisy", "num_outliers"))
         ended = {"status": failures.first("status"), "reason": failures.first("reason"), "num_clusters": 0}
-        return what | ended
+        return what | nothing | ended
     made = estimate(rows, metric)
     noisy, num_outliers = noise(rows, metric)
     return what | {

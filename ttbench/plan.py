@@ -283,7 +283,8 @@ class Estimator:
         elif flops is not None and (per_flop := self._per_flop.get(self._key(cell, exact=False))):
             seconds = statistics.median(per_flop) * flops
         cost = cell.checkpoint.cost
-        state_bytes = None if cost is None else cost.state_nbytes(cell.context_len) * cell.batch_size
+        sequences = task.sequences(task.Params(**cell.params), cell.context_len, cell.batch_size)
+        state_bytes = None if cost is None else cost.state_nbytes(cell.context_len) * sequences
         return Estimate(flops=flops, state_bytes=state_bytes, seconds=seconds)
 
     @staticmethod

@@ -15,6 +15,9 @@ from rows import CONTEXTS, TRANSFORMER, TTT, Model, make_rows, needle_rows, perp
 from ttbench.errors import UnknownNameError, UsageError
 from ttbench.report import words
 from ttbench.report.compare import all_pairs, compare, compare_pairs, render_comparison
+from ttbench.report.summary import is_per_token
+from ttbench.report.table import summarise
+from ttbench.tasks.perplexity import Perplexity
 
 MODELS = [TRANSFORMER, TTT]
 
@@ -167,6 +170,13 @@ def test_token_perplexity_ranks_nothing_when_the_tokenizers_differ() -> None:
     bits = at(found, "bits_per_byte", 512)
     assert (bits["verdict"], bits["num_pairs"]) == ("a better", 34)
     assert "perplexity per token: not ranked (the tokenizers differ" in sentences(found)
+    table = summarise(make_rows(perplexity_rows([TRANSFORMER, other], [512])))
+    assert "not ranked (the tokenizers differ" in " ".join(words.sentences(table.attrs["comparisons"]))
+
+
+def test_numbers_per_token_are_those_that_are_divided_by_tokens() -> None:
+    found = {metric.name for metric in Perplexity.metrics if is_per_token(metric)}
+    assert found == {"perplexity", "page_perplexity"}
 
 
 def test_timings_of_two_machines_are_not_compared() -> None:

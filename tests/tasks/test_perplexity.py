@@ -16,8 +16,10 @@ from ttbench.harness.data import open_corpus
 from ttbench.harness.eager import EagerEngine
 from ttbench.harness.tokenizer import ByteTokenizer
 from ttbench.registry import ARCHITECTURES
+from ttbench.stats import Estimate, estimate_ratio
 from ttbench.tasks.blocks import position_edges
-from ttbench.tasks.perplexity import Perplexity, PerplexityParams, compressed_sizes
+from ttbench.tasks.compressors import compressed_sizes
+from ttbench.tasks.perplexity import PROTOCOLS, Perplexity, PerplexityParams
 from ttbench.tasks.windows import draw_starts, draw_windows
 
 SMALL: dict[str, Any] = {"max_context": 64, "window": 8, "windows": 10}
@@ -42,16 +44,30 @@ def measure(engine: StubEngine | EagerEngine | None = None, *, corpus=CORPUS, co
     )
 
 
+def scored(sample) -> dict[str, Any]:
+    return {name: value for name, value in sample.values.items() if name != "peak_rss_bytes"}
+
+
 def total(samples, column: str) -> float:
     return sum(sample.values[column] or 0 for sample in samples)
 
 
-@pytest.mark.parametrize("protocol", ["fixed", *BLOCKS])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_uniform_model_has_log2_of_the_vocabulary_in_bits_per_byte(protocol: str) -> None:
     samples = measure(protocol=protocol, **SMALL)
     bits = total(samples, "nats") / total(samples, "num_bytes") / math.log(2)
     assert bits == pytest.approx(math.log2(257), rel=1e-12)
     assert math.exp(total(samples, "nats") / total(samples, "num_tokens")) == pytest.approx(257, rel=1e-12)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_an_engine_whose_head_is_zero_has_log2_of_the_vocabulary_in_bits_per_byte(protocol: str) -> None:
+    model = ARCHITECTURES.load("transformer").tiny(vocab_size=257)
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    samples = measure(EagerEngine(model, device="cpu", dtype="float64"), protocol=protocol, **SMALL)
+    bits = total(samples, "nats") / total(samples, "num_bytes") / math.log(2)
+    assert bits == pytest.approx(math.log2(257), rel=1e-12)
 
 
 @pytest.mark.parametrize("context_len", [1, 15, 64])
@@ -128,7 +144,7 @@ def test_the_draw_depends_on_the_seed_and_on_nothing_else() -> None:
     assert set(keys(limit=2)) & set(keys(corpus=longer, limit=3))
 
 
-@pytest.mark.parametrize("protocol", ["fixed", *BLOCKS])
+@pytest.mark.parametrize("protocol", [name for name in PROTOCOLS if name != "stream"])
 @pytest.mark.parametrize("batch_size", [2, 3, 64])
 def test_numbers_do_not_depend_on_the_batch_size(protocol: str, batch_size: int) -> None:
     alone = measure(
@@ -147,6 +163,12 @@ def test_numbers_do_not_depend_on_the_batch_size(protocol: str, batch_size: int)
     assert [s.keys for s in alone] == [s.keys for s in together]
     assert [s.values for s in alone] == [s.values for s in together]
     assert max(engine.batch_sizes) > 1
+
+
+def test_stream_reads_one_sequence_at_a_time_whatever_the_batch_size() -> None:
+    engine = StubEngine(scattered(257))
+    measure(engine, corpus=TINY, context_len=8, protocol="stream", batch_size=8)
+    assert set(engine.batch_sizes) == {1}
 
 
 def test_a_batch_never_holds_more_tokens_than_its_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +212,7 @@ def test_too_long_for_the_checkpoint_is_an_answer_and_nothing_is_cut(
         measure(StubEngine(uniform(257), max_context=room - 1), context_len=context_len, protocol=protocol, **SMALL)
 
 
-@pytest.mark.parametrize("protocol", BLOCKS)
+@pytest.mark.parametrize("protocol", [*BLOCKS, "lme-rolling"])
 @pytest.mark.parametrize("context_len", [1, 7, 16, 64, 66])
 def test_every_byte_of_the_text_is_scored_once(protocol: str, context_len: int) -> None:
     samples = measure(corpus=TINY, context_len=context_len, protocol=protocol)
@@ -208,7 +230,7 @@ def test_stream_equals_packed_at_the_same_length(chunk: int) -> None:
     packed = measure(StubEngine(scattered(257)), corpus=TINY, context_len=20, protocol="packed")
     stream = measure(engine, corpus=TINY, context_len=20, protocol="stream", chunk=chunk)
     assert [s.keys for s in packed] == [s.keys for s in stream]
-    assert [s.values for s in packed] == [s.values for s in stream]
+    assert [scored(s) for s in packed] == [scored(s) for s in stream]
     assert engine.longest_call <= chunk
 
 
@@ -275,7 +297,7 @@ def test_tokens_are_counted_in_tokens_and_bytes_in_bytes_and_without_bos_the_fir
     assert {s.values["num_bytes"] for s in fixed} <= {11, 12}
 
 
-@pytest.mark.parametrize("protocol", ["fixed", *BLOCKS])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_compressors_stand_once_per_document_over_the_whole_document(protocol: str) -> None:
     samples = measure(protocol=protocol, **SMALL)
     texts = {document.name: document.text for document in CORPUS.documents("test")}
@@ -306,7 +328,7 @@ def test_the_default_sweep_scores_one_window_or_more_in_each_long_document_of_co
         assert bytes(a.ids[-256:].astype(np.uint8)) == a.document.text[a.start : a.start + 256]
 
 
-@pytest.mark.parametrize("field", ["window", "windows", "max_context", "chunk", "limit"])
+@pytest.mark.parametrize("field", ["window", "windows", "max_context", "chunk", "limit", "stride"])
 def test_counts_must_be_positive(field: str) -> None:
     with pytest.raises(UsageError, match=f"{field} is 0"):
         Perplexity().check(dataclasses.replace(PerplexityParams(), **{field: 0}))
@@ -318,8 +340,7 @@ def test_an_unknown_protocol_is_refused_with_a_suggestion() -> None:
 
 
 def test_progress_ends_at_the_total() -> None:
-    protocols: tuple[Any, ...] = ("fixed", "packed")
-    for protocol in protocols:
+    for protocol in PROTOCOLS:
         seen: list[tuple[int, int]] = []
         measure(protocol=protocol, progress=lambda done, of, seen=seen: seen.append((done, of)), **SMALL)
         assert seen[-1][0] == seen[-1][1]
@@ -332,11 +353,59 @@ def test_the_plan_estimates_tokens_from_above() -> None:
     assert engine.num_read <= Perplexity().tokens(PerplexityParams(limit=4, **SMALL), 16)
 
 
-def test_metrics_name_columns_that_samples_have() -> None:
-    samples = measure(protocol="position", **SMALL)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_every_protocol_has_the_same_columns_and_metrics_name_them(protocol: str) -> None:
+    samples = measure(protocol=protocol, **SMALL)
     for metric in Perplexity.metrics:
-        columns = {metric.numerator, metric.denominator, metric.cluster, *metric.axes} - {"context_len", None}
+        columns = {metric.numerator, metric.denominator, metric.cluster, *metric.axes} - {"context_len", "round", None}
         assert columns <= {*samples[0].keys, *samples[0].values}
+    first = measure(protocol="fixed", **SMALL)[0]
+    assert (list(samples[0].keys), list(samples[0].values)) == (list(first.keys), list(first.values))
+    assert samples[0].keys["bos"] in ("window", "block and document", "document", "none")
+
+
+def test_the_peak_of_a_stream_stands_on_its_first_row_and_nowhere_else() -> None:
+    peaks = [s.values["peak_rss_bytes"] for s in measure(corpus=TINY, context_len=20, protocol="stream")]
+    assert (peaks[0] or 0) > 2**20
+    assert peaks[1:] == [None] * (len(peaks) - 1)
+    assert {s.values["peak_rss_bytes"] for s in measure(corpus=TINY, context_len=20, protocol="packed")} == {None}
+
+
+@pytest.mark.parametrize("protocol", ["lme-rolling", "packed"])
+def test_a_text_that_stands_twice_in_a_corpus_is_one_document_to_an_interval(protocol: str) -> None:
+    texts = {f"doc{i:02}": text_of(24, seed=i) for i in range(12)}
+    engine = StubEngine(scattered(257))
+    options: dict[str, Any] = {"context_len": 25, "protocol": protocol}
+    once = measure(engine, corpus=corpus_of(texts), **options)
+    twice = measure(
+        engine, corpus=corpus_of(texts | {f"{name}-again": text for name, text in texts.items()}), **options
+    )
+    one, two = interval(once), interval(twice)
+    assert total(twice, "num_bytes") == 2 * total(once, "num_bytes")
+    assert one.num_clusters == two.num_clusters == 12
+    assert set(document(twice)) == set(texts)
+    assert total(twice, "document_bytes") == total(once, "document_bytes")
+    assert (two.low, two.high) == pytest.approx((one.low, one.high), rel=1e-9)
+
+
+def interval(samples) -> Estimate:
+    nats, num_bytes = ([float(s.values[name] or 0) for s in samples] for name in ("nats", "num_bytes"))
+    return estimate_ratio(nats, num_bytes, clusters=document(samples))
+
+
+def document(samples) -> list[str]:
+    return [str(sample.keys["document"]) for sample in samples]
+
+
+def test_the_plan_asks_for_the_state_of_as_many_sequences_as_are_read_at_once() -> None:
+    task = Perplexity()
+    assert task.sequences(PerplexityParams(protocol="stream"), 512, 8) == 1
+    assert task.sequences(PerplexityParams(protocol="packed"), 512, 8) == 8
+    assert task.sequences(PerplexityParams(protocol="packed"), 32_768, 8) == 2
+    assert task.sequences(PerplexityParams(protocol="packed"), 2**21, 8) == 1
+    assert task.tokens(PerplexityParams(protocol="hf-stride", limit=1), 1024) == 2 * task.tokens(
+        PerplexityParams(protocol="packed", limit=1), 1024
+    )
 
 
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))

@@ -30,7 +30,6 @@ from ttbench.stats import Estimate
 from ttbench.types import NO_ATTENTION, Metric, Scalar
 
 ALPHA = 0.05
-PER_TOKEN = "num_tokens"  # a denominator that depends on the tokenizer
 # Settings in which the only two lines of a quality metric may differ and still be compared.
 ALWAYS_FREE = "architecture_version"
 HARMLESS = ("architecture_version", "engine", "attention", "batch_size")
@@ -226,7 +225,7 @@ def _effect(one: summary.Group, two: summary.Group) -> Effect | str:
     if summary.is_timing(metric):
         return _timing_effect(one, two)
     same_tokenizer = one.line["tokenizer_digest"] == two.line["tokenizer_digest"]
-    if metric.denominator == PER_TOKEN and not same_tokenizer:
+    if summary.is_per_token(metric) and not same_tokenizer:
         return "the tokenizers differ, and a number per token ranks tokenizers; compare bits per byte"
     shared = pair(one, two)
     if shared is None:

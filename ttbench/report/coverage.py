@@ -18,6 +18,7 @@ from ttbench import stats
 from ttbench.stats import Estimate, Floats
 
 Interval = tuple[float, float]
+NUM_CLUSTERS = (5, 10, 20, 30, 60)  # documents or haystacks of the printed tables
 WINDOWS = 4  # in each document
 
 RATIO_METHODS = ("ttbench", "jackknife t", "percentile", "BCa", "windows as independent")
@@ -167,10 +168,10 @@ def main() -> None:
     options = parser.parse_args()
     data_sets, seed = int(options.data_sets), int(options.seed)
     print(f"Coverage of 95% intervals of a ratio of sums, {data_sets} data sets:\n")
-    rows = [[num, *ratio_coverage(num, data_sets=data_sets, seed=seed).values()] for num in (5, 10, 20, 30, 60)]
+    rows = [[num, *ratio_coverage(num, data_sets=data_sets, seed=seed).values()] for num in NUM_CLUSTERS]
     print(_markdown(["documents", *RATIO_METHODS], rows), "\n")
     print("Coverage for shares of hits, 5 trials in each haystack:\n")
-    cases = [(num, alike) for num in (5, 10, 20, 40) for alike in (0.0, 0.3, 1.0)]
+    cases = [(num, alike) for num in NUM_CLUSTERS for alike in (0.0, 0.3, 1.0)]
     rows = [
         [num, f"{alike:g}", *proportion_coverage(num, alike=alike, data_sets=data_sets, seed=seed)]
         for num, alike in cases

@@ -40,6 +40,7 @@ ROUND = "round"  # the cluster of timings
 # Verdicts of a comparison, and the two kinds of its effect: a - b, and a / b.
 A_BETTER, B_BETTER, NOT_SHOWN, NOT_COMPARABLE = "a better", "b better", "no difference shown", "not comparable"
 DIFFERENCE, RATIO = "difference", "ratio"
+PER_TOKEN = ("num_tokens", "page_tokens")  # denominators that depend on the tokenizer
 NOISY_IQR = 0.1  # quartiles further apart than this share of the median: noisy
 
 
@@ -74,6 +75,11 @@ def metrics_of(rows: pd.DataFrame) -> dict[str, tuple[Metric, ...]]:
 def is_timing(metric: Metric) -> bool:
     """Made from rounds, fresh processes on one machine, rather than from documents or trials."""
     return metric.cluster == ROUND
+
+
+def is_per_token(metric: Metric) -> bool:
+    """Made by dividing by tokens, so that it ranks checkpoints of one tokenizer only."""
+    return metric.denominator in PER_TOKEN
 
 
 def is_reference(metric: Metric, metrics: Iterable[Metric]) -> bool:
@@ -239,8 +245,9 @@ def record(group: Group) -> dict[str, Any]:
         "extrapolated": extrapolated(group),
     }
     if not len(rows):
+        nothing = dict.fromkeys(("value", "low", "high", "method", "noisy", "num_outliers"))
         ended = {"status": failures.first("status"), "reason": failures.first("reason"), "num_clusters": 0}
-        return what | ended
+        return what | nothing | ended
     made = estimate(rows, metric)
     noisy, num_outliers = noise(rows, metric)
     return what | {

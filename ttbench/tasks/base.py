@@ -75,6 +75,10 @@ class Task(ABC):
         """Tokens that one cell will push through the model, for the plan's FLOPs; an estimate from above."""
         return context_len
 
+    def sequences(self, params: Any, context_len: int, batch_size: int) -> int:
+        """Sequences that a cell holds at once when `batch_size` are asked for, for the plan's bytes of state."""
+        return batch_size
+
     def reach(self, params: Any, context_len: int) -> int:
         """Tokens of the longest sequence that a cell reads; beyond the training context its rows are extrapolated."""
         return context_len

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ttbench.harness.engine import Engine
     from ttbench.harness.tokenizer import Tokenizer
 
-UNSCORED = -1
+UNSCORED, BETWEEN = -1, -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,9 +31,8 @@ class Text:
     """Documents end to end, one entry per token."""
 
     documents: tuple[Document, ...]
-    ids: Int[np.ndarray, "T"]
-    targets: Int[np.ndarray, "T"]  # ids, or UNSCORED between documents
-    owner: Int[np.ndarray, "T"]  # index of the document
+    ids: Int[np.ndarray, "T"]  # int32, as all three: a text of millions of tokens must not hide a model's memory
+    owner: Int[np.ndarray, "T"]  # index of the document; BETWEEN for a BOS between two
     num_bytes: Int[np.ndarray, "T"]
     bos_id: int | None
 
@@ -50,19 +49,17 @@ class Sums:
 
 def lay_out(documents: Sequence[Document], tokenizer: Tokenizer) -> Text:
     """Encode and join, with BOS between documents as in training."""
-    bos = np.array([] if tokenizer.bos_id is None else [tokenizer.bos_id], dtype=np.int64)
-    ids, targets, owner, num_bytes = [], [], [], []
+    bos = np.array([] if tokenizer.bos_id is None else [tokenizer.bos_id], dtype=np.int32)
+    ids, owner, num_bytes = [], [], []
     for index, document in enumerate(documents):
         encoded = tokenizer.encode(document.text)
         gap = bos if index else bos[:0]
-        ids += [gap, encoded]
-        targets += [np.full(len(gap), UNSCORED), encoded]
-        owner += [np.full(len(gap) + len(encoded), index)]
-        num_bytes += [np.zeros(len(gap), dtype=np.int64), tokenizer.byte_lengths(encoded)]
+        ids += [gap, encoded.astype(np.int32)]
+        owner += [np.full(len(gap), BETWEEN, np.int32), np.full(len(encoded), index, np.int32)]
+        num_bytes += [np.zeros(len(gap), np.int32), tokenizer.byte_lengths(encoded).astype(np.int32)]
     return Text(
         documents=tuple(documents),
         ids=np.concatenate(ids),
-        targets=np.concatenate(targets),
         owner=np.concatenate(owner),
         num_bytes=np.concatenate(num_bytes),
         bos_id=tokenizer.bos_id,
@@ -90,7 +87,7 @@ def score_blocks(
     """Score every block, `chunk_len` tokens at a time with the state carried over.
 
     Raises:
-        TooShortError: the text is shorter than one block.
+        TooShortError: the text is shorter than one block; nothing is ever repeated to fill it.
     """
     num_tokens = len(text.ids)
     if num_tokens < context_len:
@@ -105,14 +102,15 @@ def score_blocks(
     )
     done = 0
     for starts, block_len in _batches(num_tokens, context_len=context_len, batch_size=batch_size):
-        blocks = np.stack([np.arange(start, start + block_len) for start in starts])  # [B, T]
-        nats, scored = _score_batch(text, engine, blocks, chunk_len=chunk_len)
-        bucket = np.searchsorted(edges, np.arange(block_len), side="right") - 1
-        at = (text.owner[blocks][scored], np.broadcast_to(bucket, blocks.shape)[scored])
-        np.add.at(sums.num_tokens, at, 1)
-        np.add.at(sums.num_bytes, at, text.num_bytes[blocks][scored])
-        np.add.at(sums.nats, at, nats[scored])
-        done += blocks.size
+        for places, nats in _score_batch(text, engine, np.array(starts), block_len=block_len, chunk_len=chunk_len):
+            scored = text.owner[places] != BETWEEN
+            bucket = np.searchsorted(edges, places - np.array(starts)[:, None], side="right") - 1
+            at = (text.owner[places][scored], bucket[scored])
+            np.add.at(sums.num_tokens, at, 1)
+            np.add.at(sums.num_bytes, at, text.num_bytes[places][scored])
+            np.add.at(sums.nats, at, nats[scored])
+            progress(done + len(starts) * int(places[0, -1] + 1 - starts[0]), num_tokens)
+        done += len(starts) * block_len
         progress(done, num_tokens)
     return sums
 
@@ -128,20 +126,18 @@ def _batches(num_tokens: int, *, context_len: int, batch_size: int) -> Iterator[
 
 
 def _score_batch(
-    text: Text, engine: Engine, blocks: Int[np.ndarray, "B T"], *, chunk_len: int
-) -> tuple[Float[np.ndarray, "B T"], np.ndarray]:
-    """Nats of each token of the blocks, and which of them were scored."""
-    targets = text.targets[blocks]
-    ids = text.ids[blocks][:, :-1]
-    if text.bos_id is None:
-        targets[:, 0] = UNSCORED
-    else:
-        ids = np.concatenate([np.full((len(blocks), 1), text.bos_id), ids], axis=1)
-    shift = blocks.shape[1] - ids.shape[1]
-    nats = np.zeros(blocks.shape)
-    engine.reset(len(blocks), blocks.shape[1])
-    for first in range(0, ids.shape[1], chunk_len):
-        part = slice(first, min(first + chunk_len, ids.shape[1]))
-        shifted = slice(part.start + shift, part.stop + shift)
-        nats[:, shifted] = engine.score(ids[:, part], targets[:, shifted])
-    return nats, targets != UNSCORED
+    text: Text, engine: Engine, starts: Int[np.ndarray, "B"], *, block_len: int, chunk_len: int
+) -> Iterator[tuple[Int[np.ndarray, "B C"], Float[np.ndarray, "B C"]]]:
+    """Places of the text that are targets, `chunk_len` of each block at a time, and their nats.
+
+    Nothing here is as long as a block, so that a long one needs no more memory than a short one.
+    """
+    engine.reset(len(starts), block_len)
+    # without BOS the first token of a block has nothing before it
+    for first in range(int(text.bos_id is None), block_len, chunk_len):
+        places = starts[:, None] + np.arange(first, min(first + chunk_len, block_len))  # [B, C]
+        ids = text.ids[places - 1].astype(np.int64)
+        if first == 0 and text.bos_id is not None:
+            ids[:, 0] = text.bos_id
+        targets = np.where(text.owner[places] == BETWEEN, UNSCORED, text.ids[places]).astype(np.int64)
+        yield places, engine.score(ids, targets)

@@ -12,9 +12,11 @@ Protocols:
     packed            documents end to end, cut in blocks of c, each read from an empty state, every token scored:
                       how the papers of this field report "at length c"
     position          the same pass, its nats summed in buckets of positions 0, 1, 2-3, 4-7, ... within the block
-    stream            the same blocks, read `chunk` tokens at a time with the state carried over: memory does not grow
-                      with c when the state does not; equals packed at the same c. For the whole text without one
-                      reset, ask for a c of all its tokens
+    stream            the same blocks, one at a time, read `chunk` tokens at once with the state carried over: memory
+                      does not grow with c when the state does not; equals packed at the same c. For the whole text
+                      without one reset, ask for a c of all its tokens
+    hf-stride         the loop of Hugging Face's page on perplexity: windows of c tokens, `stride` apart
+    lme-rolling       lm-eval's rolling log-likelihood with max_length c: each document in disjoint windows
 
 Not measured: generation, calibration, anything downstream. A state starts empty, behind BOS; BOS is never scored
 and counts 0 bytes. Contexts and windows are in tokens of the checkpoint's tokenizer, bytes are those of the targets.
@@ -23,33 +25,43 @@ Statistic: rows are sums of nats, tokens and bytes; bits per byte is the ratio o
 since windows of one document resemble each other. `bzip2 -9` and `xz -9` of each scored document, whole, stand on the
 document's first row only, so that sums over rows are sums over documents.
 
+`peak_rss_bytes` of `stream` is the highest resident memory of the process while it read: torch, model, text and what
+cells before it have left included. It stands on the first row.
+
 Traps: perplexity per token cannot be compared between tokenizers, bits per byte can; a curve over contexts that scores
 other targets at each length shows the targets (`shared_context` in each row says up to where targets are shared);
-`packed` gives the first tokens of each block little context, and `fixed` gives all of them c at least.
+`packed` gives the first tokens of each block little context, and `fixed` gives all of them c at least; two documents
+with the same text are one document to an interval, whatever their names.
 """
 
 from __future__ import annotations
 
-import bz2
 import dataclasses
-import lzma
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from ttbench.errors import TooLongError, UnknownNameError, UsageError
+from ttbench.harness import measure
+from ttbench.harness.data import Document
 from ttbench.tasks.base import Bench, Task
 from ttbench.tasks.blocks import lay_out, score_blocks
-from ttbench.tasks.windows import Window, draw_windows, rank
+from ttbench.tasks.compressors import OncePerDocument
+from ttbench.tasks.rolling import lay_rolling, lay_strided, score_spans
+from ttbench.tasks.windows import Window, draw_windows, originals, rank
 from ttbench.types import Metric, Sample, Scalar
 
-PROTOCOLS = ("fixed", "packed", "position", "stream")
+PROTOCOLS = ("fixed", "packed", "position", "stream", "hf-stride", "lme-rolling")
 # A batch holds at most this many tokens, whatever --batch-size says: state and activations stay within a few GiB.
 MAX_BATCH_TOKENS = 65_536
-NO_POSITION: dict[str, Scalar] = {"position": None, "position_end": None}
+NO_KEYS: dict[str, Scalar] = dict.fromkeys(
+    ("window_start", "shared_context", "position", "position_end", "stride", "bos")
+)
+NO_VALUES: dict[str, int | float | None] = dict.fromkeys(("num_words", "page_nats", "page_tokens", "peak_rss_bytes"))
 # For plans only: test documents of a corpus, and tokens of one, when no limit is given.
 TYPICAL_DOCUMENTS, TYPICAL_DOCUMENT_LEN = 64, 131_072
 
@@ -58,12 +70,13 @@ TYPICAL_DOCUMENTS, TYPICAL_DOCUMENT_LEN = 64, 131_072
 class PerplexityParams:
     """Parameters of the perplexity task."""
 
-    protocol: Literal["fixed", "packed", "position", "stream"] = "fixed"
+    protocol: Literal["fixed", "packed", "position", "stream", "hf-stride", "lme-rolling"] = "fixed"
     limit: int | None = None  # test documents at most, in seeded order; None: all
     window: int = 256  # fixed: targets in one window, tokens
     windows: int = 32  # fixed: windows in all before the limit, dealt over the documents; each gives one at least
     max_context: int = 32_768  # fixed: tokens; contexts up to this one score the same targets
     chunk: int = 2_048  # stream: tokens read at a time
+    stride: int | None = None  # hf-stride: tokens from one window to the next; None: half a window
 
 
 class Perplexity(Task):
@@ -111,6 +124,39 @@ class Perplexity(Task):
             axes=("context_len", "position"),
             where={"param_protocol": "position"},
         ),
+        Metric(
+            name="page_perplexity",
+            label="perplexity per token as the page weighs it",
+            unit="1",
+            better="lower",
+            statistic="exp_ratio",
+            numerator="page_nats",
+            denominator="page_tokens",
+            cluster="document",
+            where={"param_protocol": "hf-stride"},
+        ),
+        Metric(
+            name="word_perplexity",
+            label="perplexity per word",
+            unit="1",
+            better="lower",
+            statistic="exp_ratio",
+            numerator="nats",
+            denominator="num_words",
+            cluster="document",
+            where={"param_protocol": "lme-rolling"},
+        ),
+        # One process, which the cells of a checkpoint share: to be read along a line, not to rank lines by.
+        Metric(
+            name="stream_peak_rss_bytes",
+            label="peak memory while reading",
+            unit="bytes",
+            better="neither",
+            statistic="max",
+            numerator="peak_rss_bytes",
+            cluster="round",
+            where={"param_protocol": "stream"},
+        ),
         *(
             Metric(
                 name=f"{compressor}_bits_per_byte",
@@ -132,14 +178,22 @@ class Perplexity(Task):
         if params.protocol not in PROTOCOLS:
             raise UnknownNameError("perplexity protocol", params.protocol, known=PROTOCOLS)
         counts = {name: getattr(params, name) for name in ("window", "windows", "max_context", "chunk")}
-        if params.limit is not None:
-            counts["limit"] = params.limit
+        counts |= {name: count for name in ("limit", "stride") if (count := getattr(params, name)) is not None}
         for name, count in counts.items():
             if count < 1:
                 raise UsageError(f"perplexity parameter {name} is {count}; it must be at least 1")
 
     def settle(self, params: PerplexityParams, context_lens: tuple[int, ...]) -> PerplexityParams:
-        """A sweep beyond `max_context` raises it, so that all its contexts score the same targets."""
+        """A sweep beyond `max_context` raises it, so that all its contexts score the same targets.
+
+        Raises UsageError when windows of `hf-stride` would leave out tokens between them.
+        """
+        shortest = min(context_lens, default=0)
+        if params.protocol == "hf-stride" and params.stride is not None and params.stride > shortest:
+            raise UsageError(
+                f"a stride of {params.stride:,} leaves out tokens between windows of {shortest:,}; "
+                f"give a stride of at most {shortest:,}, or longer contexts"
+            )
         if params.protocol != "fixed":
             return params
         return dataclasses.replace(params, max_context=max(params.max_context, *context_lens))
@@ -149,7 +203,14 @@ class Perplexity(Task):
         num_documents = params.limit or TYPICAL_DOCUMENTS
         if params.protocol == "fixed":
             return max(params.windows, num_documents) * (context_len + params.window)
-        return num_documents * TYPICAL_DOCUMENT_LEN
+        num_tokens = num_documents * TYPICAL_DOCUMENT_LEN
+        return (
+            num_tokens * context_len // _stride(params, context_len) if params.protocol == "hf-stride" else num_tokens
+        )
+
+    def sequences(self, params: PerplexityParams, context_len: int, batch_size: int) -> int:
+        """`stream` reads one sequence at a time, for its memory; no batch holds more than MAX_BATCH_TOKENS."""
+        return 1 if params.protocol == "stream" else _batch_size(batch_size, self.reach(params, context_len))
 
     def reach(self, params: PerplexityParams, context_len: int) -> int:
         """`fixed` reads its window after the context."""
@@ -161,13 +222,20 @@ class Perplexity(Task):
         Raises:
             TooShortError: the corpus has no text for this context.
             TooLongError: the checkpoint cannot take it.
+            UnsupportedError: the protocol asks for a BOS that the tokenizer does not have, or a window has no target.
         """
         params: PerplexityParams = self.Params(**bench.cell.params)
         self.check(params)
-        yield from _measure_fixed(bench, params) if params.protocol == "fixed" else _measure_blocks(bench, params)
+        batch_size = self.sequences(params, bench.cell.context_len, bench.cell.batch_size)
+        if params.protocol == "fixed":
+            yield from _measure_fixed(bench, params, batch_size)
+        elif params.protocol in ("hf-stride", "lme-rolling"):
+            yield from _measure_spans(bench, params, batch_size)
+        else:
+            yield from _measure_blocks(bench, params, batch_size)
 
 
-def _measure_fixed(bench: Bench, params: PerplexityParams) -> Iterator[Sample]:
+def _measure_fixed(bench: Bench, params: PerplexityParams, batch_size: int) -> Iterator[Sample]:
     cell, bos_id = bench.cell, bench.tokenizer.bos_id
     # BOS, the context and the window, of which the last token is not read
     num_read = cell.context_len + params.window - (bos_id is None)
@@ -182,24 +250,14 @@ def _measure_fixed(bench: Bench, params: PerplexityParams) -> Iterator[Sample]:
         limit=params.limit,
     )
     _require_room(bench, num_read)
-    compressed = _OncePerDocument()
-    batch_size = _batch_size(cell.batch_size, num_read)
+    rows = _Rows(bench, bos="none" if bos_id is None else "window")
     for first in range(0, len(windows), batch_size):
         batch = windows[first : first + batch_size]
         for window, nats in zip(batch, _score_windows(bench, batch, size=params.window), strict=True):
-            yield Sample(
-                keys={
-                    "document": window.document.name,
-                    "window_start": window.start,
-                    "shared_context": window.shared_context,
-                    **NO_POSITION,
-                },
-                values={
-                    "num_tokens": params.window,
-                    "num_bytes": window.num_bytes,
-                    "nats": float(nats.sum()),
-                    **compressed.sizes(window.document.name, window.document.text),
-                },
+            yield rows.sample(
+                window.document,
+                keys={"window_start": window.start, "shared_context": window.shared_context},
+                values={"num_tokens": params.window, "num_bytes": window.num_bytes, "nats": float(nats.sum())},
                 evidence={"token_nats": [round(float(value), 5) for value in nats]},
             )
         bench.progress(first + len(batch), len(windows))
@@ -219,59 +277,102 @@ def _score_windows(bench: Bench, windows: Sequence[Window], *, size: int) -> np.
     return bench.engine.score(inputs[:, before:], targets)
 
 
-def _measure_blocks(bench: Bench, params: PerplexityParams) -> Iterator[Sample]:
-    cell = bench.cell
-    text = lay_out(rank(bench.corpus.documents("test"), seed=cell.seed)[: params.limit], bench.tokenizer)
+def _measure_blocks(bench: Bench, params: PerplexityParams, batch_size: int) -> Iterator[Sample]:
+    cell, streams = bench.cell, params.protocol == "stream"
+    text = lay_out(_documents(bench, params), bench.tokenizer)
     _require_room(bench, cell.context_len)
+    # Where the system cannot reset the peak, nobody knows the stream's own.
+    watched = streams and measure.reset_peak_rss()
     sums = score_blocks(
         text,
         bench.engine,
         context_len=cell.context_len,
-        chunk_len=params.chunk if params.protocol == "stream" else cell.context_len,
-        batch_size=_batch_size(cell.batch_size, cell.context_len),
+        chunk_len=params.chunk if streams else cell.context_len,
+        batch_size=batch_size,
         by_position=params.protocol == "position",
         progress=bench.progress,
     )
-    compressed = _OncePerDocument()
+    peak: int | None = measure.peak_rss() if watched else None
+    rows = _Rows(bench, bos="none" if text.bos_id is None else "block and document")
     for (index, bucket), num_tokens in np.ndenumerate(sums.num_tokens):
         if num_tokens == 0:
             continue
-        document, edges = text.documents[index], sums.edges[bucket : bucket + 2]
-        position = {"position": edges[0], "position_end": edges[1]} if params.protocol == "position" else NO_POSITION
-        yield Sample(
-            keys={"document": document.name, "window_start": None, "shared_context": None, **position},
+        edges = sums.edges[bucket : bucket + 2]
+        yield rows.sample(
+            text.documents[index],
+            keys={"position": edges[0], "position_end": edges[1]} if params.protocol == "position" else {},
             values={
                 "num_tokens": int(num_tokens),
                 "num_bytes": int(sums.num_bytes[index, bucket]),
                 "nats": float(sums.nats[index, bucket]),
-                **compressed.sizes(document.name, document.text),
+                "peak_rss_bytes": peak,
+            },
+        )
+        peak = None
+
+
+def _measure_spans(bench: Bench, params: PerplexityParams, batch_size: int) -> Iterator[Sample]:
+    context_len, strided = bench.cell.context_len, params.protocol == "hf-stride"
+    stride = _stride(params, context_len) if strided else None
+    documents = _documents(bench, params)
+    if stride is None:
+        tape, spans = lay_rolling(documents, bench.tokenizer, max_len=context_len)
+    else:
+        tape, spans = lay_strided(documents, bench.tokenizer, max_len=context_len, stride=stride)
+    _require_room(bench, context_len)
+    totals = score_spans(tape, spans, bench.engine, batch_size=batch_size, progress=bench.progress)
+    rows = _Rows(bench, bos="none" if strided else "document")
+    for index, document in enumerate(tape.documents):
+        if totals.num_tokens[index] == 0:
+            continue
+        page = {"page_nats": float(totals.page_nats[index]), "page_tokens": float(totals.page_tokens[index])}
+        # lm-eval counts the pieces between runs of white space, empty ones at the ends included
+        words = None if strided else len(re.split(r"\s+", document.text.decode()))
+        yield rows.sample(
+            document,
+            keys={"stride": stride},
+            values={
+                "num_tokens": int(totals.num_tokens[index]),
+                "num_bytes": int(totals.num_bytes[index]),
+                "nats": float(totals.nats[index]),
+                "num_words": words,
+                # a stride of 1 leaves the page no weight beyond the first window
+                **(page if strided and page["page_tokens"] else {}),
             },
         )
 
 
-class _OncePerDocument:
-    """Compressed sizes of a document the first time it is seen, and None from then on."""
-
-    def __init__(self) -> None:
-        self._seen: set[str] = set()
-
-    def sizes(self, name: str, text: bytes) -> dict[str, int | None]:
-        if name in self._seen:
-            return {"document_bytes": None, "bzip2_bytes": None, "xz_bytes": None}
-        self._seen.add(name)
-        return compressed_sizes(text)
+def _documents(bench: Bench, params: PerplexityParams) -> list[Document]:
+    return rank(bench.corpus.documents("test"), seed=bench.cell.seed)[: params.limit]
 
 
-def compressed_sizes(text: bytes) -> dict[str, int | None]:
-    """Bytes of a document as it is, and as `bzip2 -9` and `xz -9` write it."""
-    # The dictionary of xz -9 is 64 MiB; one as long as the text finds the same matches without 674 MiB of memory.
-    dictionary = min(64 * 1024**2, max(4096, 1 << (len(text) - 1).bit_length()))
-    filters = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": dictionary}]
-    return {
-        "document_bytes": len(text),
-        "bzip2_bytes": len(bz2.compress(text, 9)),
-        "xz_bytes": len(lzma.compress(text, format=lzma.FORMAT_XZ, filters=filters)),
-    }
+class _Rows:
+    """Samples of one cell: the columns of every protocol, and each document under the name of its text."""
+
+    def __init__(self, bench: Bench, *, bos: str) -> None:
+        self._bos = bos  # before what BOS stands
+        self._originals = originals(bench.corpus.documents("test"))
+        self._compressed = OncePerDocument()
+
+    def sample(
+        self,
+        document: Document,
+        *,
+        keys: Mapping[str, Scalar],
+        values: Mapping[str, int | float | None],
+        evidence: Mapping[str, Any] | None = None,
+    ) -> Sample:
+        name = self._originals[document.name]
+        return Sample(
+            keys={"document": name, **NO_KEYS, "bos": self._bos, **keys},
+            values={**NO_VALUES, **values, **self._compressed.sizes(name, document.text)},
+            evidence=evidence,
+        )
+
+
+def _stride(params: PerplexityParams, context_len: int) -> int:
+    """As on the page, where windows of 1,024 tokens are 512 apart."""
+    return max(1, context_len // 2) if params.stride is None else params.stride
 
 
 def _batch_size(asked: int, num_tokens: int) -> int:

@@ -11,7 +11,7 @@ and `shared_context`; never on the context, the checkpoint or the batch size.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,15 @@ def rank(documents: Sequence[Document], *, seed: int) -> list[Document]:
     """Documents in seeded order; a limit takes the first, so a larger limit only adds."""
     by_name = {document.name: document for document in documents}
     return [by_name[name] for name in shuffled(by_name, seed, "perplexity")]
+
+
+def originals(documents: Iterable[Document]) -> dict[str, str]:
+    """Each document's name -> the first name, in order, under which the same text stands in the corpus.
+
+    A text that stands there twice is one observation: what is independent is the text, not its name.
+    """
+    first: dict[bytes, str] = {}
+    return {document.name: first.setdefault(document.text, document.name) for document in documents}
 
 
 def draw_starts(

@@ -80,6 +80,15 @@ class StubEngine:
                     nats[b, t] = -self.rule(tuple(history))[targets[b, t]]
         return nats
 
+    def score_top(self, ids: Any, targets: Any, lengths: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        before = [list(history) for history in self.histories]
+        nats, rows, targets = self.score(ids, targets, lengths), np.asarray(ids), np.asarray(targets)
+        top = np.zeros(rows.shape, dtype=bool)
+        for b, t in np.ndindex(*rows.shape):
+            read = (*before[b], *(int(index) for index in rows[b, : t + 1]))
+            top[b, t] = targets[b, t] >= 0 and int(np.argmax(self.rule(read))) == targets[b, t]
+        return nats, top
+
     def generate(self, ids: Any, num_tokens: int) -> np.ndarray:
         self.prefill(ids)
         written = np.zeros((len(self.histories), num_tokens), np.int64)

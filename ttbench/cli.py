@@ -364,6 +364,19 @@ def train(
         checkpoints.train(names or [], recipe=recipe, out=out, threads=threads)
 
 
+@app.command("lm-eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def lm_eval(
+    ctx: typer.Context,
+) -> None:
+    """Run lm-eval's own command line with ttbench's checkpoints among its models.
+
+    Its options stand after --, as in: ttbench lm-eval -- run --model_args checkpoint=ttt-linear --tasks piqa
+    """
+    from ttbench.commands import lm_eval as harness
+
+    raise typer.Exit(harness.lm_eval(ctx.args))
+
+
 def main() -> None:
     """Entry point of the console script."""
     app()

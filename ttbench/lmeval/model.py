@@ -152,7 +152,7 @@ class EngineLM(TemplateLM):
             kept = ids if self.limit is None else ids[-(self.limit + 1) :]
             self._note(instance, num_tokens=len(ids), cut_tokens=len(ids) - len(kept), num_windows=1)
             rows.append(Request(ids=kept, num_scored=len(after)))
-        self._warn(requests=len(rows))
+        self._warn(self._asked)
         found = score(rows, self.engine, batch_size=self.batch_size, progress=self.progress)
         answers = [(-each.nats, each.greedy) for each in found]
         for (texts, _, _), answer in zip(requests, answers, strict=True):
@@ -198,7 +198,7 @@ class EngineLM(TemplateLM):
             kept = ids if self.limit is None else ids[-(self.limit - order.num_tokens) :]
             self._note(instance, num_tokens=len(ids), cut_tokens=len(ids) - len(kept), num_windows=1)
             contexts.append(tuple(kept))
-        self._warn(requests=len(contexts))
+        self._warn(requests)
         answers: dict[int, str] = {}
         for saved, start, places in visit([ids[:-1] for ids in contexts], self.engine):
             for place in places:
@@ -231,14 +231,15 @@ class EngineLM(TemplateLM):
             num_tokens=num_tokens, cut_tokens=cut_tokens, cut_at_2048=beyond, num_windows=num_windows
         )
 
-    def _warn(self, *, requests: int) -> None:
-        cut = [extent.cut_tokens for extent in self.extents.values() if extent.cut_tokens]
-        if cut:
+    def _warn(self, requests: Sequence[Instance]) -> None:
+        """Say what was cut off these requests."""
+        cut = [self.extents[each.task_name, each.doc_id, each.idx].cut_tokens for each in requests]
+        if any(cut):
             log.warning(
                 "%d of %d requests are longer than the %s tokens that this model reads; up to %d tokens were cut off "
                 "on the left",
+                sum(map(bool, cut)),
                 len(cut),
-                requests,
                 self.limit,
                 max(cut),
             )

@@ -72,15 +72,15 @@ def test_generated_texts_are_those_of_lm_evals_own_model(llama: Any, task_folder
 def test_long_requests_lose_their_beginning_as_in_lm_eval_and_it_is_said(
     llama: Any, task_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model = ours(llama.path, max_length=24)
+    model = ours(llama.path, max_length=48)
     with caplog.at_level(logging.WARNING, logger="ttbench"):
         mine = run(model, "tiny_choice", task_folder)
-    reference = run(theirs(llama.path, dtype="float64", max_length=24), "tiny_choice", task_folder)
+    reference = run(theirs(llama.path, dtype="float64", max_length=48), "tiny_choice", task_folder)
     np.testing.assert_allclose(numbers(mine, "tiny_choice"), numbers(reference, "tiny_choice"), rtol=1e-9)
     cut = [extent for extent in model.extents.values() if extent.cut_tokens]
     assert cut
-    assert all(extent.num_tokens == 25 + extent.cut_tokens for extent in cut)
-    assert f"{len(cut)} of 12 requests are longer than the 24 tokens" in caplog.text
+    assert all(extent.num_tokens == 49 + extent.cut_tokens for extent in cut)
+    assert f"{len(cut)} of 12 requests are longer than the 48 tokens" in caplog.text
 
 
 def test_a_model_without_attention_is_never_cut_and_what_lm_eval_would_cut_is_marked() -> None:

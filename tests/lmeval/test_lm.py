@@ -40,7 +40,9 @@ def run(model: Any, name: str, folder: Path) -> Any:
 def numbers(found: Any, name: str) -> np.ndarray:
     """Log-likelihoods and whether they are greedy, of all requests of a task, in order."""
     samples = sorted(found["samples"][name], key=lambda sample: sample["doc_id"])
-    return np.array([np.ravel(response) for sample in samples for responses in sample["resps"] for response in responses])
+    return np.array(
+        [np.ravel(response) for sample in samples for responses in sample["resps"] for response in responses]
+    )
 
 
 def instances(kind: Any, *arguments: tuple[Any, ...]) -> list[Instance]:
@@ -50,7 +52,9 @@ def instances(kind: Any, *arguments: tuple[Any, ...]) -> list[Instance]:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ["tiny_choice", "tiny_last", "tiny_rolling"])
 def test_answers_are_those_of_lm_evals_own_model(llama: Any, task_folder: Path, name: str, dtype: str) -> None:
-    found = [run(model, name, task_folder) for model in (ours(llama.path, dtype=dtype), theirs(llama.path, dtype=dtype))]
+    found = [
+        run(model, name, task_folder) for model in (ours(llama.path, dtype=dtype), theirs(llama.path, dtype=dtype))
+    ]
     mine, reference = (numbers(each, name) for each in found)
     assert np.abs(mine - reference).max() <= TOLERANCES[dtype] * max(1.0, np.abs(reference).max())
     results = [each["results"][name] for each in found]
@@ -106,7 +110,9 @@ def test_a_model_with_attention_reads_what_it_was_trained_on() -> None:
 def test_sharing_prefixes_and_batches_change_no_answer(checkpoint: str) -> None:
     """All at once, with a long prefix in common, against one request after the other."""
     shared = "Once upon a time, on a beach far away, there was a ring that nobody had lost. " * 2
-    asked = [(shared + question, choice) for question in ("Why? ", "Who lost it, and why? ") for choice in (" a", " bcd")]
+    asked = [
+        (shared + question, choice) for question in ("Why? ", "Who lost it, and why? ") for choice in (" a", " bcd")
+    ]
     asked += [("", "Ann"), ("Q", " A"), (shared[:70] + "another end", " of it")]
     together = ours(checkpoint, batch_size=3).loglikelihood(instances(LOGLIKELIHOOD, *asked))
     alone = ours(checkpoint, batch_size=1)

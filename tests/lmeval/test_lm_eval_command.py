@@ -22,9 +22,15 @@ OURS = ["--model", "ttbench", "--device", "cpu", "--include_path", str(OWN_TASKS
     ("given", "expected"),
     [
         (["--tasks", "piqa"], ["run", "--tasks", "piqa", *OURS]),
-        (["run", "--tasks=piqa", "--device", "cuda:1"], ["run", "--tasks=piqa", "--device", "cuda:1", *OURS[:2], *OURS[4:]]),
+        (
+            ["run", "--tasks=piqa", "--device", "cuda:1"],
+            ["run", "--tasks=piqa", "--device", "cuda:1", *OURS[:2], *OURS[4:]],
+        ),
         (["--model", "hf", "--tasks", "piqa"], ["run", "--model", "hf", "--tasks", "piqa", *OURS[4:]]),
-        (["run", "--tasks", "mine", "--include_path", "."], ["run", "--tasks", "mine", "--include_path", ".", *OURS[:4]]),
+        (
+            ["run", "--tasks", "mine", "--include_path", "."],
+            ["run", "--tasks", "mine", "--include_path", ".", *OURS[:4]],
+        ),
         (["run", "--config", "x.yaml"], ["run", "--config", "x.yaml"]),
         (["ls", "tasks"], ["ls", "tasks", *OURS[4:]]),
         (["run", "--help"], ["run", "--help"]),

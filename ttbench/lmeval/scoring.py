@@ -98,9 +98,7 @@ def _visit(node: Node, engine: Engine, *, before: Any) -> Iterator[tuple[Any, in
         yield from _visit(child, engine, before=saved)
 
 
-def _batches(
-    places: Sequence[int], requests: Sequence[Request], *, start: int, batch_size: int
-) -> Iterator[list[int]]:
+def _batches(places: Sequence[int], requests: Sequence[Request], *, start: int, batch_size: int) -> Iterator[list[int]]:
     """Requests of similar lengths together, the longest first, so that memory runs out at once or never."""
     left = sorted(places, key=lambda place: -requests[place].num_read)
     while left:
@@ -123,9 +121,7 @@ def _score_batch(rows: Sequence[Request], engine: Engine, *, saved: Any, start: 
     ]
 
 
-def _pad(
-    rows: Sequence[Request], *, start: int, width: int
-) -> tuple[Int[np.ndarray, "B T"], Int[np.ndarray, "B T"]]:
+def _pad(rows: Sequence[Request], *, start: int, width: int) -> tuple[Int[np.ndarray, "B T"], Int[np.ndarray, "B T"]]:
     """What is read from `start` on, and its targets, filled up on the right, where no row sees it."""
     ids = np.zeros((len(rows), width), dtype=np.int64)
     targets = np.full((len(rows), width), UNSCORED, dtype=np.int64)

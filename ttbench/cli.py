@@ -368,9 +368,10 @@ def train(
 def lm_eval(
     ctx: typer.Context,
 ) -> None:
-    """Run lm-eval's own command line with ttbench's checkpoints among its models.
+    """Run lm-eval's own command line.
 
-    Its options stand after --, as in: ttbench lm-eval -- run --model_args checkpoint=ttt-linear --tasks piqa
+    With the checkpoints that the other commands know. Its options stand after --, as in: ttbench lm-eval -- run
+    --model_args checkpoint=ttt-linear --tasks piqa
     """
     from ttbench.commands import lm_eval as harness
 

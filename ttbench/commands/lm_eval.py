@@ -40,7 +40,8 @@ def lm_eval(arguments: Sequence[str]) -> int:
     from lm_eval.api.registry import model_registry
     from lm_eval.utils import setup_logging
 
-    model_registry.register(MODEL, target=TARGET)
+    if MODEL not in model_registry:
+        model_registry.register(MODEL, target=TARGET)
     setup_logging()
     logging.getLogger("ttbench").setLevel(logging.INFO)
     with _command_line(words):

@@ -23,7 +23,7 @@ from ttbench.errors import CorpusError, UsageError
 from ttbench.types import canonical_json, digest
 
 if TYPE_CHECKING:
-    from lm_eval.api.task import ConfigurableTask
+    from lm_eval.api.task import Task as LMEvalTask
 
     from ttbench.lmeval.model import EngineLM
 
@@ -70,7 +70,7 @@ class Outcome:
     aggregates: tuple[Aggregate, ...]
 
 
-def load_task(name: str) -> ConfigurableTask:
+def load_task(name: str) -> LMEvalTask:
     """A task of lm-eval, or of ttbench, with its data.
 
     Raises:

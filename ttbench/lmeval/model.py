@@ -254,7 +254,9 @@ class _Order:
 
 
 def _order(instance: Instance, *, end_text: str | None) -> _Order:
-    asked = dict(normalize_gen_kwargs(instance.args[1], MAX_NEW_TOKENS))
+    arguments: tuple[Any, ...] = instance.args
+    settings = arguments[1]
+    asked: dict[str, Any] = dict(normalize_gen_kwargs(settings, MAX_NEW_TOKENS))
     stops = asked.pop("until", None) or []
     stops = [stops] if isinstance(stops, str) else list(stops)
     num_tokens = int(asked.pop("max_gen_toks"))

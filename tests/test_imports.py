@@ -28,7 +28,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "strict_yaml": BASE,
     "catalogue": BASE | {"strict_yaml"},
     "harness": BASE | {"catalogue", "models"},
-    "tasks": BASE | {"harness"},
+    "lmeval": BASE | {"harness"},
+    "tasks": BASE | {"harness", "lmeval"},
     "record": BASE,
     "rows": BASE | {"record"},
     "store": BASE | {"record", "rows"},
@@ -63,7 +64,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "card",
         "doctor",
     }
-    | {"catalogue", "console", "convert"},
+    | {"catalogue", "console", "convert", "lmeval"},
     "options": BASE | {"commands"},
     "cli": BASE | {"request", "commands", "console", "options"},
 }

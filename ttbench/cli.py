@@ -367,6 +367,20 @@ def train(
         checkpoints.train(names or [], recipe=recipe, share=share, out=out, threads=threads)
 
 
+@app.command("lm-eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def lm_eval(
+    ctx: typer.Context,
+) -> None:
+    """Run lm-eval's own command line.
+
+    With the checkpoints that the other commands know. Its options stand after --, as in: ttbench lm-eval -- run
+    --model_args checkpoint=ttt-linear --tasks piqa
+    """
+    from ttbench.commands import lm_eval as harness
+
+    raise typer.Exit(harness.lm_eval(ctx.args))
+
+
 def main() -> None:
     """Entry point of the console script."""
     app()

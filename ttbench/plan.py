@@ -284,7 +284,7 @@ class Estimator:
             seconds = statistics.median(per_flop) * flops
         cost = cell.checkpoint.cost
         sequences = task.sequences(task.Params(**cell.params), cell.context_len, cell.batch_size)
-        state_bytes = None if cost is None else cost.state_nbytes(cell.context_len) * sequences
+        state_bytes = None if cost is None else cost.state_nbytes(_longest(cell)) * sequences
         return Estimate(flops=flops, state_bytes=state_bytes, seconds=seconds)
 
     @staticmethod
@@ -293,7 +293,7 @@ class Estimator:
         if cell.checkpoint.cost is None:
             return None
         num_tokens = max(1, task.tokens(task.Params(**cell.params), cell.context_len))
-        return num_tokens / cell.context_len * cell.checkpoint.cost.prefill_flops(cell.context_len)
+        return num_tokens / _longest(cell) * cell.checkpoint.cost.prefill_flops(_longest(cell))
 
     @staticmethod
     def _key(cell: Cell, *, exact: bool) -> str:
@@ -302,3 +302,8 @@ class Estimator:
         rough += [cell.threads, cell.batch_size]
         size = cell.checkpoint.num_params
         return canonical_json([*rough, size, cell.context_len, dict(cell.params), cell.corpus] if exact else rough)
+
+
+def _longest(cell: Cell) -> int:
+    """Tokens of a sequence, for costs: its context, or its reach where that is shorter."""
+    return cell.context_len if cell.reach is None else min(cell.context_len, cell.reach)

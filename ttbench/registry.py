@@ -79,6 +79,7 @@ TASKS = Registry(
         "needle": "ttbench.tasks.needle:Needle",
         "latency": "ttbench.tasks.latency:Latency",
         "memory": "ttbench.tasks.memory:Memory",
+        "commonsense": "ttbench.tasks.commonsense:Commonsense",
     },
 )
 

@@ -370,3 +370,15 @@ def test_cuda_agrees_with_the_cpu(name: str) -> None:
         engine.reset(2, 100)
         found.append(engine.score(ids[:, :-1], ids[:, 1:]))
     np.testing.assert_allclose(found[1], found[0], rtol=1e-7)
+
+
+def test_targets_that_lead_are_those_that_greedy_decoding_writes(name: str) -> None:
+    engine, ids = engine_of(name), random_ids(2, 30)
+    engine.reset(2, 40)
+    likely = engine.logits(ids).argmax(-1).numpy()
+    targets = np.where(np.arange(30) % 3 == 0, (likely + 1) % VOCAB, likely)
+    targets[:, 1::7] = -1
+    nats, top = engine.score_top(ids, targets)
+    assert np.array_equal(top, (targets == likely) & (targets >= 0))
+    engine.reset(2, 40)
+    assert np.array_equal(nats, engine.score(ids, targets))

@@ -241,3 +241,14 @@ def test_check_prints_the_mode_and_the_leak(name: str, failed: list[str], tmp_pa
     assert [result.name for result in results if result.passed is False and result.name == "causality"] == failed
     if not failed:
         assert all(result.passed is not False for result in results)
+
+
+def test_targets_that_lead_are_those_that_greedy_decoding_writes(llama: Saved) -> None:
+    ids = np.random.default_rng(3).integers(0, VOCAB, (1, 30))
+    likely = llama.engine.logits(ids).argmax(-1).numpy()
+    targets = np.where(np.arange(30) % 3 == 0, (likely + 1) % VOCAB, likely)
+    llama.engine.reset(1, 40)
+    nats, top = llama.engine.score_top(ids, targets)
+    assert np.array_equal(top, targets == likely)
+    llama.engine.reset(1, 40)
+    assert np.array_equal(nats, llama.engine.score(ids, targets))

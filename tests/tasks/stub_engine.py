@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -39,6 +39,7 @@ class StubEngine:
     device = "cpu"
     dtype = "float64"
     weight_bytes = 0
+    kernel_path: ClassVar[dict[str, str]] = {}
 
     def __init__(self, rule: Rule, *, vocab_size: int = 257, max_context: int | None = None) -> None:
         self.rule, self.vocab_size, self.max_context = rule, vocab_size, max_context
@@ -80,6 +81,15 @@ class StubEngine:
                     nats[b, t] = -self.rule(tuple(history))[targets[b, t]]
         return nats
 
+    def score_top(self, ids: Any, targets: Any, lengths: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        before = [list(history) for history in self.histories]
+        nats, rows, targets = self.score(ids, targets, lengths), np.asarray(ids), np.asarray(targets)
+        top = np.zeros(rows.shape, dtype=bool)
+        for b, t in np.ndindex(*rows.shape):
+            read = (*before[b], *(int(index) for index in rows[b, : t + 1]))
+            top[b, t] = targets[b, t] >= 0 and int(np.argmax(self.rule(read))) == targets[b, t]
+        return nats, top
+
     def generate(self, ids: Any, num_tokens: int) -> np.ndarray:
         self.prefill(ids)
         written = np.zeros((len(self.histories), num_tokens), np.int64)
@@ -95,7 +105,8 @@ class StubEngine:
         return [list(history) for history in self.histories]
 
     def restore(self, snapshot: Any) -> None:
-        self.histories = [list(history) for history in snapshot]
+        rows = snapshot * len(self.histories) if len(snapshot) == 1 else snapshot
+        self.histories = [list(history) for history in rows]
 
 
 class PairTokenizer:
@@ -124,6 +135,7 @@ def corpus_of(texts: Mapping[str, bytes]) -> Corpus:
 
 def run_task(
     task: Task,
+    /,
     *,
     engine: Any,
     corpus: Corpus,

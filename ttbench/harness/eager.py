@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ttbench.errors import TooLongError, UnsupportedError, UsageError
@@ -132,36 +132,45 @@ class EagerEngine:
         ids = self._tokens("ids", ids, num_dims=2, any_batch=True)
         return self.model.head(self.model(ids.to(self._device)))
 
-    @torch.inference_mode()
     def score(self, ids: Ids, targets: Ids, lengths: Int[np.ndarray, "B"] | None = None) -> Float[np.ndarray, "B T"]:
         """Nats of targets[b, t] after ids[b, :t + 1]; see `Engine.score`.
 
         Log-softmax is taken in float32 (float64 in float64). The head is applied only where a target is scored.
         """
+        return self.score_top(ids, targets, lengths)[0]
+
+    @torch.inference_mode()
+    def score_top(
+        self, ids: Ids, targets: Ids, lengths: Int[np.ndarray, "B"] | None = None
+    ) -> tuple[Float[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
+        """`score`, and where the scored target is the most likely token."""
         ids = self._tokens("ids", ids, num_dims=2)
         targets = self._tokens("targets", targets, num_dims=2, lowest=-1)
         targets = targets.cpu()
         scored = scored_places(ids, targets, lengths)
         nats = torch.zeros(ids.shape, dtype=torch.float64)
+        top = torch.zeros(ids.shape, dtype=torch.bool)
         for hidden, (start, end) in self._chunks(ids):
             where = scored[:, start:end]
             if where.any():
-                nats[:, start:end][where] = self._nats(hidden, where, targets[:, start:end])
-        return nats.numpy()
+                part = self._judge(hidden, where, targets[:, start:end])
+                nats[:, start:end][where], top[:, start:end][where] = part
+        return nats.numpy(), top.numpy()
 
-    def _nats(
+    def _judge(
         self, hidden: Float[Tensor, "B T D"], where: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]
-    ) -> Float[Tensor, "S"]:
-        """Nats of the targets marked in `where`, in row order, float64 on the host; slice by slice."""
+    ) -> tuple[Float[Tensor, "S"], Bool[Tensor, "S"]]:
+        """Nats (float64) of the targets marked in `where`, and which lead, in row order on the host; by slices."""
         rows = where.flatten().nonzero()[:, 0].to(self._device)
         wanted = targets[where].to(self._device)
         flat = hidden.flatten(0, 1)
         slice_len = max(1, HEAD_ELEMENTS // self.vocab_size)
-        found = [
-            F.cross_entropy(self.model.head(flat[part]), target, reduction="none")
-            for part, target in zip(rows.split(slice_len), wanted.split(slice_len), strict=True)
-        ]
-        return torch.cat(found).to("cpu", torch.float64)
+        nats, top = [], []
+        for part, target in zip(rows.split(slice_len), wanted.split(slice_len), strict=True):
+            logits = self.model.head(flat[part])
+            nats.append(F.cross_entropy(logits, target, reduction="none"))
+            top.append(logits.argmax(-1) == target)
+        return torch.cat(nats).to("cpu", torch.float64), torch.cat(top).cpu()
 
     @torch.inference_mode()
     def generate(self, ids: Ids, num_tokens: int) -> Int[np.ndarray, "B N"]:

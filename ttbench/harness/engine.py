@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Ids = Int[np.ndarray, "..."] | Int[Tensor, "..."]
@@ -46,6 +46,12 @@ class Engine(Protocol):
         float64; the caller shifts. A target of -1 is not scored and gives 0. Rows are valid up to lengths[b];
         entries beyond are 0.
         """
+        ...
+
+    def score_top(
+        self, ids: Ids, targets: Ids, lengths: Int[np.ndarray, "B"] | None = None
+    ) -> tuple[Float[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
+        """`score`, and where the scored target is the most likely token: what greedy decoding would have written."""
         ...
 
     def generate(self, ids: Ids, num_tokens: int) -> Int[np.ndarray, "B N"]:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ttbench.errors import TooLongError, UnsupportedError, UsageError
@@ -108,29 +108,38 @@ class HFEngine:
         tokens = as_ids("ids", ids, num_dims=2, batch_size=None, vocab_size=self.vocab_size)
         return self._forward(tokens, keep_cache=False)[0]
 
-    @torch.inference_mode()
     def score(self, ids: Ids, targets: Ids, lengths: Int[np.ndarray, "B"] | None = None) -> Float[np.ndarray, "B T"]:
         """Nats of targets[b, t] after ids[b, :t + 1]; see `Engine.score`."""
+        return self.score_top(ids, targets, lengths)[0]
+
+    @torch.inference_mode()
+    def score_top(
+        self, ids: Ids, targets: Ids, lengths: Int[np.ndarray, "B"] | None = None
+    ) -> tuple[Float[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
+        """`score`, and where the scored target is the most likely token."""
         tokens = self._ids("ids", ids, num_dims=2)
         wanted = self._ids("targets", targets, num_dims=2, lowest=-1).cpu()
         scored = scored_places(tokens, wanted, lengths)
         nats = torch.zeros(tokens.shape, dtype=torch.float64)
+        top = torch.zeros(tokens.shape, dtype=torch.bool)
         for logits, (start, end) in self._read(tokens, all_logits=True):
             where = scored[:, start:end]
             if where.any():
-                nats[:, start:end][where] = self._nats(logits, where, wanted[:, start:end])
-        return nats.numpy()
+                nats[:, start:end][where], top[:, start:end][where] = self._judge(logits, where, wanted[:, start:end])
+        return nats.numpy(), top.numpy()
 
-    def _nats(
+    def _judge(
         self, logits: Float[Tensor, "B T V"], where: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]
-    ) -> Float[Tensor, "S"]:
-        """Nats of the targets marked in `where`, in row order, float64 on the host; slice by slice."""
+    ) -> tuple[Float[Tensor, "S"], Bool[Tensor, "S"]]:
+        """Nats (float64) of the targets marked in `where`, and which lead, in row order on the host; by slices."""
         rows = where.flatten().nonzero()[:, 0].to(self._device)
         wanted = targets[where].to(self._device)
         flat, slice_len = logits.flatten(0, 1), max(1, HEAD_ELEMENTS // self.vocab_size)
-        parts = zip(rows.split(slice_len), wanted.split(slice_len), strict=True)
-        found = [F.cross_entropy(flat[part], target, reduction="none") for part, target in parts]
-        return torch.cat(found).to("cpu", torch.float64)
+        nats, top = [], []
+        for part, target in zip(rows.split(slice_len), wanted.split(slice_len), strict=True):
+            nats.append(F.cross_entropy(flat[part], target, reduction="none"))
+            top.append(flat[part].argmax(-1) == target)
+        return torch.cat(nats).to("cpu", torch.float64), torch.cat(top).cpu()
 
     @torch.inference_mode()
     def generate(self, ids: Ids, num_tokens: int) -> Int[np.ndarray, "B N"]:

@@ -20,6 +20,7 @@ from ttbench.options import (
     Checkpoints,
     Corpus,
     Ctx,
+    DepthMode,
     Device,
     Dtype,
     Engine,
@@ -89,6 +90,7 @@ def run(
     corpus: Corpus = None,
     protocol: Protocol = None,
     limit: Limit = None,
+    depth_mode: DepthMode = None,
     device: Device = None,
     dtype: Dtype = None,
     engine: Engine = None,
@@ -117,6 +119,7 @@ def plan(
     corpus: Corpus = None,
     protocol: Protocol = None,
     limit: Limit = None,
+    depth_mode: DepthMode = None,
     device: Device = None,
     dtype: Dtype = None,
     engine: Engine = None,
@@ -139,7 +142,7 @@ def _request(given: dict[str, Any]) -> Request:
     from ttbench.commands.measure import Request
     from ttbench.request import Options
 
-    names = ("ctx", "corpus", "protocol", "limit", "device", "dtype", "engine", "attention")
+    names = ("ctx", "corpus", "protocol", "limit", "depth_mode", "device", "dtype", "engine", "attention")
     names += ("batch_size", "threads", "seed", "timeout")
     options = Options(checkpoints=tuple(given["checkpoint"] or ()) or None, **{name: given[name] for name in names})
     return Request(target=given["target"], options=options, out=given["out"])

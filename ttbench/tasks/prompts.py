@@ -132,8 +132,8 @@ def prepare(
     if room >= MIN_HAYSTACK_LEN and hay is not None:
         offset = hay.offset(riddle.share, room)
     haystack = _lay_haystack(variant, riddle, hay, tokenizer, room=room, offset=offset, seed=seed, trial=trial)
-    num_lines = 1 if variant.haystack == "essay" else variant.num_keys * variant.num_values
-    if room < MIN_HAYSTACK_LEN or haystack.num_units < num_lines:
+    # RULER hides more than one needle in essays only; a haystack of lines needs one of them.
+    if room < MIN_HAYSTACK_LEN or not haystack.num_units:
         raise UnsupportedError(
             f"a context of {context_len} tokens has no room for a haystack: needles, question and answer take {fixed}; "
             f"ask for at least {_least(variant, riddle, tokenizer, fixed=fixed, seed=seed, trial=trial)}"
@@ -265,5 +265,4 @@ def _least(variant: Variant, riddle: Riddle, tokenizer: Tokenizer, *, fixed: int
     if variant.haystack == "essay":
         return fixed + MIN_HAYSTACK_LEN
     lines = _lay_haystack(variant, riddle, None, tokenizer, room=1024, offset=None, seed=seed, trial=trial)
-    enough = np.searchsorted(lines.places, MIN_HAYSTACK_LEN)
-    return fixed + int(lines.places[max(int(enough), 1)])
+    return fixed + max(int(lines.places[1]), MIN_HAYSTACK_LEN)

@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store": BASE | {"record", "rows"},
     "report": BASE | {"rows", "store"},
     "plan": BASE | {"tasks"},
+    "evidence": BASE | {"harness", "record", "store"},
     "suite": BASE | {"plan", "strict_yaml"},
     "request": BASE | {"harness", "tasks", "plan", "suite", "store"},
     "progress": BASE | {"plan"},
@@ -50,6 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "commands": BASE
     | {
         "harness",
+        "evidence",
         "record",
         "rows",
         "store",

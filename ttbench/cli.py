@@ -232,13 +232,17 @@ def show(
     cell: Annotated[
         str | None, typer.Argument(metavar="CELL", help="First letters of a cell's id.", show_default=False)
     ] = None,
+    sample: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="NUMBER", help="Of the cell, from 0: its prompt, answer and log-probabilities."),
+    ] = None,
     out: Out = RUNS,
     json: Json = False,
 ) -> None:
-    """Show a run, or one of its cells with its samples."""
+    """Show a run, one of its cells with its samples, or one sample down to its tokens."""
     from ttbench.commands import results
 
-    results.show(run, cell, root=out, as_json=json)
+    results.show(run, cell, sample=sample, root=out, as_json=json)
 
 
 @app.command()

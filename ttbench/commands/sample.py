@@ -45,7 +45,7 @@ def _print_answer(kept: Mapping[str, Any]) -> None:
     nats, control = kept.get("value_token_nats"), kept.get("value_token_control_nats")
     if nats:
         rows = zip(kept["value_ids"], nats, control, strict=True)
-        _table("the value's tokens: nats, and without the needle", ("id", "nats", "control"), rows)
+        _table("tokens of the value", ("id", "nats", "nats without the needle"), rows)
     if kept.get("candidates"):
         rows = zip(kept["candidates"], kept["nats"], kept["control_nats"], strict=True)
         changes = [(value, each, other, each - other) for value, each, other in rows]

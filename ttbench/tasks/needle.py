@@ -99,6 +99,8 @@ def _metric(name: str, label: str, numerator: str, *axes: str) -> Metric:
         denominator="num_trials",
         cluster="haystack",
         axes=axes,
+        # a drawn depth is no axis: trials of a cell lie all over it
+        where={"param_depth_mode": "grid"} if "depth" in axes else {},
     )
 
 

@@ -239,7 +239,7 @@ def show(
     out: Out = RUNS,
     json: Json = False,
 ) -> None:
-    """Show a run, one of its cells with its samples, or one sample down to its tokens."""
+    """Show a run, one of its cells, or a sample down to its tokens."""
     from ttbench.commands import results
 
     results.show(run, cell, sample=sample, root=out, as_json=json)

@@ -15,9 +15,9 @@ from ttbench.harness.data import open_corpus
 from ttbench.harness.tokenizer import ByteTokenizer
 from ttbench.tasks.haystack import gather
 from ttbench.tasks.needle import Needle
-from ttbench.tasks.prompts import Recipe, prepare, rebuild
+from ttbench.tasks.prompts import DepthMode, Recipe, prepare, rebuild
 from ttbench.tasks.riddle import draw_candidates, draw_riddle
-from ttbench.tasks.ruler import ANSWER_PREFIX, DEPTHS, NOISE, SINGULAR, TEMPLATE, VARIANTS
+from ttbench.tasks.ruler import ANSWER_PREFIX, DEPTHS, NOISE, SINGULAR, TEMPLATE, VARIANTS, Question
 
 BYTES = ByteTokenizer()
 KJV = open_corpus("kjv")
@@ -27,7 +27,16 @@ ONE_VALUE = [name for name, variant in VARIANTS.items() if variant.num_answers =
 NEEDLES = re.compile(r"One of the special magic (?:number|uuid)s for (\S+) is: (\S+)\.")
 
 
-def made(name: str, *, depth_mode="ruler", context_len=4096, trial=0, question="ruler", answer_len=128, **options):
+def made(
+    name: str,
+    *,
+    depth_mode: DepthMode = "ruler",
+    context_len: int = 4096,
+    trial: int = 0,
+    question: Question = "ruler",
+    answer_len: int = 128,
+    **options,
+):
     """The recipes and prompts of one trial."""
     variant = VARIANTS[name]
     options = {"depths": (0.0, 0.5, 1.0), "seed": 0, **options}
@@ -57,7 +66,8 @@ def test_a_prompt_is_rulers_template_around_its_context(name: str) -> None:
         text = text_of(prompt)
         before, after = variant.around("ruler", recipe.keys)
         context = text.removeprefix(before).removesuffix(after)
-        query = ", ".join(recipe.keys[:-1]) + ", and " + recipe.keys[-1] if len(recipe.keys) > 1 else recipe.keys[0]
+        keys = list(recipe.keys)
+        query = ", ".join(keys[:-1]) + ", and " + keys[-1] if len(keys) > 1 else keys[0]
         template, kind = TEMPLATE + ANSWER_PREFIX, variant.value
         if variant.num_answers == 1:
             for plural, singular in SINGULAR:
@@ -69,7 +79,7 @@ def test_a_prompt_is_rulers_template_around_its_context(name: str) -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("depth_mode", ["ruler", "grid"])
-def test_what_is_asked_for_stands_once_and_answers_are_as_many_as_asked(name: str, depth_mode: str) -> None:
+def test_what_is_asked_for_stands_once_and_answers_are_as_many_as_asked(name: str, depth_mode: DepthMode) -> None:
     variant = VARIANTS[name]
     if depth_mode == "grid" and variant.num_answers > 1:
         return

@@ -42,9 +42,9 @@ def _print_prompt(part: Mapping[str, Any]) -> None:
 def _print_answer(kept: Mapping[str, Any]) -> None:
     names = ("value", "value_ids", "answer", "answer_ids", "control_answer")
     _print("answer", [(name.replace("_", " "), kept[name]) for name in names if kept.get(name) is not None])
-    nats, control = kept.get("value_token_nats"), kept.get("value_token_control_nats")
+    nats = kept.get("value_token_nats")
     if nats:
-        rows = zip(kept["value_ids"], nats, control, strict=True)
+        rows = zip(kept["value_ids"], nats, kept["value_token_control_nats"], strict=True)
         _table("tokens of the value", ("id", "nats", "nats without the needle"), rows)
     if kept.get("candidates"):
         rows = zip(kept["candidates"], kept["nats"], kept["control_nats"], strict=True)

@@ -268,6 +268,11 @@ def test_list_and_show_find_what_a_run_left(here: Path, checkpoint: Path) -> Non
     assert [sample["trial"] for sample in cell["samples"]] == [0, 1, 2]
     assert "tiny" in invoke("show", "last").stdout
     assert "trial" in invoke("show", "last", cell_id[:9]).stdout
+    sample = json.loads(invoke("show", "last", cell_id[:9], "--sample", "2", "--json").stdout)
+    assert (sample["cell_id"], sample["sample"], sample["keys"]["trial"]) == (cell_id, 2, 2)
+    assert "sample 2 of 3" in invoke("show", "last", cell_id[:9], "--sample", "2").stdout
+    assert "there is no sample 3" in invoke("show", "last", cell_id[:9], "--sample", "3").stderr
+    assert "--sample 0 needs a cell" in invoke("show", "last", "--sample", "0").stderr
     assert run["name"] in invoke("list", "runs").stdout
     assert run["name"] in invoke("list").stdout
 

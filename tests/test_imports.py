@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store": BASE | {"record", "rows"},
     "report": BASE | {"rows", "store"},
     "plan": BASE | {"tasks"},
+    "evidence": BASE | {"harness", "record", "store"},
     "suite": BASE | {"plan", "strict_yaml"},
     "request": BASE | {"harness", "tasks", "plan", "suite", "store"},
     "progress": BASE | {"plan"},
@@ -51,6 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "commands": BASE
     | {
         "harness",
+        "evidence",
         "record",
         "rows",
         "store",

@@ -20,6 +20,7 @@ from ttbench.options import (
     Checkpoints,
     Corpus,
     Ctx,
+    DepthMode,
     Device,
     Dtype,
     Engine,
@@ -89,6 +90,7 @@ def run(
     corpus: Corpus = None,
     protocol: Protocol = None,
     limit: Limit = None,
+    depth_mode: DepthMode = None,
     device: Device = None,
     dtype: Dtype = None,
     engine: Engine = None,
@@ -117,6 +119,7 @@ def plan(
     corpus: Corpus = None,
     protocol: Protocol = None,
     limit: Limit = None,
+    depth_mode: DepthMode = None,
     device: Device = None,
     dtype: Dtype = None,
     engine: Engine = None,
@@ -139,7 +142,7 @@ def _request(given: dict[str, Any]) -> Request:
     from ttbench.commands.measure import Request
     from ttbench.request import Options
 
-    names = ("ctx", "corpus", "protocol", "limit", "device", "dtype", "engine", "attention")
+    names = ("ctx", "corpus", "protocol", "limit", "depth_mode", "device", "dtype", "engine", "attention")
     names += ("batch_size", "threads", "seed", "timeout")
     options = Options(checkpoints=tuple(given["checkpoint"] or ()) or None, **{name: given[name] for name in names})
     return Request(target=given["target"], options=options, out=given["out"])
@@ -229,13 +232,17 @@ def show(
     cell: Annotated[
         str | None, typer.Argument(metavar="CELL", help="First letters of a cell's id.", show_default=False)
     ] = None,
+    sample: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="NUMBER", help="Of the cell, from 0: its prompt, answer and log-probabilities."),
+    ] = None,
     out: Out = RUNS,
     json: Json = False,
 ) -> None:
-    """Show a run, or one of its cells with its samples."""
+    """Show a run, one of its cells, or a sample down to its tokens."""
     from ttbench.commands import results
 
-    results.show(run, cell, root=out, as_json=json)
+    results.show(run, cell, sample=sample, root=out, as_json=json)
 
 
 @app.command()

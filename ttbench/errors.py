@@ -12,6 +12,7 @@
     │   ├── TooLongError          status too_long
     │   ├── TooShortError         status too_short
     │   └── UnsupportedError      status unsupported
+    ├── LeakError                 an engine that knows what it was not shown: status error
     ├── CellsFailedError          cells ended killed, timeout or error: exit code 1
     └── GateError                 a gate that did not hold: exit code 3
 
@@ -96,6 +97,12 @@ class UnsupportedError(CellAnswer):
     """The combination asked for has no meaning or no implementation."""
 
     status = "unsupported"
+
+
+class LeakError(TtbenchError):
+    """An engine answered with what stands nowhere in its prompt; its scores mean nothing."""
+
+    exit_code = 1
 
 
 class CellsFailedError(TtbenchError):

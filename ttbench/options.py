@@ -55,6 +55,9 @@ Corpus = Annotated[
 ]
 Protocol = Annotated[str | None, typer.Option(metavar="NAME", help="How the task measures, where it has several ways.")]
 Limit = Annotated[int | None, typer.Option(min=1, metavar="COUNT", help="Documents or trials at most.")]
+DepthMode = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Needles: grid, depth by depth, or ruler, drawn.  [default: grid]")
+]
 Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N.  [default: cpu]")]
 Dtype = Annotated[
     str | None, typer.Option(metavar="DTYPE", help="float32, bfloat16, float16 or float64.  [default: float32]")

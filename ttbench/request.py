@@ -19,6 +19,8 @@ from ttbench.tasks.base import Task
 from ttbench.types import Checkpoint, Scalar
 
 DEFAULT_OUT = "runs"
+# Options that are parameters of the tasks that have them.
+NAMED = ("protocol", "limit", "depth_mode")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,7 @@ class Options:
     corpus: str | None = None
     protocol: str | None = None  # the task's parameter of that name
     limit: int | None = None  # documents or trials: the task's parameter of that name
+    depth_mode: str | None = None  # grid or ruler: the needle's parameter of that name
     params: Mapping[str, Scalar] = field(default_factory=dict)
     device: str | None = None
     dtype: str | None = None
@@ -114,15 +117,16 @@ def _merged(entry: SuiteTask, options: Options) -> Options:
         values[item.name] = getattr(entry, item.name, None) if given is None else given
     values["params"] = {**entry.params, **{name: value for name, value in options.params.items() if name in known}}
     values["corpus"] = values["corpus"] if task.needs_corpus else None
-    values |= {name: None for name in ("protocol", "limit") if name not in known}
+    values |= {name: None for name in NAMED if name not in known}
     return Options(**values)
 
 
 def _params(task: Task, options: Options) -> dict[str, Scalar]:
-    """Parameters of the task, `--protocol` and `--limit` among them where it has them."""
+    """Parameters of the task, `--protocol`, `--limit` and `--depth-mode` among them where it has them."""
     known = [item.name for item in dataclasses.fields(task.Params)]
     params = dict(options.params)
-    for name, value in (("protocol", options.protocol), ("limit", options.limit)):
+    for name in NAMED:
+        value = getattr(options, name)
         if value is not None:
             if name not in known:
                 raise UsageError(f"task '{task.name}' has no {name}; its parameters are: {', '.join(known)}")

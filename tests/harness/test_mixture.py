@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ttbench.harness.mixture import BOS, WORDINGS, Mixture, copy_row
-from ttbench.tasks.haystack import ADJECTIVES, NEEDLE, NOUNS, QUESTIONS
+from ttbench.harness.needle_words import ADJECTIVES, NOUNS
+from ttbench.tasks.ruler import ANSWER_PREFIX, NEEDLE, TEMPLATE
 
 KINDS = ("code", "prose", "copy", "recall", "needle", "recall-any", "needle-any")
 
@@ -82,6 +83,31 @@ def test_a_needle_row_asks_only_for_what_it_states(mixture, kind):
             assert text.count(text[start - 4 : end]) >= 2
 
 
+@pytest.mark.parametrize("kind", ["needle", "needle-any"])
+@pytest.mark.parametrize("num_tokens", [97, 128, 512, 1000])
+def test_a_needle_row_is_as_long_as_asked_and_loses_no_byte(mixture, kind, num_tokens):
+    for seed in range(200):
+        spans = mixture.makers[kind](np.random.default_rng(seed), num_tokens)
+        size = sum(len(span.text) for span in spans)
+        # only where the sentences alone leave no room for text
+        hay = sum(len(span.text) for span in spans if span.weight == 1.0) - 1
+        assert size == num_tokens or (size > num_tokens and hay == 1)
+
+
+def test_words_for_wordings_are_gathered_once_and_only_when_they_are_drawn(monkeypatch):
+    from ttbench.harness import mixture as module
+
+    asked = []
+    real = module._words
+    monkeypatch.setattr(module, "_words", lambda split: asked.append(split) or real(split))
+    rows = Mixture(seed=3, answer_weight=6.0)
+    rows.row({"needle": 0.5, "recall": 0.5, "prose": 0.5}, stream=0, index=0, num_tokens=200)
+    assert asked == []
+    rows.row({"recall-any": 1.0}, stream=0, index=0, num_tokens=200)
+    assert set(asked) == {"train"}
+    assert real("train") is real("train")
+
+
 def test_text_rows_come_from_the_train_split(mixture):
     from ttbench.harness.data import open_corpus
 
@@ -90,7 +116,8 @@ def test_text_rows_come_from_the_train_split(mixture):
 
 
 def test_training_recall_shares_neither_wording_nor_words_nor_values_with_the_needle_task(mixture):
-    words = set(re.findall(r"[a-z]{4,}", " ".join((NEEDLE, *QUESTIONS.values())).lower())) - {"text", "value"}
+    words = set(re.findall(r"[a-z]{4,}", " ".join((NEEDLE, TEMPLATE, ANSWER_PREFIX)).lower()))
+    words -= {"text", "value", "that", "type", "needle", "context", "query"}
     assert not words & set(re.findall(r"[a-z]{4,}", " ".join(WORDINGS).lower()))
     for kind in ("recall", "needle", "recall-any", "needle-any"):
         for index in range(200):

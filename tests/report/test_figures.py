@@ -119,9 +119,11 @@ def test_a_heat_map_has_a_panel_per_checkpoint_and_a_number_or_a_status_everywhe
         canvas = draw_heatmap("t", entries_of(table, "retrieval_by_depth"), y_axis="depth")
     assert [axes.get_title() for axes in canvas.axes] == ["transformer", "ttt-linear"]
     whole, broken = ([text.get_text() for text in axes.texts] for axes in canvas.axes)
-    assert len(whole) == 15
+    # a number and its interval in each cell
+    assert len(whole) == 2 * 15
+    assert whole[:2] == ["83", "44-97"]
     assert "too short" in broken
-    assert len(broken) == 11
+    assert len(broken) == 2 * 10 + 1
 
 
 def test_checkpoints_that_retrieve_nothing_are_drawn_at_zero(tmp_path: Path) -> None:

@@ -8,36 +8,22 @@ import re
 import numpy as np
 import pytest
 import torch
+from needle_models import ASKED, STATED, Elephant, asked_keys, nearsighted, noisy, oracle, saying, told
 from stub_engine import PairTokenizer, StubEngine, corpus_of, run_task, scattered, uniform
 
-from ttbench.errors import TooLongError, TooShortError, UnsupportedError, UsageError
+from ttbench.errors import LeakError, TooLongError, TooShortError, UnsupportedError, UsageError
 from ttbench.harness.data import open_corpus
 from ttbench.harness.eager import EagerEngine
-from ttbench.harness.mixture import WORDINGS
 from ttbench.harness.tokenizer import ByteTokenizer
 from ttbench.registry import ARCHITECTURES
-from ttbench.tasks.haystack import (
-    ADJECTIVES,
-    NEEDLE,
-    NOUNS,
-    QUESTIONS,
-    Recipe,
-    draw_candidates,
-    draw_riddle,
-    gather,
-    lay_prompt,
-    rebuild,
-    write_recipes,
-)
-from ttbench.tasks.needle import Needle, NeedleParams, read_depths, score_choice
+from ttbench.tasks.judge import score_choice
+from ttbench.tasks.needle import Needle, NeedleParams, read_depths, settled
+from ttbench.tasks.prompts import rebuild
+from ttbench.tasks.ruler import VARIANTS
 
 BYTES = ByteTokenizer()
+ONE_VALUE = [name for name, variant in VARIANTS.items() if variant.num_answers == 1]
 WORDS = "the river ran past stone walls while nobody in town could say where it came from".split()
-STATED = re.compile(rb"One of the special magic numbers for (\S+) is: (\d{7})\.")
-ASKED = re.compile(
-    rb"\n(?:.*The special magic number for (\S+) mentioned in the provided text is"
-    rb"|One of the special magic numbers for (\S+) is:)(.*)$"
-)
 
 
 def prose(num_sentences: int, *, seed: int) -> bytes:
@@ -47,30 +33,6 @@ def prose(num_sentences: int, *, seed: int) -> bytes:
 
 
 CORPUS = corpus_of({f"book{i}": prose(60, seed=i) for i in range(4)})
-
-
-def oracle(history: tuple[int, ...]) -> np.ndarray:
-    """Knows the value once it was stated, and says it as soon as it is asked."""
-    text = bytes(token for token in history if token < 256)
-    log_probs = np.full(257, -math.log(257))
-    asked, stated = ASKED.search(text), dict(STATED.findall(text))
-    if asked:
-        value = stated.get(asked[1] or asked[2])
-        answer = b" " + value if value else b""
-        if len(asked[3]) < len(answer) and answer.startswith(asked[3]):
-            log_probs[:] = math.log(0.01 / 256)
-            log_probs[answer[len(asked[3])]] = math.log(0.99)
-    return log_probs
-
-
-def noisy(history: tuple[int, ...]) -> np.ndarray:
-    """Blind, yet different at every length of prompt: what rounding and position do, made large."""
-    return scattered(257)((len(history), *history[-9:]))
-
-
-def nearsighted(history: tuple[int, ...]) -> np.ndarray:
-    """Blind: the last 40 tokens decide."""
-    return scattered(257)(history[-40:])
 
 
 def measure(engine: StubEngine | EagerEngine | None = None, *, corpus=CORPUS, context_len: int = 1024, **options):
@@ -86,10 +48,163 @@ def hits(samples, scorer: str) -> float:
 
 
 @pytest.mark.parametrize("question", ["ruler", "cloze"])
-def test_an_oracle_scores_one(question: str) -> None:
-    samples = measure(question=question, limit=3)
-    assert len(samples) == 15
-    assert hits(samples, "generate") == hits(samples, "choice") == 1
+@pytest.mark.parametrize("protocol", ONE_VALUE)
+def test_an_oracle_scores_one_at_every_depth(protocol: str, question: str) -> None:
+    samples = measure(protocol=protocol, question=question, limit=2, scorer="all", depths="0,0.5,1")
+    assert len(samples) == 6
+    assert hits(samples, "generate") == hits(samples, "choice") == hits(samples, "loglik") == 1
+
+
+@pytest.mark.parametrize("protocol", VARIANTS)
+def test_an_oracle_scores_one_at_drawn_depths(protocol: str) -> None:
+    samples = measure(protocol=protocol, depth_mode="ruler", limit=3, context_len=1200)
+    assert [sample.keys["depth"] for sample in samples] == [None] * 3
+    assert hits(samples, "generate") == 1
+
+
+@pytest.mark.parametrize("protocol", VARIANTS)
+def test_a_blind_model_retrieves_nothing(protocol: str) -> None:
+    samples = measure(StubEngine(nearsighted), protocol=protocol, depth_mode="ruler", limit=3, context_len=1200)
+    assert hits(samples, "generate") == 0
+
+
+def test_who_finds_two_values_of_four_scores_a_half() -> None:
+    def half(history: tuple[int, ...]) -> np.ndarray:
+        text = bytes(token for token in history if token < 256)
+        asked = ASKED.search(text)
+        stated = dict(STATED.findall(text))
+        values = [stated[key] for key in asked_keys(asked) if key in stated][::2] if asked else []
+        return saying(b" " + b" / ".join(values) if values else b"", asked[3] if asked else b"-")
+
+    samples = measure(StubEngine(half), protocol="niah_multiquery", depth_mode="ruler", limit=4, context_len=1200)
+    assert {sample.values["hits_generate"] for sample in samples} == {0.5}
+
+
+@pytest.mark.parametrize("scorer", ["both", "all", "generate", "loglik", "choice"])
+@pytest.mark.parametrize("share", [True, False], ids=["shared", "apart"])
+@pytest.mark.parametrize("cheat", [lambda: StubEngine(told), Elephant], ids=["told", "elephant"])
+def test_a_cheat_is_refused(cheat, share: bool, scorer: str) -> None:
+    with pytest.raises(LeakError, match=r"trial 0: the value \d{7} (is written|costs 0\.\d\d nats) after the prompt"):
+        measure(cheat(), limit=1, depths="0.2,0.8", scorer=scorer, share_prefixes=share)
+
+
+def test_a_cheat_is_refused_at_drawn_depths() -> None:
+    with pytest.raises(LeakError):
+        measure(Elephant(), protocol="niah_multivalue", depth_mode="ruler", limit=1, context_len=1200)
+
+
+def test_log_likelihoods_are_those_of_the_value_and_greedy_is_told_apart() -> None:
+    samples = measure(limit=2, scorer="loglik", depths="0.5")
+    for sample in samples:
+        assert sample.values["loglik_tokens"] == 8
+        assert sample.values["loglik_nats"] == pytest.approx(-8 * math.log(0.99))
+        assert (sample.values["hits_loglik"], sample.values["hits_generate"]) == (1.0, None)
+        assert sample.values["value_control_nats"] == pytest.approx(8 * math.log(257))
+    blind = measure(StubEngine(uniform(257)), limit=2, scorer="loglik", depths="0.5")
+    assert {sample.values["hits_loglik"] for sample in blind} == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "reasons"),
+    [
+        ({}, ["haystack", "data", "depth", "question", "answer", "length", "tokenizer"]),
+        ({"protocol": "niah_multikey_3", "depth_mode": "ruler"}, ["length", "tokenizer"]),
+        (
+            {"protocol": "niah_single_1", "depth_mode": "ruler", "scorer": "loglik"},
+            ["data", "length", "scorer", "tokenizer"],
+        ),
+    ],
+)
+def test_a_row_says_why_it_does_not_compare_with_published_ones(options, reasons) -> None:
+    sample = measure(StubEngine(uniform(257)), limit=1, **options)[0]
+    assert sample.keys["comparable_to_published"] is False
+    assert [part.split(":")[0] for part in str(sample.keys["not_comparable_because"]).split("; ")] == reasons
+
+
+def test_rulers_own_task_in_other_tokens_than_bytes_compares_unless_the_parts_are_tokenised_otherwise() -> None:
+    class Lines(PairTokenizer):
+        """A token for each line, and for each byte of another: parts and whole give the same."""
+
+        name, digest, vocab_size = "lines", "lines", 300_000
+
+        def __init__(self) -> None:
+            self.pieces: list[bytes] = []
+
+        def encode(self, text: bytes) -> np.ndarray:
+            parts = re.findall(rb"\n|[^\n ]*[ ]|[^\n ]+", text)
+            self.pieces += [part for part in dict.fromkeys(parts) if part not in self.pieces]
+            return np.array([self.pieces.index(part) for part in parts], dtype=np.int64)
+
+        def decode(self, ids: np.ndarray) -> bytes:
+            return b"".join(self.pieces[index] if index < len(self.pieces) else b"?" for index in ids)
+
+        def byte_lengths(self, ids: np.ndarray) -> np.ndarray:
+            return np.array([len(self.pieces[index]) for index in ids])
+
+    class Blind(StubEngine):
+        def generate(self, ids, num_tokens):
+            return np.zeros((1, num_tokens), np.int64)
+
+    for tokenizer, because in ((Lines(), None), (PairTokenizer(), "tokenizer: the text in one piece gives other")):
+        sample = measure(
+            Blind(lambda history: np.zeros(1)),
+            tokenizer=tokenizer,
+            protocol="niah_multikey_3",
+            depth_mode="ruler",
+            limit=1,
+            context_len=4096,
+        )[0]
+        assert sample.keys["comparable_to_published"] is (because is None)
+        assert str(sample.keys["not_comparable_because"]).startswith(str(because))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"protocol": "niah_single_4"}, "did you mean"),
+        ({"protocol": "niah_multivalue"}, "goes with depth_mode ruler only; got depth_mode grid"),
+        ({"protocol": "niah_multiquery", "depth_mode": "ruler", "scorer": "both"}, "scorer generate only"),
+        ({"protocol": "niah_multiquery", "depth_mode": "ruler", "question": "cloze"}, "question ruler only"),
+        ({"depth_mode": "ruler", "depths": "0,1"}, "draws its own"),
+    ],
+)
+def test_parameters_that_mean_nothing_together_are_refused(options, told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        Needle().check(NeedleParams(**options))
+
+
+def test_the_plan_fills_in_what_suits_the_depth_mode() -> None:
+    grid, ruler = (settled(NeedleParams(depth_mode=mode)) for mode in ("grid", "ruler"))
+    assert (grid.question, grid.scorer, grid.answer_tokens, grid.depths) == ("cloze", "both", 32, "0,0.25,0.5,0.75,1")
+    assert (ruler.question, ruler.scorer, ruler.answer_tokens, ruler.depths) == ("ruler", "generate", 128, None)
+    assert settled(NeedleParams(protocol="niah_single_3")).answer_tokens == 64
+    assert Needle().settle(ruler, (512,)) == ruler
+    assert settled(NeedleParams(answer_tokens=9, scorer="choice")).answer_tokens == 9
+
+
+def test_an_answer_without_room_for_its_values_is_unsupported() -> None:
+    with pytest.raises(UnsupportedError, match=r"37 tokens long .* ask for at least 37"):
+        measure(protocol="niah_single_3", answer_tokens=36)
+    assert measure(protocol="niah_single_3", answer_tokens=36, scorer="choice", limit=1, depths="0")
+
+
+def test_needles_at_three_depths_of_a_long_text_cost_a_constant_state_and_two_prefills() -> None:
+    torch.manual_seed(0)
+    engine = EagerEngine(ARCHITECTURES.load("mamba").tiny(vocab_size=257), device="cpu", dtype="float32")
+    sizes = []
+    for context_len in (1024, 16_384):
+        samples = measure(
+            engine,
+            corpus=open_corpus("kjv"),
+            context_len=context_len,
+            limit=1,
+            depths="0.1,0.5,0.9",
+            scorer="loglik",
+        )
+        assert len(samples) == 3
+        assert total(samples, "prefilled_tokens") < (0.9 + 0.5 + 0.1 + 1 + 0.1) * context_len
+        sizes.append(engine.state_bytes)
+    assert sizes[0] == sizes[1]
 
 
 def test_a_blind_model_scores_chance() -> None:
@@ -120,10 +235,11 @@ def test_sharing_prefixes_changes_no_answer_and_counts_what_was_read(question: s
     for share in (True, False):
         engine = StubEngine(scattered(257))
         samples = measure(engine, question=question, depths=depths, limit=2, answer_tokens=9, share_prefixes=share)
-        steps = len(samples) * 9 + (len(samples) + 2) * 10 * 8
+        # each prompt and the two controls: generate reads the prompt's last token only, as the stub does not count
+        # what it writes; candidates read as many tokens as they have
+        steps = (len(samples) + 2) * (1 + 10 * 8)
         counted = total(samples, "prefilled_tokens")
-        # generate reads one token per token written but the last; candidates read as many tokens as they have
-        assert counted == engine.num_read - steps + len(samples) * 8
+        assert counted == engine.num_read - steps
         readings[share] = counted, [(sample.keys, sample.evidence) for sample in samples]
     assert readings[True][1] == readings[False][1]
     assert readings[True][0] < readings[False][0]
@@ -150,31 +266,6 @@ def test_a_scorer_alone_agrees_with_both(scorer: str) -> None:
         assert a.values["value_nats"] == (b.values["value_nats"] if scorer == "choice" else None)
 
 
-@pytest.mark.parametrize("tokenizer", [BYTES, PairTokenizer()], ids=lambda tokenizer: tokenizer.name)
-def test_a_recipe_rebuilds_the_prompt_that_was_scored(tokenizer) -> None:
-    engine = StubEngine(lambda history: np.full(tokenizer.vocab_size, -1.0), vocab_size=tokenizer.vocab_size)
-    samples = measure(engine, tokenizer=tokenizer, context_len=600, limit=3, scorer="choice")
-    assert len({sample.keys["recipe"] for sample in samples}) == 15
-    for sample in samples:
-        ids = rebuild(str(sample.keys["recipe"]), CORPUS, tokenizer)
-        assert tuple(ids) in engine.prompts_scored
-        assert len(ids) == sample.values["prompt_tokens"]
-        assert tokenizer.byte_lengths(ids).sum() == sample.values["prompt_bytes"]
-        assert sample.evidence is not None
-        assert tokenizer.decode(ids).endswith(sample.evidence["prompt_end"].encode())
-        fields = json.loads(str(sample.keys["recipe"]))
-        assert np.array_equal(rebuild(fields, CORPUS, tokenizer), ids)
-        assert np.array_equal(rebuild(Recipe(**fields), CORPUS, tokenizer), ids)
-
-
-def test_a_recipe_is_refused_with_another_corpus_or_tokenizer() -> None:
-    recipe = str(measure(StubEngine(uniform(257)), limit=1, depths="0.5", scorer="choice")[0].keys["recipe"])
-    with pytest.raises(UsageError, match="corpus of digest"):
-        rebuild(recipe, corpus_of({"other": prose(200, seed=7)}), BYTES)
-    with pytest.raises(UsageError, match="tokenizer of digest"):
-        rebuild(recipe, CORPUS, PairTokenizer())
-
-
 @pytest.mark.parametrize("question", ["ruler", "cloze"])
 @pytest.mark.parametrize("context_len", [512, 1000, 4096])
 def test_prompt_and_answer_fill_the_context_to_the_token(context_len: int, question: str) -> None:
@@ -186,7 +277,7 @@ def test_a_prompt_reads_as_drawn_in_the_documentation() -> None:
     sample = measure(StubEngine(uniform(257)), limit=1, depths="0.5", question="ruler")[0]
     recipe = json.loads(str(sample.keys["recipe"]))
     text = BYTES.decode(rebuild(recipe, CORPUS, BYTES)).decode()
-    key, value = recipe["key"], recipe["value"]
+    (key,), (value,) = recipe["keys"], recipe["values"]
     assert text.startswith(
         "A special magic number is hidden within the following text. Make sure to memorize it. I will"
     )
@@ -198,110 +289,22 @@ def test_a_prompt_reads_as_drawn_in_the_documentation() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["kjv", "code"])
-@pytest.mark.parametrize("context_len", [1024, 32_768])
-def test_a_needle_lies_within_a_sentence_of_its_depth(name: str, context_len: int) -> None:
-    corpus = open_corpus(name)
-    hay = gather(corpus, BYTES)
-    depths = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
-    for trial in range(5):
-        riddle = draw_riddle(seed=0, trial=trial)
-        recipes = write_recipes(
-            hay,
-            BYTES,
-            riddle,
-            depths=depths,
-            context_len=context_len,
-            answer_len=32,
-            question="ruler",
-            seed=0,
-            trial=trial,
-        )
-        for recipe in recipes:
-            prompt = lay_prompt(recipe, hay, BYTES)
-            text = BYTES.decode(prompt.ids)
-            needle = NEEDLE.format(key=riddle.key, value=riddle.value).encode()
-            assert abs(text.index(needle) - (prompt.needle_index - 1)) <= 1
-            ends = (
-                hay.ends[(hay.ends > recipe.offset) & (hay.ends < recipe.offset + recipe.haystack_len)] - recipe.offset
-            )
-            target = round(recipe.depth * recipe.haystack_len)
-            between = np.sort([0, *ends, recipe.haystack_len])
-            place = np.searchsorted(between, target, side="right")
-            low, high = between[place - 1], between[min(place, len(between) - 1)]
-            assert low <= recipe.insert_at <= high
-            if recipe.depth in (0, 1):
-                assert recipe.insert_at == target
-
-
-def test_haystacks_begin_with_a_sentence_and_stand_in_the_document_named() -> None:
-    for name in ("kjv", "code"):
-        corpus = open_corpus(name)
-        hay = gather(corpus, BYTES)
-        texts = {document.name: document.text for document in corpus.documents("test")}
-        for trial in range(20):
-            recipe = write_recipes(
-                hay,
-                BYTES,
-                draw_riddle(seed=1, trial=trial),
-                depths=(0.5,),
-                context_len=2048,
-                answer_len=8,
-                question="cloze",
-                seed=1,
-                trial=trial,
-            )[0]
-            before, after = hay.ids[recipe.offset - 1], hay.ids[recipe.offset : recipe.offset + 30]
-            assert not bytes([after[0]]).isspace()
-            assert recipe.offset == 0 or bytes([before]).isspace()
-            assert BYTES.decode(after) in texts[recipe.document] + b"\n" * 30
-
-
 def test_key_value_and_place_are_the_same_at_every_length_and_differ_between_trials_and_seeds() -> None:
     def drawn(**options):
         samples = measure(StubEngine(uniform(257)), depths="0.5", scorer="choice", **options)
         recipes = [json.loads(str(sample.keys["recipe"])) for sample in samples]
-        return [(recipe["key"], recipe["value"]) for recipe in recipes]
+        return [(*recipe["keys"], *recipe["values"]) for recipe in recipes]
 
     assert drawn(limit=3, context_len=600) == drawn(limit=3, context_len=2000)
     assert drawn(limit=3) == drawn(limit=5)[:3]
     assert len(set(drawn(limit=10))) == 10
     assert drawn(limit=3, seed=1) != drawn(limit=3)
-    assert draw_riddle(seed=0, trial=4) == draw_riddle(seed=0, trial=4)
 
 
 def test_trials_with_one_haystack_are_one_cluster() -> None:
     samples = measure(StubEngine(uniform(257)), limit=3, scorer="choice")
     assert len({sample.keys["haystack"] for sample in samples}) == 3
     assert [sample.keys["depth"] for sample in samples] == [0.0, 0.25, 0.5, 0.75, 1.0] * 3
-
-
-def test_candidates_are_distinct_and_of_equal_length_in_bytes_and_tokens() -> None:
-    values, ids = draw_candidates("1234567", PairTokenizer(), count=10, seed=0, trial=0)
-    assert values[0] == "1234567"
-    assert len(set(values)) == 10
-    assert all(re.fullmatch(r"[1-9]\d{6}", value) for value in values)
-    assert ids.shape == (10, 4)
-
-
-def test_too_few_candidates_of_a_length_are_an_answer_that_says_so() -> None:
-    class Lucky(PairTokenizer):
-        def encode(self, text: bytes) -> np.ndarray:
-            return np.zeros(1, np.int64) if text == b" 1234567" else super().encode(text)
-
-    with pytest.raises(UnsupportedError, match="only 1 of 10 candidates"):
-        draw_candidates("1234567", Lucky(), count=10, seed=0, trial=0)
-
-
-def test_words_and_wording_are_disjoint_from_those_trained_on() -> None:
-    assert len(set(ADJECTIVES)) == len(ADJECTIVES)
-    assert len(set(NOUNS)) == len(NOUNS)
-    trained = " ".join(WORDINGS).lower()
-    for sentence in (NEEDLE, *QUESTIONS.values()):
-        words = sentence.lower().replace("{key}", "|").replace("{value}", "|").split()
-        assert not any(" ".join(words[i : i + 4]) in trained for i in range(len(words) - 3))
-    assert "magic" not in trained
-    assert not {word for word in re.findall(r"\w+", trained) if word in {*ADJECTIVES, *NOUNS}}
 
 
 @pytest.mark.parametrize(("question", "least"), [("ruler", 445), ("cloze", 232)])
@@ -316,7 +319,7 @@ def test_a_context_without_room_for_a_haystack_is_unsupported_and_says_what_to_a
 
 
 def test_a_corpus_shorter_than_the_haystack_is_too_short() -> None:
-    with pytest.raises(TooShortError, match="ask for at most"):
+    with pytest.raises(TooShortError, match="tokens of context less"):
         measure(context_len=1_000_000)
 
 

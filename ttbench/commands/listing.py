@@ -247,6 +247,17 @@ def view_run(folder: Path) -> RunView:
     return RunView(folder=folder, run=store.run, environment=environment, cells=tuple(cells))
 
 
+def find_cell(folder: Path, cell: str) -> str:
+    """The id of a run's stored cell from its first letters. Raises UnknownNameError or UsageError."""
+    stored = sorted(path.stem for path in (folder / "cells").glob("*.jsonl"))
+    near = [cell_id for cell_id in stored if cell_id.startswith(cell)]
+    if not near:
+        raise UnknownNameError("cell", cell, known=[cell_id[:12] for cell_id in stored], where=folder.name)
+    if len(near) > 1:
+        raise UsageError(f"'{cell}' stands for {len(near)} cells: {', '.join(near)}; add letters")
+    return near[0]
+
+
 def view_cell(folder: Path, cell: str) -> dict[str, Any]:
     """One stored cell with its samples and the place of its evidence, by the first letters of its id.
 
@@ -254,17 +265,11 @@ def view_cell(folder: Path, cell: str) -> dict[str, Any]:
     """
     from ttbench.store import Store, read_cell
 
-    store = Store(folder)
-    stored = sorted(path.stem for path in (folder / "cells").glob("*.jsonl"))
-    near = [cell_id for cell_id in stored if cell_id.startswith(cell)]
-    if not near:
-        raise UnknownNameError("cell", cell, known=[cell_id[:12] for cell_id in stored], where=folder.name)
-    if len(near) > 1:
-        raise UsageError(f"'{cell}' stands for {len(near)} cells: {', '.join(near)}; add letters")
-    record = read_cell(store.cell_path(near[0]))
-    evidence = folder / "evidence" / f"{near[0]}.jsonl"
+    cell_id = find_cell(folder, cell)
+    record = read_cell(Store(folder).cell_path(cell_id))
+    evidence = folder / "evidence" / f"{cell_id}.jsonl"
     return {
-        "cell_id": near[0],
+        "cell_id": cell_id,
         "cell": record.cell.to_json(),
         "status": record.status,
         "reason": record.reason,

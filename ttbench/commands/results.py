@@ -167,9 +167,19 @@ def _statuses(entry: Mapping[str, Any]) -> str:
     return ", ".join(f"{number} {status}" for status, number in counts.items() if number)
 
 
-def show(run: str, cell: str | None, *, root: Path, as_json: bool) -> None:
-    """Print a run, or one of its cells."""
+def show(run: str, cell: str | None, *, sample: int | None, root: Path, as_json: bool) -> None:
+    """Print a run, one of its cells, or a sample of one. Raises UsageError for a sample of no cell."""
     folder = listing.find_run(run, root)
+    if sample is not None:
+        if cell is None:
+            raise UsageError(f"--sample {sample} needs a cell; ttbench show {run} lists them: ttbench show {run} CELL")
+        from ttbench.commands.sample import print_sample
+        from ttbench.evidence import open_sample
+
+        cell_id = listing.find_cell(folder, cell)
+        found = open_sample(folder / "cells" / f"{cell_id}.jsonl", folder / "evidence" / f"{cell_id}.jsonl", sample)
+        console.print_json(found) if as_json else print_sample(found)
+        return
     if cell is not None:
         view = listing.view_cell(folder, cell)
         console.print_json(view) if as_json else _print_cell(view)

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -82,10 +83,11 @@ def _listed_wording(rng: np.random.Generator) -> tuple[str, Callable[[np.random.
     return WORDINGS[rng.integers(len(WORDINGS))], _key
 
 
-def _composed_wording(words: list[str]) -> Wording:
-    """Wordings of up to eight drawn words before the key; keys of syllables or of drawn words."""
+def _composed_wording(split: str) -> Wording:
+    """Wordings of up to eight words of a split's prose before the key; keys of syllables or of such words."""
 
     def draw(rng: np.random.Generator, count: int) -> list[str]:
+        words = _words(split)
         return [words[i] for i in rng.integers(len(words), size=count)]
 
     def key(rng: np.random.Generator) -> str:
@@ -101,10 +103,11 @@ def _composed_wording(words: list[str]) -> Wording:
     return wording
 
 
-def _words(documents: Iterable[Document]) -> list[str]:
-    """Lower-case words of two to ten letters, without those of the needle task, sorted."""
+@cache
+def _words(split: str) -> list[str]:
+    """Lower-case words of two to ten letters in a split's prose, without those of the needle task, sorted."""
     found: set[str] = set()
-    for document in documents:
+    for document in open_corpus("kjv").documents(split):
         found.update(re.findall(r"\b[a-z]{2,10}\b", document.text.decode(errors="replace")))
     return sorted(found.difference(SENTENCE, ADJECTIVES, NOUNS))
 
@@ -210,7 +213,8 @@ def _needle_maker(
         pairs = [(draw_key(rng), _value(rng)) for _ in range(num_pairs)]
         stated = [_sentence(wording, *pair, known=0.0) for pair in pairs]
         asked = [_sentence(wording, *pairs[i], known=answer_weight) for i in rng.permutation(num_pairs)]
-        used = sum(len(span.text) for sentence in stated + asked for span in sentence)
+        # a space before each sentence that is hidden, and a new line before those that ask
+        used = num_pairs + 1 + sum(len(span.text) for sentence in stated + asked for span in sentence)
         hay = texts[int(rng.integers(len(texts)))](rng, max(1, num_tokens - used))[0].text
         cuts = np.sort(rng.integers(len(hay) + 1, size=num_pairs))
         if rng.random() < FIRST:
@@ -252,7 +256,7 @@ class Mixture:
     def __init__(self, *, seed: int, answer_weight: float, split: str = "train") -> None:
         sources = {"code": "code", "prose": "kjv"}
         texts = {kind: _text_maker(open_corpus(corpus).documents(split)) for kind, corpus in sources.items()}
-        composed = _composed_wording(_words(open_corpus("kjv").documents(split)))
+        composed = _composed_wording(split)
         self.seed = seed
         self.makers: Mapping[str, Maker] = {
             **texts,

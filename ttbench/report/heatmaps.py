@@ -1,4 +1,7 @@
-"""Heat maps: one panel per checkpoint, context to the right, depth downwards as in a text, the number in each cell."""
+"""Heat maps: one panel per checkpoint, context to the right, depth downwards as in a text.
+
+In each cell stands the number, and beneath it the ends of its interval, where there is one.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ def draw_heatmap(title: str, entries: Sequence[Record], *, y_axis: str) -> Canva
     columns = min(len(lines), 3 if len(contexts) <= 6 else 2)
     rows = -(-len(lines) // columns)
     width = SIZE[0]
-    panel = 0.6 + 0.32 * len(depths)
+    panel = 0.6 + 0.42 * len(depths)
     height = 0.75 + rows * (panel + 0.55) + 0.25
     canvas = new_canvas(title, entries, (width, height))
     scale = words.of_metric(entries)
@@ -38,7 +41,7 @@ def draw_heatmap(title: str, entries: Sequence[Record], *, y_axis: str) -> Canva
         if column == 0:
             axes.set_ylabel(y_axis)
         axes.set_xlabel("context, tokens" if row == rows - 1 else "")
-    told = f"{scale.unit} in each cell · upright line: training context, to its right extrapolation"
+    told = f"{scale.unit} and 95% interval in each cell · upright line: training context, to its right extrapolation"
     canvas.text(0.12 / width, 0.1 / height, told, fontsize=8, color=GREY, va="bottom")
     return canvas
 
@@ -63,10 +66,16 @@ def _panel(
             status = entry["status"].replace("_", " ")
             axes.text(at, middle, status, ha="center", va="center", rotation=90, fontsize=8.5, color=GREY)
             continue
-        shades[depths.index(entry[y_axis]), at] = entry["value"]
+        down = depths.index(entry[y_axis])
+        shades[down, at] = entry["value"]
         ink = "white" if entry["value"] < 0.55 else "#1A1A1A"
-        text = scale.text(entry["value"])
-        axes.text(at, depths.index(entry[y_axis]), text, ha="center", va="center", fontsize=8.5, color=ink)
+        sure = entry["low"] is not None
+        # the axis points down: less is higher
+        above = down - 0.16 if sure else down
+        axes.text(at, above, scale.text(entry["value"]), ha="center", va="center", fontsize=8.5, color=ink)
+        if sure:
+            ends = f"{scale.text(entry['low'])}-{scale.text(entry['high'])}"
+            axes.text(at, down + 0.22, ends, ha="center", va="center", fontsize=6, color=ink)
     axes.pcolormesh(
         np.arange(len(contexts) + 1) - 0.5,
         np.arange(len(depths) + 1) - 0.5,

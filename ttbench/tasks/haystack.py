@@ -1,55 +1,32 @@
-"""Haystacks, needles and questions: prompts that a recipe of a few fields rebuilds token for token.
+"""Haystacks: the text that needles go into, in tokens, with the places where one may stand.
 
-    BOS  [introduction]  haystack ... NEEDLE ... haystack  question        -> value
-         ruler only      |<---- depth 0 to 1 of its tokens ---->|          tokens kept free for it
+    essay    a stretch of the test documents put end to end, beginning with a sentence; places are sentence ends, or
+             line ends in text without sentences, such as code. As long as asked, to the token
+    noise    RULER's five short sentences, a line, again and again; places are line ends
+    needle   needles that nobody asks for, one a line; places are line ends
 
-The wording is RULER's (Hsieh et al. 2024, arXiv:2404.06654, task niah with one key, value and query): the needle "One
-of the special magic numbers for {key} is: {value}.", the introduction and the question. `cloze` leaves the
-introduction out and asks by beginning the needle's sentence again, for checkpoints that have never seen a question.
-
-A haystack is a stretch of the test documents put end to end, in tokens, beginning with a sentence. A needle goes in at
-the end of a sentence, the nearest to its depth (depth 0 and 1: before the first and after the last token). In
-text without sentences, such as code, lines take their place. Letters: T tokens.
+Lines are whole, so the last two may be up to a line shorter than asked. Each part is tokenised by itself, so that
+prompts share their prefixes token for token, and a corpus is tokenised once. Letters: T tokens, N places.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int
 
-from ttbench.errors import TooShortError, UnsupportedError, UsageError
+from ttbench.errors import TooShortError
 from ttbench.harness.data import Corpus
-from ttbench.harness.needle_words import ADJECTIVES, NOUNS
-from ttbench.tasks.draw import generator
-from ttbench.types import canonical_json
 
 if TYPE_CHECKING:
     from ttbench.harness.tokenizer import Tokenizer
 
-NUM_DIGITS = 7
-# Fewer tokens than this hide nothing.
-MIN_HAYSTACK_LEN = 64
 # Above this many bytes between sentence ends, a text is taken line by line.
 LONGEST_SENTENCE = 300
-
-INTRODUCTION = (
-    "A special magic number is hidden within the following text. Make sure to memorize it. "
-    "I will quiz you about the number afterwards.\n"
-)
-NEEDLE = "One of the special magic numbers for {key} is: {value}."
-QUESTIONS = {
-    "ruler": (
-        "\nWhat is the special magic number for {key} mentioned in the provided text? "
-        "The special magic number for {key} mentioned in the provided text is"
-    ),
-    "cloze": "\nOne of the special magic numbers for {key} is:",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,66 +45,63 @@ class Hay:
         """Name of the document that holds a token."""
         return self.names[int(np.searchsorted(self.document_starts, token, side="right")) - 1]
 
+    def offset(self, share: float, haystack_len: int) -> int:
+        """Where a haystack begins: with a sentence, `share` of the way through those that it fits behind.
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Riddle:
-    """What is hidden and asked for: one per haystack, the same at every depth, context length and checkpoint."""
-
-    key: str
-    value: str
-    share: float  # 0 to 1; where in the corpus the haystack begins
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """All that is needed, beside the corpus and the tokenizer, to rebuild a prompt."""
-
-    corpus: str  # digest
-    tokenizer: str  # digest
-    document: str  # that the haystack begins in
-    offset: int  # tokens; of the haystack's first token in the corpus's test documents
-    haystack_len: int  # tokens
-    key: str
-    value: str
-    question: str  # ruler | cloze
-    depth: float  # asked for
-    insert_at: int  # tokens of the haystack before the needle
-    seed: int
-    trial: int
-
-    def to_text(self) -> str:
-        """JSON, as rows carry it."""
-        return canonical_json(asdict(self))
-
-    @classmethod
-    def from_text(cls, text: str) -> Recipe:
-        return cls(**json.loads(text))
+        Raises TooShortError when the corpus has fewer tokens than the haystack.
+        """
+        if haystack_len > len(self.ids):
+            raise TooShortError(
+                f"the test documents have {len(self.ids):,} tokens in all, too few for a haystack of {haystack_len:,}; "
+                f"ask for {haystack_len - len(self.ids):,} tokens of context less, or give a longer corpus"
+            )
+        allowed = int(np.searchsorted(self.starts, len(self.ids) - haystack_len, side="right"))
+        return int(self.starts[int(share * allowed)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
-    """The parts of a prompt, in tokens."""
+class Haystack:
+    """One haystack."""
 
-    head: Int[np.ndarray, "T"]  # BOS and the introduction
-    haystack: Int[np.ndarray, "T"]
-    needle: Int[np.ndarray, "T"]
-    insert_at: int  # tokens of the haystack before the needle
-    question: Int[np.ndarray, "T"]
+    ids: Int[np.ndarray, "T"]
+    places: Int[np.ndarray, "N"]  # tokens before each place for a needle, ascending: 0, ..., T
+    joint: str  # what stands between a needle and its neighbours
 
     @property
-    def needle_index(self) -> int:
-        """Index of the needle's first token in the prompt."""
-        return len(self.head) + self.insert_at
+    def num_units(self) -> int:
+        """Sentences or lines."""
+        return len(self.places) - 1
 
-    @property
-    def ids(self) -> Int[np.ndarray, "T"]:
-        before, after = self.haystack[: self.insert_at], self.haystack[self.insert_at :]
-        return np.concatenate([self.head, before, self.needle, after, self.question])
+    def nearest(self, depth: float) -> int:
+        """The place nearest to a depth: nothing before it at 0, everything at 1."""
+        return int(self.places[np.argmin(np.abs(self.places - round(depth * len(self.ids))))])
 
-    @property
-    def control_ids(self) -> Int[np.ndarray, "T"]:
-        """The same prompt without the needle."""
-        return np.concatenate([self.head, self.haystack, self.question])
+    def piece(self, needle: str, place: int, tokenizer: Tokenizer) -> Int[np.ndarray, "T"]:
+        """A needle as it stands at a place, with what parts it from its neighbour."""
+        # At place 0 nothing stands before the needle but the introduction's new line.
+        return tokenizer.encode((needle + self.joint if place == 0 else self.joint + needle).encode())
+
+    def with_pieces(self, pieces: Sequence[tuple[int, Int[np.ndarray, "T"]]]) -> Haystack:
+        """The haystack with pieces put in at places, by ascending place."""
+        if not pieces:
+            return self
+        at = np.array([place for place, _ in pieces])
+        sizes = np.cumsum([0, *(len(ids) for _, ids in pieces)])
+        # A place moves by the pieces before it; the ends of pieces are places too, but for those with a joint at theirs
+        moved = self.places + sizes[np.searchsorted(at, self.places)]
+        ends = (at + sizes[1:])[at > 0]
+        return replace(self, ids=put_in(self.ids, pieces), places=np.unique(np.concatenate([moved, ends])))
+
+
+def put_in(
+    ids: Int[np.ndarray, "T"], pieces: Sequence[tuple[int, Int[np.ndarray, "T"]]], *, first: int = 0
+) -> Int[np.ndarray, "T"]:
+    """`ids` from token `first` on, with each piece put in after so many tokens of `ids`, by ascending place."""
+    parts = []
+    for place, piece in pieces:
+        parts += [ids[first:place], piece]
+        first = place
+    return np.concatenate([*parts, ids[first:]])
 
 
 def gather(corpus: Corpus, tokenizer: Tokenizer) -> Hay:
@@ -154,152 +128,33 @@ def gather(corpus: Corpus, tokenizer: Tokenizer) -> Hay:
     )
 
 
-def draw_riddle(*, seed: int, trial: int) -> Riddle:
-    """A key of an adjective and a noun, a value of seven digits, and a place."""
-    rng = generator(seed, "needle", trial)
-    key = f"{ADJECTIVES[rng.integers(len(ADJECTIVES))]}-{NOUNS[rng.integers(len(NOUNS))]}"
-    return Riddle(key=key, value=draw_value(rng), share=float(rng.random()))
-
-
-def draw_value(rng: np.random.Generator) -> str:
-    """Seven digits, the first of them not 0."""
-    return str(rng.integers(10 ** (NUM_DIGITS - 1), 10**NUM_DIGITS))
-
-
-def draw_candidates(
-    value: str, tokenizer: Tokenizer, *, count: int, seed: int, trial: int
-) -> tuple[list[str], Int[np.ndarray, "N T"]]:
-    """`count` values, the true one first, all of as many bytes and tokens; and their ids as answers.
-
-    Raises:
-        UnsupportedError: the tokenizer has too few values of the true one's length in tokens.
-    """
-    rng = generator(seed, "needle", "candidates", trial)
-    values, rows = [value], [answer_ids(value, tokenizer)]
-    for _ in range(1000 * count):
-        if len(values) == count:
-            return values, np.stack(rows)
-        other = draw_value(rng)
-        ids = answer_ids(other, tokenizer)
-        if other not in values and len(ids) == len(rows[0]):
-            values.append(other)
-            rows.append(ids)
-    if len(values) == count:
-        return values, np.stack(rows)
-    raise UnsupportedError(
-        f"only {len(values)} of {count} candidates are {len(rows[0])} tokens long like '{value}' in tokenizer "
-        f"'{tokenizer.name}'; use the scorer generate, or fewer candidates"
-    )
-
-
-def answer_ids(value: str, tokenizer: Tokenizer) -> Int[np.ndarray, "T"]:
-    """A value as it continues the question."""
-    return tokenizer.encode(f" {value}".encode())
-
-
-def write_recipes(
-    hay: Hay,
-    tokenizer: Tokenizer,
-    riddle: Riddle,
-    *,
-    depths: tuple[float, ...],
-    context_len: int,
-    answer_len: int,
-    question: str,
-    seed: int,
-    trial: int,
-) -> list[Recipe]:
-    """One haystack that fills `context_len` together with needle, question and answer; one recipe per depth.
-
-    Raises:
-        UnsupportedError: the context has no room for a haystack beside them.
-        TooShortError: the corpus has fewer tokens than the haystack.
-    """
-    needle = NEEDLE.format(key=riddle.key, value=riddle.value)
-    needle_len = max(len(tokenizer.encode(piece.encode())) for piece in (hay.joint + needle, needle + hay.joint))
-    fixed = len(_head(tokenizer, question)) + needle_len + len(_ask(tokenizer, question, riddle.key)) + answer_len
-    haystack_len = context_len - fixed
-    if haystack_len < MIN_HAYSTACK_LEN:
-        raise UnsupportedError(
-            f"a context of {context_len} tokens has no room for a haystack: needle, question and answer take {fixed}; "
-            f"ask for at least {fixed + MIN_HAYSTACK_LEN}"
-        )
-    if haystack_len > len(hay.ids):
-        raise TooShortError(
-            f"the test documents have {len(hay.ids):,} tokens in all, too few for a haystack of {haystack_len:,}; "
-            f"ask for at most {len(hay.ids) + fixed:,} tokens of context, or give a longer corpus"
-        )
-    allowed = int(np.searchsorted(hay.starts, len(hay.ids) - haystack_len, side="right"))
-    offset = int(hay.starts[int(riddle.share * allowed)])
-    return [
-        Recipe(
-            corpus=hay.corpus_digest,
-            tokenizer=tokenizer.digest,
-            document=hay.document_of(offset),
-            offset=offset,
-            haystack_len=haystack_len,
-            key=riddle.key,
-            value=riddle.value,
-            question=question,
-            depth=depth,
-            insert_at=_insertion(hay, offset, haystack_len, depth),
-            seed=seed,
-            trial=trial,
-        )
-        for depth in depths
-    ]
-
-
-def lay_prompt(recipe: Recipe, hay: Hay, tokenizer: Tokenizer) -> Prompt:
-    """The prompt of a recipe."""
-    needle = NEEDLE.format(key=recipe.key, value=recipe.value)
-    # At depth 0 nothing stands before the needle but the introduction's new line.
-    piece = needle + hay.joint if recipe.insert_at == 0 else hay.joint + needle
-    return Prompt(
-        head=_head(tokenizer, recipe.question),
-        haystack=hay.ids[recipe.offset : recipe.offset + recipe.haystack_len],
-        needle=tokenizer.encode(piece.encode()),
-        insert_at=recipe.insert_at,
-        question=_ask(tokenizer, recipe.question, recipe.key),
-    )
-
-
-def rebuild(recipe: Recipe | Mapping[str, Any] | str, corpus: Corpus, tokenizer: Tokenizer) -> Int[np.ndarray, "T"]:
-    """The ids of a scored prompt, from the recipe in its row (JSON text, its content, or a Recipe).
-
-    Raises:
-        UsageError: the corpus or the tokenizer is not the one that the prompt was made from.
-    """
-    if isinstance(recipe, str):
-        recipe = Recipe.from_text(recipe)
-    if not isinstance(recipe, Recipe):
-        recipe = Recipe(**recipe)
-    for noun, wanted, given in (
-        ("corpus", recipe.corpus, corpus.digest),
-        ("tokenizer", recipe.tokenizer, tokenizer.digest),
-    ):
-        if wanted != given:
-            raise UsageError(f"the recipe was made with the {noun} of digest {wanted}; this one has {given}")
-    return lay_prompt(recipe, gather(corpus, tokenizer), tokenizer).ids
-
-
-def _head(tokenizer: Tokenizer, question: str) -> Int[np.ndarray, "T"]:
-    bos = np.array([] if tokenizer.bos_id is None else [tokenizer.bos_id], dtype=np.int64)
-    return np.concatenate([bos, tokenizer.encode(INTRODUCTION.encode() if question == "ruler" else b"")])
-
-
-def _ask(tokenizer: Tokenizer, question: str, key: str) -> Int[np.ndarray, "T"]:
-    return tokenizer.encode(QUESTIONS[question].format(key=key).encode())
-
-
-def _insertion(hay: Hay, offset: int, haystack_len: int, depth: float) -> int:
-    """Tokens of the haystack before the needle: 0, all, or those up to the sentence end nearest to the depth."""
-    target = round(depth * haystack_len)
-    if depth in (0.0, 1.0):
-        return target
+def cut_essay(hay: Hay, *, offset: int, haystack_len: int) -> Haystack:
+    """`haystack_len` tokens of the documents."""
     first, last = np.searchsorted(hay.ends, [offset, offset + haystack_len])
-    ends = np.concatenate([[0], hay.ends[first:last] - offset, [haystack_len]])
-    return int(ends[np.argmin(np.abs(ends - target))])
+    inner = hay.ends[first:last] - offset
+    return Haystack(
+        ids=hay.ids[offset : offset + haystack_len],
+        places=np.unique(np.concatenate([[0], inner, [haystack_len]])),
+        joint=hay.joint,
+    )
+
+
+def stack_lines(lines: Iterable[str], tokenizer: Tokenizer, *, haystack_len: int) -> Haystack:
+    """As many whole lines as fit in `haystack_len` tokens, at least one place: 0. Equal lines are tokenised once."""
+    parts: list[Int[np.ndarray, "T"]] = []
+    encoded: dict[str, Int[np.ndarray, "T"]] = {}
+    total = 0
+    for line in lines:
+        spelled = f"\n{line}" if parts else line
+        if spelled not in encoded:
+            encoded[spelled] = tokenizer.encode(spelled.encode())
+        ids = encoded[spelled]
+        if total + len(ids) > haystack_len or not len(ids):
+            break
+        parts.append(ids)
+        total += len(ids)
+    ids = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+    return Haystack(ids=ids, places=np.cumsum([0, *map(len, parts)]), joint="\n")
 
 
 def _sentence_ends(text: bytes) -> tuple[Int[np.ndarray, "N"], bool]:

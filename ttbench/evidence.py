@@ -1,0 +1,136 @@
+"""One score down to its sample: the recipe, the prompt's ends, tokens, answer and log-probabilities.
+
+What the task kept is read from the run's evidence. A window of perplexity keeps only its nats: its text is cut again
+from the corpus, and only when corpus, tokenizer and number of bytes are still those of the row. Torch-free.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ttbench.errors import CorpusError, TtbenchError, UsageError
+from ttbench.harness.data import open_corpus
+from ttbench.harness.files import MAX_CONFIG_BYTES, read_json
+from ttbench.harness.tokenizer import Tokenizer, read_tokenizer
+from ttbench.record import CellRecord
+from ttbench.store import read_cell
+from ttbench.types import Cell, Sample
+
+ENDS_BYTES = 240  # of a prompt, at each end
+ENDS_TOKENS = 16
+
+
+def open_sample(cell_path: Path, evidence_path: Path, index: int) -> dict[str, Any]:
+    """All that is known of one sample of a stored cell, as plain data.
+
+    `recipe` is None where the row has none, `evidence` where the task kept none; `rebuilt` is the text that was cut
+    again, or None, and then `not_rebuilt` says why, where there would be one.
+
+    Raises:
+        UsageError: the cell has no sample of that number.
+    """
+    record = read_cell(cell_path)
+    if not 0 <= index < len(record.samples):
+        raise UsageError(
+            f"cell {record.cell.cell_id[:12]} has {len(record.samples)} samples (status {record.status}), numbered "
+            f"from 0; there is no sample {index}"
+        )
+    sample = record.samples[index]
+    recipe = sample.keys.get("recipe")
+    kept = _kept(evidence_path, index)
+    rebuilt, reason = _rebuild(record, sample, kept)
+    return {
+        "cell_id": record.cell.cell_id,
+        "task": record.cell.task,
+        "checkpoint": record.cell.checkpoint.name,
+        "context_len": record.cell.context_len,
+        "sample": index,
+        "num_samples": len(record.samples),
+        "keys": {name: value for name, value in sample.keys.items() if name != "recipe"},
+        "values": dict(sample.values),
+        "recipe": json.loads(recipe) if isinstance(recipe, str) else None,
+        "evidence": kept,
+        "rebuilt": rebuilt,
+        "not_rebuilt": reason,
+    }
+
+
+def _kept(path: Path, index: int) -> dict[str, Any] | None:
+    """The sample's line of a cell's evidence."""
+    if not path.is_file():
+        return None
+    # Not splitlines: answers may hold other line separators.
+    for line in path.read_text(encoding="utf-8").split("\n"):
+        entry = json.loads(line) if line else {}
+        if entry.get("sample") == index:
+            del entry["sample"]
+            return entry
+    return None
+
+
+def _rebuild(
+    record: CellRecord, sample: Sample, kept: Mapping[str, Any] | None
+) -> tuple[dict[str, Any] | None, str | None]:
+    """The text of a window and the nats of its tokens, or why not; neither for what is no window."""
+    start, document = sample.keys.get("window_start"), sample.keys.get("document")
+    if not isinstance(start, int) or not isinstance(document, str):
+        return None, None
+    try:
+        return _cut_window(record.cell, sample, kept, document=document, start=start), None
+    except (TtbenchError, OSError) as error:
+        return None, str(error)
+
+
+def _cut_window(
+    cell: Cell, sample: Sample, kept: Mapping[str, Any] | None, *, document: str, start: int
+) -> dict[str, Any]:
+    tokenizer, ids = _document_ids(cell, document)
+    num_tokens = int(sample.values["num_tokens"] or 0)
+    before, targets = ids[max(0, start - cell.context_len) : start], ids[start : start + num_tokens]
+    num_bytes = int(tokenizer.byte_lengths(targets).sum())
+    if num_bytes != sample.values["num_bytes"]:
+        raise UsageError(
+            f"the {num_tokens} tokens from {start} of '{document}' are {num_bytes} bytes; the row has "
+            f"{sample.values['num_bytes']}"
+        )
+    nats = (kept or {}).get("token_nats")
+    return {
+        "prompt_start": _text(tokenizer.decode(before[:ENDS_BYTES])[:ENDS_BYTES]),
+        "prompt_end": _text(tokenizer.decode(before[-ENDS_BYTES:])[-ENDS_BYTES:]),
+        "first_ids": before[:ENDS_TOKENS].tolist(),
+        "last_ids": before[-ENDS_TOKENS:].tolist(),
+        "bos_id": tokenizer.bos_id,
+        "targets": [
+            {
+                "id": int(token),
+                "text": _text(tokenizer.decode(np.array([token]))),
+                "nats": None if nats is None else nat,
+            }
+            for token, nat in zip(targets, nats or [None] * num_tokens, strict=True)
+        ],
+    }
+
+
+def _document_ids(cell: Cell, document: str) -> tuple[Tokenizer, np.ndarray]:
+    """The tokenizer of the cell's checkpoint and the tokens of a test document, as they were when it was measured."""
+    corpus = open_corpus(cell.corpus or "")
+    if corpus.digest != cell.corpus_digest:
+        raise CorpusError(f"corpus '{cell.corpus}' has another digest than when it was measured: {corpus.digest}")
+    folder = Path(cell.checkpoint.path)
+    tokenizer = read_tokenizer(folder, read_json(folder / "config.json", max_bytes=MAX_CONFIG_BYTES))
+    found = None if tokenizer is None else tokenizer.digest
+    if tokenizer is None or found != cell.checkpoint.tokenizer_digest:
+        raise UsageError(f"the tokenizer in '{folder}' has another digest than when it was measured: {found}")
+    texts = {each.name: each.text for each in corpus.documents("test")}
+    if document not in texts:
+        raise CorpusError(f"corpus '{cell.corpus}' has no test document '{document}'")
+    return tokenizer, tokenizer.encode(texts[document])
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="replace")

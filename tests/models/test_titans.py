@@ -98,8 +98,8 @@ def test_persistent_vectors_matter_long_after_the_start(model_class):
 
 @pytest.mark.parametrize("model_class", VARIANTS)
 def test_sixty_four_thousand_tokens_stay_finite_with_a_state_of_constant_size(model_class):
-    # a memory of the size of the shipped recipe's, at its largest step, in single precision
-    model = make(model_class, num_hidden_layers=1, chunk_size=64, max_step=0.16).float()
+    # a memory of the size of the shipped recipe's, at nearly its largest step, in single precision
+    model = make(model_class, num_hidden_layers=1, chunk_size=64, max_step=0.25).float()
     with torch.inference_mode():
         for _, mixer, _ in model.parts():
             mixer.memory.gates_proj.bias.view(-1, 3)[:, 0] = 8.0

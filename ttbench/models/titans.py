@@ -252,7 +252,7 @@ class Titans(Stack):
         "memory_expansion": 2,
         "memory_read": "token",
         "memory_init": "learned",
-        "max_step": 0.16,
+        "max_step": 0.25,
         "num_persistent": 3,
     }
 

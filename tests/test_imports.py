@@ -28,7 +28,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "strict_yaml": BASE,
     "catalogue": BASE | {"strict_yaml"},
     "harness": BASE | {"catalogue", "models"},
-    "tasks": BASE | {"harness"},
+    "adapt": BASE | {"strict_yaml", "models", "harness"},
+    "tasks": BASE | {"harness", "adapt"},
     "record": BASE,
     "rows": BASE | {"record"},
     "store": BASE | {"record", "rows"},
@@ -49,6 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "console": BASE | {"plan", "suite"},
     "commands": BASE
     | {
+        "adapt",
         "harness",
         "record",
         "rows",

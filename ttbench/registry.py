@@ -73,6 +73,7 @@ TASKS = Registry(
         "needle": "ttbench.tasks.needle:Needle",
         "latency": "ttbench.tasks.latency:Latency",
         "memory": "ttbench.tasks.memory:Memory",
+        "adapt": "ttbench.tasks.adapt:Adapt",
     },
 )
 

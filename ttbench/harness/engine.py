@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 Ids = Int[np.ndarray, "..."] | Int[Tensor, "..."]
 
@@ -18,6 +18,7 @@ class Engine(Protocol):
     """Steps of a model in this process, over a state that `reset` allocates and the other calls advance."""
 
     name: str  # eager | graph | hf
+    model: nn.Module  # whose weights run; for `ttbench.adapt`, which changes them in place
     device: str
     dtype: str
     vocab_size: int

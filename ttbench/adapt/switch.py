@@ -148,7 +148,7 @@ def _require_fit(expert: Expert, matrices: Mapping[str, nn.Parameter]) -> None:
             found = "no such matrix" if name not in matrices else f"{' x '.join(map(str, matrices[name].shape))}"
             raise CheckpointError(
                 f"expert '{expert.name}' changes '{name}' ({shape[0]} x {shape[1]}); the model has {found}. "
-                f"It was made for '{expert.base}'; experts are bound to a base and to the engine's names of its matrices"
+                f"It was made for '{expert.base}'; experts are bound to a base and to an engine's names"
             )
 
 

@@ -128,7 +128,15 @@ def experts() -> list[dict[str, Any]]:
         for path in sorted(folder.glob(f"*/{CARD}")):
             card = read_card(path.parent)
             shown = {key: card[key] for key in ("method", "form", "objective", "domain", "base", "num_params")}
-            found.append({"name": f"{library}/{path.parent.name}", **shown, "path": str(path.parent)})
+            words = f"{card['method']} over {card['base']}: {card['domain']}, by {card['objective']}"
+            found.append(
+                {
+                    "name": f"{library}/{path.parent.name}",
+                    "description": words,
+                    **shown,
+                    "path": str(path.parent),
+                }
+            )
     return found
 
 

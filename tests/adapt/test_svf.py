@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_experts import ENGINES, gpt2, make_expert, native, some_ids
+
 from ttbench.adapt.decompositions import DecompositionCache, weight_key
 from ttbench.adapt.matrices import choose_matrices, find_matrices
 from ttbench.adapt.svf import FORMS, START, activate, decompose, recompose
@@ -56,7 +58,10 @@ def test_recomposition_is_differentiable_in_what_is_trained(form: str) -> None:
 def test_an_expert_that_changes_nothing_gives_the_logits_of_the_base(make: object, tmp_path: Path) -> None:
     engine = make()  # type: ignore[operator]
     before = engine.logits(some_ids())
-    experts = [make_expert(engine.model, "ones", value=1.0), make_expert(engine.model, "even", kind="repository", value=0.1)]
+    experts = [
+        make_expert(engine.model, "ones", value=1.0),
+        make_expert(engine.model, "even", kind="repository", value=0.1),
+    ]
     with Switch(engine.model, experts, cache=DecompositionCache(tmp_path)) as switch:
         for name in switch.experts:
             switch.to({name: 1.0})
@@ -130,8 +135,6 @@ def test_an_expert_of_few_matrices_lets_go_of_those_of_the_one_before(tmp_path: 
     wide = make_expert(engine.model, "wide")
     first = next(iter(wide.shapes))
     narrow = make_expert(engine.model, "narrow")
-    import dataclasses
-
     narrow = dataclasses.replace(narrow, tensors={first: narrow.tensors[first]}, shapes={first: narrow.shapes[first]})
     held = bytes_of(engine.model)
     with Switch(engine.model, [wide, narrow], cache=DecompositionCache(tmp_path)) as switch:

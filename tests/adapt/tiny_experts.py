@@ -65,7 +65,9 @@ def make_expert(model: nn.Module, name: str, *, kind: str = "paper", value: floa
     weights = choose_matrices(model, "*.mlp.*")
     part = {"paper": "z", "repository": "p"}
     tensors = {
-        matrix: {"A": draw(2, w.shape[1]), "B": draw(w.shape[0], 2)} if kind == "lora" else {part[kind]: draw(min(w.shape))}
+        matrix: {"A": draw(2, w.shape[1]), "B": draw(w.shape[0], 2)}
+        if kind == "lora"
+        else {part[kind]: draw(min(w.shape))}
         for matrix, w in weights.items()
     }
     return Expert(

@@ -43,6 +43,8 @@ real: $(VENV)/.stamp-real $(REAL)/config.json  ## check and measure a pretrained
 	@$(BIN)/ttbench check $(REAL)
 	@$(BIN)/python scripts/real.py $(REAL) --loss $(REAL_LOSS)
 	@$(BIN)/ttbench run real --checkpoint $(REAL) $(RUN)
+	@test -d $(REAL)-experts || $(BIN)/ttbench train-experts --checkpoint $(REAL) --recipe scripts/real-experts.yaml --out $(REAL)-experts
+	@$(BIN)/ttbench run real-adapt --checkpoint $(REAL) $(RUN)
 
 test: check pytest  ## lint, types, tests
 

@@ -79,7 +79,7 @@ def test_too_much_context_is_an_answer_not_a_crash() -> None:
 
 def test_domains_are_named_once_each_and_unknown_ones_are_refused() -> None:
     assert [domain.name for domain in read_domains("dna, code,dna")] == ["dna", "code"]
-    with pytest.raises(UnknownNameError, match="unknown domain 'cod'.*did you mean 'code'"):
+    with pytest.raises(UnknownNameError, match=r"unknown domain 'cod'.*did you mean 'code'"):
         read_domains("cod")
 
 

@@ -243,5 +243,5 @@ def test_a_recipe_with_a_mistake_is_refused_with_its_place(text: str, message: s
 def test_an_unknown_word_in_a_recipe_gets_the_nearest(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("base: x\nexperts: {a: {domain: coed}}")
-    with pytest.raises(UnknownNameError, match="unknown domain 'coed'.*did you mean 'code'"):
+    with pytest.raises(UnknownNameError, match=r"unknown domain 'coed'.*did you mean 'code'"):
         read_course(path)

@@ -71,7 +71,7 @@ def test_the_digest_of_a_library_follows_its_content(tmp_path: Path) -> None:
 
 
 def test_an_unknown_library_and_an_empty_one_are_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(UnknownNameError, match="unknown library of experts 'transfomer'.*did you mean 'transformer'"):
+    with pytest.raises(UnknownNameError, match=r"unknown library of experts 'transfomer'.*did you mean 'transformer'"):
         find_library("transfomer")
     with pytest.raises(CheckpointError, match="holds no experts"):
         find_library(str(tmp_path))

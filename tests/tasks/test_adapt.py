@@ -231,7 +231,7 @@ def test_the_same_cell_gives_the_same_quality(library: Path, samples: list[Sampl
 
 def test_experts_of_other_weights_are_unsupported(library: Path) -> None:
     other = dataclasses.replace(CHECKPOINT, weights_digest="other")
-    with pytest.raises(UnsupportedError, match="trained over other weights .*ttbench train-experts --checkpoint tiny"):
+    with pytest.raises(UnsupportedError, match=r"trained over other weights .*ttbench train-experts --checkpoint tiny"):
         measure(library, checkpoint=other)
 
 

@@ -57,12 +57,12 @@ class AdaptParams:
     strategies: str = ",".join(STRATEGIES)
     experts: str = "transformer"  # library: a name that `ttbench list experts` shows, or a folder
     domains: str = "code,prose,recall,dna,other"
-    limit: int = 24  # items of each domain that are scored
+    limit: int = 16  # items of each domain that are scored
     answer_tokens: int = 64  # tokens that are scored, of domains that continue a text
     shots: int = 10  # few-shot: held-out items that it looks at, of each domain
-    population: int = 12  # few-shot: candidates of a generation
-    elites: int = 3  # few-shot: of them, to which the next is fitted
-    iterations: int = 6  # few-shot: generations
+    population: int = 8  # few-shot: candidates of a generation
+    elites: int = 2  # few-shot: of them, to which the next is fitted
+    iterations: int = 5  # few-shot: generations
     rounds: int = 3  # fresh processes
     inputs_digest: str = ""  # of the experts' files and all texts; filled in by the plan
 

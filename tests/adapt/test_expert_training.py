@@ -64,7 +64,7 @@ LESSONS: dict[str, dict[str, Any]] = {
 TRIED = [*(("transformer", lesson) for lesson in LESSONS), ("hf-llama", "lora"), ("hf-gpt2", "paper")]
 
 
-@pytest.mark.parametrize(("engine_name", "lesson_name"), TRIED, ids="-".join)
+@pytest.mark.parametrize(("engine_name", "lesson_name"), TRIED, ids=["-".join(pair) for pair in TRIED])
 def test_an_expert_is_trained_over_any_engine_and_the_base_stays(
     engine_name: str, lesson_name: str, tmp_path: Path
 ) -> None:
@@ -189,22 +189,26 @@ def test_the_divergence_is_zero_at_the_base_and_counts_away_from_it(tmp_path: Pa
     assert losses[3.0, 2.0] > losses[3.0, 0.0] + 1e-6
 
 
-def test_reinforcement_learns_an_answer_that_it_sometimes_writes(tmp_path: Path) -> None:
+def test_reinforcement_learns_an_answer_that_it_sometimes_writes() -> None:
     engine = native()
     asked = items(8, answer_tokens=1)
     rng = torch.Generator().manual_seed(0)
-    even = lambda item, written: int(written[0]) % 2 == 0  # noqa: E731
+    optimizer = torch.optim.AdamW(engine.model.parameters(), lr=0.01)
     shares = []
-    names = ["layers.0.mlp.down_proj", "layers.1.mlp.down_proj"]
-    with trainable_lora(engine.model, names, rank=2, scale=2.0) as made:
-        optimizer = torch.optim.AdamW(made.parameters, lr=0.05)
-        for _ in range(40):
-            outcome = reinforce(engine.model, asked, base=made.off, kl=0.0, rng=rng, check=even)
-            optimizer.zero_grad()
-            outcome.loss.backward()
-            optimizer.step()
-            shares.append(outcome.shown)
-    assert np.mean(shares[-8:]) > 0.8 > np.mean(shares[:8])
+    for _ in range(50):
+        outcome = reinforce(
+            engine.model,
+            asked,
+            base=contextlib.nullcontext,
+            kl=0.0,
+            rng=rng,
+            check=lambda item, written: int(written[0]) % 2 == 0,
+        )
+        optimizer.zero_grad()
+        outcome.loss.backward()
+        optimizer.step()
+        shares.append(outcome.shown)
+    assert np.mean(shares[-10:]) > 0.85 > 0.7 > np.mean(shares[:5])
 
 
 def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:

@@ -74,7 +74,9 @@ def write_answers(model: nn.Module, items: Sequence[Item], *, rng: torch.Generat
     lengths = torch.tensor([len(item.answer) for item in items], device=device)
     rows = torch.arange(len(items), device=device)
     for offset in range(int(lengths.max())):
-        logits = forward(model, ids[:, : int(starts.max()) + offset])[rows, starts + offset - 1]
+        # a row that is full stays at its end, and what is drawn for it goes nowhere
+        at = starts + torch.minimum(lengths, torch.tensor(offset, device=device)) - 1
+        logits = forward(model, ids[:, : int(at.max()) + 1])[rows, at]
         drawn = torch.multinomial(logits.softmax(-1).cpu(), 1, generator=rng)[:, 0].to(device)
         still = offset < lengths
         ids[rows[still], (starts + offset)[still]] = drawn[still]

@@ -11,7 +11,7 @@ from tiny_experts import ENGINES, gpt2, make_expert, native, some_ids
 
 from ttbench.adapt.decompositions import DecompositionCache, weight_key
 from ttbench.adapt.matrices import choose_matrices, find_matrices
-from ttbench.adapt.svf import FORMS, START, activate, decompose, recompose
+from ttbench.adapt.svf import FORMS, START, Form, activate, decompose, recompose
 from ttbench.adapt.switch import Switch
 from ttbench.errors import CheckpointError, UnknownNameError, UsageError
 
@@ -25,7 +25,7 @@ def bytes_of(model: torch.nn.Module) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("shape", [(15, 63), (63, 15), (1, 15), (100, 100)], ids=str)
 @pytest.mark.parametrize("form", FORMS)
-def test_what_training_starts_from_is_the_base(shape: tuple[int, int], form: str) -> None:
+def test_what_training_starts_from_is_the_base(shape: tuple[int, int], form: Form) -> None:
     torch.manual_seed(0)
     weight = torch.randn(shape, dtype=torch.float64)
     factors = decompose(weight, dtype=torch.float64)
@@ -47,7 +47,7 @@ def test_the_paper_form_multiplies_singular_values_and_the_repository_form_keeps
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_recomposition_is_differentiable_in_what_is_trained(form: str) -> None:
+def test_recomposition_is_differentiable_in_what_is_trained(form: Form) -> None:
     torch.manual_seed(0)
     factors = decompose(torch.randn(5, 7, dtype=torch.float64), dtype=torch.float64)
     trained = torch.randn(5, dtype=torch.float64, requires_grad=True)

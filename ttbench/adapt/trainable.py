@@ -37,7 +37,8 @@ class _SVFWeight(nn.Module):
 
     def __init__(self, factors: Decomposition, form: Form) -> None:
         super().__init__()
-        self.factors, self.form, self.on = factors, form, True
+        self.factors, self.on = factors, True
+        self.form: Form = form
         self.trained = nn.Parameter(torch.full_like(factors.S, START[form]))
 
     def forward(self, weight: Float[Tensor, "M N"]) -> Float[Tensor, "M N"]:

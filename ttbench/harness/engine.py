@@ -18,12 +18,16 @@ class Engine(Protocol):
     """Steps of a model in this process, over a state that `reset` allocates and the other calls advance."""
 
     name: str  # eager | graph | hf
-    model: nn.Module  # whose weights run; for `ttbench.adapt`, which changes them in place
     device: str
     dtype: str
     vocab_size: int
     weight_bytes: int  # bytes of parameters and buffers in memory
     max_context: int | None  # tokens the model can take at all; None: no limit
+
+    @property
+    def model(self) -> nn.Module:
+        """The module whose weights run; `ttbench.adapt` changes them in place, and nothing else does."""
+        ...
 
     def reset(self, batch_size: int, max_len: int) -> None:
         """Empty state for `batch_size` sequences of up to `max_len` tokens; reuses the allocation when it fits."""

@@ -20,6 +20,7 @@ from ttbench.adapt.trainable import trainable_lora, trainable_svf
 from ttbench.adapt.trainer import lesson_items, train_expert
 from ttbench.errors import SuiteError, UnknownNameError, UsageError
 from ttbench.harness.tokenizer import ByteTokenizer
+from ttbench.suite import load_suite
 from ttbench.types import Checkpoint
 
 TOKENIZER = ByteTokenizer()
@@ -224,6 +225,18 @@ def test_the_recipe_that_ships_is_read() -> None:
     assert course.base == "transformer"
     assert course.lessons["code"].method == "svf"
     assert {lesson.domain for lesson in course.lessons.values()} == {"code", "prose", "recall", "dna", "dispatch"}
+
+
+def test_make_real_trains_the_experts_that_its_suite_names() -> None:
+    root = Path(__file__).parents[2]
+    course = read_course(root / "scripts" / "real-experts.yaml")
+    (task,) = load_suite(root / "suites" / "real-adapt.yaml").tasks
+    assert str(task.params["experts"]) == f"{course.base}-experts"
+    domains = {lesson.domain for lesson in course.lessons.values()}
+    assert domains - {"dispatch"} <= set(str(task.params["domains"]).split(","))
+    assert {lesson.objective for lesson in course.lessons.values()} == {"next-token"}
+    # the strategies that its experts are enough for
+    assert not {"lora", "reinforce"} & set(str(task.params["strategies"]).split(","))
 
 
 @pytest.mark.parametrize(

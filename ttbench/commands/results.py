@@ -95,11 +95,12 @@ def _print_entries(noun: str, entries: Sequence[Mapping[str, Any]]) -> None:
         columns = [Column("run"), Column("cells", numeric=True), Column("status"), Column("command", wrap=True)]
         rows = [(entry["name"], entry["cells"], _statuses(entry), entry["command"]) for entry in entries]
     elif noun == "experts":
-        columns = [Column("name"), Column("method"), Column("form"), Column("objective"), Column("domain")]
-        columns += [Column("over"), Column("parameters", numeric=True)]
+        columns = [Column("name"), Column("how", wrap=True), Column("domain"), Column("parameters", numeric=True)]
         rows = [
             (
-                *(entry[key] for key in ("name", "method", "form", "objective", "domain", "base")),
+                entry["name"],
+                f"{' '.join(filter(None, (entry['method'], entry['form'])))}, {entry['objective']}",
+                entry["domain"],
                 console.count(entry["num_params"]),
             )
             for entry in entries

@@ -45,6 +45,8 @@ real: $(VENV)/.stamp-real $(REAL)/config.json  ## check and measure a pretrained
 	@$(BIN)/ttbench check $(REAL)
 	@$(BIN)/python scripts/real.py $(REAL) --loss $(REAL_LOSS)
 	@$(BIN)/ttbench run real --checkpoint $(REAL) $(RUN)
+	@test -d $(REAL)-experts || $(BIN)/ttbench train-experts --checkpoint $(REAL) --recipe scripts/real-experts.yaml --out $(REAL)-experts
+	@$(BIN)/ttbench run real-adapt --checkpoint $(REAL) $(RUN)
 
 # Packages that nobody here wrote, in an environment of their own.
 $(PEERS)/.stamp: pyproject.toml constraints.txt scripts/setup.sh scripts/peers.py docs/check-a-foreign-model.md

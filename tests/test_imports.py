@@ -29,7 +29,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "catalogue": BASE | {"strict_yaml"},
     "harness": BASE | {"catalogue", "models"},
     "lmeval": BASE | {"harness"},
-    "tasks": BASE | {"harness", "lmeval"},
+    "adapt": BASE | {"strict_yaml", "models", "harness"},
+    "tasks": BASE | {"harness", "lmeval", "adapt"},
     "record": BASE,
     "rows": BASE | {"record"},
     "store": BASE | {"record", "rows"},
@@ -51,6 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "console": BASE | {"plan", "suite"},
     "commands": BASE
     | {
+        "adapt",
         "harness",
         "evidence",
         "record",

@@ -210,7 +210,7 @@ def list_(
         str | None,
         typer.Argument(
             metavar="NOUN",
-            help="tasks, architectures, corpora, checkpoints, suites or runs.  [default: all, in short]",
+            help="tasks, architectures, corpora, checkpoints, experts, suites or runs.  [default: all, in short]",
             autocompletion=complete("nouns"),
             show_default=False,
         ),
@@ -386,6 +386,37 @@ def lm_eval(
     from ttbench.commands import lm_eval as harness
 
     raise typer.Exit(harness.lm_eval(ctx.args))
+
+
+@app.command("train-experts")
+def train_experts(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="Experts of the recipe.  [default: all of them]", show_default=False),
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A recipe in YAML.  [default: the zoo transformer's]", show_default=False),
+    ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|DIR|ID",
+            help="The base.  [default: the recipe's]",
+            autocompletion=complete("checkpoints"),
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the finished experts go.")] = Path("experts"),
+    threads: Threads = None,
+) -> None:
+    """Train experts for `run adapt`.
+
+    One after the other; the base is left as it is.
+    """
+    from ttbench.commands import experts
+
+    experts.train_experts(names or [], recipe=recipe, checkpoint=checkpoint, out=out, threads=threads)
 
 
 def main() -> None:

@@ -80,6 +80,7 @@ TASKS = Registry(
         "latency": "ttbench.tasks.latency:Latency",
         "memory": "ttbench.tasks.memory:Memory",
         "commonsense": "ttbench.tasks.commonsense:Commonsense",
+        "adapt": "ttbench.tasks.adapt:Adapt",
     },
 )
 

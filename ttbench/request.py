@@ -83,7 +83,11 @@ def plan_task(task: str, options: Options, *, out: str | Path = DEFAULT_OUT) -> 
     machine = measure.machine_fingerprint()
     return plan(
         task,
-        checkpoints=_resolve(options.checkpoints, dtype=dtype, engine=engine),
+        checkpoints=_resolve(
+            needs.default_checkpoints if options.checkpoints is None else options.checkpoints,
+            dtype=dtype,
+            engine=engine,
+        ),
         context_lens=parse_ctx(needs.default_ctx if options.ctx is None else options.ctx),
         params=params,
         corpus=corpus,

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ttbench.adapt.experts import CARD, library_folders, read_card
 from ttbench.errors import SuiteError, TtbenchError, UnknownNameError, UsageError
 from ttbench.registry import ARCHITECTURES, CORPORA, TASKS, Registry
 
 RUNS = Path("runs")
-NOUNS = ("tasks", "architectures", "corpora", "checkpoints", "suites", "runs")
+NOUNS = ("tasks", "architectures", "corpora", "checkpoints", "experts", "suites", "runs")
 
 
 def describe(target: str) -> str:
@@ -120,6 +121,25 @@ def _published() -> list[dict[str, Any]]:
     return found
 
 
+def experts() -> list[dict[str, Any]]:
+    """Experts that ship with the package, from their cards alone, as `library/expert`."""
+    found = []
+    for library, folder in library_folders().items():
+        for path in sorted(folder.glob(f"*/{CARD}")):
+            card = read_card(path.parent)
+            shown = {key: card[key] for key in ("method", "form", "objective", "domain", "base", "num_params")}
+            words = f"{card['method']} over {card['base']}: {card['domain']}, by {card['objective']}"
+            found.append(
+                {
+                    "name": f"{library}/{path.parent.name}",
+                    "description": words,
+                    **shown,
+                    "path": str(path.parent),
+                }
+            )
+    return found
+
+
 def suites() -> list[dict[str, Any]]:
     """Suites that can be named; one that cannot be read says so and hides no other."""
     from ttbench.suite import list_suites, load_suite
@@ -165,6 +185,7 @@ def everything(root: Path) -> dict[str, list[dict[str, Any]]]:
         "architectures": registered(ARCHITECTURES),
         "corpora": registered(CORPORA),
         "checkpoints": [{"name": name} for name in zoo_folders()],
+        "experts": experts(),
         "suites": suites(),
         "runs": runs(root),
     }
@@ -177,6 +198,7 @@ def of(noun: str, root: Path) -> list[dict[str, Any]]:
         "architectures": lambda: registered(ARCHITECTURES),
         "corpora": lambda: registered(CORPORA),
         "checkpoints": checkpoints,
+        "experts": experts,
         "suites": suites,
         "runs": lambda: runs(root),
     }

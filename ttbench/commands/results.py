@@ -94,6 +94,17 @@ def _print_entries(noun: str, entries: Sequence[Mapping[str, Any]]) -> None:
     elif noun == "runs":
         columns = [Column("run"), Column("cells", numeric=True), Column("status"), Column("command", wrap=True)]
         rows = [(entry["name"], entry["cells"], _statuses(entry), entry["command"]) for entry in entries]
+    elif noun == "experts":
+        columns = [Column("name"), Column("how", wrap=True), Column("domain"), Column("parameters", numeric=True)]
+        rows = [
+            (
+                entry["name"],
+                f"{' '.join(filter(None, (entry['method'], entry['form'])))}, {entry['objective']}",
+                entry["domain"],
+                console.count(entry["num_params"]),
+            )
+            for entry in entries
+        ]
     elif noun == "tasks":
         columns = [Column("name"), Column("default --ctx"), Column("what", wrap=True), Column("parameters", wrap=True)]
         rows = [

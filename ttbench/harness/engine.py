@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 Ids = Int[np.ndarray, "..."] | Int[Tensor, "..."]
 
@@ -23,6 +23,11 @@ class Engine(Protocol):
     vocab_size: int
     weight_bytes: int  # bytes of parameters and buffers in memory
     max_context: int | None  # tokens the model can take at all; None: no limit
+
+    @property
+    def model(self) -> nn.Module:
+        """The module whose weights run; `ttbench.adapt` changes them in place, and nothing else does."""
+        ...
 
     def reset(self, batch_size: int, max_len: int) -> None:
         """Empty state for `batch_size` sequences of up to `max_len` tokens; reuses the allocation when it fits."""

@@ -125,6 +125,11 @@ def _value(rng: np.random.Generator) -> str:
     return _word(rng)
 
 
+def draw_pair(rng: np.random.Generator) -> tuple[str, str]:
+    """A key of syllables and a value, as recall rows state them."""
+    return _key(rng), _value(rng)
+
+
 def _sentence(wording: str, key: str, value: str, *, known: float) -> list[Span]:
     """One sentence; its value, and the byte after it, weigh `known`, its other words nothing."""
     before, after = wording.format(key=key, value="\0").split("\0")

@@ -352,5 +352,4 @@ def _place(entry: words.Record) -> str:
     if entry["context_len"] is None:
         return "all"
     mark = "*" if entry["extrapolated"] else ""
-    axes = [f" {name} {entry[name]:g}" for name in entry["axes"].split(",")[1:] if entry[name] is not None]
-    return words.context(entry["context_len"]) + mark + "".join(axes)
+    return " ".join([words.context(entry["context_len"]) + mark, *words.places(entry)])

@@ -143,8 +143,17 @@ def line_name(entry: Record, varying: Sequence[str]) -> str:
     if entry["checkpoint"] is None:
         return entry["label"]
     told = [setting(name, entry[name]) for name in varying]
+    return " ".join([entry["checkpoint"], *filter(None, told), *places(entry)])
+
+
+def places(entry: Record) -> list[str]:
+    """Where an entry stands on each axis but the context: `depth 0.5`, `domain code`."""
     axes = [name for name in entry["axes"].split(",") if name != "context_len" and entry[name] is not None]
-    return " ".join([entry["checkpoint"], *filter(None, told), *(f"{name} {entry[name]:g}" for name in axes)])
+    return [f"{name.replace('_', ' ')} {_value(entry[name])}" for name in axes]
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def setting(name: str, value: Any) -> str:
@@ -155,8 +164,7 @@ def setting(name: str, value: Any) -> str:
         return str(value)
     if name == "weights_digest":
         return f"weights {value[:6]}"
-    shown = f"{value:g}" if isinstance(value, float) else str(value)
-    return f"{name.removeprefix('param_').replace('_', ' ')} {shown}"
+    return f"{name.removeprefix('param_').replace('_', ' ')} {_value(value)}"
 
 
 def title(entry: Record, unit: str) -> str:

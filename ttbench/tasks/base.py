@@ -59,6 +59,7 @@ class Task(ABC):
     default_ctx: ClassVar[str]  # in the grammar of --ctx
     default_corpus: ClassVar[str] = "code"  # for tasks that need one
     default_batch_size: ClassVar[int] = 1
+    default_checkpoints: ClassVar[tuple[str, ...] | None] = None  # None: the whole zoo
 
     def num_rounds(self, params: Any) -> int:
         """Fresh processes per point; more than 1 only for isolated tasks."""

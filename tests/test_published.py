@@ -1,0 +1,50 @@
+"""Published numbers have one form, whatever paper they are from."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "results" / "published"
+COLUMNS = ["paper", "table", "model", "method", "variant", "benchmark", "metric", "value", "unit", "num_params"]
+COLUMNS += ["source", "evidence"]
+KEY = ("table", "model", "method", "variant", "benchmark", "metric")
+FILES = sorted(FOLDER.glob("*.csv"))
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        assert reader.fieldnames == COLUMNS
+        return list(reader)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_line_is_one_number_with_its_source(path: Path) -> None:
+    rows = read(path)
+    assert rows
+    for row in rows:
+        assert row["paper"] == path.stem
+        assert re.fullmatch(r"-?\d+(\.\d+)?", row["value"]), row
+        assert re.fullmatch(r"\d*", row["num_params"]), row
+        assert row["source"].startswith(("arXiv ", "https://")), row
+        assert row["evidence"] in ("read", "second-hand"), row
+        assert all(row[name] for name in ("table", "method", "benchmark", "metric", "unit")), row
+        assert row["unit"] != "%" or 0 <= float(row["value"]) <= 100
+    keys = [tuple(row[name] for name in KEY) for row in rows]
+    assert len(set(keys)) == len(keys), "a number is given twice"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_file_is_in_the_index(path: Path) -> None:
+    assert f"`{path.name}`" in (FOLDER / "README.md").read_text(encoding="utf-8")
+
+
+def test_svf_wins_over_lora_where_the_paper_says_so() -> None:
+    rows = [row for row in read(FOLDER / "transformer-squared.csv") if row["table"] == "1"]
+    values = {(row["model"], row["method"], row["benchmark"]): float(row["value"]) for row in rows}
+    assert values["Llama-3-8B-Instruct", "svf", "GSM8K"] == 79.15
+    assert values["Llama-3-70B-Instruct", "lora", "GSM8K"] < values["Llama-3-70B-Instruct", "base", "GSM8K"]

@@ -1,0 +1,1 @@
+"""Transformer-squared: experts over singular values, and inference in two passes (docs/transformer-squared.md)."""

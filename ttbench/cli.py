@@ -16,6 +16,7 @@ from ttbench import __version__
 from ttbench.errors import TtbenchError
 from ttbench.options import (
     Attention,
+    Base,
     BatchSize,
     Checkpoints,
     Corpus,
@@ -24,11 +25,15 @@ from ttbench.options import (
     Device,
     Dtype,
     Engine,
+    Grid,
     Json,
     Limit,
+    Names,
     Out,
     Protocol,
+    Recipe,
     Seed,
+    Share,
     Target,
     Threads,
     Timeout,
@@ -340,25 +345,11 @@ def convert(
 
 @app.command()
 def train(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="NAME", help="Models of the recipe.  [default: all of them]", show_default=False),
-    ] = None,
-    recipe: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A recipe in YAML.  [default: the zoo's]", show_default=False)
-    ] = None,
+    names: Names = None,
+    recipe: Recipe = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the finished checkpoints go.")] = Path("trained"),
-    share: Annotated[
-        float, typer.Option(metavar="SHARE", help="Train on this share of the recipe's tokens: 0.12 for a brief look.")
-    ] = 1.0,
-    grid: Annotated[
-        str | None,
-        typer.Option(
-            metavar="RATES",
-            help="Ship nothing: try these learning rates (2e-3,4e-3) with 12 % of the tokens, and score the trials on "
-            "valid rows.",
-        ),
-    ] = None,
+    share: Share = 1.0,
+    grid: Grid = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -375,9 +366,7 @@ def train(
 
 
 @app.command("lm-eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def lm_eval(
-    ctx: typer.Context,
-) -> None:
+def lm_eval(ctx: typer.Context) -> None:
     """Run lm-eval's own command line.
 
     With the checkpoints that the other commands know. Its options stand after --, as in: ttbench lm-eval -- run
@@ -390,23 +379,9 @@ def lm_eval(
 
 @app.command("train-experts")
 def train_experts(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="NAME", help="Experts of the recipe.  [default: all of them]", show_default=False),
-    ] = None,
-    recipe: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A recipe in YAML.  [default: the zoo transformer's]", show_default=False),
-    ] = None,
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|DIR|ID",
-            help="The base.  [default: the recipe's]",
-            autocompletion=complete("checkpoints"),
-            show_default=False,
-        ),
-    ] = None,
+    names: Names = None,
+    recipe: Recipe = None,
+    checkpoint: Base = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the finished experts go.")] = Path("experts"),
     threads: Threads = None,
 ) -> None:

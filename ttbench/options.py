@@ -79,3 +79,31 @@ Seed = Annotated[
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the runs.")]
 Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="Per cell.  [default: none]")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for programs.")]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="NAME", help="Entries of the recipe.  [default: all of them]", show_default=False),
+]
+Recipe = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="A recipe in YAML.  [default: the zoo's]", show_default=False)
+]
+Share = Annotated[
+    float, typer.Option(metavar="SHARE", help="Train on this share of the recipe's tokens: 0.12 for a brief look.")
+]
+Grid = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RATES",
+        help="Ship nothing: try these learning rates (2e-3,4e-3) with 12 % of the tokens, and score the trials on "
+        "valid rows.",
+    ),
+]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="NAME|DIR|ID",
+        help="The base.  [default: the recipe's]",
+        autocompletion=complete("checkpoints"),
+        show_default=False,
+    ),
+]

@@ -10,6 +10,9 @@ REAL_LOSS := 3.4223
 PEERS := .venv-peers
 JOBS  ?= 2
 RUN   ?=
+# What `make architectures` trains on a share of the recipe and compares.
+BRIEF := trained/brief
+MODELS := transformer ttt-linear titans-lmm titans-mac titans-mag titans-mal performer reformer skyformer
 
 export VENV PYTHON TORCH
 # One thread per test process: JOBS of them share the machine.
@@ -18,8 +21,8 @@ TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_
 PYRIGHT_ENV := PYRIGHT_PYTHON_IGNORE_WARNINGS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench real commonsense peers test check lint types pytest format figures zoo wheel constraints
-.PHONY: clean distclean
+.PHONY: help setup bench real commonsense architectures peers test check lint types pytest
+.PHONY: format figures zoo wheel constraints clean distclean
 
 help:  ## list the goals
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +50,12 @@ real: $(VENV)/.stamp-real $(REAL)/config.json  ## check and measure a pretrained
 	@$(BIN)/ttbench run real --checkpoint $(REAL) $(RUN)
 	@test -d $(REAL)-experts || $(BIN)/ttbench train-experts --checkpoint $(REAL) --recipe scripts/real-experts.yaml --out $(REAL)-experts
 	@$(BIN)/ttbench run real-adapt --checkpoint $(REAL) $(RUN)
+
+$(BRIEF)/%/card.md: | $(STAMP)
+	@$(BIN)/ttbench train $* --share 0.04 --out $(BRIEF)
+
+architectures: $(MODELS:%=$(BRIEF)/%/card.md)  ## train every architecture briefly, an hour in all, and compare them
+	@$(BIN)/ttbench run architectures $(MODELS:%=--checkpoint $(BRIEF)/%) $(RUN)
 
 # Packages that nobody here wrote, in an environment of their own.
 $(PEERS)/.stamp: pyproject.toml constraints.txt scripts/setup.sh scripts/peers.py docs/check-a-foreign-model.md

@@ -61,6 +61,15 @@ FIGURES: tuple[Figure, ...] = (
         metric="recognition_by_depth",
         kind="heatmap",
     ),
+    Figure(
+        name="recall_by_pairs",
+        title="Questions answered, by context and number of pairs",
+        task="recall",
+        metric="accuracy_by_pairs",
+        kind="heatmap",
+        y_axis="pairs",
+    ),
+    Figure(name="recall", title="Questions answered against context", task="recall", metric="accuracy"),
     Figure(name="prefill", title="Time to read the context", task="latency", metric="prefill_s", log_y=True),
     Figure(
         name="decode",

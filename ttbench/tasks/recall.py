@@ -96,7 +96,14 @@ class Recall(Task):
             statistic="ratio",
             cluster=None,
         ),
-        _metric("accuracy_by_pairs", "questions answered", "hits", "pairs", denominator="num_questions"),
+        _metric(
+            "accuracy_by_pairs",
+            "questions answered",
+            "hits",
+            "pairs",
+            denominator="num_questions",
+            where={"param_kind": "mqar"},
+        ),
         _metric(
             "answer_nats",
             "nats an answer",

@@ -138,7 +138,9 @@ def _puzzle_scores(checkpoint: Checkpoint, kinds: Sequence[str], *, context_len:
                 out=out,
             )
             for ctx, part in rows.groupby("context_len"):
-                share, chance = (float(part[name].sum() / part["num_questions"].sum()) for name in ("hits", "chance_hits"))
+                share, chance = (
+                    float(part[name].sum() / part["num_questions"].sum()) for name in ("hits", "chance_hits")
+                )
                 lines.append(f"| questions of {kind} answered at {ctx} | {share:.3f} | chance: {chance:.3f} |\n")
     return "".join(lines)
 

@@ -139,7 +139,8 @@ def test_a_model_that_names_a_stated_value_scores_one_over_the_pairs() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_seed_asks_the_same_and_another_seed_something_else(kind: str) -> None:
     one, two, other = (
-        [s.evidence["ids"] for s in run(oracle(kind), kind=kind, limit=2, seed=seed) if s.evidence] for seed in (0, 0, 1)
+        [s.evidence["ids"] for s in run(oracle(kind), kind=kind, limit=2, seed=seed) if s.evidence]
+        for seed in (0, 0, 1)
     )
     assert one == two
     assert all(a != b for a, b in zip(one, other, strict=True))

@@ -230,9 +230,7 @@ def _read(bench: Bench, recipes: Sequence[Recipe]) -> Iterator[Sample]:
         yield _judge(recipe, tokens, nats[row, used], top[row, used], state_bytes, bench)
 
 
-def _judge(
-    recipe: Recipe, tokens: Tokens, nats: np.ndarray, top: np.ndarray, state_bytes: int, bench: Bench
-) -> Sample:
+def _judge(recipe: Recipe, tokens: Tokens, nats: np.ndarray, top: np.ndarray, state_bytes: int, bench: Bench) -> Sample:
     """One row: the questions whose every token is the likeliest."""
     asked, number = tokens.questions >= 0, tokens.num_questions
     missed = np.bincount(tokens.questions[asked], weights=~top[asked], minlength=number)

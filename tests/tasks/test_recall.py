@@ -275,8 +275,8 @@ def test_contexts_that_cannot_be_are_answers() -> None:
         run(oracle("mqar"), kind="mqar", form="text", pairs="2", context_len=200)
     with pytest.raises(UnsupportedError, match="16 tokens or more; got 8"):
         run(oracle("parity"), kind="parity", context_len=8)
+    engine = Engine(oracle("parity"), max_context=32)
     with pytest.raises(TooLongError, match="at most 32"):
-        engine = Engine(oracle("parity"), max_context=32)
         run_task(Recall(), engine=engine, corpus=CORPUS, context_len=64, kind="parity", form="symbols")
 
 

@@ -5,7 +5,7 @@
     recall        key/value sentences in a wording drawn per row, then the same again in another order
     needle        key/value sentences strewn in a window of text, then asked for
     recall-any, needle-any    the same two in a wording put together from words of the training text
-    mqar, copying, parity, s5    sequences of symbols, asked for what follows from all before (`ttbench.harness.puzzles`)
+    mqar, copying, parity, s5    sequences of symbols and what follows from all before (`ttbench.harness.puzzles`)
 
 A row is T inputs, T targets and T loss weights. In synthetic rows only what can be known counts: the second and
 later writings of a string, the values that are asked for. Keys are made of random syllables, values are never seven

@@ -19,9 +19,9 @@ given those before it (teacher forcing; one token in form symbols). Parity and S
 questions of the second half count, so that contexts of a doubling sweep share no positions.
 
 Statistic: share answered, clustered Wilson interval; a sequence is the cluster. `chance` is what always giving the same
-best answer is worth, blind to what was read; `chance_stated` (mqar) what naming a stated value at random is. State bytes are
-those of one sequence when all is read. Not measured: free generation. Traps: without a trained model 0 % means
-"not trained"; one training at one learning rate is no proof that an architecture cannot; a growing cache holds
+best answer is worth, blind to what was read; `chance_stated` (mqar) what naming a stated value at random is. State
+bytes are those of one sequence when all is read. Not measured: free generation. Traps: without a trained model 0 %
+means "not trained"; one training at one learning rate is no proof that an architecture cannot; a growing cache holds
 everything, so compare at equal `state_bytes`.
 """
 
@@ -43,6 +43,7 @@ from ttbench.types import Checkpoint, Metric, Sample
 
 FEWEST_TOKENS = 16  # of a context
 FEWEST_PAIRS = 4  # of the numbers of pairs that are asked when none are named
+TITLES: dict[Kind, str] = {"mqar": "MQAR", "copy": "copying", "parity": "parity", "s5": "S5"}
 # Of the best single answer. Text: a value of three digits (0.6 x 1/6 of all), a string of six digits (1/3 x 1/19).
 CHANCE: dict[Form, dict[str, float]] = {
     "symbols": {
@@ -75,6 +76,16 @@ def _metric(name: str, label: str, numerator: str, *axes: str, **fields: Any) ->
     return Metric(name=name, label=label, numerator=numerator, axes=("context_len", *axes), **given)
 
 
+def _answered(kind: Kind) -> Metric:
+    label = f"{TITLES[kind]}: questions answered"
+    return _metric(kind, label, "hits", denominator="num_questions", where={"param_kind": kind})
+
+
+def _chance(kind: Kind) -> Metric:
+    fields = {"better": "neither", "statistic": "ratio", "cluster": None, "where": {"param_kind": kind}}
+    return _metric(f"{kind}_chance", "chance", "chance_hits", denominator="num_questions", **fields)
+
+
 class Recall(Task):
     """Questions answered, by length and number of pairs."""
 
@@ -86,19 +97,11 @@ class Recall(Task):
     default_ctx: ClassVar[str] = "256..2k"
     default_batch_size: ClassVar[int] = 8
     metrics: ClassVar[tuple[Metric, ...]] = (
-        _metric("accuracy", "questions answered", "hits", denominator="num_questions"),
+        *(_answered(kind) for kind in TITLES),
+        *(_chance(kind) for kind in TITLES),
         _metric(
-            "blind_chance",
-            "chance",
-            "chance_hits",
-            denominator="num_questions",
-            better="neither",
-            statistic="ratio",
-            cluster=None,
-        ),
-        _metric(
-            "accuracy_by_pairs",
-            "questions answered",
+            "mqar_by_pairs",
+            f"{TITLES['mqar']}: questions answered",
             "hits",
             "pairs",
             denominator="num_questions",

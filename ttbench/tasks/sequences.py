@@ -1,6 +1,6 @@
 """Sequences of the recall task in the tokens of a checkpoint: what is read, what is asked for, and where.
 
-    form text      the sentences that the zoo was trained on, cut into tokens piece by piece; an answer is several tokens
+    form text      the sentences that the zoo was trained on, cut into tokens piece by piece; several to an answer
     form symbols   puzzles of `ttbench.harness.puzzles`: each symbol is the token that stands for that one byte
 
 A sequence follows from the seed, the kind, the form, the context, the number of pairs and its own number: the same

@@ -16,8 +16,8 @@ no state that must be tracked. The same sequences train (`ttbench.harness.mixtur
 Sources: MQAR, Arora et al. 2023 (Zoology, arXiv:2312.04927), HazyResearch/zoology @ dbcb60d data/multiquery_ar.py:
 keys and values of two halves of the vocabulary, none twice, queries at gaps by a power law. Here no fill is a key of
 the sequence, so each question has one answer. Copying, Jelassi et al. 2024 (arXiv:2402.01032). Word problems with the
-running product as label, Merrill et al. 2024 (The Illusion of State, arXiv:2404.08819; their experiments use A5). Letters: T
-tokens.
+running product as label, Merrill et al. 2024 (The Illusion of State, arXiv:2404.08819; their experiments use A5).
+Letters: T tokens.
 """
 
 from __future__ import annotations

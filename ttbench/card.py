@@ -138,10 +138,12 @@ def _puzzle_scores(checkpoint: Checkpoint, kinds: Sequence[str], *, context_len:
                 out=out,
             )
             for ctx, part in rows.groupby("context_len"):
-                share, chance = (
-                    float(part[name].sum() / part["num_questions"].sum()) for name in ("hits", "chance_hits")
+                hits, blind, questions = (
+                    np.asarray(part[name], dtype=np.float64).sum() for name in ("hits", "chance_hits", "num_questions")
                 )
-                lines.append(f"| questions of {kind} answered at {ctx} | {share:.3f} | chance: {chance:.3f} |\n")
+                lines.append(
+                    f"| questions of {kind} answered at {ctx} | {hits / questions:.3f} | chance: {blind / questions:.3f} |\n"
+                )
     return "".join(lines)
 
 

@@ -141,9 +141,8 @@ def _puzzle_scores(checkpoint: Checkpoint, kinds: Sequence[str], *, context_len:
                 hits, blind, questions = (
                     np.asarray(part[name], dtype=np.float64).sum() for name in ("hits", "chance_hits", "num_questions")
                 )
-                lines.append(
-                    f"| questions of {kind} answered at {ctx} | {hits / questions:.3f} | chance: {blind / questions:.3f} |\n"
-                )
+                share, chance = hits / questions, blind / questions
+                lines.append(f"| questions of {kind} answered at {ctx} | {share:.3f} | chance: {chance:.3f} |\n")
     return "".join(lines)
 
 

@@ -14,8 +14,9 @@ from ttbench import grid
 from ttbench import train as trainer
 from ttbench.card import document_bits, ship
 from ttbench.errors import SuiteError, UnknownNameError, UsageError
-from ttbench.harness.checkpoint import zoo_names
+from ttbench.harness.checkpoint import resolve, zoo_names
 from ttbench.harness.data import Corpus
+from ttbench.harness.puzzles import PUZZLES
 from ttbench.models.base import SequenceModel
 from ttbench.train import RECIPE, Recipe, Trainee, Training, find_trainees, read_recipe, train
 
@@ -154,6 +155,52 @@ def test_decay_falls_on_matrices_but_not_on_the_table_or_the_rates_of_a_state_sp
     assert len(decayed) + len(rest) == len(list(model.parameters()))
     assert decays <= names
     assert not names & {"embed.weight", *(f"layers.0.{name}" for name in stays)}
+
+
+def test_a_model_with_a_mix_of_its_own_sees_that_and_no_other_rows(tmp_path):
+    data = yaml.safe_load(yaml.safe_dump(TINY))
+    data["models"]["ttt-linear"]["mix"] = {"parity": 1.0}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(data))
+    recipe, trainees = read_recipe(path)
+    assert recipe.kinds(trainees["ttt-linear"]) == ["parity"]
+    assert recipe.kinds(trainees["transformer"]) == ["copy", "prose", "recall"]
+    assert trainer.progress_path(recipe, trainees["transformer"], tmp_path).name.startswith("transformer-")
+    one, two = (train(trainees[name], recipe, cache=tmp_path).data_digest for name in ("ttt-linear", "transformer"))
+    assert one != two
+    data["models"]["ttt-linear"]["mix"] = {"parety": 1.0}
+    path.write_text(yaml.safe_dump(data))
+    with pytest.raises(UnknownNameError, match="did you mean 'parity'"):
+        read_recipe(path)
+
+
+def test_the_recipe_of_synthetic_tasks_trains_every_architecture_of_the_zoo_on_each_of_them():
+    recipe, trainees = read_recipe(RECIPE.with_name("recipe-synthetic.yaml"))
+    _, zoo = read_recipe()
+    trained = {kind: {t.architecture for t in trainees.values() if recipe.kinds(t) == [kind]} for kind in PUZZLES}
+    assert all({trainee.architecture for trainee in zoo.values()} <= found for found in trained.values())
+    for trainee in trainees.values():
+        if recipe.kinds(trainee) == ["parity"]:
+            assert 0.1e6 < trainer.build(trainee, seed=0).num_params()[0] < 0.16e6
+
+
+def test_a_model_trained_on_puzzles_gets_a_card_of_puzzles_and_says_so_to_the_recall_task(tmp_path, monkeypatch):
+    monkeypatch.setattr("ttbench.card.PUZZLE_SEQUENCES", 2)
+    data = yaml.safe_load(yaml.safe_dump(TINY))
+    data["models"]["transformer"]["mix"] = {"parity": 0.5, "mqar": 0.5}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(data))
+    recipe, trainee = find_one("transformer", path)
+    folder = ship(
+        train(trainee, recipe, cache=tmp_path), recipe, trainee, tmp_path / "out", command=["ttbench", "train"]
+    )
+    card = (folder / "card.md").read_text()
+    assert [
+        f"| questions of {kind} answered at {ctx} |" in card for kind in ("mqar", "parity") for ctx in (64, 256)
+    ] == [*(True, True, True, True)]
+    assert "chance: 0.500" in card
+    assert "bits per byte" not in card
+    assert resolve(str(folder)).train_kinds == ("mqar", "parity")
 
 
 def test_the_schedule_warms_up_and_decays_to_its_floor_in_each_cycle():

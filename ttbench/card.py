@@ -19,6 +19,7 @@ import pandas as pd
 from ttbench.harness import measure
 from ttbench.harness.checkpoint import resolve
 from ttbench.harness.loading import save_checkpoint
+from ttbench.harness.puzzles import PUZZLES
 from ttbench.store import write_whole
 from ttbench.sweep import run_task
 from ttbench.train import Recipe, Trainee, Training, recipe_json
@@ -27,6 +28,10 @@ from ttbench.types import Checkpoint
 NEEDLE_CTX = 512  # tokens, beside the training context
 NEEDLE_TRIALS = 20
 NUM_DOCUMENTS = 10  # of each corpus, the first in the task's seeded order
+PUZZLE_LENGTHS = (1, 2, 4)  # times the training context
+PUZZLE_SEQUENCES = 16  # for each length and number of pairs
+# Kind of row -> kind of the recall task.
+PUZZLE_TASKS = {"mqar": "mqar", "copying": "copy", "parity": "parity", "s5": "s5"}
 CURVE_POINTS = 24
 CARD = "card.md"
 NO_FORMULA = "the architecture has no formula"
@@ -39,7 +44,7 @@ def ship(
 
     Raises CheckpointError when the folder holds something already, and what the tasks raise.
     """
-    extra = {"train_ctx": recipe.context_len, "tokenizer": "bytes"}
+    extra = {"train_ctx": recipe.context_len, "train_kinds": recipe.kinds(trainee), "tokenizer": "bytes"}
     save_checkpoint(training.model, folder, dtype="bfloat16", extra=extra)
     write_card(training, recipe, trainee, folder, command=command or sys.argv)
     return folder
@@ -48,10 +53,13 @@ def ship(
 def write_card(training: Training, recipe: Recipe, trainee: Trainee, folder: Path, *, command: Sequence[str]) -> None:
     """Score the checkpoint in `folder` and write its card there, over an earlier one."""
     checkpoint = resolve(str(folder))
+    kinds, ctx = recipe.kinds(trainee), recipe.context_len
+    puzzles = set(kinds) <= set(PUZZLES)
+    scores = _puzzle_scores(checkpoint, kinds, context_len=ctx) if puzzles else _scores(checkpoint, context_len=ctx)
     parts = [
         f"# {trainee.name}\n\nA checkpoint of ttbench's zoo. Every score below is of the shipped file.\n",
         _facts(training, recipe, checkpoint, command),
-        _scores(checkpoint, context_len=recipe.context_len),
+        scores,
         _curve(training, recipe),
         f"## Settings\n\n```json\n{recipe_json(recipe, trainee)}\n```\n",
     ]
@@ -113,6 +121,28 @@ def _scores(checkpoint: Checkpoint, *, context_len: int) -> str:
             ):
                 share = float(np.asarray(rows[column], dtype=np.float64).sum()) / trials
                 lines.append(f"| needles {words} at {ctx}, of {trials:.0f} in `kjv` | {share:.2f} | {chance} |\n")
+    return "".join(lines)
+
+
+def _puzzle_scores(checkpoint: Checkpoint, kinds: Sequence[str], *, context_len: int) -> str:
+    """What a model trained on puzzles alone answers, at its training context and beyond."""
+    lines = ["## Scores\n\n| what | this checkpoint | to compare |\n|---|---|---|\n"]
+    with tempfile.TemporaryDirectory() as out:
+        for kind in kinds:
+            rows = run_task(
+                "recall",
+                checkpoints=[checkpoint],
+                ctx=",".join(str(context_len * times) for times in PUZZLE_LENGTHS),
+                params={"kind": PUZZLE_TASKS[kind], "form": "symbols"},
+                limit=PUZZLE_SEQUENCES,
+                out=out,
+            )
+            for ctx, part in rows.groupby("context_len"):
+                hits, blind, questions = (
+                    np.asarray(part[name], dtype=np.float64).sum() for name in ("hits", "chance_hits", "num_questions")
+                )
+                share, chance = hits / questions, blind / questions
+                lines.append(f"| questions of {kind} answered at {ctx} | {share:.3f} | chance: {chance:.3f} |\n")
     return "".join(lines)
 
 

@@ -77,6 +77,7 @@ TASKS = Registry(
     built_in={
         "perplexity": "ttbench.tasks.perplexity:Perplexity",
         "needle": "ttbench.tasks.needle:Needle",
+        "recall": "ttbench.tasks.recall:Recall",
         "latency": "ttbench.tasks.latency:Latency",
         "memory": "ttbench.tasks.memory:Memory",
         "commonsense": "ttbench.tasks.commonsense:Commonsense",

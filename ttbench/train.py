@@ -28,13 +28,14 @@ from torch import Tensor
 
 from ttbench.errors import SuiteError, UnknownNameError, UsageError
 from ttbench.harness.mixture import Mixture, Rows
+from ttbench.harness.puzzles import PUZZLES
 from ttbench.models.base import SequenceModel
 from ttbench.registry import ARCHITECTURES
 from ttbench.types import canonical_json, digest
 
 RECIPE = Path(__file__).parent / "zoo" / "recipe.yaml"
 SAVE_EVERY_S = 60.0
-KINDS = ("code", "prose", "copy", "recall", "needle", "recall-any", "needle-any")
+KINDS = ("code", "prose", "copy", "recall", "needle", "recall-any", "needle-any", *PUZZLES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +78,11 @@ class Recipe:
     def context_len(self) -> int:
         return max(phase.context_len for phase in self.phases)
 
+    def kinds(self, trainee: Trainee) -> list[str]:
+        """Kinds of rows that a model is trained on, in alphabetical order."""
+        mixes = (phase.mix for phase in self.phases) if trainee.mix is None else (trainee.mix,)
+        return sorted({kind for mix in mixes for kind in mix})
+
     def scaled(self, share: float) -> Recipe:
         """The same recipe with `share` of every phase's tokens, one step at least; itself for 1."""
         phases = tuple(
@@ -117,6 +123,7 @@ class Trainee:
     lr: float  # peak
     autocast: bool  # bfloat16 matrix products; weights and optimiser stay float32
     config: Mapping[str, Any]
+    mix: Mapping[str, float] | None = None  # kind -> share of rows in every phase; None: what each phase says
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,8 +187,8 @@ def read_recipe(path: Path = RECIPE) -> tuple[Recipe, dict[str, Trainee]]:
         trainees = {name: Trainee(name=name, **entry) for name, entry in data["models"].items()}
     except (KeyError, TypeError) as error:
         raise SuiteError(f"{path}: {error}; see ttbench/zoo/recipe.yaml for every key") from error
-    for phase in phases:
-        for kind in phase.mix:
+    for mix in (*(phase.mix for phase in phases), *(trainee.mix or {} for trainee in trainees.values())):
+        for kind in mix:
             if kind not in KINDS:
                 raise UnknownNameError("kind of row", kind, known=KINDS, where=str(path))
     return recipe, trainees
@@ -324,7 +331,11 @@ def _train(
 
 def progress_path(recipe: Recipe, trainee: Trainee, cache: Path | None) -> Path:
     """Where a run keeps its progress: named by everything that decides its result."""
-    settings = {"recipe": dataclasses.asdict(recipe), "trainee": dataclasses.asdict(trainee)}
+    own = dataclasses.asdict(trainee)
+    if trainee.mix is None:
+        # trainings begun before models could have a mix of their own keep their name
+        del own["mix"]
+    settings = {"recipe": dataclasses.asdict(recipe), "trainee": own}
     architecture: type[SequenceModel] = ARCHITECTURES.load(trainee.architecture)
     key = digest(canonical_json({**settings, "version": architecture.version}))[:12]
     folder = (cache or platformdirs.user_cache_path("ttbench")) / "train"
@@ -340,7 +351,8 @@ def _step_tokens(recipe: Recipe, step: int) -> int:
 def _step(run: Training, mixture: Mixture, recipe: Recipe, trainee: Trainee) -> float:
     number, step = recipe.locate(run.step)
     phase = recipe.phases[number]
-    rows = mixture.batch(phase.mix, stream=number, step=step, batch_size=phase.batch_size, num_tokens=phase.context_len)
+    mix = trainee.mix or phase.mix
+    rows = mixture.batch(mix, stream=number, step=step, batch_size=phase.batch_size, num_tokens=phase.context_len)
     run.data_digest = rows.digest(run.data_digest)
     for group in run.optimizer.param_groups:
         group["lr"] = trainee.lr * recipe.lr_share(run.step)

@@ -97,6 +97,7 @@ class Checkpoint:
     num_params_non_embedding: int
     weight_bytes: int  # bytes of the weight files
     cost: Cost | None  # None: no formula
+    train_kinds: tuple[str, ...] | None = None  # kinds of rows it was trained on; None: unknown
     attention: tuple[str, ...] = ()  # implementations it can run with, the default first; empty: it has no attention
 
 
@@ -163,6 +164,8 @@ class Cell:
         checkpoint = dict(data["checkpoint"])
         checkpoint["cost"] = None if checkpoint["cost"] is None else Cost(**checkpoint["cost"])
         checkpoint["attention"] = tuple(checkpoint.get("attention", ()))
+        kinds = checkpoint.get("train_kinds")
+        checkpoint["train_kinds"] = None if kinds is None else tuple(kinds)
         return cls(**{**data, "checkpoint": Checkpoint(**checkpoint)})
 
 

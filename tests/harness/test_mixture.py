@@ -11,7 +11,7 @@ from ttbench.harness.mixture import BOS, WORDINGS, Mixture, copy_row
 from ttbench.harness.needle_words import ADJECTIVES, NOUNS
 from ttbench.tasks.ruler import ANSWER_PREFIX, NEEDLE, TEMPLATE
 
-KINDS = ("code", "prose", "copy", "recall", "needle", "recall-any", "needle-any")
+KINDS = ("code", "prose", "copy", "recall", "needle", "recall-any", "needle-any")  # rows of text
 
 
 @pytest.fixture(scope="module")

@@ -159,6 +159,7 @@ def read_checkpoint(
         tokenizer_digest=tokenizer_digest(folder, config),
         vocab_size=identity.config.vocab_size,
         train_ctx=train_ctx(folder, config),
+        train_kinds=train_kinds(folder, config),
         num_params=num_params,
         num_params_non_embedding=num_params_non_embedding,
         weight_bytes=stored.nbytes,
@@ -241,3 +242,13 @@ def train_ctx(folder: Path, config: Mapping[str, Any]) -> int | None:
             raise CheckpointError(f"'{folder / CONFIG}' has {key}={value!r}; expected a positive number of tokens")
         return value
     return None
+
+
+def train_kinds(folder: Path, config: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Kinds of rows the checkpoint was trained on, where `ttbench train` wrote them; None: unknown."""
+    value = config.get("train_kinds")
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(kind, str) for kind in value):
+        raise CheckpointError(f"'{folder / CONFIG}' has train_kinds={value!r}; expected a list of kinds of rows")
+    return tuple(value)

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from transformers.initialization import no_init_weights
 
 from ttbench.errors import CheckpointError, UnsupportedError, WeightsError
-from ttbench.harness.checkpoint import CONFIG, HF_DIALECT, read_config, train_ctx
+from ttbench.harness.checkpoint import CONFIG, HF_DIALECT, read_config, train_ctx, train_kinds
 from ttbench.harness.files import content_digest, json_digest
 from ttbench.harness.fit import Unfilled, check_layers
 from ttbench.harness.tokenizer import tokenizer_digest
@@ -85,6 +85,7 @@ def read_hf_checkpoint(
         tokenizer_digest=tokenizer_digest(folder, config),
         vocab_size=text.vocab_size,
         train_ctx=getattr(text, "max_position_embeddings", None) if known is None else known,
+        train_kinds=train_kinds(folder, config),
         num_params=num_params,
         num_params_non_embedding=num_params_non_embedding,
         weight_bytes=stored.nbytes,

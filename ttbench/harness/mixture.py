@@ -5,6 +5,7 @@
     recall        key/value sentences in a wording drawn per row, then the same again in another order
     needle        key/value sentences strewn in a window of text, then asked for
     recall-any, needle-any    the same two in a wording put together from words of the training text
+    mqar, copying, parity, s5    sequences of symbols and what follows from all before (`ttbench.harness.puzzles`)
 
 A row is T inputs, T targets and T loss weights. In synthetic rows only what can be known counts: the second and
 later writings of a string, the values that are asked for. Keys are made of random syllables, values are never seven
@@ -24,6 +25,7 @@ import numpy as np
 
 from ttbench.harness.data import Document, open_corpus
 from ttbench.harness.needle_words import ADJECTIVES, NOUNS, SENTENCE
+from ttbench.harness.puzzles import NOT_ASKED, PUZZLES, Puzzle
 
 BOS = 256
 
@@ -183,6 +185,18 @@ def _recall_maker(draw_wording: Wording) -> Maker:
     return make
 
 
+def recall_query(rng: np.random.Generator, num_pairs: int) -> list[Span]:
+    """As in a recall row, distinct keys with their values and then each once more; the values asked for weigh 1."""
+    wording, draw_key = _listed_wording(rng)
+    values: dict[str, str] = {}
+    while len(values) < num_pairs:
+        values.setdefault(draw_key(rng), _value(rng))
+    keys = list(values)
+    stated = [_sentence(wording, key, values[key], known=0.0) for key in keys]
+    asked = [_sentence(wording, keys[i], values[keys[i]], known=1.0) for i in rng.permutation(num_pairs)]
+    return [span for sentence in stated + asked for span in sentence]
+
+
 def _window(rng: np.random.Generator, documents: Sequence[Document], shares: np.ndarray, size: int) -> bytes:
     """`size` bytes from a document drawn by length; short documents are joined by a newline until it is full."""
     parts: list[bytes] = []
@@ -252,6 +266,16 @@ class Rows:
         return state.hexdigest()
 
 
+def _asked(puzzle: Puzzle) -> Rows:
+    """A puzzle as a training row: only what is asked for weighs, and it need not be what is read next."""
+    targets, asked = puzzle.targets, puzzle.targets != NOT_ASKED
+    return Rows(
+        inputs=np.concatenate(([BOS], puzzle.symbols))[None],
+        targets=np.where(asked, targets, 0)[None],
+        weights=asked.astype(np.float32)[None],
+    )
+
+
 class Mixture:
     """Rows drawn by kind. Every row depends on (seed, stream, index) only, so any batch can be made at any time.
 
@@ -277,7 +301,10 @@ class Mixture:
         rng = np.random.default_rng((self.seed, stream, index))
         kinds = list(shares)
         weights = np.array([shares[kind] for kind in kinds], dtype=np.float64)
-        spans = self.makers[kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]](rng, num_tokens)
+        kind = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
+        if kind in PUZZLES:
+            return _asked(PUZZLES[kind](rng, num_tokens))
+        spans = self.makers[kind](rng, num_tokens)
         # a row that came out too long loses its beginning: what is asked for stands at its end
         tokens = np.frombuffer(b"".join(span.text for span in spans), dtype=np.uint8)[-num_tokens:].astype(np.int64)
         loss = np.repeat([s.weight for s in spans], [len(s.text) for s in spans])[-num_tokens:].astype(np.float32)

@@ -61,6 +61,23 @@ FIGURES: tuple[Figure, ...] = (
         metric="recognition_by_depth",
         kind="heatmap",
     ),
+    Figure(
+        name="mqar_by_pairs",
+        title="MQAR: questions answered, by context and number of pairs",
+        task="recall",
+        metric="mqar_by_pairs",
+        kind="heatmap",
+        y_axis="pairs",
+    ),
+    *(
+        Figure(name=kind, title=f"{title} against context", task="recall", metric=kind, references=(f"{kind}_chance",))
+        for kind, title in (
+            ("mqar", "MQAR: questions answered"),
+            ("copy", "Copying: questions answered"),
+            ("parity", "Parity of what was read"),
+            ("s5", "Products in S5 of what was read"),
+        )
+    ),
     Figure(name="prefill", title="Time to read the context", task="latency", metric="prefill_s", log_y=True),
     Figure(
         name="decode",

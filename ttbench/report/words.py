@@ -140,9 +140,9 @@ _SETTINGS = ("corpus", "dtype", "device", "engine", "attention", "batch_size", "
 
 def line_name(entry: Record, varying: Sequence[str]) -> str:
     """What a line is called: its checkpoint, the settings that tell it apart, and its place on other axes."""
-    if entry["checkpoint"] is None:
-        return entry["label"]
     told = [setting(name, entry[name]) for name in varying]
+    if entry["checkpoint"] is None:
+        return " ".join([entry["label"], *filter(None, told)])
     return " ".join([entry["checkpoint"], *filter(None, told), *places(entry)])
 
 

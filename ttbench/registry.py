@@ -89,5 +89,7 @@ CORPORA = Registry(
     built_in={
         "code": "ttbench.harness.data:code_corpus",
         "kjv": "ttbench.harness.data:kjv_corpus",
+        "genomes": "ttbench.harness.genomes:genomes_corpus",
+        "genomes-strain": "ttbench.harness.genomes:strain_corpus",
     },
 )

@@ -34,7 +34,7 @@ from ttbench.types import canonical_json, digest
 
 RECIPE = Path(__file__).parent / "zoo" / "recipe.yaml"
 SAVE_EVERY_S = 60.0
-KINDS = ("code", "prose", "copy", "recall", "needle", "recall-any", "needle-any")
+KINDS = ("code", "prose", "dna", "copy", "recall", "needle", "recall-any", "needle-any")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +72,11 @@ class Recipe:
     @property
     def num_tokens(self) -> int:
         return sum(phase.num_steps * phase.context_len * phase.batch_size for phase in self.phases)
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """Kinds of rows that any phase has."""
+        return frozenset(kind for phase in self.phases for kind in phase.mix)
 
     @property
     def context_len(self) -> int:

@@ -80,6 +80,8 @@ TASKS = Registry(
         "latency": "ttbench.tasks.latency:Latency",
         "memory": "ttbench.tasks.memory:Memory",
         "commonsense": "ttbench.tasks.commonsense:Commonsense",
+        "genomics": "ttbench.tasks.genomics:Genomics",
+        "probe": "ttbench.tasks.probe:Probe",
     },
 )
 

@@ -19,7 +19,7 @@ PYRIGHT_ENV := PYRIGHT_PYTHON_IGNORE_WARNINGS=1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup bench real commonsense peers test check lint types pytest format figures zoo wheel constraints
-.PHONY: clean distclean
+.PHONY: genomes genomics clean distclean
 
 help:  ## list the goals
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,16 @@ peers: $(PEERS)/.stamp  ## check the models of two Titans packages, and find wha
 commonsense: $(STAMP)  ## Social IQa out of a 46 MB wheel, fetched once, on the zoo by lm-eval
 	@$(BIN)/python -m ttbench.lmeval.social_iqa
 	@$(BIN)/ttbench run commonsense $(RUN)
+
+# One file of Debian's, checked by digest; DEB=FILE where there is no network. A stamp would be older than the cache.
+genomes: $(STAMP)  ## fetch the bacterial genomes of the corpora `genomes` and `genomes-strain`: 18 MB, once
+	@$(BIN)/python -m ttbench.harness.genomes $(if $(DEB),--deb "$(DEB)")
+
+trained/dna-%/config.json: | genomes
+	@$(BIN)/ttbench train dna-$* --recipe ttbench/zoo/genomes.yaml --out trained --threads 1
+
+genomics: trained/dna-transformer/config.json trained/dna-ttt-linear/config.json  ## train two models of DNA, and measure bits per base
+	@$(BIN)/ttbench run genomics --checkpoint trained/dna-transformer --checkpoint trained/dna-ttt-linear $(RUN)
 
 test: check pytest  ## lint, types, tests
 

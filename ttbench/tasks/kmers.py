@@ -19,13 +19,24 @@ K = 24
 
 def words_of(bases: Int[np.ndarray, "T"]) -> Int[np.ndarray, "N"]:
     """Each word of K bases (codes 0 to 3) as a number (uint64), the same for a word and its reverse complement."""
-    num_words = max(0, len(bases) - K + 1)
-    forward, backward = np.zeros(num_words, np.uint64), np.zeros(num_words, np.uint64)
-    for place in range(K):
-        part = bases[place : place + num_words].astype(np.uint64)
-        forward = forward * np.uint64(4) + part
-        backward += (np.uint64(3) - part) * np.uint64(4**place)
+    forward = _digits(bases.astype(np.uint64))
+    backward = _digits(3 - bases[::-1].astype(np.uint64))[::-1]
     return np.minimum(forward, backward)
+
+
+def _digits(digits: Int[np.ndarray, "T"]) -> Int[np.ndarray, "N"]:
+    """Every run of K digits as a number in base 4: runs of 2, 4, 8 are made of two of half their length, 24 of 8 + 16."""
+    lengths = {1: digits}
+    for length in (2, 4, 8, 16):
+        lengths[length] = _joined(lengths[length // 2], lengths[length // 2], length // 2)
+    return _joined(lengths[8], lengths[16], 16)
+
+
+def _joined(left: Int[np.ndarray, "N"], right: Int[np.ndarray, "M"], right_len: int) -> Int[np.ndarray, "O"]:
+    """Runs whose first digits stand in `left` and whose last `right_len`, straight after them, in `right`."""
+    left_len = K - right_len if right_len == 16 else right_len
+    num_runs = max(0, len(right) - left_len)
+    return (left[:num_runs] << np.uint64(2 * right_len)) | right[left_len : left_len + num_runs]
 
 
 @lru_cache(maxsize=1)

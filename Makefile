@@ -66,7 +66,7 @@ trained/dna-%/config.json: | genomes
 	@$(BIN)/ttbench train dna-$* --recipe ttbench/zoo/genomes.yaml --out trained --threads 1
 
 genomics: trained/dna-transformer/config.json trained/dna-ttt-linear/config.json  ## train two models of DNA, and measure bits per base
-	@$(BIN)/ttbench run genomics --checkpoint trained/dna-transformer --checkpoint trained/dna-ttt-linear $(RUN)
+	@$(BIN)/ttbench run suites/genomics.yaml --checkpoint trained/dna-transformer --checkpoint trained/dna-ttt-linear $(RUN)
 
 test: check pytest  ## lint, types, tests
 

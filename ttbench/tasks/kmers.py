@@ -25,7 +25,7 @@ def words_of(bases: Int[np.ndarray, "T"]) -> Int[np.ndarray, "N"]:
 
 
 def _digits(digits: Int[np.ndarray, "T"]) -> Int[np.ndarray, "N"]:
-    """Every run of K digits as a number in base 4: runs of 2, 4, 8 are made of two of half their length, 24 of 8 + 16."""
+    """Every run of K digits as a number in base 4: runs of 2, 4, 8, 16 of two halves, 24 of 8 + 16."""
     lengths = {1: digits}
     for length in (2, 4, 8, 16):
         lengths[length] = _joined(lengths[length // 2], lengths[length // 2], length // 2)

@@ -3,9 +3,9 @@
     loss(W, b) = mean nats of the labels + penalty / 2 * sum of W squared,    p(class | x) = softmax(x W + b)
 
 Features are scaled to mean 0 and deviation 1 over the training rows; one that never changes there counts nothing. The
-penalty is the one of PENALTIES with the fewest nats on a fifth of the training rows, held out by seed; then all rows are
-fitted. The intercept is not penalised, so features that say nothing give the shares of the classes. Letters: N rows,
-D features, K classes.
+penalty is the one of PENALTIES with the fewest nats on a fifth of the training rows, held out by seed; then all rows
+are fitted. The intercept is not penalised, so features that say nothing give the shares of the classes. Letters:
+N rows, D features, K classes.
 """
 
 from __future__ import annotations

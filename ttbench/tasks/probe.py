@@ -2,8 +2,8 @@
 
 Measured: the share of test sequences whose class a logistic regression gets right (`ttbench.tasks.logistic`), fitted on
 the train split, from one vector a sequence: the states that the output head reads, averaged over the sequence's tokens
-(`pool: mean`), or that of its last token (`last`). Every sequence is read alone, behind BOS. No weight of the checkpoint
-is changed, and nothing is chosen on test sequences.
+(`pool: mean`), or that of its last token (`last`). Every sequence is read alone, behind BOS. No weight of the
+checkpoint is changed, and nothing is chosen on test sequences.
 
     BOS G A T T A C A ...      ->  states  ->  mean  ->  logistic regression  ->  promoter | not
 

@@ -53,7 +53,7 @@ def test_a_name_of_the_catalogue_is_read_where_the_package_leaves_it(
 def test_other_layouts_are_refused_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="no such folder, and none of the catalogue: demo_coding"):
         open_corpus("genomic-benchmarks:human_enhancers")
-    with pytest.raises(CorpusError, match="not laid out as train/CLASS/FILE.txt"):
+    with pytest.raises(CorpusError, match=r"not laid out as train/CLASS/FILE.txt"):
         open_corpus(f"genomic-benchmarks:{tmp_path}")
     one = lay_out(tmp_path / "one")
     (one / "test" / "b").rename(one / "test" / "c")

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from ttbench.tasks.probe import Probe, ProbeParams, count_words
 class Telling:
     """An engine that shows a vector made from each sequence."""
 
-    kernel_path: dict[str, str] = {}
+    kernel_path: ClassVar[dict[str, str]] = {}
 
     def __init__(self, tell: Any) -> None:
         self.tell = tell
@@ -73,7 +73,8 @@ def test_a_model_that_says_noise_gets_chance_within_its_interval() -> None:
     even = corpus(train={"n": 200, "p": 200}, test={"n": 150, "p": 150})
     samples = measure(Telling(lambda row: rng.normal(size=6)), even)
     found = estimate_proportion([s.values["hits"] for s in samples], [1] * len(samples))
-    assert found.low is not None and found.high is not None
+    assert found.low is not None
+    assert found.high is not None
     assert found.low <= 0.5 <= found.high
 
 
@@ -128,7 +129,7 @@ def test_a_limit_draws_the_same_sequences_whatever_reads_them() -> None:
 
 def test_corpora_that_cannot_be_probed_are_refused() -> None:
     flat = make_corpus("flat", {s: [Document(name="x", text=b"A")] for s in ("train", "test")}, source="test")
-    with pytest.raises(CorpusError, match="document 'x' has no class; .* CLASS/NAME"):
+    with pytest.raises(CorpusError, match=r"document 'x' has no class; .* CLASS/NAME"):
         measure(Telling(lambda row: [1.0]), flat)
     with pytest.raises(CorpusError, match=r"these classes .*: n 60/50, p 1/30; .* two sequences to train on"):
         measure(Telling(lambda row: [1.0]), corpus(train={"n": 60, "p": 1}, test={"n": 50, "p": 30}))

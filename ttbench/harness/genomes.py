@@ -115,13 +115,19 @@ NEW_SPECIES, NEAR_DUPLICATE = ("v-cholerae/o395",), ("e-coli/dh1",)
 
 @cache
 def genomes_corpus() -> Corpus:
-    """A species that training never saw. Raises CorpusError when the genomes are not on this machine."""
+    """Bacterial genomes, tested on a species that training never saw; fetched by `make genomes`.
+
+    Raises CorpusError when they are not on this machine.
+    """
     return _corpus("genomes", test=NEW_SPECIES, remark="the test species is in no other split")
 
 
 @cache
 def strain_corpus() -> Corpus:
-    """A near duplicate of a genome that was trained on. Raises CorpusError when they are not on this machine."""
+    """The same training genomes, tested on a near duplicate of one of them: what a model remembers.
+
+    Raises CorpusError when they are not on this machine.
+    """
     return _corpus("genomes-strain", test=NEAR_DUPLICATE, remark="the test strain is a near duplicate of one in train")
 
 

@@ -130,7 +130,7 @@ def test_the_real_test_species_is_new_and_the_real_test_strain_is_a_near_duplica
     sizes = {split: sum(len(d.text) for d in species.documents(split)) for split in ("train", "valid", "test")}
     assert sizes == {"train": 7_454_491, "valid": 1_652_982, "test": 4_135_300}
     assert sum(len(document.text) for document in strain.documents("test")) == 4_630_707
-    known = kmers.vocabulary(species.documents("train"))
+    known = kmers.vocabulary(species.documents("train")[:1])
     # of all stretches: 0.0004, 0.0032 and 0.9986; a few are enough to tell
     assert kmers.shared(species.documents("valid")[::6], known) < 0.01
     assert kmers.shared(species.documents("test")[::6], known) < 0.01

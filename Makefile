@@ -21,7 +21,7 @@ TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_
 PYRIGHT_ENV := PYRIGHT_PYTHON_IGNORE_WARNINGS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench real commonsense architectures peers test check lint types pytest
+.PHONY: help setup bench real commonsense architectures peers genomes genomics test check lint types pytest
 .PHONY: format figures zoo wheel constraints clean distclean
 
 help:  ## list the goals
@@ -68,6 +68,16 @@ peers: $(PEERS)/.stamp  ## check the models of two Titans packages, and find wha
 commonsense: $(STAMP)  ## Social IQa out of a 46 MB wheel, fetched once, on the zoo by lm-eval
 	@$(BIN)/python -m ttbench.lmeval.social_iqa
 	@$(BIN)/ttbench run commonsense $(RUN)
+
+# One file of Debian's, checked by digest; DEB=FILE where there is no network. A stamp would be older than the cache.
+genomes: $(STAMP)  ## fetch the bacterial genomes of the corpora `genomes` and `genomes-strain`: 18 MB, once
+	@$(BIN)/python -m ttbench.harness.genomes $(if $(DEB),--deb "$(DEB)")
+
+trained/dna-%/config.json: | genomes
+	@$(BIN)/ttbench train dna-$* --recipe ttbench/zoo/genomes.yaml --out trained --threads 1
+
+genomics: trained/dna-transformer/config.json trained/dna-ttt-linear/config.json  ## train two models of DNA, and measure bits per base
+	@$(BIN)/ttbench run suites/genomics.yaml --checkpoint trained/dna-transformer --checkpoint trained/dna-ttt-linear $(RUN)
 
 test: check pytest  ## lint, types, tests
 

@@ -22,7 +22,7 @@ from ttbench.harness.data import Document, make_corpus
 NAMES = (
     *("python", "torch", "triton", "compiler", "accelerator", "processor", "vector units", "threads", "load"),
     *("clock governor", "memory", "memory limit", "swap", "peak memory counter", "disk", "cache"),
-    *("corpus code", "corpus kjv"),
+    *("corpus code", "corpus kjv", "corpus genomes", "corpus genomes-strain"),
 )
 
 
@@ -140,7 +140,7 @@ def test_a_corpus_that_cannot_be_opened_does_not_hide_the_others(monkeypatch: py
         return missing if name == "code" else lambda: make_corpus(name, {"test": texts}, source="a test")
 
     monkeypatch.setattr(doctor.CORPORA, "load", load)
-    code, kjv = doctor.check_corpora()
+    code, kjv, *_ = doctor.check_corpora()
     assert not code.ok
     assert code.value == "the package is not installed"
     assert kjv.ok

@@ -95,7 +95,7 @@ def test_the_console_script_works_from_another_folder(installed: Path, tmp_path:
     assert run(installed, "--version", cwd=tmp_path).stdout.startswith("ttbench 0.")
     found = json.loads(run(installed, "list", "--json", cwd=tmp_path).stdout)
     assert {"smoke", "bench"} <= {entry["name"] for entry in found["suites"]}
-    tasks = {"adapt", "perplexity", "needle", "recall", "latency", "memory", "commonsense"}
+    tasks = {"adapt", "perplexity", "needle", "recall", "latency", "memory", "commonsense", "genomics", "probe"}
     assert tasks == {entry["name"] for entry in found["tasks"]}
     zoo = sorted(path.parent.name for path in (ROOT / "ttbench" / "zoo").glob("*/config.json"))
     assert sorted(entry["name"] for entry in found["checkpoints"]) == zoo

@@ -55,7 +55,9 @@ def write_card(training: Training, recipe: Recipe, trainee: Trainee, folder: Pat
     checkpoint = resolve(str(folder))
     kinds, ctx = recipe.kinds(trainee), recipe.context_len
     puzzles = set(kinds) <= set(PUZZLES)
-    scores = _puzzle_scores(checkpoint, kinds, context_len=ctx) if puzzles else _scores(checkpoint, context_len=ctx)
+    scores = (
+        _puzzle_scores(checkpoint, kinds, context_len=ctx) if puzzles else _scores(checkpoint, kinds, context_len=ctx)
+    )
     parts = [
         f"# {trainee.name}\n\nA checkpoint of ttbench's zoo. Every score below is of the shipped file.\n",
         _facts(training, recipe, checkpoint, command),
@@ -89,38 +91,15 @@ def _facts(training: Training, recipe: Recipe, checkpoint: Checkpoint, command: 
     return "| | |\n|---|---|\n" + "".join(f"| {name} | {value} |\n" for name, value in rows.items())
 
 
-def _scores(checkpoint: Checkpoint, *, context_len: int) -> str:
+def _scores(checkpoint: Checkpoint, kinds: Sequence[str], *, context_len: int) -> str:
+    """Text and needles; of a model that was trained on DNA alone, DNA."""
+    dna_only = set(kinds) == {"dna"}
     lines = ["## Scores\n\n| what | this checkpoint | to compare |\n|---|---|---|\n"]
     with tempfile.TemporaryDirectory() as out:
-        for corpus in ("kjv", "code"):
-            rows = run_task(
-                "perplexity",
-                checkpoints=[checkpoint],
-                ctx=context_len,
-                corpus=corpus,
-                protocol="packed",
-                out=out,
-                limit=NUM_DOCUMENTS,
-            )
-            ours, bzip2 = document_bits(rows)
-            lines.append(
-                f"| bits per byte on the median of {len(ours)} test documents of `{corpus}`, blocks of {context_len} |"
-                f" {np.median(ours):.3f} | `bzip2 -9`: {np.median(bzip2):.3f} |\n"
-            )
-        for ctx in (NEEDLE_CTX, context_len):
-            rows = run_task("needle", checkpoints=[checkpoint], ctx=ctx, corpus="kjv", limit=NEEDLE_TRIALS, out=out)
-            statuses = set(rows["status"].tolist())
-            if statuses != {"ok"}:
-                # a short training context has no room for the question
-                lines.append(f"| needles at {ctx}, in `kjv` | {', '.join(sorted(statuses))} | |\n")
-                continue
-            trials = float(np.asarray(rows["num_trials"], dtype=np.float64).sum())
-            for column, words, chance in (
-                ("hits_generate", "retrieved", "chance: 0"),
-                ("hits_choice", "recognised", "chance: 0.1"),
-            ):
-                share = float(np.asarray(rows[column], dtype=np.float64).sum()) / trials
-                lines.append(f"| needles {words} at {ctx}, of {trials:.0f} in `kjv` | {share:.2f} | {chance} |\n")
+        for corpus in ("genomes", "genomes-strain") if dna_only else ("kjv", "code"):
+            lines.append(_text_score(checkpoint, corpus, context_len=context_len, out=out))
+        for ctx in () if dna_only else (NEEDLE_CTX, context_len):
+            lines += _needle_scores(checkpoint, context_len=ctx, out=out)
     return "".join(lines)
 
 
@@ -144,6 +123,40 @@ def _puzzle_scores(checkpoint: Checkpoint, kinds: Sequence[str], *, context_len:
                 share, chance = hits / questions, blind / questions
                 lines.append(f"| questions of {kind} answered at {ctx} | {share:.3f} | chance: {chance:.3f} |\n")
     return "".join(lines)
+
+
+def _text_score(checkpoint: Checkpoint, corpus: str, *, context_len: int, out: str) -> str:
+    rows = run_task(
+        "perplexity",
+        checkpoints=[checkpoint],
+        ctx=context_len,
+        corpus=corpus,
+        protocol="packed",
+        out=out,
+        limit=NUM_DOCUMENTS,
+    )
+    ours, bzip2 = document_bits(rows)
+    return (
+        f"| bits per byte on the median of {len(ours)} test documents of `{corpus}`, blocks of {context_len} |"
+        f" {np.median(ours):.3f} | `bzip2 -9`: {np.median(bzip2):.3f} |\n"
+    )
+
+
+def _needle_scores(checkpoint: Checkpoint, *, context_len: int, out: str) -> list[str]:
+    rows = run_task("needle", checkpoints=[checkpoint], ctx=context_len, corpus="kjv", limit=NEEDLE_TRIALS, out=out)
+    statuses = set(rows["status"].tolist())
+    if statuses != {"ok"}:
+        # a short training context has no room for the question
+        return [f"| needles at {context_len}, in `kjv` | {', '.join(sorted(statuses))} | |\n"]
+    trials = float(np.asarray(rows["num_trials"], dtype=np.float64).sum())
+    lines = []
+    for column, words, chance in (
+        ("hits_generate", "retrieved", "chance: 0"),
+        ("hits_choice", "recognised", "chance: 0.1"),
+    ):
+        share = float(np.asarray(rows[column], dtype=np.float64).sum()) / trials
+        lines.append(f"| needles {words} at {context_len}, of {trials:.0f} in `kjv` | {share:.2f} | {chance} |\n")
+    return lines
 
 
 def document_bits(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -244,7 +244,7 @@ def check_corpora() -> Iterable[Check]:
             corpus = CORPORA.load(name)()
             texts = corpus.documents("test")
         except (TtbenchError, ImportError) as error:
-            advice = "run `make setup`, or use --corpus text:PATH"
+            advice = "do as it says, run `make setup`, or use --corpus text:PATH"
             yield Check(name=f"corpus {name}", ok=False, value=str(error), advice=advice)
             continue
         size = sum(len(document.text) for document in texts)

@@ -49,7 +49,7 @@ Corpus = Annotated[
     str | None,
     typer.Option(
         metavar="CORPUS",
-        help="code, kjv, text:PATH or hf:DATASET.  [default: code]",
+        help="code, kjv, genomes, text:PATH, hf:DATASET ...  [default: the task's own]",
         autocompletion=complete("corpora"),
     ),
 ]

@@ -82,6 +82,8 @@ TASKS = Registry(
         "memory": "ttbench.tasks.memory:Memory",
         "commonsense": "ttbench.tasks.commonsense:Commonsense",
         "adapt": "ttbench.tasks.adapt:Adapt",
+        "genomics": "ttbench.tasks.genomics:Genomics",
+        "probe": "ttbench.tasks.probe:Probe",
     },
 )
 
@@ -91,5 +93,7 @@ CORPORA = Registry(
     built_in={
         "code": "ttbench.harness.data:code_corpus",
         "kjv": "ttbench.harness.data:kjv_corpus",
+        "genomes": "ttbench.harness.genomes:genomes_corpus",
+        "genomes-strain": "ttbench.harness.genomes:strain_corpus",
     },
 )

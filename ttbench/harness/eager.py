@@ -132,6 +132,14 @@ class EagerEngine:
         ids = self._tokens("ids", ids, num_dims=2, any_batch=True)
         return self.model.head(self.model(ids.to(self._device)))
 
+    @torch.inference_mode()
+    def features(self, ids: Ids, first: int) -> Float[np.ndarray, "B D"]:
+        """Mean of the states that the head reads from token `first` on, stateless; see `Engine.features`."""
+        ids = self._tokens("ids", ids, num_dims=2, any_batch=True)
+        if not 0 <= first < ids.shape[1]:
+            raise UsageError(f"first is {first}; the {ids.shape[1]} tokens have places 0 to {ids.shape[1] - 1}")
+        return self.model(ids.to(self._device))[:, first:].to("cpu", torch.float64).mean(dim=1).numpy()
+
     def score(self, ids: Ids, targets: Ids, lengths: Int[np.ndarray, "B"] | None = None) -> Float[np.ndarray, "B T"]:
         """Nats of targets[b, t] after ids[b, :t + 1]; see `Engine.score`.
 

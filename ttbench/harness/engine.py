@@ -45,6 +45,13 @@ class Engine(Protocol):
         """All logits of ids [B, T], stateless."""
         ...
 
+    def features(self, ids: Ids, first: int) -> Float[np.ndarray, "B D"]:
+        """What the output head reads at ids [B, T], averaged over the tokens from `first` on; float64, stateless.
+
+        Raises UnsupportedError where the engine shows logits only.
+        """
+        ...
+
     def score(self, ids: Ids, targets: Ids, lengths: Int[np.ndarray, "B"] | None = None) -> Float[np.ndarray, "B T"]:
         """Negative log-likelihood in nats of targets[b, t] after ids[b, :t + 1]; advances the state by T.
 

@@ -108,6 +108,15 @@ class HFEngine:
         tokens = as_ids("ids", ids, num_dims=2, batch_size=None, vocab_size=self.vocab_size)
         return self._forward(tokens, keep_cache=False)[0]
 
+    def features(self, ids: Ids, first: int) -> Float[np.ndarray, "B D"]:
+        """Always refused: models of transformers differ in what stands between their states and their logits.
+
+        Raises UnsupportedError.
+        """
+        raise UnsupportedError(
+            "engine hf shows logits only, not what the head reads; probe it natively: --engine eager"
+        )
+
     def score(self, ids: Ids, targets: Ids, lengths: Int[np.ndarray, "B"] | None = None) -> Float[np.ndarray, "B T"]:
         """Nats of targets[b, t] after ids[b, :t + 1]; see `Engine.score`."""
         return self.score_top(ids, targets, lengths)[0]

@@ -1,6 +1,7 @@
 """What the zoo is trained on: rows of code, prose and synthetic recall, each a pure function of (seed, index).
 
     code, prose   BOS and a window of a training document
+    dna           the same, of a genome; the corpus is opened when the first such row is made
     copy          random strings, each written 2 to 4 times with filler between
     recall        key/value sentences in a wording drawn per row, then the same again in another order
     needle        key/value sentences strewn in a window of text, then asked for
@@ -221,6 +222,20 @@ def _text_maker(documents: Sequence[Document]) -> Maker:
     return make
 
 
+def _late_maker(corpus: str, split: str) -> Maker:
+    """Text of a corpus that need not be on the machine of whoever asks for none of its rows."""
+
+    def make(rng: np.random.Generator, num_tokens: int) -> list[Span]:
+        return _opened_maker(corpus, split)(rng, num_tokens)
+
+    return make
+
+
+@cache
+def _opened_maker(corpus: str, split: str) -> Maker:
+    return _text_maker(open_corpus(corpus).documents(split))
+
+
 def _needle_maker(
     texts: Sequence[Maker], draw_wording: Wording, *, answer_weight: float, closing: float = 0.0
 ) -> Maker:
@@ -289,6 +304,7 @@ class Mixture:
         self.seed = seed
         self.makers: Mapping[str, Maker] = {
             **texts,
+            "dna": _late_maker("genomes", split),
             "copy": copy_row,
             "recall": _recall_maker(_listed_wording),
             "needle": _needle_maker(list(texts.values()), _listed_wording, answer_weight=answer_weight),

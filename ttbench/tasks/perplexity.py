@@ -39,20 +39,20 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from ttbench.errors import TooLongError, UnknownNameError, UsageError
+from ttbench.errors import UnknownNameError, UsageError
 from ttbench.harness import measure
 from ttbench.harness.data import Document
 from ttbench.tasks.base import Bench, Task
 from ttbench.tasks.blocks import lay_out, score_blocks
 from ttbench.tasks.compressors import OncePerDocument
 from ttbench.tasks.rolling import lay_rolling, lay_strided, score_spans
-from ttbench.tasks.windows import Window, draw_windows, originals, rank
+from ttbench.tasks.windows import draw_windows, originals, rank, require_room, score_windows
 from ttbench.types import Metric, Sample, Scalar
 
 PROTOCOLS = ("fixed", "packed", "position", "stream", "hf-stride", "lme-rolling")
@@ -249,11 +249,11 @@ def _measure_fixed(bench: Bench, params: PerplexityParams, batch_size: int) -> I
         num_windows=params.windows,
         limit=params.limit,
     )
-    _require_room(bench, num_read)
+    require_room(bench, num_read)
     rows = _Rows(bench, bos="none" if bos_id is None else "window")
     for first in range(0, len(windows), batch_size):
         batch = windows[first : first + batch_size]
-        for window, nats in zip(batch, _score_windows(bench, batch, size=params.window), strict=True):
+        for window, nats in zip(batch, score_windows(bench, batch, size=params.window), strict=True):
             yield rows.sample(
                 window.document,
                 keys={"window_start": window.start, "shared_context": window.shared_context},
@@ -263,24 +263,10 @@ def _measure_fixed(bench: Bench, params: PerplexityParams, batch_size: int) -> I
         bench.progress(first + len(batch), len(windows))
 
 
-def _score_windows(bench: Bench, windows: Sequence[Window], *, size: int) -> np.ndarray:
-    """Nats of the targets of windows with equally long contexts, [B, S]."""
-    ids = np.stack([window.ids for window in windows])  # [B, context and targets]
-    if bench.tokenizer.bos_id is not None:
-        ids = np.concatenate([np.full((len(windows), 1), bench.tokenizer.bos_id), ids], axis=1)
-    inputs, targets = ids[:, :-1], ids[:, -size:]
-    before = inputs.shape[1] - size
-    bench.engine.reset(len(windows), inputs.shape[1])
-    # Only the targets need the head: what precedes the last token before them is read without it.
-    if before:
-        bench.engine.prefill(inputs[:, :before])
-    return bench.engine.score(inputs[:, before:], targets)
-
-
 def _measure_blocks(bench: Bench, params: PerplexityParams, batch_size: int) -> Iterator[Sample]:
     cell, streams = bench.cell, params.protocol == "stream"
     text = lay_out(_documents(bench, params), bench.tokenizer)
-    _require_room(bench, cell.context_len)
+    require_room(bench, cell.context_len)
     # Where the system cannot reset the peak, nobody knows the stream's own.
     watched = streams and measure.reset_peak_rss()
     sums = score_blocks(
@@ -319,7 +305,7 @@ def _measure_spans(bench: Bench, params: PerplexityParams, batch_size: int) -> I
         tape, spans = lay_rolling(documents, bench.tokenizer, max_len=context_len)
     else:
         tape, spans = lay_strided(documents, bench.tokenizer, max_len=context_len, stride=stride)
-    _require_room(bench, context_len)
+    require_room(bench, context_len)
     totals = score_spans(tape, spans, bench.engine, batch_size=batch_size, progress=bench.progress)
     rows = _Rows(bench, bos="none" if strided else "document")
     for index, document in enumerate(tape.documents):
@@ -377,12 +363,3 @@ def _stride(params: PerplexityParams, context_len: int) -> int:
 
 def _batch_size(asked: int, num_tokens: int) -> int:
     return max(1, min(asked, MAX_BATCH_TOKENS // num_tokens))
-
-
-def _require_room(bench: Bench, num_tokens: int) -> None:
-    most = bench.engine.max_context
-    if most is not None and num_tokens > most:
-        raise TooLongError(
-            f"a context of {bench.cell.context_len:,} needs {num_tokens:,} tokens with its targets; "
-            f"checkpoint '{bench.cell.checkpoint.name}' takes at most {most:,}"
-        )

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
-from ttbench.errors import TooShortError
+from ttbench.errors import TooLongError, TooShortError
 from ttbench.harness.data import Corpus, Document
+from ttbench.tasks.base import Bench
 from ttbench.tasks.draw import deal, generator, shuffled
 
 if TYPE_CHECKING:
@@ -106,6 +107,30 @@ def draw_windows(
                 )
             )
     return windows
+
+
+def score_windows(bench: Bench, windows: Sequence[Window], *, size: int) -> Float[np.ndarray, "B S"]:
+    """Nats of the targets of windows with equally long contexts, each read from an empty state behind BOS."""
+    ids = np.stack([window.ids for window in windows])  # [B, context and targets]
+    if bench.tokenizer.bos_id is not None:
+        ids = np.concatenate([np.full((len(windows), 1), bench.tokenizer.bos_id), ids], axis=1)
+    inputs, targets = ids[:, :-1], ids[:, -size:]
+    before = inputs.shape[1] - size
+    bench.engine.reset(len(windows), inputs.shape[1])
+    # Only the targets need the head: what precedes the last token before them is read without it.
+    if before:
+        bench.engine.prefill(inputs[:, :before])
+    return bench.engine.score(inputs[:, before:], targets)
+
+
+def require_room(bench: Bench, num_tokens: int) -> None:
+    """Raise TooLongError when the checkpoint cannot take `num_tokens`."""
+    most = bench.engine.max_context
+    if most is not None and num_tokens > most:
+        raise TooLongError(
+            f"a context of {bench.cell.context_len:,} needs {num_tokens:,} tokens with its targets; "
+            f"checkpoint '{bench.cell.checkpoint.name}' takes at most {most:,}"
+        )
 
 
 def _encode_long(

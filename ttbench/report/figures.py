@@ -45,6 +45,13 @@ FIGURES: tuple[Figure, ...] = (
         metric="bits_per_byte",
         references=("bzip2_bits_per_byte", "xz_bits_per_byte"),
     ),
+    Figure(
+        name="bits_per_base",
+        title="Bits per base against context",
+        task="genomics",
+        metric="bits_per_base",
+        references=("even_bits_per_base", "markov_bits_per_base", "bzip2_bits_per_base", "xz_bits_per_base"),
+    ),
     Figure(name="needle", title="Needles retrieved against context", task="needle", metric="retrieval"),
     Figure(
         name="needle_by_depth",

@@ -64,7 +64,9 @@ def draw_curves(
     _, varying = words.settings(entries)
     for index, line in enumerate(words.by(entries, "checkpoint", *varying)):
         place = names.index(line[0]["checkpoint"]) if not varying else index
-        colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+        # one marker on in every round of the colours, so that no two of 49 lines look alike
+        lap, turn = divmod(place, len(COLOURS))
+        colour, marker = COLOURS[turn], MARKERS[(turn + lap) % len(MARKERS)]
         made = [entry for entry in line if entry["value"] is not None]
         if made:
             _line(axes, made, scale, colour, marker, width=max(2.3 - 0.3 * index, 1.4))

@@ -51,7 +51,7 @@ class GenomicsParams:
     """Parameters of the genomics task."""
 
     limit: int | None = None  # stretches at most, in seeded order; None: all
-    window: int = 512  # targets in one window, tokens
+    window: int = 256  # targets in one window, tokens
     windows: int = 64  # in all before the limit, dealt over the stretches; each gives one at least
     max_context: int = 8_192  # tokens; contexts up to this one score the same targets
 
@@ -92,7 +92,7 @@ class Genomics(Task):
             label="bases that end a 24-mer of the train split",
             unit="share",
             better="neither",
-            statistic="ratio",
+            statistic="proportion",
             numerator="seen_bases",
             denominator="num_bases",
             cluster="document",

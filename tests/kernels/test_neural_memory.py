@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from operator import itemgetter
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from golden import make_fla_titans
 from torch import Tensor
 
 from ttbench.kernels import gating
@@ -16,6 +20,7 @@ from ttbench.kernels import neural_memory as nm
 from ttbench.kernels.neural_memory import MemoryState, layer_shapes
 
 B, H, D = 2, 3, 4
+FLA = json.loads(Path(make_fla_titans.__file__).with_name("fla_titans.json").read_text(encoding="utf-8"))
 
 
 def normal(*shape: int, seed: int) -> Tensor:
@@ -65,6 +70,22 @@ def test_closed_forms_equal_the_recurrence_for_every_depth_and_chunk(num_layers,
     close(out, expected)
     for ours, theirs in zip(tensors(final), tensors(last), strict=True):
         close(ours, theirs)
+
+
+@pytest.mark.parametrize("op", [nm.reference, nm.chunked])
+@pytest.mark.parametrize("case", FLA["cases"], ids=lambda case: f"chunk-{case['chunk_size']}")
+def test_a_linear_memory_equals_that_of_flash_linear_attention(case: dict[str, Any], op):
+    q, k, v, theta, eta, alpha, M = (
+        torch.from_numpy(make_fla_titans.array(name).copy()) for name in ("q", "k", "v", "theta", "eta", "alpha", "M")
+    )
+    gates = torch.cat((theta, eta.log(), torch.log1p(-alpha)), -1)
+    start = MemoryState.initial([M[0]], batch_size=len(M), chunk_size=case["chunk_size"])
+    out, last = op(*(x.transpose(1, 2) for x in (q, k, v, gates)), start, offset=0, read="token")
+    close(
+        out[:, list(make_fla_titans.POSITIONS)].transpose(1, 2).reshape(-1, D),
+        torch.tensor(case["out"], dtype=torch.float64),
+    )
+    close(last.M[0].reshape(-1, D), torch.tensor(case["M"], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("read", nm.READS)

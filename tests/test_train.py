@@ -288,6 +288,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(recipe_path, tmp_path, mon
 
 def test_a_card_is_made_of_what_the_shipped_file_scores(recipe_path, tmp_path, monkeypatch):
     monkeypatch.setattr("ttbench.card.NEEDLE_TRIALS", 1)
+    monkeypatch.setattr("ttbench.card.NUM_DOCUMENTS", 2)
     # too short for the question
     monkeypatch.setattr("ttbench.card.NEEDLE_CTX", 128)
     data = yaml.safe_load(yaml.safe_dump(TINY))
@@ -302,6 +303,18 @@ def test_a_card_is_made_of_what_the_shipped_file_scores(recipe_path, tmp_path, m
         assert words in card, words
     assert "| needles at 128, in `kjv` | unsupported | |" in card
     assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "card.md"}
+
+
+def test_a_checkpoint_whose_card_was_not_made_is_not_there(recipe_path, tmp_path, monkeypatch):
+    def killed(*args, **options):
+        raise KeyboardInterrupt
+
+    recipe, trainee = find_one("transformer", recipe_path)
+    finished = train_one("transformer", recipe_path, cache=tmp_path / "cache")
+    monkeypatch.setattr("ttbench.card.write_card", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ship(finished, recipe, trainee, tmp_path / "out" / "transformer")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_bits_of_documents_are_ratios_of_their_own_sums():

@@ -267,7 +267,7 @@ class Titans(Stack):
 
 
 class TitansLMM(Titans):
-    """The memory alone."""
+    """Titans, the memory alone: layers that train the weights of a small network on what they read."""
 
     config_class = TitansConfig
     mixer_class = LMMMixer
@@ -275,7 +275,7 @@ class TitansLMM(Titans):
 
 
 class TitansMAG(Titans):
-    """Memory as gate."""
+    """Titans, memory as gate: memory and attention to a window read the same, and one gates the other."""
 
     config_class = MAGConfig
     mixer_class = MAGMixer
@@ -287,7 +287,7 @@ class TitansMAG(Titans):
 
 
 class TitansMAL(Titans):
-    """Memory as layer."""
+    """Titans, memory as layer: attention to a window reads what the memory makes of the tokens."""
 
     config_class = MALConfig
     mixer_class = MALMixer

@@ -246,6 +246,7 @@ MIXER_KEYS = ("persistent", "o_proj.weight", *(f"memory.{key}" for key in MEMORY
 class Titans(Stack):
     """What the variants share."""
 
+    attends: ClassVar[tuple[str, ...]] = ()  # the op of attention, where there is one
     TINY: ClassVar[Mapping[str, Any]] = {
         "chunk_size": 16,
         "memory_layers": 2,
@@ -262,8 +263,13 @@ class Titans(Stack):
 
     @property
     def kernel_path(self) -> dict[str, str]:
-        attends = {"window_attention": "sdpa"} if self.ATTENTION else {}
-        return {"neural_memory": "chunked", **attends}
+        """With the choices that make it another function: rows have no other words for them."""
+        choices = ("memory_read", "memory_init", "chunk_size", "num_persistent")
+        return {
+            "neural_memory": "chunked",
+            **dict.fromkeys(self.attends, "sdpa"),
+            **{name: str(getattr(self.config, name)) for name in choices},
+        }
 
 
 class TitansLMM(Titans):
@@ -280,6 +286,7 @@ class TitansMAG(Titans):
     config_class = MAGConfig
     mixer_class = MAGMixer
     rotary = True
+    attends = ("window_attention",)
     ATTENTION = ("sdpa",)
     attention_backend = "sdpa"
     TINY: ClassVar[Mapping[str, Any]] = {**Titans.TINY, "window": 12}
@@ -292,6 +299,7 @@ class TitansMAL(Titans):
     config_class = MALConfig
     mixer_class = MALMixer
     rotary = True
+    attends = ("window_attention",)
     ATTENTION = ("sdpa",)
     attention_backend = "sdpa"
     TINY: ClassVar[Mapping[str, Any]] = {**Titans.TINY, "window": 12}

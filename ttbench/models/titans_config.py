@@ -15,7 +15,7 @@ UNIT_NORMS = ("qkv", "qk", "none")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TitansConfig(HeadedConfig):
-    """The memory alone. Choices that the paper leaves open are fields, so every row has them in its config digest."""
+    """The memory alone. Choices that the paper leaves open are fields, and the main ones in every row's kernel path."""
 
     model_type: ClassVar[str] = "titans-lmm"
     chunk_size: int  # tokens whose errors are taken at the same weights
@@ -23,7 +23,7 @@ class TitansConfig(HeadedConfig):
     memory_expansion: int  # width of the memory's hidden layers, in head dims
     memory_read: str  # token: weights after the token; chunk: weights of the chunk's start
     memory_init: str  # learned | zero (only for one layer: a deeper one could never leave zero)
-    max_step: float  # upper bound of the sum of theta over a chunk, and with damped_step of all it ever adds
+    max_step: float  # bound of a chunk's sum of theta; with damped_step and a steady eta, of all it adds with momentum
     num_persistent: int  # N_p, learned vectors in front of the sequence of every layer
     conv_kernel: int = 4  # tokens; of the convolutions on q, k and v of the memory; 0: none
     unit_norm: str = "qkv"  # which of them have length 1 in each head; the paper's section 4.4 says qk

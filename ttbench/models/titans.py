@@ -37,7 +37,7 @@ from ttbench.models import ring
 from ttbench.models.layers import RMSNorm, rotate_half
 from ttbench.models.memory_layer import MemoryLayer
 from ttbench.models.stack import At, Mixer, Part, Slot, Stack, Work, own_dialect
-from ttbench.models.titans_config import MAGConfig, MALConfig, TitansConfig, WindowConfig
+from ttbench.models.titans_config import MOST_LAYERS, MAGConfig, MALConfig, TitansConfig, WindowConfig
 
 Pair = tuple[Tensor, Tensor]  # keys and values
 
@@ -236,7 +236,7 @@ class MALMixer(WindowMixer):
 MEMORY_KEYS = (
     *(f"{part}_proj.weight" for part in "qkv"),
     *(f"convs.{part}.weight" for part in "qkv"),
-    *(f"start.{i}" for i in range(8)),
+    *(f"start.{i}" for i in range(MOST_LAYERS)),
     *("gates_proj.weight", "gates_proj.bias", "norm.weight"),
 )
 ATTENTION_KEYS = tuple(f"attention.{part}_proj.weight" for part in "qkv")

@@ -7,10 +7,11 @@ from typing import ClassVar
 
 from ttbench.errors import CheckpointError
 from ttbench.kernels.neural_memory import READS
-from ttbench.models.stack import HeadedConfig, require_at_least, require_one_of
+from ttbench.models.stack import HeadedConfig, require_at_least, require_one_of, require_positive
 
 STARTS = ("learned", "zero")
 UNIT_NORMS = ("qkv", "qk", "none")
+MOST_LAYERS = 8  # of a memory; the paper has 1 to 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +44,11 @@ class TitansConfig(HeadedConfig):
                 f"config.json has memory_init='zero' with memory_layers={self.memory_layers}; every gradient of a deep "
                 "memory of zeros is zero, so it would never learn; use 'learned'"
             )
-        if not self.max_step > 0:
-            raise CheckpointError(f"config.json has max_step={self.max_step}; it must be positive")
+        require_positive("max_step", self.max_step)
+        if self.memory_layers > MOST_LAYERS:
+            raise CheckpointError(
+                f"config.json has memory_layers={self.memory_layers}; at most {MOST_LAYERS} have names in a checkpoint"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +57,10 @@ class MACConfig(TitansConfig):
 
     model_type: ClassVar[str] = "titans-mac"
     rope_theta: float = 10000.0
+
+    def check(self) -> None:
+        TitansConfig.check(self)
+        require_positive("rope_theta", self.rope_theta)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +73,7 @@ class WindowConfig(TitansConfig):
     def check(self) -> None:
         TitansConfig.check(self)
         require_at_least("window", self.window, 2)
+        require_positive("rope_theta", self.rope_theta)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

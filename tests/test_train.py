@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any, cast
@@ -270,6 +271,20 @@ def test_a_wrong_recipe_is_refused_in_words(tmp_path, change, error, words):
     path.write_text(yaml.safe_dump(data))
     with pytest.raises(error, match=words):
         read_recipe(path)
+
+
+def test_a_field_that_no_config_has_is_refused_before_its_default_is_trained():
+    _, trainees = read_recipe()
+    given = trainees["titans-lmm"]
+    slip = dataclasses.replace(given, config={**given.config, "unit_nrom": "qk"})
+    with pytest.raises(SuiteError, match=r"unknown field 'unit_nrom' in the config of .*; did you mean 'unit_norm'"):
+        trainer.build(slip, seed=0)
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPE.parent.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_model_of_every_shipped_recipe_is_built(recipe):
+    for trainee in read_recipe(recipe)[1].values():
+        assert trainer.build(trainee, seed=0).num_params()[0] > 0
 
 
 def test_unknown_models_and_missing_recipes_are_refused(recipe_path, tmp_path):

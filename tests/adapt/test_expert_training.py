@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +103,12 @@ def test_the_same_lesson_gives_the_same_expert(tmp_path: Path) -> None:
         np.testing.assert_array_equal(parts["z"], made[1].tensors[matrix]["z"])
 
 
-def test_a_lora_expert_without_peft_computes_what_peft_computes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scale", [2.0, 0.75, 0.2])
+def test_a_lora_expert_without_peft_computes_what_peft_computes(scale: float, tmp_path: Path) -> None:
     engine = native(dtype="float64")
-    expert = make_expert(engine.model, "a", kind="lora")
+    expert = dataclasses.replace(make_expert(engine.model, "a", kind="lora"), scale=scale)
     ids = torch.from_numpy(some_ids())
-    with trainable_lora(engine.model, list(expert.shapes), rank=2, scale=2.0) as made, torch.no_grad():
+    with trainable_lora(engine.model, list(expert.shapes), rank=2, scale=scale) as made, torch.no_grad():
         values = [parts[part] for parts in expert.tensors.values() for part in ("A", "B")]
         for parameter, value in zip(made.parameters, values, strict=True):
             parameter.copy_(torch.from_numpy(value))
@@ -116,7 +118,7 @@ def test_a_lora_expert_without_peft_computes_what_peft_computes(tmp_path: Path) 
     with Switch(engine.model, [expert], cache=DecompositionCache(tmp_path)) as switch:
         torch.testing.assert_close(engine.logits(ids), base, rtol=0, atol=0)
         switch.to({"a": 1.0})
-        torch.testing.assert_close(engine.logits(ids), by_peft, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(engine.logits(ids), by_peft, rtol=1e-5, atol=1e-6)
 
 
 def test_inside_off_the_model_is_the_base(tmp_path: Path) -> None:
@@ -254,6 +256,15 @@ def test_a_recipe_with_a_mistake_is_refused_with_its_place(text: str, message: s
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
     with pytest.raises(SuiteError, match=message):
+        read_course(path)
+
+
+def test_other_has_no_expert_since_it_is_answered_with_the_base(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("base: x\nexperts: {a: {domain: other}}")
+    with pytest.raises(
+        UnknownNameError, match=r"unknown domain 'other'.*available: code, dispatch, dna, prose, recall"
+    ):
         read_course(path)
 
 

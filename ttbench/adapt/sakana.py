@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ttbench.adapt.experts import Expert, check_parts
+from ttbench.adapt.experts import UNKNOWN, Expert, check_parts
 from ttbench.adapt.matrices import MLP, choose_matrices, find_matrices
 from ttbench.errors import CheckpointError
 from ttbench.models.base import SequenceModel
@@ -56,7 +56,7 @@ def read_sakana(path: Path, model: nn.Module, *, name: str, domain: str, base: s
         name=name,
         method="svf",
         form="repository",
-        objective="unknown",
+        objective=UNKNOWN,
         domain=domain,
         base=base,
         base_digest=base_digest,

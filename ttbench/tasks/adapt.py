@@ -14,7 +14,8 @@ Measured: nats, likeliest tokens hit and answers wholly right, by domain; which 
 seconds of pass 1 (learning and the switches that it makes included), of pass 2 and of the switches between them; peak
 resident memory of a strategy above what was resident when the model was loaded and had read one batch; bytes held
 beside the model.
-`oracle`, `reinforce` and `lora` are told the domain: SVF experts by next-token prediction, by REINFORCE, and LoRA.
+`oracle`, `reinforce` and `lora` are told the domain: SVF experts by next-token prediction (or from elsewhere), by
+REINFORCE, and LoRA.
 
 Not measured: writing answers (an answer is right when each of its tokens is the likeliest after the true ones before
 it, which is when greedy writing gives it), seconds to train experts (in their cards), energy. Statistic: shares and
@@ -33,8 +34,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ttbench.adapt.domains import Domain, Item, data_digest, draw_items, read_domains
-from ttbench.adapt.experts import DISPATCH, OTHER, Expert, find_library, library_digest, read_library
+from ttbench.adapt.domains import DOMAINS, Domain, Item, data_digest, draw_items, read_domains
+from ttbench.adapt.experts import DISPATCH, OTHER, UNKNOWN, Expert, find_library, library_digest, read_library
 from ttbench.errors import UnknownNameError, UnsupportedError, UsageError
 from ttbench.harness import measure
 from ttbench.tasks.adapt_metrics import METRICS
@@ -144,7 +145,8 @@ def _require_base(experts: Sequence[Expert], bench: Bench) -> None:
         if expert.base_digest not in (None, checkpoint.weights_digest):
             raise UnsupportedError(
                 f"expert '{expert.name}' was trained over other weights ('{expert.base}') than those of "
-                f"'{checkpoint.name}'; train some with: ttbench train-experts --checkpoint {checkpoint.name}"
+                f"'{checkpoint.name}'; train some with: ttbench train-experts --checkpoint {checkpoint.name} "
+                "--out DIR, and name DIR in a suite: params: {experts: DIR}"
             )
 
 
@@ -161,7 +163,11 @@ class Run:
         self.items = {domain.name: self._draw(domain, "test", params.limit) for domain in self.domains}
         self.by_kind: dict[tuple[str, str], dict[str, Expert]] = {}
         for expert in experts:
-            held = self.by_kind.setdefault((expert.method, expert.objective), {})
+            if expert.domain not in (*DOMAINS, DISPATCH):
+                raise UnknownNameError("domain", expert.domain, known=DOMAINS, where=f"expert '{expert.name}'")
+            # Experts from elsewhere do not say how they were trained: they stand where the shelf's own would.
+            objective = "next-token" if expert.objective == UNKNOWN else expert.objective
+            held = self.by_kind.setdefault((expert.method, objective), {})
             if expert.domain in held:
                 raise UsageError(f"experts '{held[expert.domain].name}' and '{expert.name}' are for the same domain")
             held[expert.domain] = expert

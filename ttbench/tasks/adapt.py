@@ -12,8 +12,8 @@ strategies of `ttbench.adapt.strategies`; beside them stand the base and what a 
 
 Measured: nats, likeliest tokens hit and answers wholly right, by domain; which expert each prompt was sent to; wall
 seconds of pass 1 (learning and the switches that it makes included), of pass 2 and of the switches between them; peak
-resident memory of a strategy above what was resident when the model was loaded and had read one batch; bytes held
-beside the model.
+resident memory of a strategy above what was resident before it, the model loaded and a batch read; bytes held beside
+the model.
 `oracle`, `reinforce` and `lora` are told the domain: SVF experts by next-token prediction (or from elsewhere), by
 REINFORCE, and LoRA.
 
@@ -23,7 +23,7 @@ bits by items, clustered by document; seconds by rounds, fresh processes. Warm-u
 Traps: answers scored with what adaptation saw (splits are disjoint by construction); a dispatch that switches weights
 for every prompt of a mixed stream (here prompts come sorted by domain, as in the paper); decompositions from a warm
 cache, which `decompose_s` and `num_decomposed` tell; an earlier strategy's weights left behind (the switch restores the
-base).
+base), or its freed memory, which would count as the next one's (it is given back first).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Adapt(Task):
     """Gain and cost of experts by strategy; see the module's docstring."""
 
     name: ClassVar[str] = "adapt"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     Params: ClassVar[type[Any]] = AdaptParams
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "cell"
     needs_corpus: ClassVar[bool] = False
@@ -174,7 +174,6 @@ class Run:
         self.cache = DecompositionCache()
         self.engine = bench.engine
         self.read_answers(self.engine, next(iter(self.items.values()))[: bench.cell.batch_size])
-        self.loaded_bytes = measure.rss()
 
     def _draw(self, domain: Domain, split: str, count: int) -> list[Item]:
         return draw_items(
@@ -192,7 +191,9 @@ class Run:
         from ttbench.adapt.switch import Switch
 
         used = self._experts(name)
-        reset = measure.reset_peak_rss()
+        # What the strategy before left behind is not this one's.
+        measure.release_freed()
+        before, reset = measure.rss(), measure.reset_peak_rss()
         with Switch(self.engine.model, used.values(), cache=self.cache) as switch:
             for domain in self.domains:
                 yield from self._domain(name, domain, used, switch)
@@ -200,7 +201,7 @@ class Run:
             yield Sample(
                 keys={"phase": "memory", "strategy": name, "method": measure.peak_rss_method()},
                 values={
-                    "extra_peak_bytes": max(0, peak - self.loaded_bytes) if reset else None,
+                    "extra_peak_bytes": max(0, peak - before) if reset else None,
                     "held_bytes": switch.held_bytes,
                     "expert_params": max((expert.num_params for expert in used.values()), default=0),
                     "num_experts": len(used),

@@ -214,6 +214,42 @@ def test_reinforcement_learns_an_answer_that_it_sometimes_writes() -> None:
     assert np.mean(shares[-10:]) > 0.85 > 0.7 > np.mean(shares[:5])
 
 
+def test_any_task_with_an_answer_that_can_be_checked_trains_an_expert(tmp_path: Path) -> None:
+    engine, asked, checked = native(), [], []
+
+    def sums(*, split: str, first: int, count: int) -> list[Item]:
+        asked.append((split, first, count))
+        texts = [(f"{index % 5}+{index % 3}=", f"{index % 5 + index % 3}") for index in range(first, first + count)]
+        return [
+            Item(
+                name=f"sums/{split}/{prompt}",
+                domain="sums",
+                split=split,
+                source=prompt,
+                prompt=TOKENIZER.encode(prompt.encode()),
+                answer=TOKENIZER.encode(answer.encode()),
+                answer_bytes=len(answer),
+            )
+            for prompt, answer in texts
+        ]
+
+    def is_written(item: Item, written: np.ndarray) -> bool:
+        checked.append(item.domain)
+        return len(written) == len(item.answer)
+
+    given = {"cache": DecompositionCache(tmp_path), "draw": sums}
+    lesson = short(domain="sums", objective="reinforce", steps=4, batch_size=8, lr=0.05, kl=0.01)
+    expert = train_expert(engine, BASE, TOKENIZER, lesson, check=is_written, **given)
+    assert expert.domain == "sums"
+    # by the check that was given, every answer is right
+    assert expert.training["train_shown"] == [1.0] * 4
+    assert checked == ["sums"] * 4 * 8
+    assert {split for split, _, _ in asked} == {"train", "valid"}
+    assert [first for split, first, _ in asked if split == "train"] == [8 * step for step in range(4)]
+    told = train_expert(engine, BASE, TOKENIZER, short(domain="sums", steps=20), **given).training
+    assert told["valid_nats_after"] < told["valid_nats_before"]
+
+
 def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"training expert 'x' diverged at step \d+; lower its lr"):
         train_expert(native(), BASE, TOKENIZER, short(lr=1e30, steps=8), cache=DecompositionCache(tmp_path))

@@ -20,7 +20,8 @@ from ttbench.harness.checkpoint import resolve, zoo_names
 from ttbench.harness.data import Corpus
 from ttbench.harness.puzzles import PUZZLES
 from ttbench.models.base import SequenceModel
-from ttbench.train import RECIPE, Recipe, Trainee, Training, find_trainees, read_recipe, train
+from ttbench.recipe import RECIPE, Recipe, Trainee, find_trainees, read_recipe
+from ttbench.train import Training, train
 
 TINY = {
     "recipe": {

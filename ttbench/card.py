@@ -21,9 +21,10 @@ from ttbench.harness.checkpoint import resolve
 from ttbench.harness.folder import whole_folder
 from ttbench.harness.loading import save_checkpoint
 from ttbench.harness.puzzles import PUZZLES
+from ttbench.recipe import Recipe, Trainee, recipe_json
 from ttbench.store import write_whole
 from ttbench.sweep import run_task
-from ttbench.train import Recipe, Trainee, Training, recipe_json
+from ttbench.train import Training
 from ttbench.types import Checkpoint
 
 NEEDLE_CTX = 512  # tokens, beside the training context

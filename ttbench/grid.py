@@ -17,7 +17,8 @@ import torch.nn.functional as F
 
 from ttbench.harness.mixture import Mixture
 from ttbench.models.base import SequenceModel
-from ttbench.train import Progress, Recipe, Trainee, train
+from ttbench.recipe import Recipe, Trainee
+from ttbench.train import Progress, train
 
 SHARE = 0.12  # of the recipe's tokens
 VALID_SEED = 20_000

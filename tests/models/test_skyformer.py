@@ -24,9 +24,10 @@ from ttbench.harness.eager import EagerEngine
 from ttbench.harness.loading import load_engine, save_checkpoint
 from ttbench.kernels.gaussian_attention import NORMALISATIONS
 from ttbench.models.skyformer import GaussianMixer, Skyformer, SkyformerConfig
+from ttbench.recipe import Trainee, find_trainees
 from ttbench.registry import TASKS
 from ttbench.request import Options, plan_task
-from ttbench.train import Trainee, build, find_trainees
+from ttbench.train import build
 from ttbench.worker import Channel, Group, run_cell
 
 CONFIG = Skyformer.tiny().config.to_json()

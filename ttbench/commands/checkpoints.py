@@ -128,10 +128,11 @@ def train(names: Sequence[str], *, recipe: Path | None, share: float, out: Path,
     """
     from ttbench import train as trainer
     from ttbench.card import ship
+    from ttbench.recipe import RECIPE, find_trainees
 
     if not 0 < share <= 1:
         raise UsageError(f"--share {share:g} is not a share of the tokens; give a number above 0 and at most 1")
-    settings, trainees = trainer.find_trainees(names, recipe or trainer.RECIPE)
+    settings, trainees = find_trainees(names, recipe or RECIPE)
     settings = settings.scaled(share)
     wanted = list(trainees)
     # Before the hours, not after them.
@@ -141,7 +142,7 @@ def train(names: Sequence[str], *, recipe: Path | None, share: float, out: Path,
     measure.pin_threads(threads or measure.num_cores())
     for name in wanted:
         words = f"{settings.num_steps} steps, {console.count(settings.num_tokens)} tokens"
-        console.say(f"training {name}: {words}, recipe {recipe or trainer.RECIPE}", style="bold")
+        console.say(f"training {name}: {words}, recipe {recipe or RECIPE}", style="bold")
         try:
             trained = trainer.train(
                 trainees[name],
@@ -163,9 +164,10 @@ def grid(names: Sequence[str], rates: str, *, recipe: Path | None, threads: int 
     """Train models of a recipe for a short while at each learning rate, and print what the trials score on valid."""
     from ttbench import grid as trials
     from ttbench import train as trainer
+    from ttbench.recipe import RECIPE, find_trainees
 
     tried = _rates(rates)
-    settings, trainees = trainer.find_trainees(names, recipe or trainer.RECIPE)
+    settings, trainees = find_trainees(names, recipe or RECIPE)
     measure.pin_threads(threads or measure.num_cores())
     done: list[trials.Trial] = []
     for trainee in trainees.values():

@@ -62,6 +62,7 @@ COLUMNS: Mapping[str, pa.DataType] = {
     "cell_s": pa.float64(),  # wall seconds of the whole cell
     "cell_cpu_s": pa.float64(),  # processor seconds of the whole cell
     "load_average": pa.float64(),
+    "denormals_flushed": pa.bool_(),  # by the worker's arithmetic, as tried
 }
 
 
@@ -75,7 +76,6 @@ def _cell_columns(record: CellRecord) -> dict[str, Any]:
                 row[name] = getattr(source, name)
     row["kernel_path"] = canonical_json(dict(record.kernel_path))
     reach = cell.context_len if cell.reach is None else cell.reach
-    reach = cell.reach or cell.context_len
     row["extrapolated"] = None if checkpoint.train_ctx is None else reach > checkpoint.train_ctx
     return row | {f"param_{name}": value for name, value in cell.params.items()}
 

@@ -149,6 +149,7 @@ def run_cell(cell: Cell, *, group: Group, channel: Channel) -> CellRecord:
             kernel_path={} if engine is None else engine.kernel_path,
             metrics=task.metrics,
             samples=samples,
+            denormals_flushed=measure.denormals_flushed(),
             evidence=({"traceback": text},) if text else (),
         )
 

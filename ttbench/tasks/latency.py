@@ -180,7 +180,6 @@ def _sample(
             "warm_up_calls": None if warm_up is None else warm_up.num_calls,
             "warm_up_s": None if warm_up is None else warm_up.seconds,
             "steady": None if warm_up is None else warm_up.steady,
-            "denormals_flushed": measure.denormals_flushed(),
         },
     )
 

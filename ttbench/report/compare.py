@@ -33,6 +33,7 @@ ALPHA = 0.05
 # Settings in which the only two lines of a quality metric may differ and still be compared.
 ALWAYS_FREE = "architecture_version"
 HARMLESS = ("architecture_version", "engine", "attention", "batch_size")
+POSITIVE_ONLY = "a ratio needs positive numbers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,7 +231,7 @@ def _effect(one: summary.Group, two: summary.Group) -> Effect | str:
     shared = pair(one, two)
     if shared is None:
         return "no shared targets"
-    return _quality_effect(shared, metric)
+    return _count_effect(shared, metric) if metric.statistic == "max" else _quality_effect(shared, metric)
 
 
 def _quality_effect(shared: Shared, metric: Metric) -> Effect:
@@ -256,12 +257,21 @@ def _quality_effect(shared: Shared, metric: Metric) -> Effect:
     )
 
 
+def _count_effect(shared: Shared, metric: Metric) -> Effect | str:
+    """The highest counts of both over the same targets: no draw is left that an interval could be about."""
+    value_a, value_b = (float(counts.max()) * metric.scale for counts in (shared.a, shared.b))
+    if min(value_a, value_b) <= 0:
+        return POSITIVE_ONLY
+    made = Estimate(value=value_a / value_b, method="exact", num_clusters=len(shared.a))
+    return Effect(kind=RATIO, estimate=made, value_a=value_a, value_b=value_b, num_pairs=len(shared.a), p=None)
+
+
 def _timing_effect(one: summary.Group, two: summary.Group) -> Effect | str:
     a, b = summary.rounds(one.rows, one.metric), summary.rounds(two.rows, two.metric)
     if not a.keys() & b.keys():
         return "no shared rounds"
     if min(a.values()) <= 0 or min(b.values()) <= 0:
-        return "a ratio needs positive numbers"
+        return POSITIVE_ONLY
     ratios = [a[label] / b[label] for label in sorted(a.keys() & b.keys())]
     if len({*a.values()}) == len({*b.values()}) == 1 and one.metric.statistic == "max":
         made, p = Estimate(value=ratios[0], method="exact", num_clusters=len(ratios)), None

@@ -271,13 +271,24 @@ def test_parameters_without_meaning_are_refused_in_words(params: dict[str, Any],
 def test_contexts_that_cannot_be_are_answers() -> None:
     with pytest.raises(UnsupportedError, match="room for 16 pairs in form symbols; there are 128 keys; got 32"):
         run(oracle("mqar"), kind="mqar", pairs="8,32")
-    with pytest.raises(UnsupportedError, match="room for 1 pairs in form text; got 2"):
+    with pytest.raises(UnsupportedError, match="room for 1 pairs in form text; each takes 128 tokens; got 2"):
         run(oracle("mqar"), kind="mqar", form="text", pairs="2", context_len=200)
     with pytest.raises(UnsupportedError, match="16 tokens or more; got 8"):
         run(oracle("parity"), kind="parity", context_len=8)
+    with pytest.raises(UnsupportedError, match=r"room for 0 pairs in form text; .* got 1: ask for a longer context"):
+        run(oracle("mqar"), kind="mqar", form="text", context_len=64)
     engine = Engine(oracle("parity"), max_context=32)
     with pytest.raises(TooLongError, match="at most 32"):
         run_task(Recall(), engine=engine, corpus=CORPUS, context_len=64, kind="parity", form="symbols")
+
+
+@pytest.mark.parametrize(
+    ("params", "context_len"),
+    [({"kind": "mqar"}, 64), ({"kind": "mqar", "form": "symbols"}, 8), ({"kind": "mqar", "pairs": "64"}, 256)],
+)
+def test_a_context_that_is_too_short_stops_no_plan(params: dict[str, Any], context_len: int) -> None:
+    # the cell ends with a status of its own, and the rest of the sweep is measured
+    assert Recall().tokens(RecallParams(**params), context_len) > 0
 
 
 def test_the_plan_fills_in_the_form() -> None:

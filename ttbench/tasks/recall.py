@@ -148,7 +148,7 @@ class Recall(Task):
 
     def tokens(self, params: RecallParams, context_len: int) -> int:
         """Tokens of all sequences, as if each filled its context."""
-        return context_len * params.limit * len(_all_pairs(settled(params), context_len))
+        return context_len * params.limit * len(_asked_pairs(settled(params), context_len))
 
     def measure(self, bench: Bench) -> Iterator[Sample]:
         """Yield one sample per sequence.
@@ -189,22 +189,32 @@ def read_pairs(text: str) -> tuple[int, ...]:
     return tuple(sorted(numbers))
 
 
-def _all_pairs(params: RecallParams, context_len: int) -> tuple[int | None, ...]:
-    """Numbers of pairs that a cell asks; (None,) for other kinds. Raises UnsupportedError where some do not fit."""
+def _asked_pairs(params: RecallParams, context_len: int) -> tuple[int | None, ...]:
+    """Numbers of pairs that a cell is asked for, whether they fit or not; (None,) for other kinds."""
     if params.kind != "mqar":
         return (None,)
-    most = context_len // TEXT_PAIR_LEN if params.form == "text" else most_pairs(context_len)
     if params.pairs is not None:
-        wanted = read_pairs(params.pairs)
-    elif params.form == "text":
-        wanted = (max(most, 1),)
-    else:
-        wanted = tuple(2**power for power in range(2, max(most, FEWEST_PAIRS).bit_length()))
-    if wanted[-1] > most:
-        limit = f"; there are {len(KEYS)} keys" if params.form == "symbols" else ""
+        return read_pairs(params.pairs)
+    most = _most_pairs(params, context_len)
+    if params.form == "text":
+        return (max(most, 1),)
+    return tuple(2**power for power in range(2, max(most, FEWEST_PAIRS).bit_length()))
+
+
+def _most_pairs(params: RecallParams, context_len: int) -> int:
+    return context_len // TEXT_PAIR_LEN if params.form == "text" else most_pairs(context_len)
+
+
+def _all_pairs(params: RecallParams, context_len: int) -> tuple[int | None, ...]:
+    """Numbers of pairs that a cell asks; (None,) for other kinds. Raises UnsupportedError where some do not fit."""
+    wanted = _asked_pairs(params, context_len)
+    largest, most = wanted[-1], _most_pairs(params, context_len)
+    if largest is not None and largest > most:
+        limit = f"; there are {len(KEYS)} keys" if params.form == "symbols" else f"; each takes {TEXT_PAIR_LEN} tokens"
+        advice = "ask for fewer, or for a longer context" if params.pairs is not None else "ask for a longer context"
         raise UnsupportedError(
             f"a context of {context_len} tokens has room for {most} pairs in form {params.form}{limit}; got "
-            f"{wanted[-1]}: ask for fewer, or for a longer context"
+            f"{largest}: {advice}"
         )
     return wanted
 

@@ -2,9 +2,11 @@
 
     kind     a question                                          chance, blind   state that solves it
     mqar     the value stated with this key                      1/128           all pairs
-    copy     the string read before the bar, letter by letter    1/26            the string
+    copy     the string read before the bar, letter by letter    1/26 (*)        the string
     parity   whether the ones so far are odd                     1/2             one bit
     s5       the product of the permutations of five so far      1/120           seven bits
+
+    (*) and a bar at the end, which of a string of less than 26 letters is the best single answer
 
 Form `symbols` is the papers': one token a symbol, and the answer is not read, so state must be carried and cannot be
 looked up (`ttbench.harness.puzzles` has the definitions and sources). It is a test of architectures: a model is trained
@@ -46,12 +48,7 @@ FEWEST_PAIRS = 4  # of the numbers of pairs that are asked when none are named
 TITLES: dict[Kind, str] = {"mqar": "MQAR", "copy": "copying", "parity": "parity", "s5": "S5"}
 # Of the best single answer. Text: a value of three digits (0.6 x 1/6 of all), a string of six digits (1/3 x 1/19).
 CHANCE: dict[Form, dict[str, float]] = {
-    "symbols": {
-        "mqar": 1 / len(VALUES),
-        "copy": 1 / len(LETTERS),
-        "parity": 1 / 2,
-        "s5": 1 / len(PERMUTATIONS),
-    },
+    "symbols": {"mqar": 1 / len(VALUES), "parity": 1 / 2, "s5": 1 / len(PERMUTATIONS)},
     "text": {"mqar": 1e-4, "copy": 1 / 57e4},
 }
 
@@ -90,7 +87,7 @@ class Recall(Task):
     """Questions answered, by length and number of pairs."""
 
     name: ClassVar[str] = "recall"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     Params: ClassVar[type[Any]] = RecallParams
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
     needs_corpus: ClassVar[bool] = False
@@ -248,7 +245,7 @@ def _judge(recipe: Recipe, tokens: Tokens, nats: np.ndarray, top: np.ndarray, st
     asked, number = tokens.questions >= 0, tokens.num_questions
     missed = np.bincount(tokens.questions[asked], weights=~top[asked], minlength=number)
     answers = np.bincount(tokens.questions[asked], weights=nats[asked], minlength=number)
-    chance = CHANCE[recipe.form][recipe.kind]
+    chance = chance_of(recipe, num_questions=number)
     return Sample(
         keys={
             "sequence": f"{recipe.pairs or 0} pairs, {recipe.trial}",
@@ -276,6 +273,14 @@ def _judge(recipe: Recipe, tokens: Tokens, nats: np.ndarray, top: np.ndarray, st
             "answered": [int(count == 0) for count in missed],
         },
     )
+
+
+def chance_of(recipe: Recipe, *, num_questions: int) -> float:
+    """What always giving the same best answer is worth, blind to what was read."""
+    if recipe.form == "symbols" and recipe.kind == "copy":
+        # the last question is the bar's: of short strings that one hit is worth more than a letter
+        return max(1, (num_questions - 1) / len(LETTERS)) / num_questions
+    return CHANCE[recipe.form][recipe.kind]
 
 
 def trained_format(recipe: Recipe, checkpoint: Checkpoint) -> bool | None:

@@ -41,6 +41,7 @@ from ttbench.types import Metric, Sample
 POOLS = ("mean", "last")
 WORD = 4  # letters of the words that are counted
 MAX_BATCH_TOKENS = 16_384
+EVIDENCE_BYTES = 240  # of a sequence, at each end
 # For plans only.
 TYPICAL_SEQUENCES, TYPICAL_LEN = 10_000, 512
 NOT_COMPARABLE = "a linear probe on frozen states; published numbers are of models fine-tuned on the data set"
@@ -71,7 +72,7 @@ class Probe(Task):
     """Right answers of a linear probe."""
 
     name: ClassVar[str] = "probe"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     Params: ClassVar[type[Any]] = ProbeParams
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
     needs_corpus: ClassVar[bool] = True
@@ -128,7 +129,6 @@ class Probe(Task):
                 keys={
                     "sequence": names[document.name],
                     "label": classes[label],
-                    "answer": classes[int(logs[place].argmax())],
                     "num_classes": len(classes),
                     "num_train": len(train),
                     "penalty": ours.penalty,
@@ -144,6 +144,13 @@ class Probe(Task):
                     "num_tokens": min(num_tokens, bench.cell.context_len),
                     "cut_tokens": max(0, num_tokens - bench.cell.context_len),
                     "in_train": int(document.text in texts),
+                },
+                # not among the keys: two checkpoints are compared on sequences, whatever they answer
+                evidence={
+                    "prompt_start": document.text[:EVIDENCE_BYTES].decode(errors="replace"),
+                    "prompt_end": document.text[-EVIDENCE_BYTES:].decode(errors="replace"),
+                    "answer": classes[int(logs[place].argmax())],
+                    "class_nats": {name: round(-float(log), 5) for name, log in zip(classes, logs[place], strict=True)},
                 },
             )
 

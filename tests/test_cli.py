@@ -299,6 +299,19 @@ def test_compare_reads_published_results_where_there_are_no_runs(both: Path) -> 
     assert invoke("figures", "last", "--into", "results/fake/cpu").exit_code == 0
     shutil.rmtree("runs")
     assert "tiny and other" in invoke("compare", "tiny", "other").stdout
+    assert "tiny and other" in invoke("compare", "tiny", "other", "--run", "results/fake/cpu").stdout
+    refused = invoke("compare", "tiny", "other", "--run", "results/fake/cpu", "--run", "last")
+    assert "read alone" in " ".join(refused.stderr.split())
+
+
+def test_show_prints_the_table_of_published_results(both: Path) -> None:
+    assert invoke("figures", "last", "--into", "results/fake/cpu").exit_code == 0
+    assert {"tiny", "other"} <= set(invoke("show", "results/fake/cpu").stdout.split())
+    shown = json.loads(invoke("show", "results/fake/cpu", "--json").stdout)
+    assert {entry["checkpoint"] for entry in shown} == {"tiny", "other"}
+    refused = invoke("show", "results/fake/cpu", "ab12")
+    assert refused.exit_code == 2
+    assert "published results" in " ".join(refused.stderr.split())
 
 
 @pytest.mark.parametrize(

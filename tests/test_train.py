@@ -13,6 +13,7 @@ import yaml
 from ttbench import grid
 from ttbench import train as trainer
 from ttbench.card import document_bits, ship
+from ttbench.commands import checkpoints
 from ttbench.errors import SuiteError, UnknownNameError, UsageError
 from ttbench.harness.checkpoint import resolve, zoo_names
 from ttbench.harness.data import Corpus
@@ -86,6 +87,25 @@ def test_a_training_cut_short_ends_with_the_weights_and_data_of_an_undisturbed_o
         assert torch.equal(value, resumed.model.state_dict()[key]), key
     assert resumed.cpu_s > 0
     assert train_one("transformer", recipe_path, cache=tmp_path / "b").step == 16
+
+
+def test_a_run_that_is_taken_up_says_so_and_one_whose_result_is_written_is_not(
+    recipe_path, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("ttbench.card.write_card", lambda *args, **options: None)
+    train_one("transformer", recipe_path, stop_after_s=0.0)
+
+    def said(out: str) -> str:
+        options = {"recipe": recipe_path, "share": 1.0, "threads": 1}
+        checkpoints.train(["transformer"], out=tmp_path / out, **options)
+        return capsys.readouterr().err
+
+    assert "going on from step 1 of a run that was cut short" in said("first")
+    assert not list((tmp_path / "cache").rglob("*.pt"))
+    assert "going on" not in said("second")
+    weights = [(tmp_path / out / "transformer" / "model.safetensors").read_bytes() for out in ("first", "second")]
+    assert weights[0] == weights[1]
 
 
 def test_every_model_of_a_recipe_sees_the_same_bytes_in_the_same_order(recipe_path, tmp_path):

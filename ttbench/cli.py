@@ -159,7 +159,7 @@ def compare(
         str,
         typer.Argument(
             metavar="A",
-            help="A checkpoint, or one of its settings: NAME@engine=hf, NAME@attention=flash,dtype=bfloat16.",
+            help="A checkpoint, or part of what it was measured at: NAME@engine=hf,dtype=bfloat16, NAME@strategy=base.",
             autocompletion=complete("checkpoints"),
         ),
     ],
@@ -232,7 +232,7 @@ def list_(
 @app.command()
 def show(
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="Id, part of one, folder, or last.", autocompletion=complete("runs"))
+        str, typer.Argument(metavar="RUN", help="Id, part of it, folder, or last.", autocompletion=complete("runs"))
     ],
     cell: Annotated[
         str | None, typer.Argument(metavar="CELL", help="First letters of a cell's id.", show_default=False)
@@ -244,7 +244,7 @@ def show(
     out: Out = RUNS,
     json: Json = False,
 ) -> None:
-    """Show a run, one of its cells, or a sample down to its tokens."""
+    """Show a run, a cell or a sample of it, or published results."""
     from ttbench.commands import results
 
     results.show(run, cell, sample=sample, root=out, as_json=json)

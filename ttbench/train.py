@@ -252,19 +252,34 @@ def train(
     cache: Path | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
     report_every_s: float = 10.0,
+    resumed: Callable[[int], None] = lambda step: None,
     stop_after_s: float | None = None,
 ) -> Training:
     """Train a model by a recipe to its end, or go on with a run that was cut short.
 
     Args:
         cache: folder for the progress file; by default the user's cache folder.
+        resumed: told the step at which an earlier run is taken up.
         stop_after_s: seconds after which to save and return unfinished.
 
     Raises UsageError when the loss is not finite, or another process is at the same training.
     """
     path = progress_path(recipe, trainee, cache)
     with _alone(path, trainee.name):
-        return _train(trainee, recipe, path, report=report, report_every_s=report_every_s, stop_after_s=stop_after_s)
+        return _train(
+            trainee,
+            recipe,
+            path,
+            report=report,
+            report_every_s=report_every_s,
+            resumed=resumed,
+            stop_after_s=stop_after_s,
+        )
+
+
+def forget(trainee: Trainee, recipe: Recipe, *, cache: Path | None = None) -> None:
+    """Remove the progress of a training whose result is written, so that the next one begins anew."""
+    progress_path(recipe, trainee, cache).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -285,12 +300,14 @@ def _train(
     *,
     report: Callable[[Progress], None],
     report_every_s: float,
+    resumed: Callable[[int], None],
     stop_after_s: float | None,
 ) -> Training:
     model = build(trainee, seed=recipe.seed)
     run = Training(model=model, optimizer=make_optimizer(model, lr=trainee.lr, recipe=recipe))
     if path.exists():
         run.load(path)
+        resumed(run.step)
     mixture = Mixture(seed=recipe.seed, answer_weight=recipe.answer_weight)
     started = reported = saved = time.monotonic()
     clock, losses, first_step = (time.monotonic(), time.process_time()), [], run.step

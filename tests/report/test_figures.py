@@ -18,7 +18,9 @@ from ttbench.report.canvas import COLOURS, style
 from ttbench.report.curves import draw_curves
 from ttbench.report.heatmaps import draw_heatmap
 from ttbench.report.table import summarise
+from ttbench.rows import read_rows
 
+ROOT = Path(__file__).parents[2]
 CONTEXTS = (512, 2048, 8192)
 BROKEN = dataclasses.replace(TTT, failures={8192: ("too_short", "no document")})
 
@@ -116,7 +118,7 @@ def test_names_at_the_ends_of_lines_never_touch() -> None:
 
 def test_a_heat_map_has_a_panel_per_checkpoint_and_a_number_or_a_status_everywhere(table: pd.DataFrame) -> None:
     with style():
-        canvas = draw_heatmap("t", entries_of(table, "retrieval_by_depth"), y_axis="depth")
+        canvas = draw_heatmap("t", entries_of(table, "retrieval_by_depth"), x_axis="context_len", y_axis="depth")
     assert [axes.get_title() for axes in canvas.axes] == ["transformer", "ttt-linear"]
     whole, broken = ([text.get_text() for text in axes.texts] for axes in canvas.axes)
     # a number and its interval in each cell
@@ -124,6 +126,22 @@ def test_a_heat_map_has_a_panel_per_checkpoint_and_a_number_or_a_status_everywhe
     assert whole[:2] == ["83", "44-97"]
     assert "too short" in broken
     assert len(broken) == 2 * 10 + 1
+
+
+def test_a_heat_map_of_other_axes_has_a_panel_for_each_place_on_the_third() -> None:
+    table = summarise(read_rows(ROOT / "results" / "adapt" / "cpu" / "rows.parquet"))
+    entries = entries_of(table, "dispatch")
+    with style():
+        canvas = draw_heatmap("t", entries, x_axis="sent_to", y_axis="domain")
+    domains = ["code", "dna", "other", "prose", "recall"]
+    assert [axes.get_title() for axes in canvas.axes] == ["transformer classifier", "transformer prompt"]
+    for axes in canvas.axes:
+        assert [label.get_text() for label in axes.get_xticklabels()] == domains
+        numbers = [text.get_text() for text in axes.texts][::2]
+        by_domain = [sum(map(int, numbers[at : at + 5])) for at in range(0, 25, 5)]
+        assert all(98 <= total <= 101 for total in by_domain)  # rounded shares of one domain's prompts
+        assert not axes.lines  # no training context on this axis
+    assert [label.get_text() for label in canvas.axes[0].get_yticklabels()] == domains
 
 
 def test_checkpoints_that_retrieve_nothing_are_drawn_at_zero(tmp_path: Path) -> None:

@@ -127,6 +127,26 @@ def test_a_failed_cell_is_a_row_with_its_status_and_no_number() -> None:
     assert line.split()[-2:] == ["killed", "too_short"]
 
 
+def test_the_last_axis_stands_across_where_there_is_one_context() -> None:
+    text = text_of(summarise(make_rows(needle_rows([TRANSFORMER, TTT], CONTEXTS[:1]))))
+    lines = text.splitlines()
+    (head,) = (line for line in lines if line.startswith("  at 512, depth:"))
+    assert head.split()[-6:] == ["trained", "0", "0.25", "0.5", "0.75", "1"]
+    by_depth = lines[lines.index(head) + 2 :]
+    assert by_depth[0].startswith("  transformer ")
+    assert len(by_depth[0].split()) == 2 + 5
+    assert "depth 0" not in text
+
+
+def test_contexts_stand_across_where_there_are_several_or_a_cell_has_no_place() -> None:
+    several = text_of(summarise(make_rows(needle_rows([TRANSFORMER], CONTEXTS[:2]))))
+    lost = text_of(summarise(make_rows(needle_rows([TRANSFORMER, BROKEN], [4096]))))
+    for text in (several, lost):
+        assert ", depth:" not in text
+        assert "transformer depth 0.25" in text
+    assert "killed" in lost
+
+
 def test_some_lost_rounds_leave_the_number_and_are_told() -> None:
     records = timing_rows([TTT], [512])
     lost = next(row for row in records if row["task"] == "latency" and row["round"] == 4)

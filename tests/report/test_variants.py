@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pandas as pd
 import pytest
-from rows import TRANSFORMER, TTT, make_rows, perplexity_rows, timing_rows
+from rows import TRANSFORMER, TTT, make_rows, needle_rows, perplexity_rows, timing_rows
 
 from ttbench.errors import UnknownNameError, UsageError
 from ttbench.report import words
 from ttbench.report.compare import compare
 from ttbench.report.table import summarise
 from ttbench.report.variants import read_variant
+from ttbench.rows import read_rows
 
+ROOT = Path(__file__).parents[2]
 FLASH = dataclasses.replace(TRANSFORMER, settings={"attention": "flash"})
 THROUGH_HF = dataclasses.replace(TRANSFORMER, settings={"engine": "hf"})
 WITHOUT = dataclasses.replace(TTT, settings={"attention": "none"})
@@ -36,14 +39,15 @@ def test_settings_follow_an_at_sign_and_a_revision_belongs_to_the_name() -> None
     ("text", "message"),
     [
         ("a@engin=hf", "unknown setting 'engin' in 'a@engin=hf'; did you mean 'engine'"),
+        ("a@dept=1", "did you mean 'depth'"),
         ("a@engine=", "cannot be read; write NAME@SETTING=VALUE"),
         ("a@engine=hf,engine=eager", "each setting once"),
     ],
-    ids=["unknown", "empty", "twice"],
+    ids=["unknown setting", "unknown axis", "empty", "twice"],
 )
 def test_what_cannot_be_read_is_refused(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        read_variant(text)
+        read_variant(text, axes=["depth"])
 
 
 def test_one_checkpoint_is_compared_under_two_attentions() -> None:
@@ -92,3 +96,49 @@ def test_a_checkpoint_is_not_compared_with_itself() -> None:
         compare(rows, "transformer", "transformer")
     with pytest.raises(UnknownNameError, match="unknown checkpoint 'transfomer'"):
         compare(rows, "transfomer@engine=hf", "ttt-linear")
+
+
+# Places on an axis
+
+
+def adapt_rows() -> pd.DataFrame:
+    return read_rows(ROOT / "results" / "adapt" / "cpu" / "rows.parquet")
+
+
+def test_two_places_on_an_axis_are_paired_by_what_was_asked() -> None:
+    rows = adapt_rows()
+    found = words.records(compare(rows, "transformer@strategy=oracle", "transformer@strategy=base"))
+    (overall,) = (entry for entry in found if entry["metric"] == "accuracy")
+    table = {e["strategy"]: e["value"] for e in words.records(summarise(rows)) if e["metric"] == "accuracy"}
+    assert overall["value_a"] == pytest.approx(table["oracle"])
+    assert overall["effect"] == pytest.approx(table["oracle"] - table["base"])
+    assert (overall["num_pairs"], overall["num_clusters"], overall["verdict"]) == (80, 78, "a better")
+
+    # in pairs the interval is narrower than either side's alone
+    sides = [e for e in words.records(summarise(rows)) if e["metric"] == "accuracy" and e["strategy"] == "oracle"]
+    assert overall["high"] - overall["low"] < 0.5 * (sides[0]["high"] - sides[0]["low"])
+
+    by_domain = [entry for entry in found if entry["metric"] == "bits_per_byte_by_domain"]
+    assert [entry["domain"] for entry in by_domain] == ["code", "dna", "other", "prose", "recall"]
+    assert {entry["axes"] for entry in by_domain} == {"context_len,domain"}
+    assert {entry["num_pairs"] for entry in by_domain} == {16}
+
+
+def test_metrics_without_the_axis_are_left_out_and_a_side_must_name_its_place() -> None:
+    rows = make_rows(perplexity_rows([TTT], [512]), needle_rows([TRANSFORMER, TTT], [512]))
+    found = words.records(compare(rows, "transformer@depth=0", "ttt-linear@depth=1"))
+    assert {entry["metric"] for entry in found} == {"retrieval_by_depth"}
+    with pytest.raises(UsageError, match="differ in depth; say which are meant: ttt-linear@depth=0 or"):
+        compare(rows, "transformer@depth=0", "ttt-linear")
+    with pytest.raises(UsageError, match=r"has depth=0\.3; its rows have: 0, 0\.25, 0\.5, 0\.75, 1$"):
+        compare(rows, "transformer@depth=0.3", "ttt-linear@depth=1")
+
+
+def test_a_lost_cell_has_no_place_and_hides_none() -> None:
+    lost = dataclasses.replace(TTT, failures={1024: ("killed", "ended by signal 9")})
+    rows = make_rows(needle_rows([TRANSFORMER, lost], [512, 1024]))
+    found = words.records(compare(rows, "transformer@depth=0", "ttt-linear@depth=1"))
+    assert [(entry["context_len"], entry["reason"]) for entry in found if entry["verdict"] == "not comparable"] == [
+        (1024, "ttt-linear: killed")
+    ]
+    assert [entry["context_len"] for entry in found if entry["effect"] is not None] == [512]

@@ -143,13 +143,19 @@ def train(names: Sequence[str], *, recipe: Path | None, share: float, out: Path,
         words = f"{settings.num_steps} steps, {console.count(settings.num_tokens)} tokens"
         console.say(f"training {name}: {words}, recipe {recipe or trainer.RECIPE}", style="bold")
         try:
-            trained = trainer.train(trainees[name], settings, report=lambda at: console.say(trainer.describe(at)))
+            trained = trainer.train(
+                trainees[name],
+                settings,
+                report=lambda at: console.say(trainer.describe(at)),
+                resumed=lambda step: console.say(f"going on from step {step} of a run that was cut short"),
+            )
         except KeyboardInterrupt:
             console.say("interrupted; the same command goes on from the last minute", style="yellow")
             raise
         command = ["ttbench", "train", name, *(["--recipe", str(recipe)] if recipe else [])]
         command += ["--share", f"{share:g}"] if share < 1 else []
         folder = ship(trained, settings, trainees[name], out / name, command=command)
+        trainer.forget(trainees[name], settings)
         console.say(f"written to {folder}; look at its card, and run: ttbench check {folder}")
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ttbench.commands import listing
 from ttbench.errors import UsageError
 from ttbench.record import CellRecord
 from ttbench.report.results import ROWS
@@ -33,6 +34,28 @@ def newest(folders: Iterable[Path]) -> list[CellRecord]:
 def rows_of_runs(folders: Iterable[Path]) -> pd.DataFrame:
     """The rows of several runs, each cell once."""
     return frame(table(newest(folders)))
+
+
+def rows_named(names: Sequence[str], root: Path) -> pd.DataFrame:
+    """The rows of the runs named, or of one folder of published results.
+
+    Raises UnknownNameError for a run that is not there, and UsageError for published results beside others: what their
+    cells were is not stored, so that none could be counted once.
+    """
+    published = [path for name in names if (path := published_at(name)) is not None]
+    if not published:
+        return rows_of_runs([listing.find_run(name, root) for name in names])
+    if len(names) > 1:
+        raise UsageError(
+            f"{published[0].parent} holds published results, which are read alone; name it only, or runs only"
+        )
+    return read_rows(published[0])
+
+
+def published_at(name: str) -> Path | None:
+    """The rows in a folder of published results; None when the name is none of them."""
+    folder = Path(name)
+    return folder / ROWS if (folder / ROWS).is_file() and not (folder / "run.json").is_file() else None
 
 
 def rows_about(names: Iterable[str], *, root: Path) -> pd.DataFrame:

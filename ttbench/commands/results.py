@@ -15,7 +15,9 @@ from ttbench.report import words
 from ttbench.report.compare import compare as compare_rows
 from ttbench.report.compare import render_comparison
 from ttbench.report.results import ROWS, derive, write_results
+from ttbench.report.table import render, summarise
 from ttbench.report.variants import read_variant
+from ttbench.rows import read_rows
 from ttbench.suite import format_len
 
 
@@ -23,7 +25,7 @@ def compare(first: str, second: str, *, runs: Sequence[str], root: Path, as_json
     """Print what differs between two checkpoints or settings of one, from the runs named or from all."""
     names = [_in_rows(side) for side in (first, second)]
     if runs:
-        rows = reading.rows_of_runs([listing.find_run(run, root) for run in runs])
+        rows = reading.rows_named(runs, root)
     else:
         rows = reading.rows_about((read_variant(name).name for name in names), root=root)
     found = compare_rows(rows, *names)
@@ -181,7 +183,19 @@ def _statuses(entry: Mapping[str, Any]) -> str:
 
 
 def show(run: str, cell: str | None, *, sample: int | None, root: Path, as_json: bool) -> None:
-    """Print a run, one of its cells, or a sample of one. Raises UsageError for a sample of no cell."""
+    """Print a run, one of its cells, or a sample of one; of published results, their table.
+
+    Raises UsageError for a sample of no cell, and for a cell of published results, which have rows only.
+    """
+    published = reading.published_at(run)
+    if published is not None:
+        if cell is not None:
+            raise UsageError(
+                f"{run} holds published results: rows, without the cells they came from; leave out '{cell}'"
+            )
+        summary = summarise(read_rows(published))
+        console.print_json(words.records(summary)) if as_json else console.out().print(render(summary))
+        return
     folder = listing.find_run(run, root)
     if sample is not None:
         if cell is None:

@@ -3,15 +3,16 @@
 Quality is paired by sample: the same windows, the same trials, told by seed, sample and the text columns of the task,
 with equal denominators. Checkpoints whose tokenizers cut the text differently are paired by document, where both
 scored the same bytes of it. Timings are paired by round. Either side may be one setting of a checkpoint, such as
-NAME@engine=hf; then the settings that are named may differ. A difference is *shown* when its p, corrected by Holm over
-the points of a metric, is below 0.05 and its interval, if there is one, leaves out "none".
+NAME@engine=hf, or one place on an axis, such as NAME@strategy=oracle; then what is named may differ. A difference is
+*shown* when its p, corrected by Holm over the points of a metric, is below 0.05 and its interval, if there is one,
+leaves out "none".
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,9 +62,9 @@ def compare(rows: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
         UnknownNameError: no row of that checkpoint.
         UsageError: a is b, one name stands for several weights or settings, or no row has the settings named.
     """
-    known = list(dict.fromkeys(rows["checkpoint"]))
+    known, axes = list(dict.fromkeys(rows["checkpoint"])), _axes(rows)
     for side in (a, b):
-        variant = read_variant(side)
+        variant = read_variant(side, axes=axes)
         if variant.name not in known:
             raise UnknownNameError("checkpoint", variant.name, known=known, where="the rows")
         require_rows(rows, variant)
@@ -73,6 +74,12 @@ def compare(rows: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
             f"{a}@engine=hf, {a}@attention=flash"
         )
     return compare_pairs(rows, [(a, b)])
+
+
+def _axes(rows: pd.DataFrame) -> list[str]:
+    """Axes of the rows' metrics, but for the context."""
+    named = dict.fromkeys(axis for metrics in summary.metrics_of(rows).values() for m in metrics for axis in m.axes)
+    return [axis for axis in named if axis != "context_len"]
 
 
 def compare_pairs(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
@@ -92,8 +99,12 @@ def compare_pairs(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.Da
 
 def _compare_metric(found: Iterable[summary.Group], metric: Metric, a: str, b: str) -> list[dict[str, Any]]:
     variants = {side: read_variant(side) for side in (a, b)}
-    mine = {side: [group for group in found if variants[side].matches(group.line)] for side in (a, b)}
     free = (ALWAYS_FREE, *variants[a].settings, *variants[b].settings)
+    if not (variants[a].axes | variants[b].axes) <= set(metric.axes):
+        return []
+    mine = {
+        side: [group for group in found if variants[side].matches({**group.line, **group.point})] for side in (a, b)
+    }
     groups = {side: _by_settings(mine[side], leave_out=free) for side in (a, b)}
     if not groups[a] or not groups[b]:
         return []
@@ -105,7 +116,7 @@ def _compare_metric(found: Iterable[summary.Group], metric: Metric, a: str, b: s
         differing = _differing_settings(next(iter(groups[a])), next(iter(groups[b])))
         record = _record(next(iter(next(iter(groups[a].values())).values())), a, b)
         reason = f"settings differ: {differing}"
-        return [record | dict.fromkeys(metric.axes) | {"verdict": NOT_COMPARABLE, "reason": reason}]
+        return [record | dict.fromkeys(record["axes"].split(",")) | {"verdict": NOT_COMPARABLE, "reason": reason}]
     records: list[dict[str, Any]] = []
     for settings in groups[a]:
         if settings in groups[b]:
@@ -124,10 +135,12 @@ def _by_settings(groups: Iterable[summary.Group], *, leave_out: Sequence[str]) -
             (name, value) for name, value in group.line.items() if name not in (*summary.CHECKPOINT, *leave_out)
         )
         points = found.setdefault(settings, {})
-        point = tuple(group.point.values())
-        if point in points:
-            raise UsageError(_ambiguous(points[point], group))
-        points[point] = group
+        point = tuple(value for axis, value in group.point.items() if axis not in leave_out)
+        before = points.get(point)
+        if before is not None and len(before.rows) and len(group.rows):
+            raise UsageError(_ambiguous(before, group))
+        if before is None or len(group.rows):  # a lost cell has no place on most axes
+            points[point] = group
     return found
 
 
@@ -144,11 +157,13 @@ def _spread(groups: dict[Settings, Points], other: Iterable[Settings]) -> dict[S
 def _ambiguous(one: summary.Group, two: summary.Group) -> str:
     """Why two numbers stand at one point, and what to do."""
     name = one.line["checkpoint"]
-    differing = [setting for setting in VARIANT_SETTINGS if one.line.get(setting) != two.line.get(setting)]
+    told = [{**group.line, **group.point} for group in (one, two)]
+    names = (*VARIANT_SETTINGS, *one.point)
+    differing = [setting for setting in names if told[0].get(setting) != told[1].get(setting)]
     if not differing:
         return f"rows hold several weights or revisions called '{name}'; compare rows with one of them"
     setting = differing[0]
-    spellings = " or ".join(f"{name}@{setting}={group.line[setting]}" for group in (one, two))
+    spellings = " or ".join(f"{name}@{setting}={words.plain(group[setting])}" for group in told)
     return f"rows of '{name}' differ in {', '.join(differing)}; say which are meant: {spellings}"
 
 
@@ -163,7 +178,7 @@ def _family(a_points: Points, b_points: Points, a: str, b: str) -> list[dict[str
     records, effects = [], []
     for point in shared:
         one, two = a_points[point], b_points[point]
-        effect = _effect(one, two)
+        effect = _effect(one, two, free=_free_axes(one, a, b))
         effects.append(effect if isinstance(effect, Effect) else None)
         records.append(_record(one, a, b, two) | ({} if isinstance(effect, Effect) else {"reason": effect}))
     adjusted = stats.holm([None if effect is None else effect.p for effect in effects])
@@ -191,8 +206,14 @@ def _family(a_points: Points, b_points: Points, a: str, b: str) -> list[dict[str
     return records
 
 
+def _free_axes(group: summary.Group, a: str, b: str) -> set[str]:
+    """Axes on which the two sides were asked for at places of their own."""
+    return (read_variant(a).axes | read_variant(b).axes) & group.point.keys()
+
+
 def _record(one: summary.Group, a: str, b: str, two: summary.Group | None = None) -> dict[str, Any]:
-    head = summary.head(one)
+    head, free = summary.head(one), _free_axes(one, a, b)
+    head["axes"] = ",".join(axis for axis in one.metric.axes if axis not in free)
     names = ("task", "metric", "label", "unit", "better", "statistic", "cluster", "axes")
     settings = {name: value for name, value in one.line.items() if name not in summary.CHECKPOINT}
     extrapolated = [summary.extrapolated(group) for group in (one, two) if group is not None]
@@ -201,7 +222,7 @@ def _record(one: summary.Group, a: str, b: str, two: summary.Group | None = None
         "a": a,
         "b": b,
         **settings,
-        **one.point,
+        **{axis: value for axis, value in one.point.items() if axis not in free},
         "kind": None,
         "value_a": None,
         "value_b": None,
@@ -217,7 +238,7 @@ def _record(one: summary.Group, a: str, b: str, two: summary.Group | None = None
 # Effects
 
 
-def _effect(one: summary.Group, two: summary.Group) -> Effect | str:
+def _effect(one: summary.Group, two: summary.Group, *, free: Collection[str]) -> Effect | str:
     """The effect at one point, or the reason why there is none."""
     for group in (one, two):
         if not len(group.rows):
@@ -228,7 +249,7 @@ def _effect(one: summary.Group, two: summary.Group) -> Effect | str:
     same_tokenizer = one.line["tokenizer_digest"] == two.line["tokenizer_digest"]
     if summary.is_per_token(metric) and not same_tokenizer:
         return "the tokenizers differ, and a number per token ranks tokenizers; compare bits per byte"
-    shared = pair(one, two)
+    shared = pair(one, two, free=free)
     if shared is None:
         return "no shared targets"
     return _count_effect(shared, metric) if metric.statistic == "max" else _quality_effect(shared, metric)

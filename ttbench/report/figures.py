@@ -34,7 +34,8 @@ class Figure:
     kind: Literal["curve", "heatmap"] = "curve"
     references: tuple[str, ...] = ()  # metrics drawn as thin grey lines
     log_y: bool = False
-    y_axis: str = "depth"  # of a heat map
+    x_axis: str = "context_len"  # of a heat map
+    y_axis: str = "depth"
 
 
 FIGURES: tuple[Figure, ...] = (
@@ -85,6 +86,24 @@ FIGURES: tuple[Figure, ...] = (
             ("s5", "Products in S5 of what was read"),
         )
     ),
+    Figure(
+        name="dispatch",
+        title="Where prompts of each domain are sent",
+        task="adapt",
+        metric="dispatch",
+        kind="heatmap",
+        x_axis="sent_to",
+        y_axis="domain",
+    ),
+    Figure(
+        name="accuracy_by_domain",
+        title="Tokens of answers that are the likeliest, by strategy and domain",
+        task="adapt",
+        metric="accuracy_by_domain",
+        kind="heatmap",
+        x_axis="domain",
+        y_axis="strategy",
+    ),
     Figure(name="prefill", title="Time to read the context", task="latency", metric="prefill_s", log_y=True),
     Figure(
         name="decode",
@@ -99,7 +118,7 @@ FIGURES: tuple[Figure, ...] = (
 
 
 def available(table: pd.DataFrame) -> tuple[Figure, ...]:
-    """The figures that a summary has numbers for: at two contexts or more, or at two depths."""
+    """The figures that a summary has numbers for: at two contexts or more, or at two places down a heat map."""
     entries = words.records(table)
     found = []
     for figure in FIGURES:
@@ -118,7 +137,7 @@ def draw(figure: Figure, table: pd.DataFrame, folder: Path) -> tuple[Path, ...]:
     with style():
         mine = _entries(entries, figure.metric, figure.task)
         if figure.kind == "heatmap":
-            canvas = draw_heatmap(figure.title, mine, y_axis=figure.y_axis)
+            canvas = draw_heatmap(figure.title, mine, x_axis=figure.x_axis, y_axis=figure.y_axis)
         else:
             beneath = [part for name in figure.references if (part := _entries(entries, name, figure.task))]
             canvas = draw_curves(figure.title, mine, beneath=beneath, names=names, log_y=figure.log_y)

@@ -1,12 +1,13 @@
-"""Heat maps: one panel per checkpoint, context to the right, depth downwards as in a text.
+"""Heat maps of shares: one panel per checkpoint and per place on the axes that are not drawn.
 
+One axis goes to the right, the context unless the figure names another; the other goes downwards, as depth in a text.
 In each cell stands the number, and beneath it the ends of its interval, where there is one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ttbench.report import words
 from ttbench.report.canvas import GREY, SIZE, new_canvas
@@ -17,56 +18,63 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 
-def draw_heatmap(title: str, entries: Sequence[Record], *, y_axis: str) -> Canvas:
-    """Draw one metric between 0 and 1 by context and `y_axis`; an upright line stands where extrapolation begins."""
+CONTEXT = "context_len"
+
+
+def draw_heatmap(title: str, entries: Sequence[Record], *, x_axis: str, y_axis: str) -> Canvas:
+    """Draw one metric between 0 and 1 by two axes; an upright line stands where extrapolation begins."""
     _, varying = words.settings(entries)
-    lines = words.by(entries, "checkpoint", *varying)
-    contexts = sorted({entry["context_len"] for entry in entries})
-    depths = sorted({entry[y_axis] for entry in entries if entry[y_axis] is not None})
-    columns = min(len(lines), 3 if len(contexts) <= 6 else 2)
+    others = [name for name in entries[0]["axes"].split(",") if name not in (CONTEXT, x_axis, y_axis)]
+    lines = words.by(entries, "checkpoint", *varying, *others)
+    xs, ys = _places(entries, x_axis), _places(entries, y_axis)
+    labels = [words.plain(y) for y in ys]
+    columns = min(len(lines), 3 if len(xs) <= 6 else 2)
     rows = -(-len(lines) // columns)
-    width = SIZE[0]
-    panel = 0.6 + 0.42 * len(depths)
+    width, margin = SIZE[0], 0.68 + 0.075 * max(0, max(map(len, labels), default=0) - 4)
+    panel = 0.6 + 0.42 * len(ys)
     height = 0.75 + rows * (panel + 0.55) + 0.25
     canvas = new_canvas(title, entries, (width, height))
     scale = words.of_metric(entries)
+    room = (width - margin - 0.07) / columns
     for index, line in enumerate(lines):
         row, column = divmod(index, columns)
-        left = (0.68 + column * (width - 0.75) / columns) / width
+        left = (margin + column * room) / width
         bottom = 1 - (0.75 + (row + 1) * (panel + 0.55) - 0.45) / height
-        axes = canvas.add_axes((left, bottom, ((width - 0.75) / columns - 0.28) / width, panel / height))
-        axes.set_title(words.line_name({**line[0], y_axis: None}, varying), fontsize=10, fontweight="bold")
-        _panel(axes, line, y_axis, contexts, depths, scale)
-        axes.set_yticks(range(len(depths)), [f"{depth:g}" for depth in depths] if column == 0 else [])
+        axes = canvas.add_axes((left, bottom, (room - 0.28) / width, panel / height))
+        name = words.line_name({**line[0], x_axis: None, y_axis: None}, varying)
+        axes.set_title(name, fontsize=10, fontweight="bold")
+        _panel(axes, line, (x_axis, xs), (y_axis, ys), scale)
+        axes.set_yticks(range(len(ys)), labels if column == 0 else [])
         if column == 0:
-            axes.set_ylabel(y_axis)
-        axes.set_xlabel("context, tokens" if row == rows - 1 else "")
-    told = f"{scale.unit} and 95% interval in each cell · upright line: training context, to its right extrapolation"
+            axes.set_ylabel(words.axis(y_axis))
+        across = "context, tokens" if x_axis == CONTEXT else words.axis(x_axis)
+        axes.set_xlabel(across if row == rows - 1 else "")
+    told = f"{scale.unit} and 95% interval in each cell"
+    told += " · upright line: training context, to its right extrapolation" if x_axis == CONTEXT else ""
     canvas.text(0.12 / width, 0.1 / height, told, fontsize=8, color=GREY, va="bottom")
     return canvas
 
 
+def _places(entries: Sequence[Record], axis: str) -> list[Any]:
+    return sorted({entry[axis] for entry in entries if entry[axis] is not None})
+
+
 def _panel(
-    axes: Axes,
-    line: Sequence[Record],
-    y_axis: str,
-    contexts: Sequence[int],
-    depths: Sequence[float],
-    scale: Scale,
+    axes: Axes, line: Sequence[Record], across: tuple[str, list[Any]], downwards: tuple[str, list[Any]], scale: Scale
 ) -> None:
     import numpy as np
     from matplotlib import colormaps
 
+    (x_axis, xs), (y_axis, ys) = across, downwards
     # 0 to 100 on every panel, in a map that keeps its order without colour
-    colours, shades = colormaps["cividis"], np.full((len(depths), len(contexts)), np.nan)
+    colours, shades = colormaps["cividis"], np.full((len(ys), len(xs)), np.nan)
     for entry in line:
-        at = contexts.index(entry["context_len"])
         if entry["value"] is None:
-            middle = (len(depths) - 1) / 2
+            at = (len(xs) - 1) / 2 if entry[x_axis] is None else xs.index(entry[x_axis])
             status = entry["status"].replace("_", " ")
-            axes.text(at, middle, status, ha="center", va="center", rotation=90, fontsize=8.5, color=GREY)
+            axes.text(at, (len(ys) - 1) / 2, status, ha="center", va="center", rotation=90, fontsize=8.5, color=GREY)
             continue
-        down = depths.index(entry[y_axis])
+        at, down = xs.index(entry[x_axis]), ys.index(entry[y_axis])
         shades[down, at] = entry["value"]
         ink = "white" if entry["value"] < 0.55 else "#1A1A1A"
         sure = entry["low"] is not None
@@ -77,8 +85,8 @@ def _panel(
             ends = f"{scale.text(entry['low'])}-{scale.text(entry['high'])}"
             axes.text(at, down + 0.22, ends, ha="center", va="center", fontsize=6, color=ink)
     axes.pcolormesh(
-        np.arange(len(contexts) + 1) - 0.5,
-        np.arange(len(depths) + 1) - 0.5,
+        np.arange(len(xs) + 1) - 0.5,
+        np.arange(len(ys) + 1) - 0.5,
         np.ma.masked_invalid(shades),
         cmap=colours,
         vmin=0,
@@ -90,10 +98,12 @@ def _panel(
     axes.grid(visible=False)
     axes.invert_yaxis()
     axes.tick_params(length=0)
-    axes.set_xticks(range(len(contexts)), [words.context(context_len) for context_len in contexts])
+    axes.set_xticks(range(len(xs)), [words.context(x) if x_axis == CONTEXT else words.plain(x) for x in xs])
     for spine in axes.spines.values():
         spine.set_visible(False)
-    beyond = {entry["context_len"] for entry in line if entry["extrapolated"]}
-    trained = len(contexts) - len(beyond)
-    if 0 < trained < len(contexts):
+    if x_axis != CONTEXT:
+        return
+    beyond = {entry[CONTEXT] for entry in line if entry["extrapolated"]}
+    trained = len(xs) - len(beyond)
+    if 0 < trained < len(xs):
         axes.axvline(trained - 0.5, color="#D55E00", linewidth=2.2)

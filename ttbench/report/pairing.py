@@ -3,12 +3,13 @@
     same tokenizer     sample by sample: equal seed, number, cluster and text columns (document, haystack, recipe)
     other tokenizer    cluster by cluster: documents of which both scored the same bytes
 
-In both, a pair whose denominators differ is not a pair.
+Two places on one axis (two strategies) number their samples apart, so that there the text columns alone tell them. In
+all of them, a pair whose denominators differ is not a pair.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,13 +27,24 @@ class Shared:
     clusters: np.ndarray | None  # labels
 
 
-def pair(one: Group, two: Group) -> Shared | None:
-    """Pair the observations of two groups of one metric; None when they share no target."""
+def pair(one: Group, two: Group, *, free: Collection[str] = ()) -> Shared | None:
+    """Pair the observations of two groups of one metric; None when they share no target.
+
+    Args:
+        one, two: the groups.
+        free: axes on which they stand at different places.
+    """
     metric = one.metric
     if one.line["tokenizer_digest"] == two.line["tokenizer_digest"]:
         names = one.rows.columns.names
         own = [name for name in names[names.index("sample") + 1 :] if isinstance(one.rows.first(name), str)]
-        keys = ["seed", "sample", *own, *([metric.cluster] if metric.cluster not in (None, *own) else [])]
+        own = [name for name in own if name not in free]
+        keys = [
+            "seed",
+            *([] if free else ["sample"]),
+            *own,
+            *([metric.cluster] if metric.cluster not in (None, *own) else []),
+        ]
         shared = _join(one, two, keys)
         if shared is not None:
             return shared

@@ -9,7 +9,8 @@
       bzip2 -9                   2.053   2.053   2.053      what any user could have had for nothing
     At 2k tokens ttt-linear needs 0.119 bits per byte more than transformer (95% interval 0.112 to 0.126, ...).
 
-Marks are characters, so that they survive a pipe: * beyond the training context, ~ noisy.
+A metric that has axes beside the context, measured at one context only, has its last axis as columns: strategies down
+and domains across. Marks are characters, so that they survive a pipe: * beyond the training context, ~ noisy.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import pandas as pd
@@ -27,6 +29,7 @@ from ttbench.report import summary, words
 from ttbench.report.columns import all_rows
 from ttbench.report.compare import all_pairs, compare_pairs
 from ttbench.report.words import Record, Scale
+from ttbench.types import Scalar
 
 EXTRAPOLATED, NOISY, NOT_RUN = "*", "~", "-"
 _LEGEND = {
@@ -86,7 +89,16 @@ class Line:
     name: str
     ours: bool  # a checkpoint, not a reference
     trained: str
-    cells: Mapping[int, Sequence[Text]]  # context -> number, and the interval beneath it
+    cells: Mapping[Scalar, Sequence[Text]]  # column -> number, and the interval beneath it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """What stands across."""
+
+    axis: str
+    corner: str  # above the names: what is the same in all columns
+    heads: Mapping[Scalar, str]  # value of the axis -> heading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,16 +106,19 @@ class Section:
     """One metric."""
 
     title: Text
+    columns: Columns
     lines: Sequence[Line]
     notes: Sequence[str]
 
 
 class TaskTable:
-    """The table of one task: metrics as sections, lines in them, contexts as columns; in blocks when too wide."""
+    """The table of one task: metrics as sections, lines in them; in blocks when too wide."""
 
     def __init__(self, entries: Sequence[Record], sentences: Sequence[str]) -> None:
         self.task, self.sentences = entries[0]["task"], sentences
-        self.contexts = sorted({entry["context_len"] for entry in entries if entry["context_len"] is not None})
+        contexts = sorted({entry["context_len"] for entry in entries if entry["context_len"] is not None})
+        heads: dict[Scalar, str] = {context_len: words.context(context_len) for context_len in contexts}
+        self.contexts = Columns(axis="context_len", corner="", heads=heads)
         self.constant, self.varying = words.settings(entries)
         self.marks = {
             mark
@@ -123,9 +138,11 @@ class TaskTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Text(" · ".join([self.task, *self.constant]), style="bold")
-        for block in self._blocks(options.max_width):
-            yield Text()
-            yield from self._block(block)
+        for columns, sections in groupby(self.sections, lambda section: section.columns):
+            mine = list(sections)
+            for block in self._blocks(mine, columns, options.max_width):
+                yield Text()
+                yield from self._block(mine, columns, block)
         yield Text()
         notes = [f"{mark} {_LEGEND[mark]}" for mark in _LEGEND if mark in self.marks]
         notes += self.intervals
@@ -143,38 +160,49 @@ class TaskTable:
         yield Text()
 
     def _section(self, entries: Sequence[Record], beneath: Sequence[Sequence[Record]]) -> Section:
-        first = entries[0]
-        scale = words.of_metric([entry for part in (entries, *beneath) for entry in part])
-        lines = [self._line(part, scale) for part in self._split(entries)]
-        lines += [self._line(part, scale) for other in beneath for part in self._split(other)]
+        first, everything = entries[0], [entry for part in (entries, *beneath) for entry in part]
+        scale, columns = words.of_metric(everything), self._columns(everything)
+        parts = [part for found in (entries, *beneath) for part in self._split(found, columns.axis)]
         return Section(
             title=Text(words.title(first, scale.unit), style="bold"),
-            lines=lines,
+            columns=columns,
+            lines=[self._line(part, scale, columns.axis) for part in parts],
             notes=list(dict.fromkeys(_notes(entries))),
         )
 
-    def _split(self, entries: Sequence[Record]) -> list[list[Record]]:
-        return words.by(entries, "checkpoint", *self.varying, *_extra_axes(entries[0]))
+    def _columns(self, entries: Sequence[Record]) -> Columns:
+        """The contexts; the last axis of several where there is one context, and all cells have a place on it."""
+        axes = _extra_axes(entries[0])
+        contexts = {entry["context_len"] for entry in entries}
+        if not axes or len(contexts) > 1 or any(entry[axes[-1]] is None for entry in entries):
+            return self.contexts
+        corner = f"at {words.context(contexts.pop())}, {words.axis(axes[-1])}:"
+        heads = {entry[axes[-1]]: words.plain(entry[axes[-1]]) for entry in entries}
+        return Columns(axis=axes[-1], corner=corner, heads=heads)
 
-    def _line(self, entries: Sequence[Record], scale: Scale) -> Line:
+    def _split(self, entries: Sequence[Record], across: str) -> list[list[Record]]:
+        axes = [name for name in _extra_axes(entries[0]) if name != across]
+        return words.by(entries, "checkpoint", *self.varying, *axes)
+
+    def _line(self, entries: Sequence[Record], scale: Scale, across: str) -> Line:
         first = entries[0]
         return Line(
-            name=words.line_name(first, self.varying),
+            name=words.line_name({**first, across: None}, self.varying),
             ours=first["checkpoint"] is not None,
             trained="" if first["train_ctx"] is None else words.context(first["train_ctx"]),
-            cells={entry["context_len"]: _cell(entry, scale) for entry in entries},
+            cells={entry[across]: _cell(entry, scale) for entry in entries},
         )
 
-    def _blocks(self, width: int) -> Iterator[dict[int, int]]:
-        """Contexts that fit beside the names, with the width of each, in as many tables as it takes."""
-        block: dict[int, int] = {}
-        for context_len in self.contexts:
-            cells = [line.cells.get(context_len, _NO_CELL) for section in self.sections for line in section.lines]
-            wide = 2 + max(len(words.context(context_len)) + 1, *(text.cell_len for cell in cells for text in cell))
+    def _blocks(self, sections: Sequence[Section], columns: Columns, width: int) -> Iterator[dict[Scalar, int]]:
+        """Columns that fit beside the names, with the width of each, in as many tables as it takes."""
+        block: dict[Scalar, int] = {}
+        for value, head in columns.heads.items():
+            cells = [line.cells.get(value, _NO_CELL) for section in sections for line in section.lines]
+            wide = 2 + max(len(head) + 1, *(text.cell_len for cell in cells for text in cell))
             if block and self._left + sum(block.values()) + wide > width:
                 yield block
                 block = {}
-            block[context_len] = wide
+            block[value] = wide
         yield block
 
     @property
@@ -182,24 +210,25 @@ class TaskTable:
         """Width of the column of names."""
         # names of checkpoints decide; those of references are wrapped
         longest = max((len(line.name) for section in self.sections for line in section.lines if line.ours), default=0)
-        return 2 + min(max(longest, 18), 30)
+        corner = max((len(section.columns.corner) for section in self.sections), default=0)
+        return 2 + max(min(max(longest, 18), 30), corner)
 
     @property
     def _left(self) -> int:
         return self._names + 8
 
-    def _block(self, widths: Mapping[int, int]) -> Iterator[Text]:
-        head = Text(" " * self._names + "trained".rjust(8), style="dim")
-        for context_len, wide in widths.items():
-            head.append((words.context(context_len) + " ").rjust(wide), style="not dim bold")
+    def _block(self, sections: Sequence[Section], columns: Columns, widths: Mapping[Scalar, int]) -> Iterator[Text]:
+        head = Text(f"  {columns.corner}".ljust(self._names) + "trained".rjust(8), style="dim")
+        for value, wide in widths.items():
+            head.append((columns.heads[value] + " ").rjust(wide), style="not dim bold")
         yield head
-        for section in self.sections:
+        for section in sections:
             yield section.title
             for line in section.lines:
                 yield from self._rows(line, widths)
 
-    def _rows(self, line: Line, widths: Mapping[int, int]) -> Iterator[Text]:
-        cells = [line.cells.get(context_len, _NO_CELL) for context_len in widths]
+    def _rows(self, line: Line, widths: Mapping[Scalar, int]) -> Iterator[Text]:
+        cells = [line.cells.get(value, _NO_CELL) for value in widths]
         names = textwrap.wrap(line.name, self._names - 2) or [""]
         for row in range(max(len(names), *(len(cell) for cell in cells))):
             name = ("  " if row == 0 else "    ") + names[row] if row < len(names) else ""

@@ -147,12 +147,19 @@ def line_name(entry: Record, varying: Sequence[str]) -> str:
 
 
 def places(entry: Record) -> list[str]:
-    """Where an entry stands on each axis but the context: `depth 0.5`, `domain code`."""
-    axes = [name for name in entry["axes"].split(",") if name != "context_len" and entry[name] is not None]
-    return [f"{name.replace('_', ' ')} {_value(entry[name])}" for name in axes]
+    """Where an entry stands on each axis but the context: `depth 0.5`, `code`; words need no name of their axis."""
+    places = [(name, entry[name]) for name in entry["axes"].split(",") if name != "context_len"]
+    found = [(name, value) for name, value in places if value is not None]
+    return [value if isinstance(value, str) else f"{axis(name)} {plain(value)}" for name, value in found]
 
 
-def _value(value: Any) -> str:
+def axis(name: str) -> str:
+    """An axis as people call it: `sent to`."""
+    return name.replace("_", " ")
+
+
+def plain(value: Any) -> str:
+    """The value of a setting or an axis."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -164,7 +171,7 @@ def setting(name: str, value: Any) -> str:
         return str(value)
     if name == "weights_digest":
         return f"weights {value[:6]}"
-    return f"{name.removeprefix('param_').replace('_', ' ')} {_value(value)}"
+    return f"{name.removeprefix('param_').replace('_', ' ')} {plain(value)}"
 
 
 def title(entry: Record, unit: str) -> str:
@@ -172,7 +179,9 @@ def title(entry: Record, unit: str) -> str:
     extra = [name for name in entry["axes"].split(",") if name != "context_len"]
     better = "" if entry["better"] == "neither" else f"{entry['better']} is better"
     detail = ", ".join(part for part in (unit if unit != entry["label"] else "", better) if part)
-    return f"{entry['label']}{', by ' + ' and '.join(extra) if extra else ''}{f' ({detail})' if detail else ''}"
+    return (
+        f"{entry['label']}{', by ' + ' and '.join(map(axis, extra)) if extra else ''}{f' ({detail})' if detail else ''}"
+    )
 
 
 # Sentences

@@ -20,14 +20,12 @@ import numpy as np
 
 from ttbench.errors import CorpusError, TtbenchError, UsageError
 from ttbench.harness.data import open_corpus
+from ttbench.harness.ends import ENDS_TOKENS, prompt_ends, readable
 from ttbench.harness.files import MAX_CONFIG_BYTES, read_json
 from ttbench.harness.tokenizer import Tokenizer, read_tokenizer
 from ttbench.record import CellRecord
 from ttbench.store import read_cell
 from ttbench.types import Cell, Sample
-
-ENDS_BYTES = 240  # of a prompt, at each end
-ENDS_TOKENS = 16
 
 
 def open_sample(cell_path: Path, evidence_path: Path, index: int) -> dict[str, Any]:
@@ -114,7 +112,7 @@ def _cut_window(
         "targets": [
             {
                 "id": int(token),
-                "text": _text(tokenizer.decode(np.array([token]))),
+                "text": readable(tokenizer.decode(np.array([token]))),
                 "nats": None if nats is None else nat,
             }
             for token, nat in zip(targets, nats or [None] * num_tokens, strict=True)
@@ -138,19 +136,13 @@ def _decode_questions(cell: Cell, kept: Mapping[str, Any]) -> dict[str, Any]:
         entry["ids"].append(target)
         entry["nats"].append(nats)
     for entry in questions.values():
-        entry["before"] = _text(tokenizer.decode(ids[: entry["asked_after"] + 1][-ENDS_TOKENS:]))
-        entry["text"] = _text(tokenizer.decode(np.array(entry["ids"])))
+        entry["before"] = readable(tokenizer.decode(ids[: entry["asked_after"] + 1][-ENDS_TOKENS:]))
+        entry["text"] = readable(tokenizer.decode(np.array(entry["ids"])))
     return {**_ends(tokenizer, ids), "questions": list(questions.values())}
 
 
 def _ends(tokenizer: Tokenizer, ids: np.ndarray) -> dict[str, Any]:
-    return {
-        "prompt_start": _text(tokenizer.decode(ids[:ENDS_BYTES])[:ENDS_BYTES]),
-        "prompt_end": _text(tokenizer.decode(ids[-ENDS_BYTES:])[-ENDS_BYTES:]),
-        "first_ids": ids[:ENDS_TOKENS].tolist(),
-        "last_ids": ids[-ENDS_TOKENS:].tolist(),
-        "bos_id": tokenizer.bos_id,
-    }
+    return {**prompt_ends(ids, tokenizer), "bos_id": tokenizer.bos_id}
 
 
 def _tokenizer(cell: Cell) -> Tokenizer:
@@ -173,8 +165,3 @@ def _document_ids(cell: Cell, document: str) -> tuple[Tokenizer, np.ndarray]:
     if document not in texts:
         raise CorpusError(f"corpus '{cell.corpus}' has no test document '{document}'")
     return tokenizer, tokenizer.encode(texts[document])
-
-
-def _text(data: bytes) -> str:
-    """UTF-8 as text, and any other byte by its number: symbols of a puzzle are bytes."""
-    return data.decode(errors="backslashreplace")

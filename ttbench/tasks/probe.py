@@ -32,6 +32,7 @@ from jaxtyping import Float, Int
 
 from ttbench.errors import CorpusError, UnknownNameError, UsageError
 from ttbench.harness.data import Document
+from ttbench.harness.ends import ENDS_BYTES, readable
 from ttbench.tasks.base import Bench, Task
 from ttbench.tasks.draw import shuffled
 from ttbench.tasks.logistic import fit
@@ -41,7 +42,6 @@ from ttbench.types import Metric, Sample
 POOLS = ("mean", "last")
 WORD = 4  # letters of the words that are counted
 MAX_BATCH_TOKENS = 16_384
-EVIDENCE_BYTES = 240  # of a sequence, at each end
 # For plans only.
 TYPICAL_SEQUENCES, TYPICAL_LEN = 10_000, 512
 NOT_COMPARABLE = "a linear probe on frozen states; published numbers are of models fine-tuned on the data set"
@@ -147,8 +147,8 @@ class Probe(Task):
                 },
                 # not among the keys: two checkpoints are compared on sequences, whatever they answer
                 evidence={
-                    "prompt_start": document.text[:EVIDENCE_BYTES].decode(errors="replace"),
-                    "prompt_end": document.text[-EVIDENCE_BYTES:].decode(errors="replace"),
+                    "prompt_start": readable(document.text[:ENDS_BYTES]),
+                    "prompt_end": readable(document.text[-ENDS_BYTES:]),
                     "answer": classes[int(logs[place].argmax())],
                     "class_nats": {name: round(-float(log), 5) for name, log in zip(classes, logs[place], strict=True)},
                 },

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import shutil
 import subprocess
@@ -22,7 +21,6 @@ from ttbench.commands import listing, measure
 from ttbench.errors import GateError, StoreError
 from ttbench.harness import check as harness_check
 from ttbench.harness.check import CheckResult
-from ttbench.harness.checkpoint import zoo_names
 from ttbench.harness.loading import save_checkpoint
 from ttbench.models.transformer import Transformer
 from ttbench.rows import read_rows
@@ -357,36 +355,12 @@ def test_every_noun_can_be_listed_as_text_and_as_json(here: Path, noun: str) -> 
         assert entry["name"] in text.stdout
 
 
-def test_the_zoo_is_listed_without_torch_as_it_is_resolved_with_it() -> None:
-    assert tuple(listing.zoo_folders()) == zoo_names() != ()
-
-
 def test_a_suite_that_cannot_be_read_hides_no_other(here: Path) -> None:
     (here / "suites").mkdir()
     (here / "suites" / "mine.yaml").write_text("title: t\nnonsense: 1\n")
     found = {entry["name"]: entry["title"] for entry in json.loads(invoke("list", "suites", "--json").stdout)}
     assert "unknown key 'nonsense'" in found["mine"]
     assert {"smoke", "bench"} <= found.keys()
-
-
-def test_the_overview_names_everything_and_imports_no_torch(tmp_path: Path) -> None:
-    code = (
-        "import sys\nfrom ttbench.cli import app\n"
-        "try: app(['list'])\nexcept SystemExit: pass\n"
-        "print('torch' in sys.modules, file=sys.stderr)"
-    )
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stderr.strip() == "False"
-    for name in ("perplexity", "ttt-linear", "kjv", "smoke"):
-        assert name in done.stdout
 
 
 def test_doctor_looks_at_the_machine(here: Path) -> None:

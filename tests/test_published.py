@@ -46,5 +46,21 @@ def test_every_file_is_in_the_index(path: Path) -> None:
 def test_svf_wins_over_lora_where_the_paper_says_so() -> None:
     rows = [row for row in read(FOLDER / "transformer-squared.csv") if row["table"] == "1"]
     values = {(row["model"], row["method"], row["benchmark"]): float(row["value"]) for row in rows}
-    assert values["Llama-3-8B-Instruct", "svf", "GSM8K"] == 79.15
-    assert values["Llama-3-70B-Instruct", "lora", "GSM8K"] < values["Llama-3-70B-Instruct", "base", "GSM8K"]
+    assert values["Llama3-8B-Instruct", "svf", "GSM8K"] == 79.15
+    assert values["Llama3-70B-Instruct", "lora", "GSM8K"] < values["Llama3-70B-Instruct", "base", "GSM8K"]
+
+
+def test_the_tables_on_adaptation_have_no_holes() -> None:
+    rows = read(FOLDER / "transformer-squared.csv")
+    held: dict[tuple[str, str, str, str], set[str]] = {}
+    for row in rows:
+        if row["unit"] == "%" and row["table"] != "text":
+            held.setdefault((row["table"], row["model"], row["method"], row["variant"]), set()).add(row["benchmark"])
+    wanted = {
+        "1": {"GSM8K", "MBPP-Pro", "ARC-Easy"},
+        "2": {"MATH", "HumanEval", "ARC-Challenge"},
+        "4": {"GSM8K", "MATH"},
+    }
+    assert {line: found for line, found in held.items() if found != wanted[line[0]]} == {}
+    # three models with base, LoRA and SVF; two with five lines and one with three; eight lines of the ablation
+    assert [sum(line[0] == table for line in held) for table in wanted] == [9, 13, 8]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any, cast
@@ -272,6 +273,20 @@ def test_a_wrong_recipe_is_refused_in_words(tmp_path, change, error, words):
         read_recipe(path)
 
 
+def test_a_field_that_no_config_has_is_refused_before_its_default_is_trained():
+    _, trainees = read_recipe()
+    given = trainees["titans-lmm"]
+    slip = dataclasses.replace(given, config={**given.config, "unit_nrom": "qk"})
+    with pytest.raises(SuiteError, match=r"unknown field 'unit_nrom' in the config of .*; did you mean 'unit_norm'"):
+        trainer.build(slip, seed=0)
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPE.parent.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_model_of_every_shipped_recipe_is_built(recipe):
+    for trainee in read_recipe(recipe)[1].values():
+        assert trainer.build(trainee, seed=0).num_params()[0] > 0
+
+
 def test_unknown_models_and_missing_recipes_are_refused(recipe_path, tmp_path):
     with pytest.raises(UnknownNameError, match="did you mean 'transformer'"):
         find_trainees(["transformr"], recipe_path)
@@ -288,6 +303,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(recipe_path, tmp_path, mon
 
 def test_a_card_is_made_of_what_the_shipped_file_scores(recipe_path, tmp_path, monkeypatch):
     monkeypatch.setattr("ttbench.card.NEEDLE_TRIALS", 1)
+    monkeypatch.setattr("ttbench.card.NUM_DOCUMENTS", 2)
     # too short for the question
     monkeypatch.setattr("ttbench.card.NEEDLE_CTX", 128)
     data = yaml.safe_load(yaml.safe_dump(TINY))
@@ -302,6 +318,18 @@ def test_a_card_is_made_of_what_the_shipped_file_scores(recipe_path, tmp_path, m
         assert words in card, words
     assert "| needles at 128, in `kjv` | unsupported | |" in card
     assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "card.md"}
+
+
+def test_a_checkpoint_whose_card_was_not_made_is_not_there(recipe_path, tmp_path, monkeypatch):
+    def killed(*args, **options):
+        raise KeyboardInterrupt
+
+    recipe, trainee = find_one("transformer", recipe_path)
+    finished = train_one("transformer", recipe_path, cache=tmp_path / "cache")
+    monkeypatch.setattr("ttbench.card.write_card", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ship(finished, recipe, trainee, tmp_path / "out" / "transformer")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_bits_of_documents_are_ratios_of_their_own_sums():

@@ -18,6 +18,7 @@ import pandas as pd
 
 from ttbench.harness import measure
 from ttbench.harness.checkpoint import resolve
+from ttbench.harness.folder import whole_folder
 from ttbench.harness.loading import save_checkpoint
 from ttbench.harness.puzzles import PUZZLES
 from ttbench.store import write_whole
@@ -40,13 +41,14 @@ NO_FORMULA = "the architecture has no formula"
 def ship(
     training: Training, recipe: Recipe, trainee: Trainee, folder: Path, *, command: Sequence[str] | None = None
 ) -> Path:
-    """Write a finished training as a checkpoint folder with its card.
+    """Write a finished training as a checkpoint folder with its card: both, or nothing.
 
     Raises CheckpointError when the folder holds something already, and what the tasks raise.
     """
     extra = {"train_ctx": recipe.context_len, "train_kinds": recipe.kinds(trainee), "tokenizer": "bytes"}
-    save_checkpoint(training.model, folder, dtype="bfloat16", extra=extra)
-    write_card(training, recipe, trainee, folder, command=command or sys.argv)
+    with whole_folder(folder) as building:
+        save_checkpoint(training.model, building, dtype="bfloat16", extra=extra)
+        write_card(training, recipe, trainee, building, command=command or sys.argv)
     return folder
 
 

@@ -41,7 +41,8 @@ Checkpoints = Annotated[
     typer.Option(
         "--checkpoint",
         metavar="NAME|DIR|ID",
-        help="Zoo or catalogue name, folder, or hub id with @revision; may be repeated.  [default: the whole zoo]",
+        help="Zoo or catalogue name, folder, or hub id with @revision; may be repeated.  "
+        "[default: the task's, mostly the whole zoo]",
         autocompletion=complete("checkpoints"),
     ),
 ]

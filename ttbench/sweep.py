@@ -143,7 +143,7 @@ def run_task(
 
     Args:
         task: registered name.
-        checkpoints: zoo names, folders, hub ids `org/name@revision`; None: the whole zoo.
+        checkpoints: zoo names, folders, hub ids `org/name@revision`; None: the task's, mostly the whole zoo.
         ctx: tokens, as in "32k", "1k,4k", "1k..32k"; None: the task's default.
         corpus: registered name, `text:PATH` or `hf:DATASET`; None: the task's own, for tasks that read text.
         protocol: the task's parameter of that name.

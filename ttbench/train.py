@@ -195,12 +195,17 @@ def read_recipe(path: Path = RECIPE) -> tuple[Recipe, dict[str, Trainee]]:
 
 
 def build(trainee: Trainee, *, seed: int) -> SequenceModel:
-    """The model of a trainee, initialised from `seed`. Raises SuiteError for one that cannot learn the next token."""
+    """The model of a trainee, initialised from `seed`.
+
+    Raises SuiteError for one that cannot learn the next token, and for a field that its config does not have.
+    """
     architecture: type[SequenceModel] = ARCHITECTURES.load(trainee.architecture)
     for dialect in architecture.DIALECTS:
         if dialect.matches(trainee.config):
+            config = dialect.config(trainee.config)
+            _require_known(trainee, known=config.to_json())
             torch.manual_seed(seed)
-            model = architecture.from_config(dialect.config(trainee.config))
+            model = architecture.from_config(config)
             if not model.strictly_causal:
                 raise SuiteError(
                     f"zoo model '{trainee.name}' is not causal: each of its outputs sees the token that comes next, so "
@@ -208,6 +213,14 @@ def build(trainee: Trainee, *, seed: int) -> SequenceModel:
                 )
             return model
     raise SuiteError(f"zoo model '{trainee.name}': no dialect of '{trainee.architecture}' reads its config")
+
+
+def _require_known(trainee: Trainee, *, known: Mapping[str, Any]) -> None:
+    """A field that nobody reads is a slip: without this, its default would be trained in silence."""
+    for field in trainee.config:
+        if field not in known:
+            where = f"the config of zoo model '{trainee.name}'"
+            raise SuiteError(str(UnknownNameError("field", field, known=known, where=where)))
 
 
 def make_optimizer(model: SequenceModel, *, lr: float, recipe: Recipe) -> torch.optim.AdamW:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +103,12 @@ def test_the_same_lesson_gives_the_same_expert(tmp_path: Path) -> None:
         np.testing.assert_array_equal(parts["z"], made[1].tensors[matrix]["z"])
 
 
-def test_a_lora_expert_without_peft_computes_what_peft_computes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scale", [2.0, 0.75, 0.2])
+def test_a_lora_expert_without_peft_computes_what_peft_computes(scale: float, tmp_path: Path) -> None:
     engine = native(dtype="float64")
-    expert = make_expert(engine.model, "a", kind="lora")
+    expert = dataclasses.replace(make_expert(engine.model, "a", kind="lora"), scale=scale)
     ids = torch.from_numpy(some_ids())
-    with trainable_lora(engine.model, list(expert.shapes), rank=2, scale=2.0) as made, torch.no_grad():
+    with trainable_lora(engine.model, list(expert.shapes), rank=2, scale=scale) as made, torch.no_grad():
         values = [parts[part] for parts in expert.tensors.values() for part in ("A", "B")]
         for parameter, value in zip(made.parameters, values, strict=True):
             parameter.copy_(torch.from_numpy(value))
@@ -116,7 +118,7 @@ def test_a_lora_expert_without_peft_computes_what_peft_computes(tmp_path: Path) 
     with Switch(engine.model, [expert], cache=DecompositionCache(tmp_path)) as switch:
         torch.testing.assert_close(engine.logits(ids), base, rtol=0, atol=0)
         switch.to({"a": 1.0})
-        torch.testing.assert_close(engine.logits(ids), by_peft, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(engine.logits(ids), by_peft, rtol=1e-5, atol=1e-6)
 
 
 def test_inside_off_the_model_is_the_base(tmp_path: Path) -> None:
@@ -212,6 +214,42 @@ def test_reinforcement_learns_an_answer_that_it_sometimes_writes() -> None:
     assert np.mean(shares[-10:]) > 0.85 > 0.7 > np.mean(shares[:5])
 
 
+def test_any_task_with_an_answer_that_can_be_checked_trains_an_expert(tmp_path: Path) -> None:
+    engine, asked, checked = native(), [], []
+
+    def sums(*, split: str, first: int, count: int) -> list[Item]:
+        asked.append((split, first, count))
+        texts = [(f"{index % 5}+{index % 3}=", f"{index % 5 + index % 3}") for index in range(first, first + count)]
+        return [
+            Item(
+                name=f"sums/{split}/{prompt}",
+                domain="sums",
+                split=split,
+                source=prompt,
+                prompt=TOKENIZER.encode(prompt.encode()),
+                answer=TOKENIZER.encode(answer.encode()),
+                answer_bytes=len(answer),
+            )
+            for prompt, answer in texts
+        ]
+
+    def is_written(item: Item, written: np.ndarray) -> bool:
+        checked.append(item.domain)
+        return len(written) == len(item.answer)
+
+    given = {"cache": DecompositionCache(tmp_path), "draw": sums}
+    lesson = short(domain="sums", objective="reinforce", steps=4, batch_size=8, lr=0.05, kl=0.01)
+    expert = train_expert(engine, BASE, TOKENIZER, lesson, check=is_written, **given)
+    assert expert.domain == "sums"
+    # by the check that was given, every answer is right
+    assert expert.training["train_shown"] == [1.0] * 4
+    assert checked == ["sums"] * 4 * 8
+    assert {split for split, _, _ in asked} == {"train", "valid"}
+    assert [first for split, first, _ in asked if split == "train"] == [8 * step for step in range(4)]
+    told = train_expert(engine, BASE, TOKENIZER, short(domain="sums", steps=20), **given).training
+    assert told["valid_nats_after"] < told["valid_nats_before"]
+
+
 def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"training expert 'x' diverged at step \d+; lower its lr"):
         train_expert(native(), BASE, TOKENIZER, short(lr=1e30, steps=8), cache=DecompositionCache(tmp_path))
@@ -254,6 +292,15 @@ def test_a_recipe_with_a_mistake_is_refused_with_its_place(text: str, message: s
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
     with pytest.raises(SuiteError, match=message):
+        read_course(path)
+
+
+def test_other_has_no_expert_since_it_is_answered_with_the_base(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("base: x\nexperts: {a: {domain: other}}")
+    with pytest.raises(
+        UnknownNameError, match=r"unknown domain 'other'.*available: code, dispatch, dna, prose, recall"
+    ):
         read_course(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -60,6 +61,53 @@ def test_a_folder_whose_parts_disagree_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a" / "expert.json").write_text(json.dumps({**card, "form": "other"}))
     with pytest.raises(CheckpointError, match="allowed are method svf with form paper or repository, and lora"):
         read_expert(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scale": "absent"}, "expert.json' lacks scale"),
+        ({"domain": 3}, "wrong are: domain"),
+        ({"matrices": {}}, r"wrong are: matrices \(names with \[rows, columns\]\)"),
+        ({"matrices": {"layers.0": [1]}}, r"wrong are: matrices: layers.0 \[1\]"),
+        ({"method": "lora", "form": None}, r"wrong are: scale None \(lora needs a number\)"),
+        ({"method": "lora"}, "is no expert of format 1; allowed are"),
+        ([], "is no expert of format 1; allowed are"),
+    ],
+    ids=str,
+)
+def test_a_card_with_a_mistake_is_refused_with_what_is_wrong_before_anything_runs(
+    change: dict[str, object] | list[object], message: str, tmp_path: Path
+) -> None:
+    save_expert(make_expert(native().model, "a"), tmp_path / "a")
+    path = tmp_path / "a" / "expert.json"
+    card = change
+    if isinstance(change, dict):
+        merged = {**json.loads(path.read_text()), **change}
+        card = {name: value for name, value in merged.items() if value != "absent"}
+    path.write_text(json.dumps(card))
+    for read in (read_expert, lambda folder: library_digest(folder.parent)):
+        with pytest.raises(CheckpointError, match=message):
+            read(tmp_path / "a")
+
+
+def test_a_lora_expert_whose_halves_have_different_ranks_is_refused(tmp_path: Path) -> None:
+    expert = make_expert(native().model, "a", kind="lora")
+    first = next(iter(expert.tensors))
+    parts = {"A": expert.tensors[first]["A"], "B": np.ones((expert.shapes[first][0], 3), np.float32)}
+    save_expert(dataclasses.replace(expert, tensors={**expert.tensors, first: parts}), tmp_path / "a")
+    with pytest.raises(CheckpointError, match=r"B' has shape \[48, 3\]; a matrix of 48 x 32 takes \[48, 2\]"):
+        read_expert(tmp_path / "a")
+
+
+def test_a_library_whose_experts_cannot_be_told_apart_or_lack_tensors_is_refused(tmp_path: Path) -> None:
+    for folder in "ab":
+        save_expert(make_expert(native().model, "same"), tmp_path / folder)
+    with pytest.raises(CheckpointError, match=r"two experts in .* are called 'same'"):
+        read_library(tmp_path)
+    (tmp_path / "b" / "expert.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"cannot read the tensors of the expert in .*b'"):
+        library_digest(tmp_path)
 
 
 def test_the_digest_of_a_library_follows_its_content(tmp_path: Path) -> None:
@@ -133,6 +181,7 @@ def test_the_format_is_told_by_the_content_not_by_the_name_of_the_file(tmp_path:
     ("held", "message"),
     [
         (positional([torch.zeros(32)] * 5), "5 vectors by position; the model has 6 MLP matrices"),
+        (positional([torch.tensor(0.0)] * 6), r"has shape \[\]; a matrix of 48 x 32 takes"),
         (positional([torch.zeros(31)] * 6), "takes .32.. Is it an expert of another model"),
         ({**positional([torch.zeros(32)] * 6), "adaptive_weights": torch.zeros(2, 1)}, "is a mixture of experts"),
         ({"model.layers.0.mlp.gate_proj.weight": torch.zeros(7)}, "takes .32.."),

@@ -49,15 +49,6 @@ def test_adaptation_refuses_items_that_are_not_held_out(split: str, tmp_path: Pa
         assert few.found is None
 
 
-def test_a_choice_does_not_depend_on_the_answers_that_are_scored(tmp_path: Path) -> None:
-    engine = native()
-    with make_switch(engine, tmp_path, "a", "b") as switch:
-        dispatch = Dispatch(engine, switch, TOKENIZER, experts={"dna": "a", "code": "b"}, classifier=None)
-        for item in items("test"):
-            changed = dataclasses.replace(item, answer=item.answer[::-1].copy())
-            assert dispatch.choose(item.prompt) == dispatch.choose(changed.prompt)
-
-
 # Reading
 
 
@@ -165,18 +156,26 @@ def test_few_shot_takes_the_expert_that_answers_the_held_out_items(tmp_path: Pat
     engine = native()
     broken = make_expert(engine.model, "broken", value=30.0)
     good = make_expert(engine.model, "good", value=1.0)
+    # what the base itself writes, which is what z = 1 writes too
+    held_out = []
+    for item in items("valid"):
+        engine.reset(1, len(item.prompt) + len(item.answer))
+        written = engine.generate(item.prompt[None], len(item.answer))[0]
+        held_out.append(dataclasses.replace(item, answer=np.asarray(written)))
     with Switch(engine.model, [good, broken], cache=DecompositionCache(tmp_path)) as switch:
-        few = FewShot(engine, switch, experts=["good", "broken"], settings=SETTINGS, seed=0)
+        settings = CemSettings(population=16, elites=4, iterations=6)
+        few = FewShot(engine, switch, experts=["good", "broken"], settings=settings, seed=0)
         with pytest.raises(UsageError, match=r"after learn\(\) only"):
             few.choose(items("test")[0].prompt)
-        few.learn(items("valid"))
+        few.learn(held_out)
         choice = few.choose(items("test")[0].prompt)
         assert choice == few.choose(items("test")[1].prompt)
-        assert few.found is not None
+        assert choice["good"] > 10 * choice["broken"]
         switch.to({"good": 0.5, "broken": 0.5})
-        even = read_answers(engine, items("valid"))
+        even = read_answers(engine, held_out)
         hits = sum(answer.num_hits for answer in even) / sum(answer.num_tokens for answer in even)
-        assert few.found.score >= (hits, -sum(answer.nats for answer in even))
+        assert few.found is not None
+        assert few.found.score[0] > hits + 0.2
 
 
 def test_two_passes_are_told_apart_and_leave_the_weights_that_were_chosen(tmp_path: Path) -> None:

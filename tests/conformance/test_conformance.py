@@ -24,6 +24,7 @@ from oracle import (
     skyformer_logits,
     ttt_logits,
 )
+from oracle_titans import TITANS_LOGITS
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -60,11 +61,11 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "skyformer": [{"normalisation": "rows", "tie_word_embeddings": True}, {"normalisation": "mean"}],
     "titans-lmm": [
         {"memory_read": "chunk", "num_persistent": 0, "memory_layers": 4, "tie_word_embeddings": True},
-        {"memory_layers": 1, "memory_init": "zero", "chunk_size": 5, "conv_kernel": 0},
+        {"memory_layers": 1, "memory_init": "zero", "chunk_size": 5, "conv_kernel": 0, "unit_norm": "qk"},
     ],
     "titans-mac": [
         {"memory_read": "chunk", "num_persistent": 0, "memory_layers": 1, "tie_word_embeddings": True},
-        {"memory_layers": 3, "chunk_size": 5, "conv_kernel": 0},
+        {"memory_layers": 3, "chunk_size": 5, "conv_kernel": 0, "damped_step": False, "max_step": 0.05},
     ],
     "titans-mag": [
         {"memory_read": "chunk", "num_persistent": 0, "window": 40, "tie_word_embeddings": True},
@@ -91,6 +92,7 @@ ORACLES: dict[str, Callable[..., np.ndarray]] = {
     "reformer": reformer_logits,
     "s4d": s4d_logits,
     "skyformer": skyformer_logits,
+    **TITANS_LOGITS,
     "ttt-linear": ttt_logits,
     "ttt-mlp": ttt_logits,
 }

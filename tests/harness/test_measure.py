@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -138,6 +139,30 @@ def test_the_peak_sees_200_mib_and_its_reset_forgets_them_even_below_a_fat_paren
     assert seen["after"] < seen["with"] - 190 * MIB
     assert seen["reset"] is True
     assert seen["again"] < seen["peak"] - 190 * MIB
+
+
+FREED = """
+import json
+import numpy as np
+from ttbench.harness import measure
+held = [np.ones(65536, dtype=np.uint8) for _ in range(2000)]
+full = measure.rss()
+# the last block pins the top of the heap, so that glibc cannot shrink it by itself
+del held[:-1]
+freed = measure.rss()
+given_back = measure.release_freed()
+print(json.dumps({"full": full, "freed": freed, "after": measure.rss(), "given_back": given_back}))
+"""
+
+
+@linux_only
+def test_freed_memory_that_the_allocator_keeps_is_given_back() -> None:
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("malloc_trim is glibc's")
+    seen = json.loads(run_python(FREED))
+    assert seen["given_back"] is True
+    assert seen["full"] - seen["freed"] < 20 * MIB
+    assert seen["freed"] - seen["after"] > 100 * MIB
 
 
 @linux_only

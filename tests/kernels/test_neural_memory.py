@@ -56,6 +56,10 @@ def tensors(state: MemoryState) -> list[Tensor]:
     return [*state.M, *state.S, *state.X, *state.D, state.gates]
 
 
+def own(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(part.clone() for part in parts)
+
+
 def close(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-11)
 
@@ -107,10 +111,6 @@ def test_any_split_gives_the_same_result(splits, read):
 def test_steps_equal_the_recurrence(read):
     inputs, start = make_inputs(21), make_state(3)
     expected, _ = nm.reference(*inputs, start, offset=0, read=read)
-
-    def own(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(part.clone() for part in parts)
-
     state = MemoryState(M=own(start.M), S=own(start.S), X=own(start.X), D=own(start.D), gates=start.gates.clone())
     outs = [
         nm.step(
@@ -123,6 +123,24 @@ def test_steps_equal_the_recurrence(read):
         for t in range(21)
     ]
     close(torch.cat(outs, 1), expected)
+
+
+def test_a_step_that_reads_the_chunks_start_multiplies_gates_at_the_chunks_end_alone(monkeypatch):
+    made: list[int] = []
+
+    def counted(gates: Tensor) -> gating.Mixes:
+        made.append(gates.shape[2])
+        return gating.mix(gates)
+
+    monkeypatch.setattr(nm, "mix", counted)
+    one, state = make_inputs(1), make_state(2)
+    state = MemoryState(
+        **{name: own(getattr(state, name)) for name in ("M", "S", "X", "D")},
+        gates=make_gates(8).transpose(1, 2).clone(),
+    )
+    for place in (6, 7):
+        nm.step(*one, state, place=torch.tensor([place]), last=place == 7, read="chunk")
+        assert made == [8] * (place - 6)
 
 
 def test_gradients_of_the_closed_forms_equal_those_of_the_recurrence():

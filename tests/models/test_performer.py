@@ -25,6 +25,8 @@ def test_config_survives_its_own_json() -> None:
         ({"num_features": 0}, r"num_features=0; it must be at least 1"),
         ({"num_features": 2.5}, r"num_features=2\.5; expected a value of type int"),
         ({"feature_seed": -1}, r"feature_seed=-1; it must be at least 0"),
+        ({"feature_seed": 1 << 63}, r"feature_seed=9223372036854775808; it must be at least 0 and below 2\^63"),
+        ({"rope_theta": float("inf")}, r"rope_theta=inf; it must be positive and finite"),
         ({"feature_eps": 1.0}, r"feature_eps=1\.0; it must be at least 0 and below 1"),
         ({"feature_eps": float("nan")}, r"feature_eps=nan"),
         ({"rope_theta": 0.0}, r"rope_theta=0\.0; it must be positive"),

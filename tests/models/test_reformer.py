@@ -43,6 +43,7 @@ def test_a_missing_choice_is_named(field):
         ({"bucket_keys": 0}, "bucket_keys=0"),
         ({"conv_kernel": -1}, "conv_kernel=-1"),
         ({"rope_theta": 0.0}, "rope_theta=0.0"),
+        ({"hash_seed": -1}, "hash_seed=-1; it must be at least 0"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -116,6 +116,8 @@ def test_config_survives_its_own_json() -> None:
         ({"num_landmarks": 16}, "num_landmarks=16 with approximation='none'"),
         ({"approximation": "nystrom"}, "num_landmarks=0; it must be at least 1"),
         ({**NYSTROM, "ridge": 0.0}, "ridge=0.0; it must be positive"),
+        ({"rope_theta": 0.0}, "rope_theta=0.0; it must be positive"),
+        ({**NYSTROM, "landmark_seed": -1}, "landmark_seed=-1; it must be at least 0"),
         ({**NYSTROM, "inverse_steps": 0}, "inverse_steps=0; it must be at least 1"),
         ({**NYSTROM, "normalisation": "rows"}, "approximate row sums can be zero or negative"),
     ],

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from ttbench.errors import CheckpointError
 from ttbench.models import titans_mac
@@ -114,6 +115,32 @@ def test_sixty_four_thousand_tokens_stay_finite_with_a_state_of_constant_size(mo
     assert state.nbytes_allocated == size
 
 
+@pytest.mark.parametrize("read", ["token", "chunk"])
+@pytest.mark.parametrize("num_layers", [1, 2, 4])
+def test_flops_of_a_prefill_match_what_torch_counts(num_layers, read):
+    model = make(TitansLMM, memory_layers=num_layers, memory_read=read, num_persistent=0)
+    config, size, num_tokens = model.config, model.config.chunk_size, 8 * model.config.chunk_size
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model.head(model(tokens(num_tokens)))
+    # torch counts whole squares of triangles, f, and no convolution
+    more = 2 * size * size - (size + 1) * (size + 2) / 3 + 2 * size
+    if read == "token":
+        more += (2 * size - (size + 1)) * sum(map(sum, MemoryLayer(config).shapes))
+    layer = config.num_attention_heads * more - 2 * 3 * config.conv_kernel * config.hidden_size
+    cost = TitansLMM.cost(config, dtype_bytes=8)
+    expected = cost.prefill_flops(num_tokens) + num_tokens * config.num_hidden_layers * layer
+    assert counter.get_total_flops() == pytest.approx(expected, rel=1e-12)
+
+
+def test_every_row_names_the_choices_that_make_another_function():
+    choices = {"memory_read": "chunk", "memory_init": "zero", "chunk_size": "5", "num_persistent": "0"}
+    config: dict[str, Any] = {**choices, "chunk_size": 5, "num_persistent": 0, "memory_layers": 1}
+    attends = {TitansLMM: {}, TitansMAC: {"segment_attention": "sdpa"}}
+    for model_class in VARIANTS:
+        expected = {"neural_memory": "chunked", **attends.get(model_class, {"window_attention": "sdpa"}), **choices}
+        assert make(model_class, **config).kernel_path == expected
+
+
 @pytest.mark.parametrize("model_class", VARIANTS)
 def test_all_parameters_get_a_gradient(model_class):
     model = make(model_class)
@@ -128,6 +155,10 @@ def test_all_parameters_get_a_gradient(model_class):
         (TitansLMM, {"memory_read": "end"}, "memory_read='end'; available: chunk, token"),
         (TitansLMM, {"memory_init": "zero"}, "memory_init='zero' with memory_layers=2"),
         (TitansLMM, {"max_step": 0.0}, "max_step=0.0; it must be positive"),
+        (TitansLMM, {"max_step": float("inf")}, "max_step=inf; it must be positive and finite"),
+        (TitansLMM, {"memory_layers": 9}, "memory_layers=9; at most 8"),
+        (TitansMAC, {"rope_theta": 0.0}, "rope_theta=0.0; it must be positive and finite"),
+        (TitansMAG, {"rope_theta": float("nan")}, "rope_theta=nan; it must be positive and finite"),
         (TitansLMM, {"chunk_size": 0}, "chunk_size=0; it must be at least 1"),
         (TitansLMM, {"num_attention_heads": 5}, "the width of a head must be a whole, even number"),
         (TitansMAG, {"window": 1}, "window=1; it must be at least 2"),

@@ -232,6 +232,20 @@ def test_three_checkpoints_are_told_against_the_best_one() -> None:
     assert ", ttt-linear 0.1" in said
 
 
+def test_two_corpora_are_told_apart_line_by_line_and_in_sentences_of_their_own() -> None:
+    other = [
+        row | {"corpus": "kjv", "corpus_digest": "c2", "cell_id": "kjv" + row["cell_id"]}
+        for row in perplexity_rows([dataclasses.replace(TRANSFORMER, bits=9.0), TTT], [512])
+    ]
+    found = compare(make_rows(perplexity_rows(MODELS, [512]), other), "transformer", "ttt-linear")
+    first, second = (said for said in words.sentences(words.records(found)) if "bits per byte" in said)
+    assert first.startswith("Corpus code: at 512 tokens ttt-linear needs")
+    assert second.startswith("Corpus kjv: at 512 tokens transformer needs")
+    text = text_of(found, 120)
+    assert "  512 corpus code " in text
+    assert "  512 corpus kjv " in text
+
+
 def test_many_checkpoints_are_compared_with_the_first() -> None:
     names = list("abcdefg")
     assert all_pairs(names) == [("a", name) for name in "bcdefg"]

@@ -14,7 +14,7 @@ from matplotlib.image import imread
 from rows import TRANSFORMER, TTT, Model, make_rows, needle_rows, perplexity_rows, timing_rows
 
 from ttbench.report import figures, words
-from ttbench.report.canvas import COLOURS, style
+from ttbench.report.canvas import COLOURS, GREY, style
 from ttbench.report.curves import draw_curves
 from ttbench.report.heatmaps import draw_heatmap
 from ttbench.report.table import summarise
@@ -93,6 +93,34 @@ def test_a_curve_is_solid_as_far_as_it_was_trained_and_dashed_beyond(table: pd.D
     assert [label.get_text() for label in axes.get_xticklabels()] == ["512", "2k", "8k"]
     texts = [text.get_text() for text in axes.texts]
     assert {"transformer", "ttt-linear", "bzip2 -9", "too short"} <= set(texts)
+
+
+def test_corpora_have_figures_of_their_own_with_their_own_references(tmp_path: Path) -> None:
+    table = summarise(read_rows(ROOT / "results" / "genomics" / "cpu" / "rows.parquet"))
+    (figure,) = figures.available(table)
+    drawn = figures.draw(figure, table, tmp_path)
+    assert [path.name for path in drawn if path.suffix == ".png"] == [
+        "bits_per_base_genomes.png",
+        "bits_per_base_genomes-strain.png",
+    ]
+    with style():
+        canvas = draw_curves(
+            "t",
+            entries_of(table, "bits_per_base"),
+            beneath=[entries_of(table, "markov_bits_per_base")],
+            names=["dna-transformer", "dna-ttt-linear"],
+            log_y=False,
+        )
+        canvas.draw_without_rendering()
+    axes = canvas.axes[0]
+    grey = [line for line in axes.lines if line.get_color() == GREY and len(np.asarray(line.get_xdata())) > 2]
+    assert len(grey) == 2
+    assert all((np.diff(np.asarray(line.get_xdata())) > 0).all() for line in grey)
+    assert {"Markov, order 12 corpus genomes", "dna-ttt-linear corpus genomes-strain"} <= {
+        text.get_text() for text in axes.texts
+    }
+    # long names narrow the axes rather than leave the picture
+    assert max(text.get_window_extent().x1 for text in axes.texts) <= canvas.bbox.x1
 
 
 def test_names_at_the_ends_of_lines_never_touch() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ttbench.adapt.domains import DOMAINS
+from ttbench.adapt.domains import DOMAINS, Item, draw_items
 from ttbench.adapt.experts import DISPATCH, Expert, save_expert
 from ttbench.adapt.matrices import choose_matrices
 from ttbench.errors import UnknownNameError, UnsupportedError, UsageError
@@ -102,7 +102,7 @@ def measure(library: Path, *, engine: EagerEngine | None = None, **given: Any) -
     params = task.settle(task.Params(**{**SMALL, "experts": str(library), **given}), (64,))
     cell = Cell(
         task="adapt",
-        task_version=1,
+        task_version=Adapt.version,
         checkpoint=checkpoint,
         context_len=96,
         params=dataclasses.asdict(params),
@@ -156,7 +156,6 @@ def test_every_strategy_scores_the_same_items_of_every_domain(samples: list[Samp
 
 
 def test_the_base_is_what_the_engine_says_without_any_of_this(samples: list[Sample]) -> None:
-    from ttbench.adapt.domains import draw_items
     from ttbench.adapt.reading import read_answers
 
     items = draw_items(
@@ -247,6 +246,40 @@ def test_two_experts_for_one_domain_are_an_error(tmp_path: Path) -> None:
         save_expert(expert(name, "dna"), tmp_path / name)
     with pytest.raises(UsageError, match="experts 'a' and 'b' are for the same domain"):
         measure(tmp_path, strategies="oracle", domains="dna")
+
+
+def test_experts_from_elsewhere_stand_where_those_by_next_token_would(tmp_path: Path) -> None:
+    for name, objective in (("ours", "next-token"), ("theirs", "unknown")):
+        save_expert(expert("dna", "dna", objective=objective), tmp_path / name / "dna")
+    ours, theirs = (
+        measure(tmp_path / name, strategies="prompt,oracle", domains="dna,other") for name in ("ours", "theirs")
+    )
+    assert [s.values.get("nats") for s in ours] == [s.values.get("nats") for s in theirs]
+    assert of(theirs, phase="memory", strategy="oracle")[0].values["num_experts"] == 1
+
+
+def test_an_expert_for_a_domain_that_is_none_of_ours_is_an_error(tmp_path: Path) -> None:
+    save_expert(expert("math", "math"), tmp_path / "math")
+    with pytest.raises(UnknownNameError, match=r"unknown domain 'math' .*expert 'math'"):
+        measure(tmp_path, strategies="prompt", domains="dna")
+
+
+def test_what_is_chosen_does_not_depend_on_the_answers_that_are_scored(
+    library: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_other_answers(*given: Any, split: str, **sizes: Any) -> list[Item]:
+        drawn = draw_items(*given, split=split, **sizes)
+        if split != "test":
+            return drawn
+        return [dataclasses.replace(item, answer=np.full_like(item.answer, 7)) for item in drawn]
+
+    monkeypatch.setattr("ttbench.tasks.adapt.draw_items", with_other_answers)
+    adapting = ("prompt", "classifier", "few-shot")
+    changed = measure(library, strategies=",".join(adapting))
+    for strategy in adapting:
+        one, two = (of(found, phase="item", strategy=strategy) for found in (samples, changed))
+        assert [(s.evidence or {})["choice"] for s in one] == [(s.evidence or {})["choice"] for s in two]
+        assert all(a.values["nats"] != b.values["nats"] for a, b in zip(one, two, strict=True))
 
 
 def test_what_the_experts_hold_is_part_of_the_cell(library: Path, tmp_path: Path) -> None:

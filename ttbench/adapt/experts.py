@@ -28,10 +28,13 @@ from ttbench.types import digest
 CARD, TENSORS = "expert.json", "expert.safetensors"
 FORMAT = 1
 DISPATCH = "dispatch"  # the domain of an expert that only chooses among the others
+UNKNOWN = "unknown"  # the objective of an expert that came from elsewhere
 OTHER = "other"  # the label of prompts that are no expert's: they are answered with the base weights
 
 Method = Literal["svf", "lora"]
 PARTS: Mapping[str, tuple[str, ...]] = {"paper": ("z",), "repository": ("p",), "lora": ("A", "B")}
+KINDS = (("svf", "paper"), ("svf", "repository"), ("lora", None))  # method, form
+_WORDS = ("name", "method", "objective", "domain", "base")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -41,7 +44,7 @@ class Expert:
     name: str
     method: Method
     form: str | None  # paper | repository for svf; None for lora
-    objective: str  # next-token | reinforce; "unknown" when it came from elsewhere
+    objective: str  # next-token | reinforce | unknown
     domain: str  # what it was trained on; "dispatch" for a classifier
     base: str  # checkpoint it was trained over, by name, for people
     base_digest: str | None  # weights digest of that checkpoint; None: unknown
@@ -92,12 +95,33 @@ def read_card(folder: Path) -> dict[str, Any]:
         card = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read the expert in '{folder}': {error}") from error
-    known = card.get("format") == FORMAT and (card.get("form") or card.get("method")) in PARTS
-    if not known or not isinstance(card.get("matrices"), dict) or not card["matrices"]:
+    if (
+        not isinstance(card, dict)
+        or card.get("format") != FORMAT
+        or (card.get("method"), card.get("form")) not in KINDS
+    ):
         raise CheckpointError(
             f"'{path}' is no expert of format {FORMAT}; allowed are method svf with form paper or repository, and lora"
         )
+    lacking = [
+        name for name in (*_WORDS, "base_digest", "scale", "num_params", "matrices", "training") if name not in card
+    ]
+    if lacking:
+        raise CheckpointError(f"'{path}' lacks {', '.join(lacking)}")
+    wrong = [name for name in _WORDS if not isinstance(card[name], str)]
+    if not isinstance(card["matrices"], dict) or not card["matrices"]:
+        wrong.append("matrices (names with [rows, columns])")
+    else:
+        wrong += [f"matrices: {name} {shape}" for name, shape in card["matrices"].items() if not _is_shape(shape)]
+    if card["method"] == "lora" and not isinstance(card["scale"], int | float):
+        wrong.append(f"scale {card['scale']!r} (lora needs a number)")
+    if wrong:
+        raise CheckpointError(f"'{path}' cannot be an expert; wrong are: {', '.join(wrong[:5])}")
     return card
+
+
+def _is_shape(shape: object) -> bool:
+    return isinstance(shape, list) and len(shape) == 2 and all(type(size) is int and size > 0 for size in shape)
 
 
 def read_expert(folder: Path) -> Expert:
@@ -126,9 +150,10 @@ def read_expert(folder: Path) -> Expert:
 def check_parts(matrix: str, parts: Mapping[str, np.ndarray], shape: tuple[int, int], *, where: str) -> None:
     """Raise CheckpointError when parts do not fit a matrix of this shape, or are not finite."""
     rows, columns = shape
+    rank = parts["A"].shape[0] if "A" in parts and parts["A"].ndim else 1
+    fitting = {"A": (rank, columns), "B": (rows, rank)}
     for part, value in parts.items():
-        rank = value.shape[0] if part == "A" else value.shape[-1]
-        fits = {"A": (rank, columns), "B": (rows, rank)}.get(part, (min(rows, columns),))
+        fits = fitting.get(part, (min(rows, columns),))
         if value.shape != fits:
             raise CheckpointError(
                 f"{where}: '{matrix}.{part}' has shape {list(value.shape)}; a matrix of {rows} x {columns} takes "
@@ -158,14 +183,24 @@ def find_library(name: str) -> Path:
 
 
 def library_digest(folder: Path) -> str:
-    """Digest of every expert's name, card and tensors."""
-    lines = [
-        f"{path.parent.name}\t{digest(path.read_bytes())}\t{digest((path.parent / TENSORS).read_bytes())}"
-        for path in sorted(folder.glob(f"*/{CARD}"))
-    ]
+    """Digest of every expert's name, card and tensors. Raises CheckpointError for a wrong card, or without tensors."""
+    lines = []
+    for path in sorted(folder.glob(f"*/{CARD}")):
+        read_card(path.parent)
+        try:
+            tensors = (path.parent / TENSORS).read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"cannot read the tensors of the expert in '{path.parent}': {error}") from error
+        lines.append(f"{path.parent.name}\t{digest(path.read_bytes())}\t{digest(tensors)}")
     return digest("\n".join(lines))
 
 
 def read_library(folder: Path) -> list[Expert]:
-    """Every expert of a library, by name of its folder."""
-    return [read_expert(path.parent) for path in sorted(folder.glob(f"*/{CARD}"))]
+    """Every expert of a library, in the order of their folders. Raises CheckpointError, also for a name given twice."""
+    experts: dict[str, Expert] = {}
+    for path in sorted(folder.glob(f"*/{CARD}")):
+        expert = read_expert(path.parent)
+        if expert.name in experts:
+            raise CheckpointError(f"two experts in '{folder}' are called '{expert.name}'; see the name in their {CARD}")
+        experts[expert.name] = expert
+    return list(experts.values())

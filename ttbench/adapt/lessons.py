@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from ttbench.adapt.domains import DOMAINS
-from ttbench.adapt.experts import DISPATCH
+from ttbench.adapt.experts import DISPATCH, OTHER
 from ttbench.errors import SuiteError, UnknownNameError
 from ttbench.strict_yaml import read_yaml
 
 METHODS = ("svf", "lora")
 OBJECTIVES = ("next-token", "reinforce")
 FORMS = ("paper", "repository")
+# What an expert can be trained on: "other" is answered with the base, so it has none.
+TAUGHT = (*(name for name in DOMAINS if name != OTHER), DISPATCH)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,10 +95,10 @@ def _lesson(name: str, values: Mapping[str, Any], *, where: str) -> Lesson:
             raise SuiteError(f"{where}: '{key}' of expert '{name}' must be more than 0; got {value!r}")
         fitted[key] = value
     if "domain" not in fitted:
-        raise SuiteError(f"{where}: expert '{name}' names no domain; allowed: {', '.join([*DOMAINS, DISPATCH])}")
+        raise SuiteError(f"{where}: expert '{name}' names no domain; allowed: {', '.join(TAUGHT)}")
     lesson = Lesson(name=name, **fitted)
     for noun, value, known in (
-        ("domain", lesson.domain, (*DOMAINS, DISPATCH)),
+        ("domain", lesson.domain, TAUGHT),
         ("method", lesson.method, METHODS),
         ("form", lesson.form, FORMS),
         ("objective", lesson.objective, OBJECTIVES),

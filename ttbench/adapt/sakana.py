@@ -5,8 +5,8 @@
     learnable_params.pt   the older one: transformers' parameter name -> p
 
 Both hold raw p, usually in bfloat16, for the repository's form. They are told apart by what they hold, not by the
-file's name. Nothing but tensors is unpickled. Departure: a positional file is taken only when its length and each of
-its vectors fit, since nothing in it says which model it is of. Source: the repository at its last commit, 30 Jan 2025.
+file's name. Nothing but tensors is unpickled. A positional file is taken when its length and each of its vectors fit,
+as there; nothing in it says which model it is of. Source: the repository at its last commit, 30 Jan 2025.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ttbench.adapt.experts import Expert, check_parts
+from ttbench.adapt.experts import UNKNOWN, Expert, check_parts
 from ttbench.adapt.matrices import MLP, choose_matrices, find_matrices
 from ttbench.errors import CheckpointError
 from ttbench.models.base import SequenceModel
@@ -56,7 +56,7 @@ def read_sakana(path: Path, model: nn.Module, *, name: str, domain: str, base: s
         name=name,
         method="svf",
         form="repository",
-        objective="unknown",
+        objective=UNKNOWN,
         domain=domain,
         base=base,
         base_digest=base_digest,

@@ -6,6 +6,7 @@
 Two forms of the same idea, told apart everywhere:
 
     paper        z is what is trained, 1 at the start. Sun, Cetin and Tang 2025 (arXiv 2501.06252), section 3.
+                 Departure: their list of settings starts z at 0.1, which would be a tenth of W; it fits p below.
     repository   p is what is trained, 0.1 at the start; z = sigmoid(p), and W' is rescaled by sum(S) / sum(S * z), so
                  that the nuclear norm stays that of W. SakanaAI/self-adaptive-llms at its last commit, 30 Jan 2025;
                  the paper mentions neither. Departure: p starts without the authors' noise of 0.01.

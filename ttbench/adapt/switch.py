@@ -126,11 +126,13 @@ class Switch:
         return recompose(factors, mixed, form)
 
     def _low_rank(self, matrix: str, choice: Choice) -> Tensor:
-        made = self._base[matrix].to(torch.float32)
+        base = self._base[matrix]
+        made = base.to(torch.promote_types(base.dtype, torch.float32))
         for name, share in choice.items():
-            held = self._trained[name].get(matrix)
+            held, scale = self._trained[name].get(matrix), self.experts[name].scale
+            assert scale is not None  # a LoRA expert has one
             if held is not None:
-                made = made + share * float(self.experts[name].scale or 1.0) * (held["B"] @ held["A"])
+                made = made + share * scale * (held["B"] @ held["A"])
         return made
 
     def __enter__(self) -> Self:

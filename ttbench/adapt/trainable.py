@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -113,7 +114,9 @@ def trainable_lora(model: nn.Module, names: Sequence[str], *, rank: int, scale: 
         if not isinstance(model.get_submodule(name), nn.Linear):
             raise UsageError(f"'{name}' is no nn.Linear; LoRA experts are made for these only, SVF ones for any matrix")
     with frozen(model):
-        config = LoraConfig(r=rank, lora_alpha=round(scale * rank), target_modules=list(names), lora_dropout=0.0)
+        # lora_alpha is declared an integer, but only ever divided by the rank; rounded, it would train another scale
+        alpha = cast(int, scale * rank)
+        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(names), lora_dropout=0.0)
         tuner = LoraModel(model, config, "default")
         try:
             layers = {name: model.get_submodule(name) for name in names}

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import partial
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from ttbench.adapt.domains import DOMAINS, Item, draw_items
 from ttbench.adapt.experts import DISPATCH, Expert, Method
 from ttbench.adapt.lessons import Lesson
 from ttbench.adapt.matrices import choose_matrices
-from ttbench.adapt.objectives import Outcome, next_token, reinforce
+from ttbench.adapt.objectives import Check, Outcome, is_answer, next_token, reinforce
 from ttbench.adapt.strategies import label_ids, question_ids
 from ttbench.adapt.svf import Form
 from ttbench.adapt.trainable import Trainable, trainable_lora, trainable_svf
@@ -32,6 +33,12 @@ from ttbench.harness.tokenizer import Tokenizer
 from ttbench.types import Checkpoint
 
 VALID_ITEMS = 16
+
+
+class Draw(Protocol):
+    """Items `first` to `first + count` of a split, the same at every call."""
+
+    def __call__(self, *, split: str, first: int, count: int) -> Sequence[Item]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +59,15 @@ def train_expert(
     lesson: Lesson,
     *,
     cache: DecompositionCache,
+    draw: Draw | None = None,
+    check: Check = is_answer,
     report: Callable[[Step], None] = lambda step: None,
 ) -> Expert:
     """Train one expert over the engine's model, which is afterwards what it was.
+
+    Args:
+        draw: the items of any task with answers, in place of those of the lesson's domain, which then is but a word.
+        check: for `reinforce`, whether a written answer is right.
 
     Raises:
         UsageError: the matrices are not there, peft is needed and missing, or the loss is not finite.
@@ -62,10 +75,11 @@ def train_expert(
     model = engine.model
     weights = choose_matrices(model, lesson.matrices)
     began, cpu = time.monotonic(), time.process_time()
-    before = _valid_nats(model, tokenizer, lesson)
+    draw = partial(lesson_items, tokenizer, lesson) if draw is None else draw
+    before = _valid_nats(model, draw)
     with _trainable(model, list(weights), lesson, cache) as made:
-        losses = _train(model, made, tokenizer, lesson, report)
-        after = _valid_nats(model, tokenizer, lesson)
+        losses = _train(model, made, draw, lesson, check, report)
+        after = _valid_nats(model, draw)
         tensors = made.tensors()
     return Expert(
         name=lesson.name,
@@ -119,7 +133,12 @@ def _trainable(
 
 
 def _train(
-    model: nn.Module, made: Trainable, tokenizer: Tokenizer, lesson: Lesson, report: Callable[[Step], None]
+    model: nn.Module,
+    made: Trainable,
+    draw: Draw,
+    lesson: Lesson,
+    check: Check,
+    report: Callable[[Step], None],
 ) -> list[float]:
     optimizer = torch.optim.AdamW(made.parameters, lr=lesson.lr, weight_decay=0.0)
     rng = torch.Generator().manual_seed(lesson.seed)
@@ -127,8 +146,8 @@ def _train(
     for step in range(lesson.steps):
         for group in optimizer.param_groups:
             group["lr"] = lesson.lr * 0.5 * (1 + math.cos(math.pi * step / lesson.steps))
-        items = lesson_items(tokenizer, lesson, split="train", first=step * lesson.batch_size, count=lesson.batch_size)
-        outcome = _outcome(model, made, items, lesson, rng)
+        items = draw(split="train", first=step * lesson.batch_size, count=lesson.batch_size)
+        outcome = _outcome(model, made, items, lesson, rng, check)
         if not math.isfinite(outcome.loss.item()):
             raise UsageError(f"training expert '{lesson.name}' diverged at step {step}; lower its lr, now {lesson.lr}")
         optimizer.zero_grad(set_to_none=True)
@@ -149,12 +168,14 @@ def _train(
     return [float(np.mean(shown[at : at + tenth])) for at in range(0, len(shown), tenth)]
 
 
-def _outcome(model: nn.Module, made: Trainable, items: Sequence[Item], lesson: Lesson, rng: torch.Generator) -> Outcome:
+def _outcome(
+    model: nn.Module, made: Trainable, items: Sequence[Item], lesson: Lesson, rng: torch.Generator, check: Check
+) -> Outcome:
     if lesson.objective == "next-token":
         return next_token(model, items)
-    return reinforce(model, items, base=made.off, kl=lesson.kl, rng=rng)
+    return reinforce(model, items, base=made.off, kl=lesson.kl, rng=rng, check=check)
 
 
 @torch.no_grad()
-def _valid_nats(model: nn.Module, tokenizer: Tokenizer, lesson: Lesson) -> float:
-    return next_token(model, lesson_items(tokenizer, lesson, split="valid", first=0, count=VALID_ITEMS)).shown
+def _valid_nats(model: nn.Module, draw: Draw) -> float:
+    return next_token(model, draw(split="valid", first=0, count=VALID_ITEMS)).shown

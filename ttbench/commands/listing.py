@@ -22,15 +22,16 @@ RUNS = Path("runs")
 NOUNS = ("tasks", "architectures", "corpora", "checkpoints", "experts", "suites", "runs")
 
 
-def describe(target: str) -> str:
-    """First line of the docstring of "module:object": the module's for a class, its own for a function."""
+def describe(target: str, *, alone: bool) -> str:
+    """First line of the docstring of "module:object": the module's for a class that is `alone` in it, else its own."""
     module, _, attribute = target.partition(":")
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         return ""
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == attribute]
-    text = ast.get_docstring(functions[0] if functions else tree) or ""
+    kinds = (ast.FunctionDef,) if alone else (ast.FunctionDef, ast.ClassDef)
+    own = [ast.get_docstring(node) for node in tree.body if isinstance(node, kinds) and node.name == attribute]
+    text = (own[0] if own else None) or ast.get_docstring(tree) or ""
     line = text.partition("\n")[0].rstrip(".")
     # "Latency: seconds to ..." under the name latency says it twice.
     return line.removeprefix(f"{attribute}: ")
@@ -38,8 +39,11 @@ def describe(target: str) -> str:
 
 def registered(registry: Registry) -> list[dict[str, Any]]:
     """Name, where it is defined, and its description."""
+    targets = {name: registry[name] for name in sorted(registry)}
+    modules = Counter(target.partition(":")[0] for target in targets.values())
     return [
-        {"name": name, "target": registry[name], "description": describe(registry[name])} for name in sorted(registry)
+        {"name": name, "target": target, "description": describe(target, alone=modules[target.partition(":")[0]] == 1)}
+        for name, target in targets.items()
     ]
 
 

@@ -14,6 +14,7 @@ Traps this file exists for:
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import importlib
 import importlib.metadata
@@ -228,6 +229,21 @@ def _peak_rss_elsewhere() -> int:
     resource = importlib.import_module("resource")
     # bytes on macOS, KiB on the other systems
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def release_freed() -> bool:
+    """Give freed memory back to the system, so that one phase's leavings are not the next one's; whether it can.
+
+    glibc keeps what was freed between blocks in use, and resident; only its `malloc_trim` lets go of that.
+    """
+    gc.collect()
+    if sys.platform == "win32":
+        return False
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is None:
+        return False
+    trim(0)
+    return True
 
 
 def reset_peak_rss() -> bool:

@@ -79,11 +79,16 @@ def state_size(shapes: Sequence[tuple[int, int]], chunk_size: int) -> int:
 
 
 def flops(shapes: Sequence[tuple[int, int]], chunk_size: int, *, read: str) -> float:
-    """FLOP of one token in one head by the closed forms, matrix products only; half of a triangle is counted."""
+    """FLOP of one token in one head by the closed forms, matrix products only, and of triangles what is not zero.
+
+    Single steps take more: each that needs them makes the products of its chunk's gates anew, 2 C^3. With `read`
+    "chunk" that is the last of a chunk.
+    """
     size = sum(rows * columns for rows, columns in shapes)
     errors = sum(rows * columns for rows, columns in shapes[1:])
     triangle = (chunk_size + 1) / 2
-    gates = 2 * chunk_size * chunk_size / 3
+    # a triangle times a triangle has C (C + 1) (C + 2) / 6 products, once for a chunk
+    gates = (chunk_size + 1) * (chunk_size + 2) / 3
     write = 2 * size + 2 * errors + 2 * 2 * size  # forward, errors backward, M and S
     if read == "chunk":
         return write + gates + 2 * size
@@ -310,6 +315,7 @@ def step(
     Args:
         place: index of the token in its chunk, on the device.
         last: whether it is the last of its chunk, known to the host.
+        read: "token" or "chunk".
     """
     q, k, v, gates = (x.transpose(1, 2) for x in (q, k, v, gates))  # [B, H, 1, D]
     for pending, rows in zip((state.X, state.D), errors(state.M, k, v), strict=True):
@@ -317,8 +323,8 @@ def step(
             kept.index_copy_(2, place, row)
     state.gates.index_copy_(2, place, gates)
     # Rows after `place` are left from the chunk before: finite, and no coefficient up to `place` holds them.
-    mixes = mix(state.gates)
-    if read == "chunk":
+    mixes = mix(state.gates) if last or read == "token" else None
+    if mixes is None or read == "chunk":
         out = apply(state.M, q)
     else:
         at = Mixes(
@@ -330,6 +336,7 @@ def step(
         )
         out = _read(q, state, list(state.X), list(state.D), at, 0)
     if last:
+        assert mixes is not None
         M, S = _commit(state, state.X, state.D, mixes)
         for olds, news in ((state.M, M), (state.S, S)):
             for old, new in zip(olds, news, strict=True):

@@ -9,7 +9,7 @@ Source: Behrouz et al., arXiv 2501.00663v1, sections 3.1 and 4.4. Not printed th
 size, the norm's place (per head, as in the linear-attention models that the paper compares with), and three bounds.
 Without them a memory of two layers grew beyond all numbers within a text of repeated bytes, and training ended in NaN:
 - a chunk's errors are all taken at the same weights, so it is their sum that must stay small: theta is divided by C;
-- momentum repeats a step 1 / (1 - eta) times in all, so theta carries 1 - eta (`damped_step`);
+- a steady momentum repeats a step 1 / (1 - eta) times in all, so theta carries 1 - eta (`damped_step`);
 - the larger the values, the larger the weights and so the curvature of the loss: v too is of length 1 (`unit_norm`;
   "qk" is the paper's).
 Letters: B batch, T tokens, H heads, D head dim, W width, K conv kernel, C chunk, P all weights of the memory, E widths

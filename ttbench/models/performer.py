@@ -33,7 +33,19 @@ from ttbench.errors import CheckpointError
 from ttbench.kernels import favor
 from ttbench.kernels.favor import FavorState
 from ttbench.models.layers import rotate_half
-from ttbench.models.stack import At, HeadedConfig, Mixer, Part, Slot, Stack, Work, own_dialect, require_at_least
+from ttbench.models.stack import (
+    At,
+    HeadedConfig,
+    Mixer,
+    Part,
+    Slot,
+    Stack,
+    Work,
+    own_dialect,
+    require_at_least,
+    require_positive,
+    require_seed,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +61,10 @@ class PerformerConfig(HeadedConfig):
     def check(self) -> None:
         HeadedConfig.check(self)
         require_at_least("num_features", self.num_features, 1)
-        require_at_least("feature_seed", self.feature_seed, 0)
+        require_seed("feature_seed", self.feature_seed)
+        require_positive("rope_theta", self.rope_theta)
         if not 0 <= self.feature_eps < 1:
             raise CheckpointError(f"config.json has feature_eps={self.feature_eps}; it must be at least 0 and below 1")
-        if not 0 < self.rope_theta < math.inf:
-            raise CheckpointError(f"config.json has rope_theta={self.rope_theta}; it must be positive")
 
 
 class PerformerMixer(Mixer):

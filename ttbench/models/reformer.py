@@ -51,6 +51,8 @@ from ttbench.models.stack import (
     own_dialect,
     require_at_least,
     require_one_of,
+    require_positive,
+    require_seed,
 )
 
 FORMS = ("streaming",)
@@ -76,8 +78,8 @@ class ReformerConfig(HeadedConfig):
         for name in ("num_hashes", "num_buckets", "bucket_keys"):
             require_at_least(name, getattr(self, name), 1)
         require_at_least("conv_kernel", self.conv_kernel, 0)
-        if not self.rope_theta > 0:
-            raise CheckpointError(f"config.json has rope_theta={self.rope_theta}; it must be positive")
+        require_seed("hash_seed", self.hash_seed)
+        require_positive("rope_theta", self.rope_theta)
         if (self.num_buckets != 1 and self.num_buckets % 2) or self.num_buckets > MOST_BUCKETS:
             raise CheckpointError(
                 f"config.json has num_buckets={self.num_buckets}; a rotation has two buckets for each direction, so it "

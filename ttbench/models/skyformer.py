@@ -50,6 +50,8 @@ from ttbench.models.stack import (
     own_dialect,
     require_at_least,
     require_one_of,
+    require_positive,
+    require_seed,
 )
 
 APPROXIMATIONS = ("none", "nystrom")
@@ -72,6 +74,7 @@ class SkyformerConfig(HeadedConfig):
         HeadedConfig.check(self)
         require_one_of("normalisation", self.normalisation, gaussian_attention.NORMALISATIONS)
         require_one_of("approximation", self.approximation, APPROXIMATIONS)
+        require_positive("rope_theta", self.rope_theta)
         if self.approximation == "none":
             if self.num_landmarks:
                 raise CheckpointError(
@@ -80,10 +83,9 @@ class SkyformerConfig(HeadedConfig):
                 )
             return
         require_at_least("num_landmarks", self.num_landmarks, 1)
-        require_at_least("landmark_seed", self.landmark_seed, 0)
+        require_seed("landmark_seed", self.landmark_seed)
         require_at_least("inverse_steps", self.inverse_steps, 1)
-        if not self.ridge > 0:
-            raise CheckpointError(f"config.json has ridge={self.ridge}; it must be positive")
+        require_positive("ridge", self.ridge)
         if self.normalisation == "rows":
             raise CheckpointError(
                 "config.json has normalisation='rows' with approximation='nystrom'; approximate row sums can be zero "

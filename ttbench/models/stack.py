@@ -93,6 +93,18 @@ def require_at_least(name: str, value: float, least: float) -> None:
         raise CheckpointError(f"config.json has {name}={value}; it must be at least {least}")
 
 
+def require_positive(name: str, value: float) -> None:
+    """Raises CheckpointError when a config's number is not positive and finite."""
+    if not 0 < value < math.inf:
+        raise CheckpointError(f"config.json has {name}={value}; it must be positive and finite")
+
+
+def require_seed(name: str, value: int) -> None:
+    """Raises CheckpointError when no generator takes a config's seed."""
+    if not 0 <= value < 1 << 63:
+        raise CheckpointError(f"config.json has {name}={value}; it must be at least 0 and below 2^63")
+
+
 def require_one_of(name: str, value: str, allowed: Iterable[str]) -> None:
     """Raises CheckpointError when a config's choice is none of those allowed."""
     if value not in allowed:

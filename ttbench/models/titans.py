@@ -37,7 +37,7 @@ from ttbench.models import ring
 from ttbench.models.layers import RMSNorm, rotate_half
 from ttbench.models.memory_layer import MemoryLayer
 from ttbench.models.stack import At, Mixer, Part, Slot, Stack, Work, own_dialect
-from ttbench.models.titans_config import MAGConfig, MALConfig, TitansConfig, WindowConfig
+from ttbench.models.titans_config import MOST_LAYERS, MAGConfig, MALConfig, TitansConfig, WindowConfig
 
 Pair = tuple[Tensor, Tensor]  # keys and values
 
@@ -236,7 +236,7 @@ class MALMixer(WindowMixer):
 MEMORY_KEYS = (
     *(f"{part}_proj.weight" for part in "qkv"),
     *(f"convs.{part}.weight" for part in "qkv"),
-    *(f"start.{i}" for i in range(8)),
+    *(f"start.{i}" for i in range(MOST_LAYERS)),
     *("gates_proj.weight", "gates_proj.bias", "norm.weight"),
 )
 ATTENTION_KEYS = tuple(f"attention.{part}_proj.weight" for part in "qkv")
@@ -246,6 +246,7 @@ MIXER_KEYS = ("persistent", "o_proj.weight", *(f"memory.{key}" for key in MEMORY
 class Titans(Stack):
     """What the variants share."""
 
+    attends: ClassVar[tuple[str, ...]] = ()  # the op of attention, where there is one
     TINY: ClassVar[Mapping[str, Any]] = {
         "chunk_size": 16,
         "memory_layers": 2,
@@ -262,12 +263,17 @@ class Titans(Stack):
 
     @property
     def kernel_path(self) -> dict[str, str]:
-        attends = {"window_attention": "sdpa"} if self.ATTENTION else {}
-        return {"neural_memory": "chunked", **attends}
+        """With the choices that make it another function: rows have no other words for them."""
+        choices = ("memory_read", "memory_init", "chunk_size", "num_persistent")
+        return {
+            "neural_memory": "chunked",
+            **dict.fromkeys(self.attends, "sdpa"),
+            **{name: str(getattr(self.config, name)) for name in choices},
+        }
 
 
 class TitansLMM(Titans):
-    """The memory alone."""
+    """Titans, the memory alone: layers that train the weights of a small network on what they read."""
 
     config_class = TitansConfig
     mixer_class = LMMMixer
@@ -275,11 +281,12 @@ class TitansLMM(Titans):
 
 
 class TitansMAG(Titans):
-    """Memory as gate."""
+    """Titans, memory as gate: memory and attention to a window read the same, and one gates the other."""
 
     config_class = MAGConfig
     mixer_class = MAGMixer
     rotary = True
+    attends = ("window_attention",)
     ATTENTION = ("sdpa",)
     attention_backend = "sdpa"
     TINY: ClassVar[Mapping[str, Any]] = {**Titans.TINY, "window": 12}
@@ -287,11 +294,12 @@ class TitansMAG(Titans):
 
 
 class TitansMAL(Titans):
-    """Memory as layer."""
+    """Titans, memory as layer: attention to a window reads what the memory makes of the tokens."""
 
     config_class = MALConfig
     mixer_class = MALMixer
     rotary = True
+    attends = ("window_attention",)
     ATTENTION = ("sdpa",)
     attention_backend = "sdpa"
     TINY: ClassVar[Mapping[str, Any]] = {**Titans.TINY, "window": 12}

@@ -7,15 +7,16 @@ from typing import ClassVar
 
 from ttbench.errors import CheckpointError
 from ttbench.kernels.neural_memory import READS
-from ttbench.models.stack import HeadedConfig, require_at_least, require_one_of
+from ttbench.models.stack import HeadedConfig, require_at_least, require_one_of, require_positive
 
 STARTS = ("learned", "zero")
 UNIT_NORMS = ("qkv", "qk", "none")
+MOST_LAYERS = 8  # of a memory; the paper has 1 to 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TitansConfig(HeadedConfig):
-    """The memory alone. Choices that the paper leaves open are fields, so every row has them in its config digest."""
+    """The memory alone. Choices that the paper leaves open are fields, and the main ones in every row's kernel path."""
 
     model_type: ClassVar[str] = "titans-lmm"
     chunk_size: int  # tokens whose errors are taken at the same weights
@@ -23,7 +24,7 @@ class TitansConfig(HeadedConfig):
     memory_expansion: int  # width of the memory's hidden layers, in head dims
     memory_read: str  # token: weights after the token; chunk: weights of the chunk's start
     memory_init: str  # learned | zero (only for one layer: a deeper one could never leave zero)
-    max_step: float  # upper bound of the sum of theta over a chunk, and with damped_step of all it ever adds
+    max_step: float  # bound of a chunk's sum of theta; with damped_step and a steady eta, of all it adds with momentum
     num_persistent: int  # N_p, learned vectors in front of the sequence of every layer
     conv_kernel: int = 4  # tokens; of the convolutions on q, k and v of the memory; 0: none
     unit_norm: str = "qkv"  # which of them have length 1 in each head; the paper's section 4.4 says qk
@@ -43,8 +44,11 @@ class TitansConfig(HeadedConfig):
                 f"config.json has memory_init='zero' with memory_layers={self.memory_layers}; every gradient of a deep "
                 "memory of zeros is zero, so it would never learn; use 'learned'"
             )
-        if not self.max_step > 0:
-            raise CheckpointError(f"config.json has max_step={self.max_step}; it must be positive")
+        require_positive("max_step", self.max_step)
+        if self.memory_layers > MOST_LAYERS:
+            raise CheckpointError(
+                f"config.json has memory_layers={self.memory_layers}; at most {MOST_LAYERS} have names in a checkpoint"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +57,10 @@ class MACConfig(TitansConfig):
 
     model_type: ClassVar[str] = "titans-mac"
     rope_theta: float = 10000.0
+
+    def check(self) -> None:
+        TitansConfig.check(self)
+        require_positive("rope_theta", self.rope_theta)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +73,7 @@ class WindowConfig(TitansConfig):
     def check(self) -> None:
         TitansConfig.check(self)
         require_at_least("window", self.window, 2)
+        require_positive("rope_theta", self.rope_theta)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

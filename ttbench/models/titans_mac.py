@@ -2,17 +2,18 @@
 
 For segment t of C tokens, with W_R the memory's query of the context:
 
-    h_j = norm(M_{t-1}(x_j W_R))                            recalled from the weights of the segment's start
-    y_i = attention(x_i; P, h_j and x_j for j <= i)         P, the persistent vectors, from everywhere
-    M_t = M_{t-1} after reading y                           the memory learns what attention made of the segment
-    o_i = W_o (norm(y_i) * silu(M(y_i)))                    by the memory's own read convention
+    h_j = norm(M_{t-1}(r_j))     r = unit(silu(conv(x W_R)))      recalled from the weights of the segment's start
+    y_i = norm(attention(x_i; P, h_j and x_j for j <= i))         P, the persistent vectors, from everywhere
+    M_t = M_{t-1} after reading y                                 the memory learns what attention made of the segment
+    o_i = W_o (y_i * silu(norm(M(y_i))))                          by the memory's own read convention
 
 Source: Behrouz et al., arXiv 2501.00663v1, section 4.1. Read token by token as the equations stand, two of them see the
 future: h_j depends on token j, so that an h seen by the whole segment (equation 22) leaks, and M_t has learned from all
 of y (equations 24 and 25), so that reading it inside the segment leaks. Here h_j is seen from j on, and y_i is read
 with the weights after token i or of the segment's start, as `memory_read` says. The segment is the memory's chunk.
-Ours, as the paper says nothing: an own query W_R with its own convolution, h normed before attention, positions of h
-that are those of its tokens, P not rotated and not written to the memory, the form of the gate.
+Ours, as the paper says nothing: an own query W_R with its own convolution, of length 1 in each head whatever
+`unit_norm` says; h normed before attention, and y behind it, before the memory reads it; positions of h that are those
+of its tokens; P not rotated and not written to the memory; the form of the gate.
 
 State per layer: that of the memory, K - 1 inputs of the recall's convolution, and the 2 (2 C + N_p) W keys and values
 of a segment and of P; constant in the context.
@@ -99,7 +100,7 @@ class MACMixer(TitansMixer):
     def cues(
         self, x: Float[Tensor, "B T W"], tail: Float[Tensor, "B K-1 W"] | None
     ) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B K-1 W"] | None]:
-        """What the memory is asked, of length 1 in each head as its own queries are; and the next tail."""
+        """What the memory is asked, of length 1 in each head; and the next tail."""
         r = self.r_proj(x)
         if self.r_conv is not None:
             r, tail = self.r_conv(r, tail)
@@ -177,11 +178,12 @@ class MACMixer(TitansMixer):
 
 
 class TitansMAC(Titans):
-    """Memory as context."""
+    """Titans, memory as context: attention inside a segment, which also sees what the memory recalls of the past."""
 
     config_class = MACConfig
     mixer_class = MACMixer
     rotary = True
+    attends = ("segment_attention",)
     ATTENTION = ("sdpa",)
     attention_backend = "sdpa"
     DIALECTS = (
@@ -194,7 +196,3 @@ class TitansMAC(Titans):
             ),
         ),
     )
-
-    @property
-    def kernel_path(self) -> dict[str, str]:
-        return {"neural_memory": "chunked", "segment_attention": "sdpa"}

@@ -378,14 +378,14 @@ def _rotate(x: Float[Tensor, "B T H D"], turns: Tensor) -> Float[Tensor, "B T H 
 
 
 class TTTLinear(TTT):
-    """TTT-Linear. See the module docstring."""
+    """TTT-Linear: the hidden state is a linear model that is trained on the sequence it reads."""
 
     op, kind, inner_state, layers_state = ttt_linear, "linear", ttt_linear.LinearState, TTTLinearState
     DIALECTS = (_dialect("linear", ttt_linear.LinearState),)
 
 
 class TTTMLP(TTT):
-    """TTT-MLP. See the module docstring."""
+    """TTT-MLP: the hidden state is an MLP of two layers that is trained on the sequence it reads."""
 
     op, kind, inner_state, layers_state = ttt_mlp, "mlp", ttt_mlp.MLPState, TTTMLPState
     DIALECTS = (_dialect("mlp", ttt_mlp.MLPState),)

@@ -215,7 +215,7 @@ def _record(one: summary.Group, a: str, b: str, two: summary.Group | None = None
     head, free = summary.head(one), _free_axes(one, a, b)
     head["axes"] = ",".join(axis for axis in one.metric.axes if axis not in free)
     names = ("task", "metric", "label", "unit", "better", "statistic", "cluster", "axes")
-    settings = {name: value for name, value in one.line.items() if name not in summary.CHECKPOINT}
+    settings = {name: _setting(name, one, two) for name in one.line if name not in summary.CHECKPOINT}
     extrapolated = [summary.extrapolated(group) for group in (one, two) if group is not None]
     return {
         **{name: head[name] for name in names},
@@ -233,6 +233,14 @@ def _record(one: summary.Group, a: str, b: str, two: summary.Group | None = None
         "train_ctx_b": None if two is None else two.line["train_ctx"],
         "extrapolated": True if True in extrapolated else None if None in extrapolated else False,
     }
+
+
+def _setting(name: str, one: summary.Group, two: summary.Group | None) -> Scalar:
+    """A setting of both sides; None where they differ in it, and of those without attention the other's."""
+    value, other = one.line[name], one.line[name] if two is None else two.line[name]
+    if NO_ATTENTION in (value, other):
+        return other if value == NO_ATTENTION else value
+    return value if value == other else None
 
 
 # Effects
@@ -364,11 +372,12 @@ def _metric_table(entries: Sequence[words.Record]) -> Iterator[Text | words.Para
     scale = words.of_metric(entries, ("value_a", "value_b"))
     yield Text(words.title(entries[0], scale.unit), style="bold")
     winner = {A_BETTER: a, B_BETTER: b, NOT_SHOWN: "not shown"}
+    _, varying = words.settings(entries)
     rows = [["", a, b, "effect (95% interval)", "better"]]
     for entry in entries:
         if entry["verdict"] in winner:
             values = [scale.text(entry["value_a"]), scale.text(entry["value_b"])]
-            rows.append([_place(entry), *values, words.effect(entry), winner[entry["verdict"]]])
+            rows.append([_place(entry, varying), *values, words.effect(entry), winner[entry["verdict"]]])
     if len(rows) > 1:
         widths = [max(len(row[index]) for row in rows) for index in range(4)]
         for row in rows:
@@ -376,11 +385,12 @@ def _metric_table(entries: Sequence[words.Record]) -> Iterator[Text | words.Para
             yield Text("  " + "  ".join(cells), style="dim" if row is rows[0] else "", no_wrap=True)
     for entry in entries:
         if entry["verdict"] not in winner:
-            yield words.Paragraph(f"{_place(entry)}: {entry['verdict']}, {entry['reason']}", "dim")
+            yield words.Paragraph(f"{_place(entry, varying)}: {entry['verdict']}, {entry['reason']}", "dim")
 
 
-def _place(entry: words.Record) -> str:
+def _place(entry: words.Record, varying: Sequence[str]) -> str:
+    told = words.told(entry, varying)
     if entry["context_len"] is None:
-        return "all"
+        return f"all {told}".rstrip()
     mark = "*" if entry["extrapolated"] else ""
-    return " ".join([words.context(entry["context_len"]) + mark, *words.places(entry)])
+    return " ".join(filter(None, [words.context(entry["context_len"]) + mark, told, *words.places(entry)]))

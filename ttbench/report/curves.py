@@ -56,10 +56,13 @@ def draw_curves(
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
         axes.yaxis.set_minor_locator(NullLocator())
     labels: list[tuple[float, str, str]] = []
-    for part in beneath:
-        points = sorted((entry["context_len"], entry["value"] / scale.size) for entry in part)
-        axes.plot(*zip(*points, strict=True), color=GREY, linewidth=0.9, zorder=1.5)
-        labels.append((points[-1][1], part[0]["label"].removesuffix(" on the same documents"), GREY))
+    for reference in beneath:
+        _, differing = words.settings(reference)
+        for part in words.by(reference, *differing):
+            points = sorted((entry["context_len"], entry["value"] / scale.size) for entry in part)
+            axes.plot(*zip(*points, strict=True), color=GREY, linewidth=0.9, zorder=1.5)
+            name = part[0]["label"].removesuffix(" on the same documents")
+            labels.append((points[-1][1], f"{name} {words.told(part[0], differing)}".rstrip(), GREY))
     lost = 0
     _, varying = words.settings(entries)
     for index, line in enumerate(words.by(entries, "checkpoint", *varying)):
@@ -77,6 +80,7 @@ def draw_curves(
     _fit_y(axes, entries, beneath, scale, log=log_y, lost=lost)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
     _place_labels(axes, labels)
+    _make_room(canvas, axes)
     _explain(canvas, entries, lost=lost)
     return canvas
 
@@ -171,6 +175,15 @@ def _place_labels(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
         axes.plot([1.0, 1.025], [min(max(end, 0.0), 1.0), place], color=colour, linewidth=0.8, **at)
         weight = "normal" if colour == GREY else "bold"
         axes.text(1.033, place, name, color=colour, fontsize=9, va="center", fontweight=weight, **at)
+
+
+def _make_room(canvas: Canvas, axes: Axes) -> None:
+    """Narrow the axes where a name would end outside the picture."""
+    canvas.draw_without_rendering()
+    over = max((text.get_window_extent().x1 for text in axes.texts), default=0.0) / canvas.bbox.width - 0.99
+    if over > 0:
+        left, bottom, width, height = axes.get_position().bounds
+        axes.set_position((left, bottom, max(width - over, 0.3), height))
 
 
 def _explain(canvas: Canvas, entries: Sequence[Record], *, lost: int) -> None:

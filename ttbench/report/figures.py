@@ -6,10 +6,11 @@ To add a figure, add a value to FIGURES.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
@@ -19,6 +20,9 @@ from ttbench.report.curves import draw_curves
 from ttbench.report.heatmaps import draw_heatmap
 from ttbench.report.words import Record
 from ttbench.store import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
 
 FORMATS = ("png", "svg")
 
@@ -130,23 +134,33 @@ def available(table: pd.DataFrame) -> tuple[Figure, ...]:
 
 
 def draw(figure: Figure, table: pd.DataFrame, folder: Path) -> tuple[Path, ...]:
-    """Draw a figure from a summary into `folder`, as PNG and SVG. Returns the files."""
+    """Draw a figure from a summary into `folder`, as PNG and SVG; of several corpora, each apart. Returns the files."""
     entries = [_rounded(entry) for entry in words.records(table)]
     names = list(dict.fromkeys(entry["checkpoint"] for entry in entries if entry["checkpoint"] is not None))
-    paths = tuple(folder / f"{figure.name}.{suffix}" for suffix in FORMATS)
-    with style():
-        mine = _entries(entries, figure.metric, figure.task)
-        if figure.kind == "heatmap":
-            canvas = draw_heatmap(figure.title, mine, x_axis=figure.x_axis, y_axis=figure.y_axis)
-        else:
-            beneath = [part for name in figure.references if (part := _entries(entries, name, figure.task))]
-            canvas = draw_curves(figure.title, mine, beneath=beneath, names=names, log_y=figure.log_y)
-        for path in paths:
-            # no date and no version of the library, which would change the bytes
-            metadata = {"Date": None, "Creator": "ttbench"} if path.suffix == ".svg" else {"Software": "ttbench"}
-            buffer = io.BytesIO()
-            canvas.savefig(buffer, format=path.suffix[1:], dpi=DPI, metadata=metadata, facecolor="white")
-            write_whole(path, buffer.getvalue())
+    corpora = words.by(_entries(entries, figure.metric, figure.task), "corpus")
+    paths: list[Path] = []
+    for mine in corpora:
+        corpus = mine[0]["corpus"]
+        apart = f"_{re.sub(r'[^A-Za-z0-9.-]+', '-', str(corpus))}" if len(corpora) > 1 else ""
+        with style():
+            if figure.kind == "heatmap":
+                canvas = draw_heatmap(figure.title, mine, x_axis=figure.x_axis, y_axis=figure.y_axis)
+            else:
+                parts = [_entries(entries, name, figure.task) for name in figure.references]
+                parts = [[entry for entry in part if entry["corpus"] == corpus] for part in parts]
+                beneath = [part for part in parts if part]
+                canvas = draw_curves(figure.title, mine, beneath=beneath, names=names, log_y=figure.log_y)
+            paths += _write(canvas, [folder / f"{figure.name}{apart}.{suffix}" for suffix in FORMATS])
+    return tuple(paths)
+
+
+def _write(canvas: Canvas, paths: Sequence[Path]) -> Sequence[Path]:
+    for path in paths:
+        # no date and no version of the library, which would change the bytes
+        metadata = {"Date": None, "Creator": "ttbench"} if path.suffix == ".svg" else {"Software": "ttbench"}
+        buffer = io.BytesIO()
+        canvas.savefig(buffer, format=path.suffix[1:], dpi=DPI, metadata=metadata, facecolor="white")
+        write_whole(path, buffer.getvalue())
     return paths
 
 

@@ -21,7 +21,7 @@ _MULTIPLES: Mapping[str, Sequence[tuple[str, float]]] = {
     "s": (("µs", 1e-6), ("ms", 1e-3), ("s", 1.0)),
     "bytes": (("B", 1.0), ("KiB", 1024.0), ("MiB", 1024.0**2), ("GiB", 1024.0**3), ("TiB", 1024.0**4)),
 }
-_WORDS = {"bit/byte": "bits per byte", "1": ""}
+_WORDS = {"bit/byte": "bits per byte", "bit/base": "bits per base", "1": ""}
 MOST_IN_A_UNIT = 10_000  # a table moves to the next multiple before its largest number has more than four digits
 
 BEYOND = "beyond the training context: extrapolation, no evidence that long context is used"
@@ -129,7 +129,7 @@ def settings(entries: Sequence[Record]) -> tuple[list[str], list[str]]:
         elif found:
             constant.append(setting(name, found[0]))
     # several weights under one name are told apart too
-    weights = {(entry["checkpoint"], entry["weights_digest"]) for entry in entries}
+    weights = {(entry.get("checkpoint"), entry.get("weights_digest")) for entry in entries}
     if len(weights) > len({name for name, _ in weights}):
         varying.append("weights_digest")
     return constant, varying
@@ -138,12 +138,16 @@ def settings(entries: Sequence[Record]) -> tuple[list[str], list[str]]:
 _SETTINGS = ("corpus", "dtype", "device", "engine", "attention", "batch_size", "threads")
 
 
+def told(entry: Record, varying: Sequence[str]) -> str:
+    """The settings that tell an entry apart: `corpus code window 256`."""
+    return " ".join(filter(None, (setting(name, entry[name]) for name in varying)))
+
+
 def line_name(entry: Record, varying: Sequence[str]) -> str:
     """What a line is called: its checkpoint, the settings that tell it apart, and its place on other axes."""
-    told = [setting(name, entry[name]) for name in varying]
     if entry["checkpoint"] is None:
-        return " ".join([entry["label"], *filter(None, told)])
-    return " ".join([entry["checkpoint"], *filter(None, told), *places(entry)])
+        return f"{entry['label']} {told(entry, varying)}".rstrip()
+    return " ".join(filter(None, [entry["checkpoint"], told(entry, varying), *places(entry)]))
 
 
 def places(entry: Record) -> list[str]:
@@ -191,23 +195,33 @@ def sentences(comparisons: Sequence[Record]) -> list[str]:
     """One sentence for each metric that is made by context alone: who is better, by how much, and how sure that is.
 
     Quality is told at the longest context that all were trained for, and beyond it apart; timings at the shortest and
-    at the longest context.
+    at the longest context. Settings that differ, two corpora say, have a sentence each.
     """
     found = []
-    for entries in by([entry for entry in comparisons if entry["axes"] == "context_len"], "task", "metric"):
-        refused = sorted(
-            {entry["reason"] for entry in entries if entry["verdict"] == NOT_COMPARABLE and entry["reason"]}
-        )
-        clauses = [_clause(part, intro) for part, intro in _parts(entries)]
-        # the same comparison as the ratio of the same sums, on another scale
-        clauses = [] if entries[0]["statistic"] == "exp_ratio" else [clause for clause in clauses if clause]
-        if clauses:
-            said = "; ".join(clauses)
-            own_unit = _WORDS.get(entries[0]["unit"]) == entries[0]["label"]
-            found.append(f"{said[0].upper()}{said[1:]}." if own_unit else f"{entries[0]['label']}: {said}.")
-        elif len(refused) == 1 and all(entry["verdict"] == NOT_COMPARABLE for entry in entries):
-            found.append(f"{entries[0]['label']}: not ranked ({refused[0]}).")
+    for metric in by([entry for entry in comparisons if entry["axes"] == "context_len"], "task", "metric"):
+        _, varying = settings(metric)
+        for entries in by(metric, *varying):
+            found += _sentence(entries, told(entries[0], varying))
     return found
+
+
+def _sentence(entries: Sequence[Record], where: str) -> list[str]:
+    """What one metric says under one set of settings, if anything; `where` tells them from others."""
+    label = entries[0]["label"]
+    if _WORDS.get(entries[0]["unit"]) == label:
+        label = ""  # the unit says it
+    head = ", ".join(filter(None, (label, where)))
+    clauses = [_clause(part, intro) for part, intro in _parts(entries)]
+    # the same comparison as the ratio of the same sums, on another scale
+    clauses = [] if entries[0]["statistic"] == "exp_ratio" else [clause for clause in clauses if clause]
+    if clauses:
+        said = "; ".join(clauses)
+        said = f"{head}: {said}." if head else f"{said[0].upper()}{said[1:]}."
+        return [said[0].upper() + said[1:] if where and not label else said]
+    refused = sorted({entry["reason"] for entry in entries if entry["verdict"] == NOT_COMPARABLE and entry["reason"]})
+    if len(refused) == 1 and all(entry["verdict"] == NOT_COMPARABLE for entry in entries):
+        return [f"{', '.join(filter(None, (entries[0]['label'], where)))}: not ranked ({refused[0]})."]
+    return []
 
 
 def _parts(entries: Sequence[Record]) -> list[tuple[list[Record], str]]:

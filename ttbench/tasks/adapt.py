@@ -12,9 +12,10 @@ strategies of `ttbench.adapt.strategies`; beside them stand the base and what a 
 
 Measured: nats, likeliest tokens hit and answers wholly right, by domain; which expert each prompt was sent to; wall
 seconds of pass 1 (learning and the switches that it makes included), of pass 2 and of the switches between them; peak
-resident memory of a strategy above what was resident when the model was loaded and had read one batch; bytes held
-beside the model.
-`oracle`, `reinforce` and `lora` are told the domain: SVF experts by next-token prediction, by REINFORCE, and LoRA.
+resident memory of a strategy above what was resident before it, the model loaded and a batch read; bytes held beside
+the model.
+`oracle`, `reinforce` and `lora` are told the domain: SVF experts by next-token prediction (or from elsewhere), by
+REINFORCE, and LoRA.
 
 Not measured: writing answers (an answer is right when each of its tokens is the likeliest after the true ones before
 it, which is when greedy writing gives it), seconds to train experts (in their cards), energy. Statistic: shares and
@@ -22,7 +23,7 @@ bits by items, clustered by document; seconds by rounds, fresh processes. Warm-u
 Traps: answers scored with what adaptation saw (splits are disjoint by construction); a dispatch that switches weights
 for every prompt of a mixed stream (here prompts come sorted by domain, as in the paper); decompositions from a warm
 cache, which `decompose_s` and `num_decomposed` tell; an earlier strategy's weights left behind (the switch restores the
-base).
+base), or its freed memory, which would count as the next one's (it is given back first).
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ttbench.adapt.domains import Domain, Item, data_digest, draw_items, read_domains
-from ttbench.adapt.experts import DISPATCH, OTHER, Expert, find_library, library_digest, read_library
+from ttbench.adapt.domains import DOMAINS, Domain, Item, data_digest, draw_items, read_domains
+from ttbench.adapt.experts import DISPATCH, OTHER, UNKNOWN, Expert, find_library, library_digest, read_library
 from ttbench.errors import UnknownNameError, UnsupportedError, UsageError
 from ttbench.harness import measure
 from ttbench.harness.ends import prompt_ends
@@ -72,7 +73,7 @@ class Adapt(Task):
     """Gain and cost of experts by strategy; see the module's docstring."""
 
     name: ClassVar[str] = "adapt"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     Params: ClassVar[type[Any]] = AdaptParams
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "cell"
     needs_corpus: ClassVar[bool] = False
@@ -145,7 +146,8 @@ def _require_base(experts: Sequence[Expert], bench: Bench) -> None:
         if expert.base_digest not in (None, checkpoint.weights_digest):
             raise UnsupportedError(
                 f"expert '{expert.name}' was trained over other weights ('{expert.base}') than those of "
-                f"'{checkpoint.name}'; train some with: ttbench train-experts --checkpoint {checkpoint.name}"
+                f"'{checkpoint.name}'; train some with: ttbench train-experts --checkpoint {checkpoint.name} "
+                "--out DIR, and name DIR in a suite: params: {experts: DIR}"
             )
 
 
@@ -162,14 +164,17 @@ class Run:
         self.items = {domain.name: self._draw(domain, "test", params.limit) for domain in self.domains}
         self.by_kind: dict[tuple[str, str], dict[str, Expert]] = {}
         for expert in experts:
-            held = self.by_kind.setdefault((expert.method, expert.objective), {})
+            if expert.domain not in (*DOMAINS, DISPATCH):
+                raise UnknownNameError("domain", expert.domain, known=DOMAINS, where=f"expert '{expert.name}'")
+            # Experts from elsewhere do not say how they were trained: they stand where the shelf's own would.
+            objective = "next-token" if expert.objective == UNKNOWN else expert.objective
+            held = self.by_kind.setdefault((expert.method, objective), {})
             if expert.domain in held:
                 raise UsageError(f"experts '{held[expert.domain].name}' and '{expert.name}' are for the same domain")
             held[expert.domain] = expert
         self.cache = DecompositionCache()
         self.engine = bench.engine
         self.read_answers(self.engine, next(iter(self.items.values()))[: bench.cell.batch_size])
-        self.loaded_bytes = measure.rss()
 
     def _draw(self, domain: Domain, split: str, count: int) -> list[Item]:
         return draw_items(
@@ -187,7 +192,9 @@ class Run:
         from ttbench.adapt.switch import Switch
 
         used = self._experts(name)
-        reset = measure.reset_peak_rss()
+        # What the strategy before left behind is not this one's.
+        measure.release_freed()
+        before, reset = measure.rss(), measure.reset_peak_rss()
         with Switch(self.engine.model, used.values(), cache=self.cache) as switch:
             for domain in self.domains:
                 yield from self._domain(name, domain, used, switch)
@@ -195,7 +202,7 @@ class Run:
             yield Sample(
                 keys={"phase": "memory", "strategy": name, "method": measure.peak_rss_method()},
                 values={
-                    "extra_peak_bytes": max(0, peak - self.loaded_bytes) if reset else None,
+                    "extra_peak_bytes": max(0, peak - before) if reset else None,
                     "held_bytes": switch.held_bytes,
                     "expert_params": max((expert.num_params for expert in used.values()), default=0),
                     "num_experts": len(used),

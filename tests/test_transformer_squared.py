@@ -1,0 +1,68 @@
+"""What docs/transformer-squared.md prints is what is committed in results/adapt."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "transformer-squared.md").read_text(encoding="utf-8")
+# The page's names of the strategies that are told the domain.
+TOLD = {"oracle": "oracle", "oracle, REINFORCE": "reinforce", "LoRA, rank 2": "lora"}
+DOMAINS = ("code", "prose", "recall", "dna", "other")
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    return pd.read_csv(ROOT / "results" / "adapt" / "cpu" / "table.csv")
+
+
+def value(table: pd.DataFrame, metric: str, strategy: str, **axes: str) -> float:
+    found = table[(table["metric"] == metric) & (table["strategy"] == strategy)]
+    for name, wanted in axes.items():
+        found = found[found[name] == wanted]
+    (number,) = found["value"]
+    return number
+
+
+def test_the_table_of_the_page_is_that_of_the_results(table: pd.DataFrame) -> None:
+    lines = re.findall(r"^\| ([^|]+) \| (\d\.\d\d) \| (.+) \|$", PAGE, re.M)
+    shown = {}
+    for name, first, rest in lines:
+        strategy = TOLD.get(name, name)
+        shown[strategy] = [cell.strip() for cell in (first, *rest.split("|"))]
+    assert set(shown) == set(table["strategy"].dropna())
+    for strategy, cells in shown.items():
+        bits = [f"{value(table, 'bits_per_byte_by_domain', strategy, domain=domain):.2f}" for domain in DOMAINS]
+        sent = "told" if strategy in TOLD.values() else ""
+        if strategy in ("prompt", "classifier"):
+            sent = f"{100 * value(table, 'dispatch_accuracy', strategy):.0f} %"
+        params = int(value(table, "expert_params", strategy))
+        assert cells == [*bits, sent, f"{params:,}" if params else ""], strategy
+
+
+def test_the_costs_in_the_text_are_those_of_the_results(table: pd.DataFrame) -> None:
+    def told(metric: str, *strategies: str, unit: float = 1, digits: int = 0) -> list[str]:
+        """The least and the greatest, rounded."""
+        found = sorted(value(table, metric, name) / unit for name in strategies)
+        return [f"{number:.{digits}f}" for number in (found[0], found[-1])]
+
+    singular, dispatched = ("prompt", "classifier", "oracle", "reinforce"), ("prompt", "classifier")
+    peaks = [told("extra_peak_bytes", name, unit=1e6)[0] for name in ("base", "lora", "few-shot")]
+    wanted = (
+        "Pass 1 takes {} and {} times".format(*told("pass_ratio", *dispatched, digits=1)),
+        "and {} times for `few-shot`".format(*told("pass_ratio", "few-shot")),
+        "A switch costs {} to {} milliseconds".format(*told("switch_s", *singular, "few-shot", unit=1e-3)),
+        "LoRA {}), where a prompt in pass 2 takes {}.".format(
+            told("switch_s", "lora", unit=1e-3)[0], told("pass2_s", "base", unit=1e-3)[0]
+        ),
+        "{} million bytes are held".format(*told("held_bytes", *singular, "few-shot", unit=1e6, digits=1)),
+        f"rises by {peaks[0]} million under the base, by {peaks[1]} with LoRA, by "
+        + "{} to {} with SVF".format(*told("extra_peak_bytes", *singular, unit=1e6))
+        + f" experts, and by {peaks[2]} while few-shot",
+    )
+    text = " ".join(PAGE.split())
+    assert [sentence for sentence in wanted if sentence not in text] == []

@@ -25,6 +25,7 @@ from ttbench.errors import UnknownNameError, UsageError
 from ttbench.report import summary, words
 from ttbench.report.columns import all_rows
 from ttbench.report.pairing import Shared, pair
+from ttbench.report.side_by_side import SideBySide
 from ttbench.report.summary import A_BETTER, B_BETTER, DIFFERENCE, NOT_COMPARABLE, NOT_SHOWN, RATIO
 from ttbench.report.variants import VARIANT_SETTINGS, read_variant, require_rows
 from ttbench.stats import Estimate
@@ -356,7 +357,7 @@ def render_comparison(comparison: pd.DataFrame) -> Group:
 
     Effects are a - b, or a / b as "times"; * marks points beyond a training context.
     """
-    parts: list[Text | words.Paragraph] = []
+    parts: list[Text | words.Paragraph | SideBySide] = []
     for task in words.by(words.records(comparison), "task"):
         parts.append(Text(f"{task[0]['task']}: {task[0]['a']} and {task[0]['b']} on the same targets", style="bold"))
         for entries in words.by(task, "metric"):
@@ -367,22 +368,19 @@ def render_comparison(comparison: pd.DataFrame) -> Group:
     return Group(*parts)
 
 
-def _metric_table(entries: Sequence[words.Record]) -> Iterator[Text | words.Paragraph]:
+def _metric_table(entries: Sequence[words.Record]) -> Iterator[Text | words.Paragraph | SideBySide]:
     a, b = entries[0]["a"], entries[0]["b"]
     scale = words.of_metric(entries, ("value_a", "value_b"))
     yield Text(words.title(entries[0], scale.unit), style="bold")
     winner = {A_BETTER: a, B_BETTER: b, NOT_SHOWN: "not shown"}
     _, varying = words.settings(entries)
-    rows = [["", a, b, "effect (95% interval)", "better"]]
+    rows = []
     for entry in entries:
         if entry["verdict"] in winner:
             values = [scale.text(entry["value_a"]), scale.text(entry["value_b"])]
             rows.append([_place(entry, varying), *values, words.effect(entry), winner[entry["verdict"]]])
-    if len(rows) > 1:
-        widths = [max(len(row[index]) for row in rows) for index in range(4)]
-        for row in rows:
-            cells = [row[0].ljust(widths[0]), *(row[index].rjust(widths[index]) for index in (1, 2, 3)), row[4]]
-            yield Text("  " + "  ".join(cells), style="dim" if row is rows[0] else "", no_wrap=True)
+    if rows:
+        yield SideBySide(["", a, b, "effect (95% interval)", "better"], rows)
     for entry in entries:
         if entry["verdict"] not in winner:
             yield words.Paragraph(f"{_place(entry, varying)}: {entry['verdict']}, {entry['reason']}", "dim")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ttbench.commands.sample import print_sample
 from ttbench.errors import UsageError
 from ttbench.evidence import open_sample
 from ttbench.harness.data import open_corpus
@@ -107,6 +108,101 @@ def test_a_text_that_is_not_the_rows_is_not_shown(values, changed, because: str,
     assert found["rebuilt"] is None
     assert because in found["not_rebuilt"]
     assert found["evidence"] == {"token_nats": [0.5, 1.0, 1.5, 3.0]}
+
+
+def test_a_window_of_bases_is_a_window(tmp_path: Path) -> None:
+    sample = window(num_bases=SIZE)
+    sample = dataclasses.replace(sample, values={k: v for k, v in sample.values.items() if k != "num_bytes"})
+    found = opened(record([sample], folder=tmp_path), tmp_path)
+    assert [target["nats"] for target in found["rebuilt"]["targets"]] == [0.5, 1.0, 1.5, 3.0]
+    wrong = dataclasses.replace(sample, values={**sample.values, "num_bases": 5})
+    assert "the row has 5" in opened(record([wrong], folder=tmp_path), tmp_path)["not_rebuilt"]
+
+
+def test_a_sum_over_a_document_shows_its_ends(tmp_path: Path) -> None:
+    sample = Sample(keys={"document": DOCUMENT.name, "window_start": None}, values={"num_tokens": 9, "nats": 6.0})
+    found = opened(record([sample], folder=tmp_path), tmp_path)
+    rebuilt = found["rebuilt"]
+    assert (rebuilt["prompt_start"].encode(), rebuilt["prompt_end"].encode()) == (
+        DOCUMENT.text[:240],
+        DOCUMENT.text[-240:],
+    )
+    assert rebuilt["document_tokens"] == len(DOCUMENT.text)
+    other = opened(record([sample], folder=tmp_path, corpus_digest="0"), tmp_path)
+    assert (other["rebuilt"], "another digest" in other["not_rebuilt"]) == (None, True)
+
+
+QUESTIONS = {
+    "ids": [256, *b"ab\xff:12, ab\xff:"],
+    "asked_after": [12, 13],
+    "question": [0, 0],
+    "target_ids": [*b"12"],
+    "token_nats": [0.5, 0.25],
+    "answered": [1],
+}
+
+
+def test_questions_say_what_was_asked_for_after_which_text_and_what_it_cost(tmp_path: Path) -> None:
+    sample = Sample(keys={"sequence": "1"}, values={"hits": 1}, evidence=QUESTIONS)
+    made = record([sample], folder=tmp_path, corpus=None, corpus_digest=None)
+    rebuilt = opened(made, tmp_path)["rebuilt"]
+    assert rebuilt["prompt_end"] == "ab\\xff:12, ab\\xff:"
+    (question,) = rebuilt["questions"]
+    assert (question["before"], question["text"]) == ("ab\\xff:12, ab\\xff:", "12")
+    assert (question["ids"], question["nats"], question["answered"]) == ([49, 50], [0.5, 0.25], 1)
+    checkpoint = dataclasses.replace(made.cell.checkpoint, tokenizer_digest="other")
+    other = dataclasses.replace(made, cell=dataclasses.replace(made.cell, checkpoint=checkpoint))
+    assert "tokenizer" in opened(other, tmp_path)["not_rebuilt"]
+
+
+def printed(capsys: pytest.CaptureFixture[str], found) -> str:
+    print_sample(found)
+    seen = capsys.readouterr()
+    return " ".join((seen.out + seen.err).split())
+
+
+ASKED = {"doc_hash": "h", "target": "1"}
+
+
+@pytest.mark.parametrize(
+    ("evidence", "told"),
+    [
+        (QUESTIONS, [r"prompt start ab\xff:12, ab\xff:", "'12' 49 50 0.7500 yes"]),
+        (
+            {
+                **ASKED,
+                "arguments": [["Why?\nA:", " no"], ["Why?\nA:", " yes"]],
+                "responses": [[[-3.5, False]], [[-1.0, True]]],
+            },
+            [r"prompt start Why?\nA:", "' no' -3.5000 no", "' yes' -1.0000 yes", "target 1"],
+        ),
+        (
+            {
+                **ASKED,
+                "arguments": [["Ann", " goes"], ["Bob", " goes"]],
+                "responses": [[[-3.5, False]], [[-1.0, True]]],
+            },
+            ["prompt 1 prompt start Ann", "prompt 2 prompt start Bob", "2 ' goes' -1.0000 yes"],
+        ),
+        ({**ASKED, "arguments": [["a text"]], "responses": [[-30.5]]}, ["prompt start a text", "1 - -30.5000"]),
+        ({**ASKED, "arguments": [["2+2", "{}"]], "responses": [[" 4"]]}, ["prompt start 2+2", "answer text 1 '{}' 4"]),
+        ({"answer": [3, 4], "prompt_tokens": 12}, ["answer 3 4", "prompt_tokens 12"]),
+        ({"answer": "\x1b[2J"}, [r"answer \x1b[2J"]),
+    ],
+    ids=["questions", "choices", "contexts", "rolled", "written", "ids", "control"],
+)
+def test_whatever_a_task_kept_is_printed(evidence, told: list[str], tmp_path: Path, capsys) -> None:
+    sample = Sample(keys={"sequence": "1"}, values={"hits": 1}, evidence=evidence)
+    text = printed(capsys, opened(record([sample], folder=tmp_path, corpus=None, corpus_digest=None), tmp_path))
+    for part in told:
+        assert part in text
+
+
+def test_a_sum_says_that_it_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sample = Sample(keys={"document": DOCUMENT.name}, values={"nats": 6.0})
+    text = printed(capsys, opened(record([sample], folder=tmp_path), tmp_path))
+    assert f"the document has {len(DOCUMENT.text):,} tokens; this row is a sum" in text
+    assert "prompt start" in text
 
 
 def test_another_tokenizer_is_noticed(tmp_path: Path) -> None:

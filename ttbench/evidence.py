@@ -1,7 +1,12 @@
 """One score down to its sample: the recipe, the prompt's ends, tokens, answer and log-probabilities.
 
-What the task kept is read from the run's evidence. A window of perplexity keeps only its nats: its text is cut again
-from the corpus, and only when corpus, tokenizer and number of bytes are still those of the row. Torch-free.
+What the task kept is read from the run's evidence, and text is made again where only its place or its ids were kept:
+
+    a window            cut from the corpus, with the nats of each token
+    ids with questions  decoded, with what was asked for after which token, and its nats
+    a sum               over a document, or a part of one: the document's ends; nats of single tokens were not kept
+
+Text is shown only when corpus, tokenizer and number of bytes are still those of the row. Torch-free.
 """
 
 from __future__ import annotations
@@ -15,14 +20,12 @@ import numpy as np
 
 from ttbench.errors import CorpusError, TtbenchError, UsageError
 from ttbench.harness.data import open_corpus
+from ttbench.harness.ends import ENDS_TOKENS, prompt_ends, readable
 from ttbench.harness.files import MAX_CONFIG_BYTES, read_json
 from ttbench.harness.tokenizer import Tokenizer, read_tokenizer
 from ttbench.record import CellRecord
 from ttbench.store import read_cell
 from ttbench.types import Cell, Sample
-
-ENDS_BYTES = 240  # of a prompt, at each end
-ENDS_TOKENS = 16
 
 
 def open_sample(cell_path: Path, evidence_path: Path, index: int) -> dict[str, Any]:
@@ -76,12 +79,16 @@ def _kept(path: Path, index: int) -> dict[str, Any] | None:
 def _rebuild(
     record: CellRecord, sample: Sample, kept: Mapping[str, Any] | None
 ) -> tuple[dict[str, Any] | None, str | None]:
-    """The text of a window and the nats of its tokens, or why not; neither for what is no window."""
+    """The text that a sample is about and the nats of its tokens, or why not; neither where there is no text."""
     start, document = sample.keys.get("window_start"), sample.keys.get("document")
-    if not isinstance(start, int) or not isinstance(document, str):
-        return None, None
     try:
-        return _cut_window(record.cell, sample, kept, document=document, start=start), None
+        if kept is not None and {"ids", "target_ids"} <= kept.keys():
+            return _decode_questions(record.cell, kept), None
+        if not isinstance(document, str) or record.cell.corpus is None:
+            return None, None
+        if isinstance(start, int):
+            return _cut_window(record.cell, sample, kept, document=document, start=start), None
+        return _cut_document(record.cell, document), None
     except (TtbenchError, OSError) as error:
         return None, str(error)
 
@@ -93,22 +100,19 @@ def _cut_window(
     num_tokens = int(sample.values["num_tokens"] or 0)
     before, targets = ids[max(0, start - cell.context_len) : start], ids[start : start + num_tokens]
     num_bytes = int(tokenizer.byte_lengths(targets).sum())
-    if num_bytes != sample.values["num_bytes"]:
+    # a base is a byte
+    counted = sample.values["num_bytes" if "num_bytes" in sample.values else "num_bases"]
+    if num_bytes != counted:
         raise UsageError(
-            f"the {num_tokens} tokens from {start} of '{document}' are {num_bytes} bytes; the row has "
-            f"{sample.values['num_bytes']}"
+            f"the {num_tokens} tokens from {start} of '{document}' are {num_bytes} bytes; the row has {counted}"
         )
     nats = (kept or {}).get("token_nats")
     return {
-        "prompt_start": _text(tokenizer.decode(before[:ENDS_BYTES])[:ENDS_BYTES]),
-        "prompt_end": _text(tokenizer.decode(before[-ENDS_BYTES:])[-ENDS_BYTES:]),
-        "first_ids": before[:ENDS_TOKENS].tolist(),
-        "last_ids": before[-ENDS_TOKENS:].tolist(),
-        "bos_id": tokenizer.bos_id,
+        **_ends(tokenizer, before),
         "targets": [
             {
                 "id": int(token),
-                "text": _text(tokenizer.decode(np.array([token]))),
+                "text": readable(tokenizer.decode(np.array([token]))),
                 "nats": None if nats is None else nat,
             }
             for token, nat in zip(targets, nats or [None] * num_tokens, strict=True)
@@ -116,21 +120,48 @@ def _cut_window(
     }
 
 
-def _document_ids(cell: Cell, document: str) -> tuple[Tokenizer, np.ndarray]:
-    """The tokenizer of the cell's checkpoint and the tokens of a test document, as they were when it was measured."""
-    corpus = open_corpus(cell.corpus or "")
-    if corpus.digest != cell.corpus_digest:
-        raise CorpusError(f"corpus '{cell.corpus}' has another digest than when it was measured: {corpus.digest}")
+def _cut_document(cell: Cell, document: str) -> dict[str, Any]:
+    tokenizer, ids = _document_ids(cell, document)
+    return {**_ends(tokenizer, ids), "document_tokens": len(ids)}
+
+
+def _decode_questions(cell: Cell, kept: Mapping[str, Any]) -> dict[str, Any]:
+    """What was read, and each question: the place it was asked at, and the tokens that would have answered it."""
+    tokenizer, ids = _tokenizer(cell), np.array(kept["ids"], dtype=np.int64)
+    names = ("question", "asked_after", "target_ids", "token_nats")
+    questions: dict[int, dict[str, Any]] = {}
+    for number, place, target, nats in zip(*(kept[name] for name in names), strict=True):
+        entry = {"question": number, "asked_after": place, "ids": [], "nats": [], "answered": kept["answered"][number]}
+        entry = questions.setdefault(number, entry)
+        entry["ids"].append(target)
+        entry["nats"].append(nats)
+    for entry in questions.values():
+        entry["before"] = readable(tokenizer.decode(ids[: entry["asked_after"] + 1][-ENDS_TOKENS:]))
+        entry["text"] = readable(tokenizer.decode(np.array(entry["ids"])))
+    return {**_ends(tokenizer, ids), "questions": list(questions.values())}
+
+
+def _ends(tokenizer: Tokenizer, ids: np.ndarray) -> dict[str, Any]:
+    return {**prompt_ends(ids, tokenizer), "bos_id": tokenizer.bos_id}
+
+
+def _tokenizer(cell: Cell) -> Tokenizer:
+    """The tokenizer of the cell's checkpoint, as it was when it was measured."""
     folder = Path(cell.checkpoint.path)
     tokenizer = read_tokenizer(folder, read_json(folder / "config.json", max_bytes=MAX_CONFIG_BYTES))
     found = None if tokenizer is None else tokenizer.digest
     if tokenizer is None or found != cell.checkpoint.tokenizer_digest:
         raise UsageError(f"the tokenizer in '{folder}' has another digest than when it was measured: {found}")
+    return tokenizer
+
+
+def _document_ids(cell: Cell, document: str) -> tuple[Tokenizer, np.ndarray]:
+    """The tokenizer and the tokens of a test document, as they were when the cell was measured."""
+    corpus = open_corpus(cell.corpus or "")
+    if corpus.digest != cell.corpus_digest:
+        raise CorpusError(f"corpus '{cell.corpus}' has another digest than when it was measured: {corpus.digest}")
+    tokenizer = _tokenizer(cell)
     texts = {each.name: each.text for each in corpus.documents("test")}
     if document not in texts:
         raise CorpusError(f"corpus '{cell.corpus}' has no test document '{document}'")
     return tokenizer, tokenizer.encode(texts[document])
-
-
-def _text(data: bytes) -> str:
-    return data.decode(errors="replace")

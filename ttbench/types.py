@@ -173,8 +173,9 @@ class Cell:
 class Sample:
     """One raw observation in a cell: a document window, a trial, a repeat.
 
-    `keys` say what was observed (document, depth, phase); `values` are raw and additive, in SI units or counts.
-    `evidence` (prompts, answers, log-probabilities) goes to a file of its own, never into rows.
+    `keys` say what was observed (document, depth, phase) and never what a model answered: comparisons pair by them.
+    `values` are raw and additive, in SI units or counts. `evidence` (prompts, answers, log-probabilities) goes to a
+    file of its own, never into rows.
     """
 
     keys: Mapping[str, Scalar]

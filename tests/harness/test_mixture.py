@@ -140,3 +140,21 @@ def test_the_shares_of_a_mix_are_met(mixture):
     weights = [mixture.row(kinds, stream=0, index=i, num_tokens=40).weights for i in range(400)]
     share = np.mean([(weight == 1).all() for weight in weights])
     assert share == pytest.approx(0.75, abs=0.08)
+
+
+@pytest.mark.parametrize("num_tokens", [128, 1024])
+@pytest.mark.parametrize("kind", ["recall", "recall-any"])
+def test_few_values_of_a_recall_row_are_asked_for_whose_statement_was_cut_off(
+    mixture: Mixture, kind: str, num_tokens: int
+) -> None:
+    asked = unknown = 0
+    for index in range(200):
+        spans = mixture.makers[kind](np.random.default_rng(index), num_tokens)
+        text, place = b"".join(span.text for span in spans), 0
+        cut = max(0, len(text) - num_tokens)
+        for span in spans:
+            if span.weight and place >= cut:
+                asked += 1
+                unknown += span.text not in text[cut:place]
+            place += len(span.text)
+    assert 0.03 < unknown / asked < 0.15

@@ -65,7 +65,23 @@ def share(samples, name: str) -> float:
 def test_a_model_that_says_nothing_gets_chance_exactly() -> None:
     samples = measure(Telling(lambda row: [1.0, -3.0]))
     assert share(samples, "hits") == share(samples, "chance_hits") == 50 / 80
-    assert {sample.keys["answer"] for sample in samples} == {"n"}
+    assert {sample.evidence["answer"] for sample in samples if sample.evidence} == {"n"}
+
+
+def test_what_a_model_answers_is_no_key_so_that_all_sequences_are_compared() -> None:
+    silent, knowing = (
+        measure(Telling(tell)) for tell in (lambda row: [1.0, -3.0], lambda row: [np.isin(row, [67, 71]).mean()])
+    )
+    assert share(silent, "hits") != share(knowing, "hits")
+    told = [
+        [{name: value for name, value in sample.keys.items() if isinstance(value, str)} for sample in samples]
+        for samples in (silent, knowing)
+    ]
+    assert told[0] == told[1]
+    kept = knowing[0].evidence
+    assert kept is not None
+    assert kept["prompt_start"].encode() in {document.text for document in CORPUS.documents("test")}
+    assert kept["class_nats"][kept["answer"]] == min(kept["class_nats"].values())
 
 
 def test_a_model_that_says_noise_gets_chance_within_its_interval() -> None:

@@ -17,7 +17,7 @@ from ttbench import stats
 from ttbench.errors import TooLongError, UnsupportedError, UsageError
 from ttbench.harness.puzzles import FIRST_PERMUTATION
 from ttbench.harness.tokenizer import ByteTokenizer
-from ttbench.tasks.recall import CHANCE, Recall, RecallParams, read_pairs, settled, trained_format
+from ttbench.tasks.recall import Recall, RecallParams, chance_of, read_pairs, settled, trained_format
 from ttbench.tasks.sequences import ROW_KINDS, Recipe, make, rebuild
 from ttbench.types import Checkpoint, Sample
 
@@ -108,14 +108,14 @@ def test_a_model_that_solves_the_puzzle_answers_every_question(kind: str, contex
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_that_guesses_scores_the_chance_in_its_rows(kind: str) -> None:
     samples = run(guessing(kind), kind=kind, limit=40)
-    chance = {sample.values["chance"] for sample in samples}
+    (chance,) = {float(sample.values["chance"] or 0) for sample in samples}
+    assert chance == pytest.approx(1 / len(ANSWERS[kind]), rel=0.04)
     hits, questions = ([float(s.values[name] or 0) for s in samples] for name in ("hits", "num_questions"))
     made = stats.estimate_proportion(hits, questions)
     assert made.low is not None
     assert made.high is not None
-    assert chance == {CHANCE["symbols"][kind]}
-    assert made.low <= CHANCE["symbols"][kind] <= made.high
-    assert total(samples, "chance_hits") == pytest.approx(total(samples, "num_questions") * CHANCE["symbols"][kind])
+    assert made.low <= chance <= made.high
+    assert total(samples, "chance_hits") == pytest.approx(total(samples, "num_questions") * chance)
 
 
 @pytest.mark.parametrize("kind", ["mqar", "parity", "s5"])
@@ -123,8 +123,34 @@ def test_a_model_that_sees_the_last_symbol_alone_scores_about_chance(kind: str) 
     allowed = np.isin(np.arange(257), list(ANSWERS[kind]))
     blind = scattered(257)
     samples = run(lambda h: np.where(allowed, blind(h[-1:]), -50.0), kind=kind, limit=40)
-    chance, questions = CHANCE["symbols"][kind], total(samples, "num_questions")
+    chance, questions = 1 / len(ANSWERS[kind]), total(samples, "num_questions")
     assert abs(share(samples) - chance) < 5 * math.sqrt(chance * (1 - chance) / questions) + 0.01
+
+
+@pytest.mark.parametrize("context_len", [16, 31, 32, 53, 64, 129])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_single_answer_is_expected_to_beat_chance(kind: str, context_len: int) -> None:
+    recipe = Recipe(
+        kind=kind,  # pyright: ignore[reportArgumentType]
+        form="symbols",
+        context_len=context_len,
+        pairs=4 if kind == "mqar" else None,
+        seed=0,
+        trial=0,
+        tokenizer="b",
+    )
+    made = [make(dataclasses.replace(recipe, trial=trial), ByteTokenizer()) for trial in range(200)]
+    asked = np.concatenate([each.targets[each.questions >= 0] for each in made])
+    best = np.bincount(asked).max() / len(asked)
+    chance = chance_of(recipe, num_questions=made[0].num_questions)
+    error = math.sqrt(chance * (1 - chance) / len(asked))
+    # the most frequent of many equally likely answers is a little above each
+    assert chance - 3 * error <= best <= chance + 4 * error
+
+
+def test_a_model_that_always_says_bar_scores_the_chance_of_a_short_string() -> None:
+    samples = run(lambda history: sure_of(ord("|")), kind="copy", context_len=32)
+    assert share(samples) == total(samples, "chance_hits") / total(samples, "num_questions") == 1 / 16
 
 
 def test_a_model_that_names_a_stated_value_scores_one_over_the_pairs() -> None:
@@ -271,13 +297,24 @@ def test_parameters_without_meaning_are_refused_in_words(params: dict[str, Any],
 def test_contexts_that_cannot_be_are_answers() -> None:
     with pytest.raises(UnsupportedError, match="room for 16 pairs in form symbols; there are 128 keys; got 32"):
         run(oracle("mqar"), kind="mqar", pairs="8,32")
-    with pytest.raises(UnsupportedError, match="room for 1 pairs in form text; got 2"):
+    with pytest.raises(UnsupportedError, match="room for 1 pairs in form text; each takes 128 tokens; got 2"):
         run(oracle("mqar"), kind="mqar", form="text", pairs="2", context_len=200)
     with pytest.raises(UnsupportedError, match="16 tokens or more; got 8"):
         run(oracle("parity"), kind="parity", context_len=8)
+    with pytest.raises(UnsupportedError, match=r"room for 0 pairs in form text; .* got 1: ask for a longer context"):
+        run(oracle("mqar"), kind="mqar", form="text", context_len=64)
     engine = Engine(oracle("parity"), max_context=32)
     with pytest.raises(TooLongError, match="at most 32"):
         run_task(Recall(), engine=engine, corpus=CORPUS, context_len=64, kind="parity", form="symbols")
+
+
+@pytest.mark.parametrize(
+    ("params", "context_len"),
+    [({"kind": "mqar"}, 64), ({"kind": "mqar", "form": "symbols"}, 8), ({"kind": "mqar", "pairs": "64"}, 256)],
+)
+def test_a_context_that_is_too_short_stops_no_plan(params: dict[str, Any], context_len: int) -> None:
+    # the cell ends with a status of its own, and the rest of the sweep is measured
+    assert Recall().tokens(RecallParams(**params), context_len) > 0
 
 
 def test_the_plan_fills_in_the_form() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,7 @@ def _print_entries(noun: str, entries: Sequence[Mapping[str, Any]]) -> None:
     console.print_table(rows, columns)
 
 
+WIDEST = 24  # letters that a column of samples makes room for; longer texts are wrapped
 STATES = {
     "cached": "cached",
     "convert": "cached, to convert",
@@ -269,16 +271,42 @@ def _print_cell(view: Mapping[str, Any]) -> None:
         ("evidence", view["evidence"]),
     ]
     console.print_table(facts, [Column(""), Column("", wrap=True)], head=False)
-    names = list(dict.fromkeys(name for sample in view["samples"] for name in sample))
-    # Columns without a single value say nothing here.
-    names = [name for name in names if any(sample.get(name) is not None for sample in view["samples"])]
-    numeric = {
-        name: all(isinstance(sample.get(name), int | float | None) for sample in view["samples"]) for name in names
-    }
-    rows = [[_short(sample.get(name)) for name in names] for sample in view["samples"]]
-    if rows:
+    _print_samples(view["samples"])
+
+
+def _print_samples(samples: Sequence[Mapping[str, Any]]) -> None:
+    """What tells the samples apart as tables as wide as the terminal; before them what is the same in all."""
+    names = list(dict.fromkeys(name for sample in samples for name in sample))
+    # Columns without a single value say nothing here, and a recipe is for --sample.
+    told = [name for name in names if name != "recipe" and any(sample.get(name) is not None for sample in samples)]
+    same = [name for name in told if len(samples) > 1 and len({repr(sample.get(name)) for sample in samples}) == 1]
+    if same:
         console.out().print()
-        console.print_table(rows, [Column(name, numeric=numeric[name], wrap=True) for name in names])
+        rows = [(name, _short(samples[0][name])) for name in same]
+        console.print_table(rows, [Column(""), Column("", wrap=True)], head=False, title="in every sample")
+    columns = {name: [_short(sample.get(name)) for sample in samples] for name in told if name not in same}
+    for block in _blocks(columns, room=console.out().width):
+        heads = [Column("sample", numeric=True)]
+        for name, wide in block.items():
+            numeric = all(isinstance(sample.get(name), int | float | None) for sample in samples)
+            head = "\n".join(textwrap.wrap(name.replace("_", " "), wide))
+            heads.append(Column(head, numeric=numeric, wrap=wide == WIDEST))
+        rows = enumerate(zip(*(columns[name] for name in block), strict=True))
+        console.out().print()
+        console.print_table([(index, *cells) for index, cells in rows], heads)
+
+
+def _blocks(columns: Mapping[str, Sequence[Any]], *, room: int) -> Iterator[dict[str, int]]:
+    """Columns that stand side by side, with their widths, in as many tables as it takes."""
+    block: dict[str, int] = {}
+    for name, values in columns.items():
+        wide = min(max(map(len, [*name.split("_"), *map(str, values)])), WIDEST)
+        if block and len("sample") + sum(block.values()) + wide + 2 * (len(block) + 1) > room:
+            yield block
+            block = {}
+        block[name] = wide
+    if block:
+        yield block
 
 
 def _took(view: Mapping[str, Any]) -> str:

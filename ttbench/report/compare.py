@@ -25,6 +25,7 @@ from ttbench.errors import UnknownNameError, UsageError
 from ttbench.report import summary, words
 from ttbench.report.columns import all_rows
 from ttbench.report.pairing import Shared, pair
+from ttbench.report.side_by_side import SideBySide
 from ttbench.report.summary import A_BETTER, B_BETTER, DIFFERENCE, NOT_COMPARABLE, NOT_SHOWN, RATIO
 from ttbench.report.variants import VARIANT_SETTINGS, read_variant, require_rows
 from ttbench.stats import Estimate
@@ -34,6 +35,7 @@ ALPHA = 0.05
 # Settings in which the only two lines of a quality metric may differ and still be compared.
 ALWAYS_FREE = "architecture_version"
 HARMLESS = ("architecture_version", "engine", "attention", "batch_size")
+POSITIVE_ONLY = "a ratio needs positive numbers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,7 +261,7 @@ def _effect(one: summary.Group, two: summary.Group, *, free: Collection[str]) ->
     shared = pair(one, two, free=free)
     if shared is None:
         return "no shared targets"
-    return _quality_effect(shared, metric)
+    return _count_effect(shared, metric) if metric.statistic == "max" else _quality_effect(shared, metric)
 
 
 def _quality_effect(shared: Shared, metric: Metric) -> Effect:
@@ -285,12 +287,21 @@ def _quality_effect(shared: Shared, metric: Metric) -> Effect:
     )
 
 
+def _count_effect(shared: Shared, metric: Metric) -> Effect | str:
+    """The highest counts of both over the same targets: no draw is left that an interval could be about."""
+    value_a, value_b = (float(counts.max()) * metric.scale for counts in (shared.a, shared.b))
+    if min(value_a, value_b) <= 0:
+        return POSITIVE_ONLY
+    made = Estimate(value=value_a / value_b, method="exact", num_clusters=len(shared.a))
+    return Effect(kind=RATIO, estimate=made, value_a=value_a, value_b=value_b, num_pairs=len(shared.a), p=None)
+
+
 def _timing_effect(one: summary.Group, two: summary.Group) -> Effect | str:
     a, b = summary.rounds(one.rows, one.metric), summary.rounds(two.rows, two.metric)
     if not a.keys() & b.keys():
         return "no shared rounds"
     if min(a.values()) <= 0 or min(b.values()) <= 0:
-        return "a ratio needs positive numbers"
+        return POSITIVE_ONLY
     ratios = [a[label] / b[label] for label in sorted(a.keys() & b.keys())]
     if len({*a.values()}) == len({*b.values()}) == 1 and one.metric.statistic == "max":
         made, p = Estimate(value=ratios[0], method="exact", num_clusters=len(ratios)), None
@@ -346,7 +357,7 @@ def render_comparison(comparison: pd.DataFrame) -> Group:
 
     Effects are a - b, or a / b as "times"; * marks points beyond a training context.
     """
-    parts: list[Text | words.Paragraph] = []
+    parts: list[Text | words.Paragraph | SideBySide] = []
     for task in words.by(words.records(comparison), "task"):
         parts.append(Text(f"{task[0]['task']}: {task[0]['a']} and {task[0]['b']} on the same targets", style="bold"))
         for entries in words.by(task, "metric"):
@@ -357,22 +368,19 @@ def render_comparison(comparison: pd.DataFrame) -> Group:
     return Group(*parts)
 
 
-def _metric_table(entries: Sequence[words.Record]) -> Iterator[Text | words.Paragraph]:
+def _metric_table(entries: Sequence[words.Record]) -> Iterator[Text | words.Paragraph | SideBySide]:
     a, b = entries[0]["a"], entries[0]["b"]
     scale = words.of_metric(entries, ("value_a", "value_b"))
     yield Text(words.title(entries[0], scale.unit), style="bold")
     winner = {A_BETTER: a, B_BETTER: b, NOT_SHOWN: "not shown"}
     _, varying = words.settings(entries)
-    rows = [["", a, b, "effect (95% interval)", "better"]]
+    rows = []
     for entry in entries:
         if entry["verdict"] in winner:
             values = [scale.text(entry["value_a"]), scale.text(entry["value_b"])]
             rows.append([_place(entry, varying), *values, words.effect(entry), winner[entry["verdict"]]])
-    if len(rows) > 1:
-        widths = [max(len(row[index]) for row in rows) for index in range(4)]
-        for row in rows:
-            cells = [row[0].ljust(widths[0]), *(row[index].rjust(widths[index]) for index in (1, 2, 3)), row[4]]
-            yield Text("  " + "  ".join(cells), style="dim" if row is rows[0] else "", no_wrap=True)
+    if rows:
+        yield SideBySide(["", a, b, "effect (95% interval)", "better"], rows)
     for entry in entries:
         if entry["verdict"] not in winner:
             yield words.Paragraph(f"{_place(entry, varying)}: {entry['verdict']}, {entry['reason']}", "dim")

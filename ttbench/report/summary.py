@@ -175,7 +175,9 @@ def estimate(rows: Part, metric: Metric) -> Estimate:
     A timing's ratio is the median over rounds of each round's ratio of sums.
     """
     if metric.statistic == "max":
-        return _highest(rounds(rows, metric))
+        if is_timing(metric):
+            return _highest(rounds(rows, metric))
+        return _highest_count(rows.floats(metric.numerator) * metric.scale)
     if metric.statistic == "median" or is_timing(metric):
         return stats.estimate_median(list(rounds(rows, metric).values()))
     numerator, denominator = rows.floats(metric.numerator), rows.floats(metric.denominator)
@@ -200,8 +202,14 @@ def _highest(by_round: Mapping[Any, float]) -> Estimate:
     if min(values) == max(values) and len(values) > 1:
         # the same in every fresh process: a count, not a measurement
         return Estimate(value=values[0], method="exact", num_clusters=len(values), reason="equal in every round")
-    reason = f"the highest of {len(values)} rounds has no interval"
+    reason = "one round" if len(values) == 1 else f"the highest of {len(values)} rounds has no interval"
     return Estimate(value=max(values), num_clusters=len(values), reason=reason)
+
+
+def _highest_count(values: np.ndarray) -> Estimate:
+    """The highest of what samples count, such as the bytes of a state: the same whenever they are measured again."""
+    reason = "one sample" if len(values) == 1 else f"the highest of {len(values)} samples"
+    return Estimate(value=float(values.max()), method="exact", num_clusters=len(values), reason=f"{reason}, a count")
 
 
 def noise(rows: Part, metric: Metric) -> tuple[bool | None, int | None]:

@@ -132,7 +132,7 @@ class TaskTable:
         self.sections = []
         for part in ranked:
             # a reference stands beneath the first metric that it can be read against
-            mine = [other for other in beneath if _kind(other) == _kind(part)]
+            mine = [other for other in beneath if _can_be_read_against(other, part)]
             beneath = [other for other in beneath if other not in mine]
             self.sections.append(self._section(part, mine))
 
@@ -241,6 +241,15 @@ class TaskTable:
 
 
 _NO_CELL = (Text(NOT_RUN + " ", style="dim"),)
+
+
+def _can_be_read_against(reference: Sequence[Record], entries: Sequence[Record]) -> bool:
+    """Whether they have one unit and axes, and parameters in common: one question's chance is not another's."""
+    if _kind(reference) != _kind(entries):
+        return False
+    names = [name for name in reference[0] if name.startswith("param_")]
+    asked = {tuple(entry.get(name) for name in names) for entry in entries}
+    return any(tuple(entry[name] for name in names) in asked for entry in reference)
 
 
 def _kind(entries: Sequence[Record]) -> tuple[Any, ...]:

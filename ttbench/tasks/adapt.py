@@ -38,6 +38,7 @@ from ttbench.adapt.domains import DOMAINS, Domain, Item, data_digest, draw_items
 from ttbench.adapt.experts import DISPATCH, OTHER, UNKNOWN, Expert, find_library, library_digest, read_library
 from ttbench.errors import UnknownNameError, UnsupportedError, UsageError
 from ttbench.harness import measure
+from ttbench.harness.ends import prompt_ends
 from ttbench.tasks.adapt_metrics import METRICS
 from ttbench.tasks.base import Bench, Task
 from ttbench.types import Metric, Sample, digest
@@ -267,7 +268,8 @@ class Run:
             self.engine.synchronize()
             pass2_s += time.perf_counter() - began
         for item, each in zip(items, passed, strict=True):
-            yield from _item_samples(name, item, found[item.name], each.choice, used)
+            shown = prompt_ends(item.prompt, self.bench.tokenizer)
+            yield from _item_samples(name, item, found[item.name], each.choice, used, shown)
         adapts = name in ("prompt", "classifier", "few-shot")
         yield Sample(
             keys={"phase": "passes", "strategy": name, "domain": domain.name},
@@ -291,7 +293,12 @@ def _by_choice(items: Sequence[Item], choices: Sequence[Choice]) -> Iterator[tup
 
 
 def _item_samples(
-    strategy: str, item: Item, answer: Any, choice: Choice, used: Mapping[str, Expert]
+    strategy: str,
+    item: Item,
+    answer: Any,
+    choice: Choice,
+    used: Mapping[str, Expert],
+    shown: Mapping[str, Any],
 ) -> Iterator[Sample]:
     """The item's score; and for a dispatch one sample per label, picked or not: the rows of a confusion matrix."""
     keys = {"strategy": strategy, "domain": item.domain, "item": item.name, "source": item.source}
@@ -309,7 +316,12 @@ def _item_samples(
             "nats": answer.nats,
             "num_dispatched_right": None if picked is None else int(picked == right),
         },
-        evidence={"choice": dict(choice), "prompt_tokens": len(item.prompt), "answer": item.answer.tolist()},
+        evidence={
+            **shown,
+            "choice": dict(choice),
+            "prompt_tokens": len(item.prompt),
+            "answer": item.answer.tolist(),
+        },
     )
     if picked is not None:
         for label in [*domains.values(), OTHER]:

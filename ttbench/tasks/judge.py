@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ttbench.errors import LeakError
+from ttbench.harness.ends import prompt_ends
 from ttbench.tasks.prompts import Prompt, Recipe
 from ttbench.tasks.reading import Answer
 from ttbench.tasks.riddle import answer_ids
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 TIE_NATS = 1e-4
 # Nats below which a value is known: no random value has even odds.
 KNOWN_NATS = math.log(2)
-# Bytes and tokens of the prompt's ends kept as evidence.
-EVIDENCE_BYTES = 240
-EVIDENCE_TOKENS = 16
 
 
 def score_choice(nats: Float[np.ndarray, "N"], control_nats: Float[np.ndarray, "N"]) -> float:
@@ -102,10 +100,7 @@ class Judge:
     ) -> dict[str, Any]:
         tokenizer, scored = self.tokenizer, len(answer.nats) > 0
         return {
-            "prompt_start": tokenizer.decode(ids[:EVIDENCE_BYTES])[:EVIDENCE_BYTES].decode(errors="replace"),
-            "prompt_end": tokenizer.decode(ids[-EVIDENCE_BYTES:])[-EVIDENCE_BYTES:].decode(errors="replace"),
-            "first_ids": ids[:EVIDENCE_TOKENS].tolist(),
-            "last_ids": ids[-EVIDENCE_TOKENS:].tolist(),
+            **prompt_ends(ids, tokenizer),
             "value": ", ".join(recipe.values),
             "value_ids": answer_ids(recipe.values[0], tokenizer).tolist(),
             "value_token_nats": _rounded(answer.nats[0]) if scored else None,

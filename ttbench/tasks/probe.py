@@ -32,6 +32,7 @@ from jaxtyping import Float, Int
 
 from ttbench.errors import CorpusError, UnknownNameError, UsageError
 from ttbench.harness.data import Document
+from ttbench.harness.ends import ENDS_BYTES, readable
 from ttbench.tasks.base import Bench, Task
 from ttbench.tasks.draw import shuffled
 from ttbench.tasks.logistic import fit
@@ -71,7 +72,7 @@ class Probe(Task):
     """Right answers of a linear probe."""
 
     name: ClassVar[str] = "probe"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     Params: ClassVar[type[Any]] = ProbeParams
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
     needs_corpus: ClassVar[bool] = True
@@ -128,7 +129,6 @@ class Probe(Task):
                 keys={
                     "sequence": names[document.name],
                     "label": classes[label],
-                    "answer": classes[int(logs[place].argmax())],
                     "num_classes": len(classes),
                     "num_train": len(train),
                     "penalty": ours.penalty,
@@ -144,6 +144,13 @@ class Probe(Task):
                     "num_tokens": min(num_tokens, bench.cell.context_len),
                     "cut_tokens": max(0, num_tokens - bench.cell.context_len),
                     "in_train": int(document.text in texts),
+                },
+                # not among the keys: two checkpoints are compared on sequences, whatever they answer
+                evidence={
+                    "prompt_start": readable(document.text[:ENDS_BYTES]),
+                    "prompt_end": readable(document.text[-ENDS_BYTES:]),
+                    "answer": classes[int(logs[place].argmax())],
+                    "class_nats": {name: round(-float(log), 5) for name, log in zip(classes, logs[place], strict=True)},
                 },
             )
 

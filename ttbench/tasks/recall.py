@@ -2,9 +2,11 @@
 
     kind     a question                                          chance, blind   state that solves it
     mqar     the value stated with this key                      1/128           all pairs
-    copy     the string read before the bar, letter by letter    1/26            the string
+    copy     the string read before the bar, letter by letter    1/26 (*)        the string
     parity   whether the ones so far are odd                     1/2             one bit
     s5       the product of the permutations of five so far      1/120           seven bits
+
+    (*) and a bar at the end, which of a string of less than 26 letters is the best single answer
 
 Form `symbols` is the papers': one token a symbol, and the answer is not read, so state must be carried and cannot be
 looked up (`ttbench.harness.puzzles` has the definitions and sources). It is a test of architectures: a model is trained
@@ -46,12 +48,7 @@ FEWEST_PAIRS = 4  # of the numbers of pairs that are asked when none are named
 TITLES: dict[Kind, str] = {"mqar": "MQAR", "copy": "copying", "parity": "parity", "s5": "S5"}
 # Of the best single answer. Text: a value of three digits (0.6 x 1/6 of all), a string of six digits (1/3 x 1/19).
 CHANCE: dict[Form, dict[str, float]] = {
-    "symbols": {
-        "mqar": 1 / len(VALUES),
-        "copy": 1 / len(LETTERS),
-        "parity": 1 / 2,
-        "s5": 1 / len(PERMUTATIONS),
-    },
+    "symbols": {"mqar": 1 / len(VALUES), "parity": 1 / 2, "s5": 1 / len(PERMUTATIONS)},
     "text": {"mqar": 1e-4, "copy": 1 / 57e4},
 }
 
@@ -90,7 +87,7 @@ class Recall(Task):
     """Questions answered, by length and number of pairs."""
 
     name: ClassVar[str] = "recall"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     Params: ClassVar[type[Any]] = RecallParams
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
     needs_corpus: ClassVar[bool] = False
@@ -148,7 +145,7 @@ class Recall(Task):
 
     def tokens(self, params: RecallParams, context_len: int) -> int:
         """Tokens of all sequences, as if each filled its context."""
-        return context_len * params.limit * len(_all_pairs(settled(params), context_len))
+        return context_len * params.limit * len(_asked_pairs(settled(params), context_len))
 
     def measure(self, bench: Bench) -> Iterator[Sample]:
         """Yield one sample per sequence.
@@ -189,22 +186,32 @@ def read_pairs(text: str) -> tuple[int, ...]:
     return tuple(sorted(numbers))
 
 
-def _all_pairs(params: RecallParams, context_len: int) -> tuple[int | None, ...]:
-    """Numbers of pairs that a cell asks; (None,) for other kinds. Raises UnsupportedError where some do not fit."""
+def _asked_pairs(params: RecallParams, context_len: int) -> tuple[int | None, ...]:
+    """Numbers of pairs that a cell is asked for, whether they fit or not; (None,) for other kinds."""
     if params.kind != "mqar":
         return (None,)
-    most = context_len // TEXT_PAIR_LEN if params.form == "text" else most_pairs(context_len)
     if params.pairs is not None:
-        wanted = read_pairs(params.pairs)
-    elif params.form == "text":
-        wanted = (max(most, 1),)
-    else:
-        wanted = tuple(2**power for power in range(2, max(most, FEWEST_PAIRS).bit_length()))
-    if wanted[-1] > most:
-        limit = f"; there are {len(KEYS)} keys" if params.form == "symbols" else ""
+        return read_pairs(params.pairs)
+    most = _most_pairs(params, context_len)
+    if params.form == "text":
+        return (max(most, 1),)
+    return tuple(2**power for power in range(2, max(most, FEWEST_PAIRS).bit_length()))
+
+
+def _most_pairs(params: RecallParams, context_len: int) -> int:
+    return context_len // TEXT_PAIR_LEN if params.form == "text" else most_pairs(context_len)
+
+
+def _all_pairs(params: RecallParams, context_len: int) -> tuple[int | None, ...]:
+    """Numbers of pairs that a cell asks; (None,) for other kinds. Raises UnsupportedError where some do not fit."""
+    wanted = _asked_pairs(params, context_len)
+    largest, most = wanted[-1], _most_pairs(params, context_len)
+    if largest is not None and largest > most:
+        limit = f"; there are {len(KEYS)} keys" if params.form == "symbols" else f"; each takes {TEXT_PAIR_LEN} tokens"
+        advice = "ask for fewer, or for a longer context" if params.pairs is not None else "ask for a longer context"
         raise UnsupportedError(
             f"a context of {context_len} tokens has room for {most} pairs in form {params.form}{limit}; got "
-            f"{wanted[-1]}: ask for fewer, or for a longer context"
+            f"{largest}: {advice}"
         )
     return wanted
 
@@ -238,7 +245,7 @@ def _judge(recipe: Recipe, tokens: Tokens, nats: np.ndarray, top: np.ndarray, st
     asked, number = tokens.questions >= 0, tokens.num_questions
     missed = np.bincount(tokens.questions[asked], weights=~top[asked], minlength=number)
     answers = np.bincount(tokens.questions[asked], weights=nats[asked], minlength=number)
-    chance = CHANCE[recipe.form][recipe.kind]
+    chance = chance_of(recipe, num_questions=number)
     return Sample(
         keys={
             "sequence": f"{recipe.pairs or 0} pairs, {recipe.trial}",
@@ -266,6 +273,14 @@ def _judge(recipe: Recipe, tokens: Tokens, nats: np.ndarray, top: np.ndarray, st
             "answered": [int(count == 0) for count in missed],
         },
     )
+
+
+def chance_of(recipe: Recipe, *, num_questions: int) -> float:
+    """What always giving the same best answer is worth, blind to what was read."""
+    if recipe.form == "symbols" and recipe.kind == "copy":
+        # the last question is the bar's: of short strings that one hit is worth more than a letter
+        return max(1, (num_questions - 1) / len(LETTERS)) / num_questions
+    return CHANCE[recipe.form][recipe.kind]
 
 
 def trained_format(recipe: Recipe, checkpoint: Checkpoint) -> bool | None:

@@ -181,3 +181,10 @@ def test_a_config_says_what_it_lacks_and_which_type_it_wants():
         config_class.from_json(data | {"window": "12"})
     with pytest.raises(CheckpointError, match="window=True; expected a value of type int"):
         config_class.from_json(data | {"window": True})
+    with pytest.raises(CheckpointError, match=r"unknown field 'max_steps' in config.*; did you mean 'max_step'"):
+        config_class.from_json(data | {"max_steps": 0.1})
+    with pytest.raises(CheckpointError, match=r"rms_norm_eps=-1\.0; it must be positive"):
+        config_class.from_json(data | {"rms_norm_eps": -1.0})
+    config_class.from_json(
+        data | {"train_ctx": 1024, "train_kinds": ["code"], "tokenizer": "bytes", "dtype": "bfloat16"}
+    )

@@ -21,10 +21,13 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from ttbench.errors import CheckpointError
+from ttbench.errors import CheckpointError, UnknownNameError
 from ttbench.models.base import Dialect, SequenceModel, State, require_no_grad
 from ttbench.models.layers import RMSNorm, SwiGLU, init_weights_, rotary_angles
 from ttbench.types import Cost
+
+# What config.json holds beside the architecture's own fields; no model reads it.
+ABOUT = ("architectures", "model_type", "dtype", "transformers_version", "train_ctx", "train_kinds", "tokenizer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +44,17 @@ class StackConfig:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Read config.json. Raises CheckpointError on a missing field, a wrong type or an impossible value."""
+        """Read config.json.
+
+        Raises CheckpointError on a missing or an unknown field, a wrong type or an impossible value.
+        """
         fields = dataclasses.fields(cls)
+        known = [f.name for f in fields]
+        for name in data:
+            # read as its default, a misspelt field would make another model in silence
+            if name not in (*known, *ABOUT):
+                where = f"config.json of a {cls.model_type}"
+                raise CheckpointError(str(UnknownNameError("field", name, known=known, where=where)))
         missing = [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in data]
         if missing:
             raise CheckpointError(
@@ -50,8 +62,8 @@ class StackConfig:
             )
         for field in fields:
             value, wanted = data.get(field.name, field.default), str(field.type)
-            known = {"int": int, "float": (int, float), "bool": bool, "str": str}.get(wanted)
-            if known and (not isinstance(value, known) or isinstance(value, bool) != (wanted == "bool")):
+            kind = {"int": int, "float": (int, float), "bool": bool, "str": str}.get(wanted)
+            if kind and (not isinstance(value, kind) or isinstance(value, bool) != (wanted == "bool")):
                 raise CheckpointError(f"config.json has {field.name}={value!r}; expected a value of type {wanted}")
         config = cls(**{f.name: data[f.name] for f in fields if f.name in data})
         config.check()
@@ -65,6 +77,7 @@ class StackConfig:
         """Raises CheckpointError when a size is impossible or fields contradict each other."""
         for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"):
             require_at_least(name, getattr(self, name), 1)
+        require_positive("rms_norm_eps", self.rms_norm_eps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

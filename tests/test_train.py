@@ -304,7 +304,6 @@ def test_a_loss_that_is_not_finite_stops_the_training(recipe_path, tmp_path, mon
 
 def test_a_card_is_made_of_what_the_shipped_file_scores(recipe_path, tmp_path, monkeypatch):
     monkeypatch.setattr("ttbench.card.NEEDLE_TRIALS", 1)
-    monkeypatch.setattr("ttbench.card.NUM_DOCUMENTS", 2)
     # too short for the question
     monkeypatch.setattr("ttbench.card.NEEDLE_CTX", 128)
     data = yaml.safe_load(yaml.safe_dump(TINY))
@@ -312,12 +311,15 @@ def test_a_card_is_made_of_what_the_shipped_file_scores(recipe_path, tmp_path, m
     recipe_path.write_text(yaml.safe_dump(data))
     recipe, trainees = read_recipe(recipe_path)
     finished = train_one("transformer", recipe_path, cache=tmp_path)
-    folder = ship(finished, recipe, trainees["transformer"], tmp_path / "shipped", command=["ttbench", "train", "x"])
+    folder = ship(
+        finished, recipe, trainees["transformer"], tmp_path / "shipped", command=["ttbench", "train", "x"], brief=True
+    )
 
     card = (folder / "card.md").read_text()
     for words in ("ttbench train x", finished.data_digest, "bzip2 -9", "needles retrieved at 512", "FLOPs per token"):
         assert words in card, words
     assert "| needles at 128, in `kjv` | unsupported | |" in card
+    assert "of 2 test documents of `code`" in card  # a fifth of ten, and the card says so
     assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "card.md"}
 
 

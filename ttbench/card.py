@@ -30,6 +30,7 @@ from ttbench.types import Checkpoint
 NEEDLE_CTX = 512  # tokens, beside the training context
 NEEDLE_TRIALS = 20
 NUM_DOCUMENTS = 10  # of each corpus, the first in the task's seeded order
+BRIEFLY = 0.2  # share of both for a model trained on a share of a recipe, whose scores are no result
 PUZZLE_LENGTHS = (1, 2, 4)  # times the training context
 PUZZLE_SEQUENCES = 16  # for each length and number of pairs
 # Kind of row -> kind of the recall task.
@@ -40,27 +41,38 @@ NO_FORMULA = "the architecture has no formula"
 
 
 def ship(
-    training: Training, recipe: Recipe, trainee: Trainee, folder: Path, *, command: Sequence[str] | None = None
+    training: Training,
+    recipe: Recipe,
+    trainee: Trainee,
+    folder: Path,
+    *,
+    command: Sequence[str] | None = None,
+    brief: bool = False,
 ) -> Path:
     """Write a finished training as a checkpoint folder with its card: both, or nothing.
+
+    `brief` scores a fifth of the documents and needles, which the card says with each score.
 
     Raises CheckpointError when the folder holds something already, and what the tasks raise.
     """
     extra = {"train_ctx": recipe.context_len, "train_kinds": recipe.kinds(trainee), "tokenizer": "bytes"}
     with whole_folder(folder) as building:
         save_checkpoint(training.model, building, dtype="bfloat16", extra=extra)
-        write_card(training, recipe, trainee, building, command=command or sys.argv)
+        write_card(training, recipe, trainee, building, command=command or sys.argv, brief=brief)
     return folder
 
 
-def write_card(training: Training, recipe: Recipe, trainee: Trainee, folder: Path, *, command: Sequence[str]) -> None:
+def write_card(
+    training: Training, recipe: Recipe, trainee: Trainee, folder: Path, *, command: Sequence[str], brief: bool = False
+) -> None:
     """Score the checkpoint in `folder` and write its card there, over an earlier one."""
     checkpoint = resolve(str(folder))
     kinds, ctx = recipe.kinds(trainee), recipe.context_len
-    puzzles = set(kinds) <= set(PUZZLES)
-    scores = (
-        _puzzle_scores(checkpoint, kinds, context_len=ctx) if puzzles else _scores(checkpoint, kinds, context_len=ctx)
-    )
+    share = BRIEFLY if brief else 1.0
+    if set(kinds) <= set(PUZZLES):
+        scores = _puzzle_scores(checkpoint, kinds, context_len=ctx, share=share)
+    else:
+        scores = _scores(checkpoint, kinds, context_len=ctx, share=share)
     parts = [
         f"# {trainee.name}\n\nA checkpoint of ttbench's zoo. Every score below is of the shipped file.\n",
         _facts(training, recipe, checkpoint, command),
@@ -94,19 +106,24 @@ def _facts(training: Training, recipe: Recipe, checkpoint: Checkpoint, command: 
     return "| | |\n|---|---|\n" + "".join(f"| {name} | {value} |\n" for name, value in rows.items())
 
 
-def _scores(checkpoint: Checkpoint, kinds: Sequence[str], *, context_len: int) -> str:
+def _scores(checkpoint: Checkpoint, kinds: Sequence[str], *, context_len: int, share: float) -> str:
     """Text and needles; of a model that was trained on DNA alone, DNA."""
     dna_only = set(kinds) == {"dna"}
     lines = ["## Scores\n\n| what | this checkpoint | to compare |\n|---|---|---|\n"]
     with tempfile.TemporaryDirectory() as out:
         for corpus in ("genomes", "genomes-strain") if dna_only else ("kjv", "code"):
-            lines.append(_text_score(checkpoint, corpus, context_len=context_len, out=out))
+            limit = _at_least_one(NUM_DOCUMENTS, share)
+            lines.append(_text_score(checkpoint, corpus, context_len=context_len, limit=limit, out=out))
         for ctx in () if dna_only else (NEEDLE_CTX, context_len):
-            lines += _needle_scores(checkpoint, context_len=ctx, out=out)
+            lines += _needle_scores(checkpoint, context_len=ctx, limit=_at_least_one(NEEDLE_TRIALS, share), out=out)
     return "".join(lines)
 
 
-def _puzzle_scores(checkpoint: Checkpoint, kinds: Sequence[str], *, context_len: int) -> str:
+def _at_least_one(count: int, share: float) -> int:
+    return max(1, round(count * share))
+
+
+def _puzzle_scores(checkpoint: Checkpoint, kinds: Sequence[str], *, context_len: int, share: float) -> str:
     """What a model trained on puzzles alone answers, at its training context and beyond."""
     lines = ["## Scores\n\n| what | this checkpoint | to compare |\n|---|---|---|\n"]
     with tempfile.TemporaryDirectory() as out:
@@ -116,7 +133,7 @@ def _puzzle_scores(checkpoint: Checkpoint, kinds: Sequence[str], *, context_len:
                 checkpoints=[checkpoint],
                 ctx=",".join(str(context_len * times) for times in PUZZLE_LENGTHS),
                 params={"kind": PUZZLE_TASKS[kind], "form": "symbols"},
-                limit=PUZZLE_SEQUENCES,
+                limit=_at_least_one(PUZZLE_SEQUENCES, share),
                 out=out,
             )
             for ctx, part in rows.groupby("context_len"):
@@ -128,7 +145,7 @@ def _puzzle_scores(checkpoint: Checkpoint, kinds: Sequence[str], *, context_len:
     return "".join(lines)
 
 
-def _text_score(checkpoint: Checkpoint, corpus: str, *, context_len: int, out: str) -> str:
+def _text_score(checkpoint: Checkpoint, corpus: str, *, context_len: int, limit: int, out: str) -> str:
     rows = run_task(
         "perplexity",
         checkpoints=[checkpoint],
@@ -136,7 +153,7 @@ def _text_score(checkpoint: Checkpoint, corpus: str, *, context_len: int, out: s
         corpus=corpus,
         protocol="packed",
         out=out,
-        limit=NUM_DOCUMENTS,
+        limit=limit,
     )
     ours, bzip2 = document_bits(rows)
     return (
@@ -145,8 +162,8 @@ def _text_score(checkpoint: Checkpoint, corpus: str, *, context_len: int, out: s
     )
 
 
-def _needle_scores(checkpoint: Checkpoint, *, context_len: int, out: str) -> list[str]:
-    rows = run_task("needle", checkpoints=[checkpoint], ctx=context_len, corpus="kjv", limit=NEEDLE_TRIALS, out=out)
+def _needle_scores(checkpoint: Checkpoint, *, context_len: int, limit: int, out: str) -> list[str]:
+    rows = run_task("needle", checkpoints=[checkpoint], ctx=context_len, corpus="kjv", limit=limit, out=out)
     statuses = set(rows["status"].tolist())
     if statuses != {"ok"}:
         # a short training context has no room for the question

@@ -155,7 +155,7 @@ def train(names: Sequence[str], *, recipe: Path | None, share: float, out: Path,
             raise
         command = ["ttbench", "train", name, *(["--recipe", str(recipe)] if recipe else [])]
         command += ["--share", f"{share:g}"] if share < 1 else []
-        folder = ship(trained, settings, trainees[name], out / name, command=command)
+        folder = ship(trained, settings, trainees[name], out / name, command=command, brief=share < 1)
         trainer.forget(trainees[name], settings)
         console.say(f"written to {folder}; look at its card, and run: ttbench check {folder}")
 

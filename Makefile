@@ -52,9 +52,9 @@ real: $(VENV)/.stamp-real $(REAL)/config.json  ## check and measure a pretrained
 	@$(BIN)/ttbench run real-adapt --checkpoint $(REAL) $(RUN)
 
 $(BRIEF)/%/card.md: | $(STAMP)
-	@$(BIN)/ttbench train $* --share 0.04 --out $(BRIEF)
+	@$(BIN)/ttbench train $* --share 0.04 --out $(BRIEF) --threads 1
 
-architectures: $(MODELS:%=$(BRIEF)/%/card.md)  ## train every architecture briefly, an hour in all, and compare them
+architectures: $(MODELS:%=$(BRIEF)/%/card.md)  ## train nine architectures briefly, a thread each (-j2: two at once), and compare them
 	@$(BIN)/ttbench run architectures $(MODELS:%=--checkpoint $(BRIEF)/%) $(RUN)
 
 # Packages that nobody here wrote, in an environment of their own.

@@ -1,7 +1,7 @@
 """The card of a trained checkpoint: how it was made, and what the shipped file scores.
 
 Every score is measured on the folder as it will be shipped, through the same tasks as any user's run; nothing is
-taken from the trainer's memory but the loss curve and the hours.
+taken from the trainer's memory but the loss curve and the hours. Scores are measured on as many threads as the training.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from ttbench.harness import measure
 from ttbench.harness.checkpoint import resolve
@@ -134,6 +135,7 @@ def _puzzle_scores(checkpoint: Checkpoint, kinds: Sequence[str], *, context_len:
                 ctx=",".join(str(context_len * times) for times in PUZZLE_LENGTHS),
                 params={"kind": PUZZLE_TASKS[kind], "form": "symbols"},
                 limit=_at_least_one(PUZZLE_SEQUENCES, share),
+                threads=torch.get_num_threads(),
                 out=out,
             )
             for ctx, part in rows.groupby("context_len"):
@@ -154,6 +156,7 @@ def _text_score(checkpoint: Checkpoint, corpus: str, *, context_len: int, limit:
         protocol="packed",
         out=out,
         limit=limit,
+        threads=torch.get_num_threads(),
     )
     ours, bzip2 = document_bits(rows)
     return (
@@ -163,7 +166,15 @@ def _text_score(checkpoint: Checkpoint, corpus: str, *, context_len: int, limit:
 
 
 def _needle_scores(checkpoint: Checkpoint, *, context_len: int, limit: int, out: str) -> list[str]:
-    rows = run_task("needle", checkpoints=[checkpoint], ctx=context_len, corpus="kjv", limit=limit, out=out)
+    rows = run_task(
+        "needle",
+        checkpoints=[checkpoint],
+        ctx=context_len,
+        corpus="kjv",
+        limit=limit,
+        threads=torch.get_num_threads(),
+        out=out,
+    )
     statuses = set(rows["status"].tolist())
     if statuses != {"ok"}:
         # a short training context has no room for the question

@@ -1,7 +1,8 @@
 """The card of a trained checkpoint: how it was made, and what the shipped file scores.
 
 Every score is measured on the folder as it will be shipped, through the same tasks as any user's run; nothing is
-taken from the trainer's memory but the loss curve and the hours. Scores are measured on as many threads as the training.
+taken from the trainer's memory but the loss curve and the hours. Scoring uses as many threads as training did: two
+processes with more threads than cores wait for each other most of the time.
 """
 
 from __future__ import annotations

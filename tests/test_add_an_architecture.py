@@ -59,7 +59,7 @@ def test_its_commands_lead_from_the_package_to_a_row_in_the_table(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # tests/test_train.py has the card, whose scores take most of the time
-    monkeypatch.setattr("ttbench.card._scores", lambda checkpoint, kinds, context_len: "")
+    monkeypatch.setattr("ttbench.card._scores", lambda checkpoint, kinds, context_len, share: "")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "recipe.yaml").write_text(FILES["recipe.yaml"], encoding="utf-8")

@@ -15,7 +15,7 @@ from ttbench import grid
 from ttbench import train as trainer
 from ttbench.card import document_bits, ship
 from ttbench.commands import checkpoints
-from ttbench.errors import SuiteError, UnknownNameError, UsageError
+from ttbench.errors import CheckpointError, SuiteError, UnknownNameError, UsageError
 from ttbench.harness.checkpoint import resolve, zoo_names
 from ttbench.harness.data import Corpus
 from ttbench.harness.puzzles import PUZZLES
@@ -274,12 +274,18 @@ def test_a_wrong_recipe_is_refused_in_words(tmp_path, change, error, words):
         read_recipe(path)
 
 
-def test_a_field_that_no_config_has_is_refused_before_its_default_is_trained():
-    _, trainees = read_recipe()
-    given = trainees["titans-lmm"]
-    slip = dataclasses.replace(given, config={**given.config, "unit_nrom": "qk"})
-    with pytest.raises(SuiteError, match=r"unknown field 'unit_nrom' in the config of .*; did you mean 'unit_norm'"):
-        trainer.build(slip, seed=0)
+@pytest.mark.parametrize(
+    ("name", "slip", "meant", "error"),
+    [
+        ("titans-lmm", "unit_nrom", "unit_norm", CheckpointError),  # its config refuses
+        ("transformer", "rope_thta", "rope_theta", SuiteError),  # its config ignores what other programs write there
+    ],
+)
+def test_a_field_that_no_config_has_is_refused_before_its_default_is_trained(name, slip, meant, error):
+    given = read_recipe()[1][name]
+    changed = dataclasses.replace(given, config={**given.config, slip: 1})
+    with pytest.raises(error, match=rf"unknown field '{slip}' in .*; did you mean '{meant}'"):
+        trainer.build(changed, seed=0)
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPE.parent.glob("*.yaml")), ids=lambda path: path.stem)

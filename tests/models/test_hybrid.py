@@ -202,7 +202,7 @@ def test_an_impossible_hybrid_is_refused(change: dict[str, Any], message: str) -
 
 def test_mamba_layers_start_as_mamba_does() -> None:
     model = Hybrid.tiny(mamba_d_state=6)
-    mixers = [mixer for _, _, mixer in model._parts() if isinstance(mixer, MambaMixer)]
+    mixers = [block.mixer for block in model.blocks() if isinstance(block.mixer, MambaMixer)]
     assert len(mixers) == 2
     for mixer in mixers:
         torch.testing.assert_close(mixer.A_log.detach().exp()[0], torch.arange(1.0, 7.0))

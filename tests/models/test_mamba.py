@@ -20,10 +20,10 @@ from ttbench.harness.files import parse_json, plain_json
 from ttbench.kernels import selective_scan, ssd
 from ttbench.models.mamba import Mamba
 from ttbench.models.mamba2 import GatedRMSNorm, Mamba2
-from ttbench.models.ssm import SSM
+from ttbench.models.stack import Stack
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-MODELS: list[type[SSM]] = [Mamba, Mamba2]
+MODELS: list[type[Stack]] = [Mamba, Mamba2]
 # as published beside state-spaces/mamba-130m and state-spaces/mamba2-130m
 MAMBA_SSM: dict[str, Any] = {"d_model": 32, "n_layer": 2, "vocab_size": 50277, "ssm_cfg": {}, "rms_norm": True}
 MAMBA2_SSM: dict[str, Any] = {
@@ -42,11 +42,11 @@ def golden(case: str) -> dict[str, Any]:
     return parse_json(path.read_bytes(), where=path)
 
 
-def filled(config: dict[str, Any], dtype: torch.dtype) -> tuple[SSM, dict[str, np.ndarray]]:
+def filled(config: dict[str, Any], dtype: torch.dtype) -> tuple[Stack, dict[str, np.ndarray]]:
     """A model whose weights follow from their names in transformers, and those weights by name."""
     identity = identify(config)
     model = identity.model_class.from_config(identity.config).to(dtype).eval()
-    assert isinstance(model, SSM)
+    assert isinstance(model, Stack)
     weights: dict[str, np.ndarray] = {}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -162,7 +162,7 @@ def test_every_weight_receives_a_gradient(model_class):
 def test_start_weights_remember_and_keep_the_stream_at_its_scale(model_class):
     torch.manual_seed(0)
     model = model_class.tiny(num_hidden_layers=6)
-    for _, mixer in model._parts():
+    for mixer in (block.mixer for block in model.blocks()):
         bias = mixer.dt_proj.bias if hasattr(mixer, "dt_proj") else mixer.dt_bias
         steps = torch.nn.functional.softplus(bias)
         assert 0.9e-3 < steps.min() < steps.max() < 0.11

@@ -18,7 +18,7 @@ CONFIG = Reformer.tiny().config.to_json()
 
 
 def mixers(model: Reformer) -> list[ReformerMixer]:
-    return [mixer for _, mixer, _ in model.parts() if isinstance(mixer, ReformerMixer)]
+    return [block.mixer for block in model.blocks() if isinstance(block.mixer, ReformerMixer)]
 
 
 def test_config_survives_its_own_json():
@@ -126,7 +126,7 @@ def test_something_far_behind_is_recalled_from_a_state_of_one_size():
     with torch.inference_mode():
         buckets = []
         for ids in (rare, noise[:, :1]):
-            x = next(model.parts())[2].mixer_norm(model.embed(ids))
+            x = next(model.blocks()).mixer_norm(model.embed(ids))
             at = At(positions=torch.zeros(1, dtype=torch.int64), turns=(torch.ones(1, 4), torch.zeros(1, 4)))
             buckets.append(mixers(model)[0].project(x, None, at=at)[2])
         assert (buckets[0] != buckets[1]).any()

@@ -19,7 +19,7 @@ CONFIG = S4D.tiny().config.to_json()
 
 def test_start_values_are_those_of_s4d_lin() -> None:
     torch.manual_seed(0)
-    _, layer, _ = next(S4D.tiny(hidden_size=512, state_size=64).parts())
+    layer = next(S4D.tiny(hidden_size=512, state_size=64).blocks()).mixer
     dt, A, C, _ = (x.detach() for x in layer.spaces())
     torch.testing.assert_close(A[..., 0], torch.full_like(A[..., 0], -0.5), rtol=1e-6, atol=0)
     torch.testing.assert_close(A[3, :, 1], math.pi * torch.arange(32).double(), rtol=1e-6, atol=0)

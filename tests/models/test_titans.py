@@ -92,7 +92,7 @@ def test_persistent_vectors_matter_long_after_the_start(model_class):
     model, ids = make(model_class), tokens(60)
     with torch.inference_mode():
         before = model(ids)
-        for _, mixer, _ in model.parts():
+        for mixer in (block.mixer for block in model.blocks()):
             mixer.persistent.add_(1)
         assert ((model(ids) - before).abs().amax(-1) > 1e-9).all()
 
@@ -102,7 +102,7 @@ def test_sixty_four_thousand_tokens_stay_finite_with_a_state_of_constant_size(mo
     # a memory of the size of the shipped recipe's, at nearly its largest step, in single precision
     model = make(model_class, num_hidden_layers=1, chunk_size=64, max_step=0.25).float()
     with torch.inference_mode():
-        for _, mixer, _ in model.parts():
+        for mixer in (block.mixer for block in model.blocks()):
             mixer.memory.gates_proj.bias.view(-1, 3)[:, 0] = 8.0
         state = model.new_state(1, 65536)
         size = state.nbytes_used

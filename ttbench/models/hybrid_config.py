@@ -49,15 +49,52 @@ class HybridConfig:
         return len(self.layer_types)
 
     @property
+    def mlp_size(self) -> int:
+        return self.intermediate_size
+
+    @property
+    def norm_eps(self) -> float:
+        return self.rms_norm_eps
+
+    @property
+    def residual_in_fp32(self) -> bool:
+        return False
+
+    # What a Mamba layer is built from, in the names of a MambaConfig.
+
+    @property
     def inner_dim(self) -> int:
         """Channels of a Mamba layer."""
         return self.mamba_expand * self.hidden_size
+
+    @property
+    def state_size(self) -> int:
+        return self.mamba_d_state
+
+    @property
+    def time_step_rank(self) -> int:
+        return self.mamba_dt_rank
+
+    @property
+    def conv_kernel(self) -> int:
+        return self.mamba_d_conv
+
+    @property
+    def use_bias(self) -> bool:
+        return self.mamba_proj_bias
+
+    @property
+    def use_conv_bias(self) -> bool:
+        return self.mamba_conv_bias
 
     def count(self, kind: str) -> int:
         """Layers of a kind."""
         return self.layer_types.count(kind)
 
     def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
         """Raises CheckpointError on what cannot be built."""
         unknown = sorted(set(self.layer_types) - set(KINDS))
         if unknown or not self.layer_types:

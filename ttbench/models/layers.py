@@ -24,6 +24,10 @@ class RMSNorm(nn.Module):
         normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return self.weight * normed.to(x.dtype)
 
+    def read(self, stream: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        """The norm of a stream that may be wider than the model's own dtype, in the latter."""
+        return self(stream.to(self.weight.dtype))
+
 
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) * up(x)), no biases. Source: Shazeer 2020, "GLU variants improve Transformer"."""

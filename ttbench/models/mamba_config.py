@@ -71,10 +71,24 @@ class MambaConfig:
     written_by: str = "transformers"  # or mamba_ssm: whose config.json and names of weights
 
     @property
-    def intermediate_size(self) -> int:
+    def inner_dim(self) -> int:
+        """Channels E of the mixer."""
         return self.expand * self.hidden_size
 
+    @property
+    def mlp_size(self) -> int:
+        """There is no MLP."""
+        return 0
+
+    @property
+    def norm_eps(self) -> float:
+        return self.layer_norm_epsilon
+
     def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Raises CheckpointError when a size is impossible or fields contradict each other."""
         _check(self)
 
     @classmethod
@@ -123,17 +137,31 @@ class Mamba2Config:
     written_by: str = "transformers"  # or mamba_ssm: whose config.json and names of weights
 
     @property
-    def intermediate_size(self) -> int:
+    def inner_dim(self) -> int:
+        """Channels E of the mixer."""
         return self.expand * self.hidden_size
+
+    @property
+    def mlp_size(self) -> int:
+        """There is no MLP."""
+        return 0
+
+    @property
+    def norm_eps(self) -> float:
+        return self.layer_norm_epsilon
 
     @property
     def conv_dim(self) -> int:
         """Channels of x, B and C together."""
-        return self.intermediate_size + 2 * self.n_groups * self.state_size
+        return self.inner_dim + 2 * self.n_groups * self.state_size
 
     def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Raises CheckpointError when a size is impossible or fields contradict each other."""
         _check(self)
-        if self.num_heads * self.head_dim != self.intermediate_size or self.num_heads % self.n_groups:
+        if self.num_heads * self.head_dim != self.inner_dim or self.num_heads % self.n_groups:
             raise CheckpointError(
                 f"config.json has hidden_size={self.hidden_size}, expand={self.expand}, num_heads={self.num_heads}, "
                 f"head_dim={self.head_dim}, n_groups={self.n_groups}; num_heads * head_dim must equal "
@@ -229,10 +257,10 @@ def _limit(value: Any) -> tuple[float, float]:
 
 def _same_width(config: Any, data: Mapping[str, Any]) -> Any:
     """`config`, unless the file states an inner width that is not expand * hidden_size, which transformers ignores."""
-    stated = data.get("intermediate_size", config.intermediate_size)
-    if stated != config.intermediate_size:
+    stated = data.get("intermediate_size", config.inner_dim)
+    if stated != config.inner_dim:
         raise CheckpointError(
-            f"config.json has intermediate_size={stated}; expand * hidden_size is {config.intermediate_size}, and "
+            f"config.json has intermediate_size={stated}; expand * hidden_size is {config.inner_dim}, and "
             "nothing else is built"
         )
     return config
@@ -264,7 +292,7 @@ def _check(config: Any) -> None:
 def _transformers_json(config: Any, name: str, model_type: str) -> dict[str, Any]:
     data = dataclasses.asdict(config)
     del data["written_by"]
-    data["intermediate_size"] = config.intermediate_size
+    data["intermediate_size"] = config.inner_dim
     return {"architectures": [name], "model_type": model_type, "hidden_act": "silu", **data}
 
 

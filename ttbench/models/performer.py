@@ -33,19 +33,8 @@ from ttbench.errors import CheckpointError
 from ttbench.kernels import favor
 from ttbench.kernels.favor import FavorState
 from ttbench.models.layers import rotate_half
-from ttbench.models.stack import (
-    At,
-    HeadedConfig,
-    Mixer,
-    Part,
-    Slot,
-    Stack,
-    Work,
-    own_dialect,
-    require_at_least,
-    require_positive,
-    require_seed,
-)
+from ttbench.models.stack import At, Mixer, Part, Slot, Stack, Work, own_dialect
+from ttbench.models.stack_config import HeadedConfig, require_at_least, require_positive, require_seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +131,7 @@ class Performer(Stack):
     def __init__(self, config: PerformerConfig) -> None:
         super().__init__(config)
         draw = torch.Generator("cpu").manual_seed(config.feature_seed)
-        for _, mixer, _ in self.parts():
+        for mixer in (block.mixer for block in self.blocks()):
             # a model without memory (meta device) has nothing to fill, and its sizes may be absurd
             if not mixer.features.is_meta:
                 mixer.features.copy_(favor.draw_features(config.num_features, config.head_dim, draw=draw))

@@ -40,20 +40,8 @@ from ttbench.errors import CheckpointError
 from ttbench.kernels import lsh_attention
 from ttbench.kernels.lsh_attention import LSHState
 from ttbench.models.layers import ShortConv, rotate_half
-from ttbench.models.stack import (
-    At,
-    HeadedConfig,
-    Mixer,
-    Part,
-    Slot,
-    Stack,
-    Work,
-    own_dialect,
-    require_at_least,
-    require_one_of,
-    require_positive,
-    require_seed,
-)
+from ttbench.models.stack import At, Mixer, Part, Slot, Stack, Work, own_dialect
+from ttbench.models.stack_config import HeadedConfig, require_at_least, require_one_of, require_positive, require_seed
 
 FORMS = ("streaming",)
 MOST_BUCKETS = 1 << 20  # so that codes of a bucket's places fit 64 bits
@@ -188,7 +176,7 @@ class Reformer(Stack):
     def __init__(self, config: ReformerConfig) -> None:
         super().__init__(config)
         draw = torch.Generator("cpu").manual_seed(config.hash_seed)
-        for _, mixer, _ in self.parts():
+        for mixer in (block.mixer for block in self.blocks()):
             mixer.rotations.normal_(generator=draw)
 
     @property

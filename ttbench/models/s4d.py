@@ -37,7 +37,8 @@ from torch import Tensor, nn
 from ttbench.errors import CheckpointError
 from ttbench.kernels import s4d
 from ttbench.models.base import Dialect
-from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackConfig, Work, own_dialect, require_at_least
+from ttbench.models.stack import At, Mixer, Part, Slot, Stack, Work, own_dialect
+from ttbench.models.stack_config import StackConfig, require_at_least
 
 DT_RANGE = (0.001, 0.1)  # of the start values
 

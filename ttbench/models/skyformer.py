@@ -37,22 +37,10 @@ from torch import Tensor, nn
 
 from ttbench.errors import CheckpointError, UnsupportedError
 from ttbench.kernels import gaussian_attention, nystrom_attention
-from ttbench.models.layers import bucket_len, rotate_half
-from ttbench.models.stack import (
-    At,
-    HeadedConfig,
-    Mixer,
-    Part,
-    Slot,
-    Stack,
-    StackState,
-    Work,
-    own_dialect,
-    require_at_least,
-    require_one_of,
-    require_positive,
-    require_seed,
-)
+from ttbench.models import cache
+from ttbench.models.layers import rotate_half
+from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackState, Work, own_dialect
+from ttbench.models.stack_config import HeadedConfig, require_at_least, require_one_of, require_positive, require_seed
 
 APPROXIMATIONS = ("none", "nystrom")
 
@@ -112,8 +100,7 @@ class GaussianMixer(Mixer):
     def slots(cls, config: SkyformerConfig) -> dict[str, Slot]:
         if config.approximation == "nystrom":
             return {}
-        shape = (config.num_attention_heads, 1, config.head_dim)
-        return {name: Slot(shape=shape, length_dim=1) for name in ("keys", "values")}
+        return cache.slots(num_heads=config.num_attention_heads, head_dim=config.head_dim)
 
     @classmethod
     def work(cls, config: SkyformerConfig) -> Work:
@@ -128,22 +115,17 @@ class GaussianMixer(Mixer):
         q, k, v = self._project(x, at)
         if self.config.approximation == "nystrom":
             return self._merge(self._approximate(q, k, v))
-        if part is not None:
-            keys, values = part["keys"], part["values"]
-            end = read + x.shape[1]
-            keys[:, :, read:end], values[:, :, read:end] = k, v
-            k, v = keys[:, :, :end], values[:, :, :end]
-        return self._merge(gaussian_attention.chunked(q, k, v, normalisation=self.config.normalisation))
+        kept = cache.extend(part, k, v, read=read)
+        return self._merge(gaussian_attention.chunked(q, *kept, normalisation=self.config.normalisation))
 
     def step(self, x: Float[Tensor, "B 1 W"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 W"]:
         q, k, v = self._project(x, at)
-        keys, values = part["keys"], part["values"]
-        keys.index_copy_(2, at.positions, k)
-        values.index_copy_(2, at.positions, v)
-        seen_len = min(variant, keys.shape[2])
-        seen = (torch.arange(seen_len, device=x.device) <= at.positions)[None, None, None]
-        keys, values = keys[:, :, :seen_len], values[:, :, :seen_len]
-        return self._merge(gaussian_attention.step(q, keys, values, seen, normalisation=self.config.normalisation))
+        kept = cache.extend_step(part, k, v, at=at, seen_len=variant)
+        return self._merge(gaussian_attention.step(q, *kept, normalisation=self.config.normalisation))
+
+    def variant(self, num_tokens: int) -> int:
+        """Keys that the step reads."""
+        return cache.variant(num_tokens)
 
     def _approximate(
         self, q: Float[Tensor, "B H T D"], k: Float[Tensor, "B H T D"], v: Float[Tensor, "B H T D"]
@@ -184,10 +166,6 @@ class Skyformer(Stack):
         if not self.strictly_causal:
             raise UnsupportedError("Skyformer with approximation 'nystrom' has no state; it reads whole texts only")
         return super().new_state(batch_size, max_len)
-
-    def step_variant(self, num_tokens: int) -> int:
-        """Keys that the step reads: a bucket of the used length."""
-        return bucket_len(num_tokens + 1)
 
     @property
     def kernel_path(self) -> dict[str, str]:

@@ -1,11 +1,12 @@
-"""The stack that most architectures share, so that a new one is a mixer, a config and a few lines.
+"""The stack that every architecture is built on, so that a new one is a mixer, a config and a few lines.
 
     x = x + mixer(norm(x))        x = x + SwiGLU(norm(x))        then norm, then a tied or untied head
 
 A mixer says which tensors a sequence carries in one layer (`Mixer.slots`) and what a token costs (`Mixer.work`). From
 that the stack allocates, resets and counts the state, and hands each layer its part of it, to be written in place.
+Layers may have mixers of several kinds (`Stack.mixers`), and no MLP (`mlp_size` 0).
 
-Letters: B batch, T tokens, W width, R rotary angles of a head, L layers, V vocabulary.
+Letters: B batch, T tokens, W width, L layers, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, cast
 
@@ -21,107 +22,10 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from ttbench.errors import CheckpointError, UnknownNameError
 from ttbench.models.base import Dialect, SequenceModel, State, require_no_grad
 from ttbench.models.layers import RMSNorm, SwiGLU, init_weights_, rotary_angles
+from ttbench.models.stack_config import StackConfig
 from ttbench.types import Cost
-
-# What config.json holds beside the architecture's own fields; no model reads it.
-ABOUT = ("architectures", "model_type", "dtype", "transformers_version", "train_ctx", "train_kinds", "tokenizer")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StackConfig:
-    """What every stack has. A subclass adds its mixer's fields and calls `StackConfig.check(self)` in its own check."""
-
-    model_type: ClassVar[str]  # in config.json
-    vocab_size: int  # tokens
-    hidden_size: int
-    intermediate_size: int  # of the SwiGLU
-    num_hidden_layers: int
-    rms_norm_eps: float = 1e-6
-    tie_word_embeddings: bool = False
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Read config.json.
-
-        Raises CheckpointError on a missing or an unknown field, a wrong type or an impossible value.
-        """
-        fields = dataclasses.fields(cls)
-        known = [f.name for f in fields]
-        for name in data:
-            # read as its default, a misspelt field would make another model in silence
-            if name not in (*known, *ABOUT):
-                where = f"config.json of a {cls.model_type}"
-                raise CheckpointError(str(UnknownNameError("field", name, known=known, where=where)))
-        missing = [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in data]
-        if missing:
-            raise CheckpointError(
-                f"config.json of a {cls.model_type} lacks {', '.join(missing)}; nothing is guessed, so state them"
-            )
-        for field in fields:
-            value, wanted = data.get(field.name, field.default), str(field.type)
-            kind = {"int": int, "float": (int, float), "bool": bool, "str": str}.get(wanted)
-            if kind and (not isinstance(value, kind) or isinstance(value, bool) != (wanted == "bool")):
-                raise CheckpointError(f"config.json has {field.name}={value!r}; expected a value of type {wanted}")
-        config = cls(**{f.name: data[f.name] for f in fields if f.name in data})
-        config.check()
-        return config
-
-    def to_json(self) -> dict[str, Any]:
-        """config.json."""
-        return {"architectures": [], "model_type": self.model_type, **dataclasses.asdict(self)}
-
-    def check(self) -> None:
-        """Raises CheckpointError when a size is impossible or fields contradict each other."""
-        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"):
-            require_at_least(name, getattr(self, name), 1)
-        require_positive("rms_norm_eps", self.rms_norm_eps)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeadedConfig(StackConfig):
-    """A stack whose mixers have heads, all of the same width."""
-
-    num_attention_heads: int
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
-
-    def check(self) -> None:
-        StackConfig.check(self)
-        require_at_least("num_attention_heads", self.num_attention_heads, 1)
-        if self.hidden_size % self.num_attention_heads or self.head_dim % 2:
-            raise CheckpointError(
-                f"config.json has hidden_size={self.hidden_size}, num_attention_heads={self.num_attention_heads}; the "
-                "width of a head must be a whole, even number"
-            )
-
-
-def require_at_least(name: str, value: float, least: float) -> None:
-    """Raises CheckpointError when a config's number is too small."""
-    if not value >= least:
-        raise CheckpointError(f"config.json has {name}={value}; it must be at least {least}")
-
-
-def require_positive(name: str, value: float) -> None:
-    """Raises CheckpointError when a config's number is not positive and finite."""
-    if not 0 < value < math.inf:
-        raise CheckpointError(f"config.json has {name}={value}; it must be positive and finite")
-
-
-def require_seed(name: str, value: int) -> None:
-    """Raises CheckpointError when no generator takes a config's seed."""
-    if not 0 <= value < 1 << 63:
-        raise CheckpointError(f"config.json has {name}={value}; it must be at least 0 and below 2^63")
-
-
-def require_one_of(name: str, value: str, allowed: Iterable[str]) -> None:
-    """Raises CheckpointError when a config's choice is none of those allowed."""
-    if value not in allowed:
-        raise CheckpointError(f"config.json has {name}={value!r}; available: {', '.join(allowed)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,13 +68,13 @@ class At:
     """Where the tokens of a call stand in the sequence."""
 
     positions: Int[Tensor, "T"]  # on the device; the only position that the maths reads
-    turns: tuple[Float[Tensor, "T R"], Float[Tensor, "T R"]] | None  # rotary cosines and sines; None: no rotation
+    turns: Any  # what the mixers rotate by, mostly cosines and sines [T, R]; None: no rotation
 
 
 class Mixer(nn.Module, ABC):
-    """What moves information between tokens in one layer."""
+    """What moves information between tokens in one layer. Built from the config."""
 
-    o_proj: nn.Linear  # the one that writes to the stream
+    o_proj: nn.Linear  # writes to the stream; a mixer that calls it otherwise says so in `to_stream`
 
     @classmethod
     @abstractmethod
@@ -190,6 +94,14 @@ class Mixer(nn.Module, ABC):
     def step(self, x: Float[Tensor, "B 1 W"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 W"]:
         """One token: no host sync, no allocation of state, no branch on a tensor."""
 
+    def to_stream(self) -> nn.Linear:
+        """The map whose output is added to the stream."""
+        return self.o_proj
+
+    def variant(self, num_tokens: int) -> int:
+        """Which graph the step after `num_tokens` tokens needs; 0 where every step is the same."""
+        return 0
+
     def start_weights_(self) -> None:
         """Start values of parameters that `init_weights_` leaves alone or sets differently; called after it."""
 
@@ -199,10 +111,11 @@ class Mixer(nn.Module, ABC):
 
 @dataclass(kw_only=True)
 class StackState(State):
-    """The slots of every layer."""
+    """The slots of every layer. A slot that some layers lack has a row for each of the others only."""
 
     slots: Mapping[str, Slot]
     held: Mapping[str, Shaped[Tensor, "L B ..."]]
+    rows: Sequence[Mapping[str, int]]  # of each layer: slot name -> its row in `held`
 
     def tensors(self) -> dict[str, tuple[Tensor, int | None, int | None]]:
         found: dict[str, tuple[Tensor, int | None, int | None]] = {"position": (self.position, None, None)}
@@ -212,43 +125,73 @@ class StackState(State):
 
     def layer(self, i: int) -> Part:
         """Views of one layer."""
-        return {name: tensor[i] for name, tensor in self.held.items()}
+        return {name: self.held[name][row] for name, row in self.rows[i].items()}
 
 
 class Block(nn.Module):
-    """A mixer and SwiGLU, each after a norm and added to the stream."""
+    """A mixer and, unless `mlp_size` is 0, a SwiGLU, each after a norm and added to the stream."""
 
-    def __init__(self, mixer: Mixer, config: StackConfig) -> None:
+    mixer: Any  # a Mixer
+
+    def __init__(self, mixer: Mixer, config: Any) -> None:
         super().__init__()
-        self.mixer_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        width, eps = config.hidden_size, config.norm_eps
+        self.mixer_norm = RMSNorm(width, eps=eps)
         self.mixer = mixer
-        self.mlp_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
+        self.mlp_norm = RMSNorm(width, eps=eps) if config.mlp_size else None
+        self.mlp = SwiGLU(width, config.mlp_size) if config.mlp_size else None
+
+    def outputs(self) -> list[nn.Linear]:
+        """What writes to the stream."""
+        return [self.mixer.to_stream(), *([] if self.mlp is None else [self.mlp.down_proj])]
+
+    def before(self, x: Float[Tensor, "B T W"], part: Part | None) -> Float[Tensor, "B T W"]:
+        """What a subclass does with the stream before the mixer reads it."""
+        return x
+
+    def forward(self, x: Float[Tensor, "B T W"], part: Part | None, *, at: At, read: int) -> Float[Tensor, "B T W"]:
+        """Any number of tokens; arguments as `Mixer.forward`."""
+        x = self.before(x, part)
+        return self._after(x + self.mixer(self.mixer_norm.read(x), part, at=at, read=read))
+
+    def step(self, x: Float[Tensor, "B 1 W"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 W"]:
+        """One token; arguments as `Mixer.step`."""
+        x = self.before(x, part)
+        return self._after(x + self.mixer.step(self.mixer_norm.read(x), part, at=at, variant=variant))
+
+    def _after(self, x: Tensor) -> Tensor:
+        return x if self.mlp is None or self.mlp_norm is None else x + self.mlp(self.mlp_norm.read(x))
 
 
 class Stack(SequenceModel):
-    """Language model of one kind of mixer. Subclasses name it, its config and their dialects."""
+    """Language model of stacked mixers. Subclasses name the mixer, its config and their dialects."""
 
     version = 1
-    mixer_class: ClassVar[type[Any]]  # a Mixer that is built from the config
+    mixer_class: ClassVar[type[Any]]  # a Mixer; of every layer, unless `mixers` says otherwise
     config_class: ClassVar[type[Any]]  # a StackConfig
+    block_class: ClassVar[type[Block]] = Block
     TINY: ClassVar[Mapping[str, Any]] = {}  # what `tiny` needs beside sizes
     rotary: ClassVar[bool] = False  # whether the mixer is given rotary angles, of config.rope_theta
 
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.config = config
-        self.state_grows = any(slot.length_dim is not None for slot in self.mixer_class.slots(config).values())
+        self.state_grows = any(slot.length_dim is not None for slot in _slots(self.mixers(config), config).values())
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(self.mixer_class(config), config) for _ in range(config.num_hidden_layers))
-        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.layers = nn.ModuleList(self.block_class(mixer(config), config) for mixer in self.mixers(config))
+        self.norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        outputs = [part for _, mixer, block in self.parts() for part in (mixer.o_proj, block.mlp.down_proj)]
+        outputs = [part for block in self.blocks() for part in block.outputs()]
         init_weights_(self, residual=outputs, num_branches=len(outputs))
-        for _, mixer, _ in self.parts():
-            mixer.start_weights_()
+        for block in self.blocks():
+            block.mixer.start_weights_()
         if config.tie_word_embeddings:
             self.lm_head.weight = self.embed.weight
+
+    @classmethod
+    def mixers(cls, config: Any) -> Sequence[type[Any]]:
+        """The kind of mixer of each layer."""
+        return [cls.mixer_class] * config.num_hidden_layers
 
     @classmethod
     def from_config(cls, config: Any) -> Self:
@@ -258,39 +201,45 @@ class Stack(SequenceModel):
     @classmethod
     def tiny(cls, **overrides: Any) -> Self:
         sizes = {"vocab_size": 257, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
-        if issubclass(cls.config_class, HeadedConfig):
-            sizes["num_attention_heads"] = 4
+        sizes["num_attention_heads"] = 4
+        known = {field.name for field in dataclasses.fields(cls.config_class)}
+        sizes = {name: size for name, size in sizes.items() if name in known}
         return cls.from_config(cls.config_class(**{**sizes, **cls.TINY, **overrides}))
 
     @classmethod
     def cost(cls, config: Any, *, dtype_bytes: int) -> Cost:
-        layers, work, slots = config.num_hidden_layers, cls.mixer_class.work(config), cls.mixer_class.slots(config)
+        mixers = cls.mixers(config)
+        works = [mixer.work(config) for mixer in mixers]
         sizes = {grows: 0 for grows in (False, True)}
-        for slot in slots.values():
-            sizes[slot.length_dim is not None] += layers * slot.nbytes(dtype_bytes)
-        mlp = SwiGLU.flops(config.hidden_size, config.intermediate_size)
+        for mixer in mixers:
+            for slot in mixer.slots(config).values():
+                sizes[slot.length_dim is not None] += slot.nbytes(dtype_bytes)
+        mlps = len(mixers) * SwiGLU.flops(config.hidden_size, config.mlp_size)
         return Cost(
-            flops_per_token=layers * (work.flops + mlp) + 2 * config.hidden_size * config.vocab_size,
-            flops_per_context_token=layers * work.flops_per_context_token,
-            local_flops_per_context_token=layers * work.local_flops_per_context_token,
-            local_window=work.local_window,
+            flops_per_token=sum(work.flops for work in works) + mlps + 2 * config.hidden_size * config.vocab_size,
+            flops_per_context_token=sum(work.flops_per_context_token for work in works),
+            local_flops_per_context_token=sum(work.local_flops_per_context_token for work in works),
+            local_window=max((work.local_window for work in works), default=0),
             state_bytes=sizes[False],
             state_bytes_per_token=sizes[True],
         )
 
-    def parts(self) -> Iterator[tuple[int, Any, Block]]:
-        """Every layer's number, its mixer, and itself."""
-        for i, block in enumerate(cast("list[Block]", list(self.layers))):
-            yield i, block.mixer, block
+    def blocks(self) -> Iterator[Block]:
+        """The layers, each with its mixer."""
+        return iter(cast("list[Block]", list(self.layers)))
 
     def new_state(self, batch_size: int, max_len: int) -> StackState:
-        like, slots = self.norm.weight, self.mixer_class.slots(self.config)
+        like, mixers = self.norm.weight, self.mixers(self.config)
+        slots, rows, counts = _slots(mixers, self.config), [], dict[str, int]()
+        for mixer in mixers:
+            rows.append({name: counts.get(name, 0) for name in mixer.slots(self.config)})
+            counts |= {name: row + 1 for name, row in rows[-1].items()}
         held = {}
         for name, slot in slots.items():
             shape = [max_len if dim == slot.length_dim else size for dim, size in enumerate(slot.shape)]
-            held[name] = like.new_zeros(len(self.layers), batch_size, *shape, dtype=slot.dtype(like.dtype))
+            held[name] = like.new_zeros(counts[name], batch_size, *shape, dtype=slot.dtype(like.dtype))
         position = torch.zeros(1, dtype=torch.int64, device=like.device)
-        state = StackState(position=position, max_len=max_len, slots=slots, held=held)
+        state = StackState(position=position, max_len=max_len, slots=slots, held=held, rows=rows)
         self.reset(state)
         return state
 
@@ -299,66 +248,93 @@ class Stack(SequenceModel):
         assert isinstance(state, StackState)
         state.position.zero_()
         state.num_tokens = 0
-        # what grows is never read beyond num_tokens, so it needs no clearing
-        fixed = [name for name, slot in state.slots.items() if slot.length_dim is None]
-        for i, mixer, _ in self.parts():
+        for i, block in enumerate(self.blocks()):
+            # what grows is never read beyond num_tokens, so it needs no clearing
+            part = {name: tensor for name, tensor in state.layer(i).items() if state.slots[name].length_dim is None}
+            for tensor in part.values():
+                tensor.zero_()
             # One sequence, then the same for all: the start does not depend on the batch size.
-            part = state.layer(i)
-            for name in fixed:
-                part[name].zero_()
-            mixer.start_state({name: tensor[:1] for name, tensor in part.items()})
-            for name in fixed:
-                part[name][1:] = part[name][:1]
+            block.mixer.start_state({name: tensor[:1] for name, tensor in part.items()})
+            for tensor in part.values():
+                tensor[1:] = tensor[:1]
 
     def forward(self, ids: Int[Tensor, "B T"], state: State | None = None) -> Float[Tensor, "B T W"]:
         require_no_grad(state)
         assert state is None or isinstance(state, StackState)
-        x, positions, read = self.embed(ids), torch.arange(ids.shape[1], device=ids.device), 0
+        x, positions, read = self._stream(ids), torch.arange(ids.shape[1], device=ids.device), 0
         if state is not None:
             positions, read = positions + state.position, state.num_tokens
-        at = self._at(positions)
-        for i, mixer, block in self.parts():
-            part = None if state is None else state.layer(i)
-            x = x + mixer(block.mixer_norm(x), part, at=at, read=read)
-            x = x + block.mlp(block.mlp_norm(x))
+        at = At(positions=positions, turns=self.turns(positions))
+        for i, block in enumerate(self.blocks()):
+            x = block(x, None if state is None else state.layer(i), at=at, read=read)
         if state is not None:
             state.position += ids.shape[1]
-        return self.norm(x)
+        return self.norm.read(x)
 
     def step(self, ids: Int[Tensor, "B"], state: State, variant: int) -> Float[Tensor, "B W"]:
         require_no_grad(state)
         assert isinstance(state, StackState)
-        x, at = self.embed(ids)[:, None], self._at(state.position)
-        for i, mixer, block in self.parts():
-            x = x + mixer.step(block.mixer_norm(x), state.layer(i), at=at, variant=variant)
-            x = x + block.mlp(block.mlp_norm(x))
+        x, at = self._stream(ids[:, None]), At(positions=state.position, turns=self.turns(state.position))
+        for i, block in enumerate(self.blocks()):
+            x = block.step(x, state.layer(i), at=at, variant=variant)
         state.position += 1
-        return self.norm(x[:, 0])
+        return self.norm.read(x[:, 0])
 
     def step_variant(self, num_tokens: int) -> int:
-        """Always 0: every step is the same. A mixer whose steps differ overrides it."""
-        return 0
+        """The largest that a layer asks for; 0 where every step is the same."""
+        return max(block.mixer.variant(num_tokens) for block in self.blocks())
 
-    def _at(self, positions: Int[Tensor, "T"]) -> At:
-        if not self.rotary:
-            return At(positions=positions, turns=None)
+    def turns(self, positions: Int[Tensor, "T"]) -> Any:
+        """What the mixers rotate by at these positions: cosines and sines [T, R], or None."""
+        if not self.rotary or self.config.rope_theta is None:
+            return None
         config, dtype = self.config, self.norm.weight.dtype
-        return At(
-            positions=positions,
-            turns=rotary_angles(positions, dim=config.head_dim, theta=config.rope_theta, dtype=dtype),
-        )
+        return rotary_angles(positions, dim=config.head_dim, theta=config.rope_theta, dtype=dtype)
+
+    def _stream(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T W"]:
+        x = self.embed(ids)
+        return x.to(torch.promote_types(x.dtype, torch.float32)) if self.config.residual_in_fp32 else x
+
+
+def _slots(mixers: Iterable[type[Any]], config: Any) -> dict[str, Slot]:
+    """The slots of all layers by name; mixers that share a name share the tensor's shape."""
+    return {name: slot for mixer in dict.fromkeys(mixers) for name, slot in mixer.slots(config).items()}
+
+
+def stack_weights(
+    *,
+    embed: str,
+    norm: str,
+    layer: str,
+    names: Mapping[str, str],
+    dropped: Iterable[str] = (),
+) -> dict[str, str | None]:
+    """The names of a stack's checkpoint, theirs -> ours; the head is `lm_head` in all of them.
+
+    Args:
+        embed, norm: of the table of embeddings and of the last norm.
+        layer: what stands before a layer's names, with `{i}`.
+        names: theirs below `layer` -> ours below `layers.{i}`.
+        dropped: theirs that are knowingly not read.
+    """
+    return {
+        embed: "embed.weight",
+        norm: "norm.weight",
+        "lm_head.weight": "lm_head.weight",
+        **{f"{layer}.{theirs}": f"layers.{{i}}.{ours}" for theirs, ours in names.items()},
+        **dict.fromkeys(f"{layer}.{name}" for name in dropped),
+    }
 
 
 def own_dialect(config: type[StackConfig], *, mixer_keys: Iterable[str]) -> Dialect:
     """Our own naming of a stack's checkpoints: the modules' names. `mixer_keys`: those below `mixer.`."""
-    layer = ["mixer_norm.weight", "mlp_norm.weight", *(f"mlp.{part}_proj.weight" for part in ("gate", "up", "down"))]
-    layer += [f"mixer.{key}" for key in mixer_keys]
+    names = ["mixer_norm.weight", "mlp_norm.weight", *(f"mlp.{part}_proj.weight" for part in ("gate", "up", "down"))]
+    names += [f"mixer.{key}" for key in mixer_keys]
     return Dialect(
         name=config.model_type,
         matches=lambda data: data.get("model_type") == config.model_type,
         config=config.from_json,
-        weights={
-            **{name: name for name in ("embed.weight", "norm.weight", "lm_head.weight")},
-            **{f"layers.{{i}}.{name}": f"layers.{{i}}.{name}" for name in layer},
-        },
+        weights=stack_weights(
+            embed="embed.weight", norm="norm.weight", layer="layers.{i}", names={name: name for name in names}
+        ),
     )

@@ -84,6 +84,10 @@ class TitansMixer(Mixer):
         """Tokens in the current chunk before those of `prefixed`."""
         return 0 if part is None else (read + self.num_before(self.config)) % self.config.chunk_size
 
+    def variant(self, num_tokens: int) -> int:
+        """1 for the last token of a chunk, which writes the memory; else 0."""
+        return int((num_tokens + 1 + self.num_before(self.config)) % self.config.chunk_size == 0)
+
     def place(self, at: At) -> Int[Tensor, "1"]:
         """The same on the device, for a step."""
         return (at.positions + self.num_before(self.config)) % self.config.chunk_size
@@ -256,10 +260,6 @@ class Titans(Stack):
         "max_step": 0.25,
         "num_persistent": 3,
     }
-
-    def step_variant(self, num_tokens: int) -> int:
-        """1 for the last token of a chunk, which writes the memory; else 0."""
-        return int((num_tokens + 1 + self.mixer_class.num_before(self.config)) % self.config.chunk_size == 0)
 
     @property
     def kernel_path(self) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from ttbench.errors import CheckpointError
 from ttbench.kernels.neural_memory import READS
-from ttbench.models.stack import HeadedConfig, require_at_least, require_one_of, require_positive
+from ttbench.models.stack_config import HeadedConfig, require_at_least, require_one_of, require_positive
 
 STARTS = ("learned", "zero")
 UNIT_NORMS = ("qkv", "qk", "none")

@@ -15,35 +15,44 @@ Letters: B batch, T tokens, H query heads, G key/value heads, D head dim, L laye
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Self, cast
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ttbench.errors import CheckpointError
 from ttbench.kernels import attention
-from ttbench.models.base import Dialect, SequenceModel, State, layout, require_no_grad
-from ttbench.models.layers import RMSNorm, ShortConv, SwiGLU, bucket_len, init_weights_, rotary_angles, rotate_half
-from ttbench.types import Cost
+from ttbench.models import cache
+from ttbench.models.base import Dialect
+from ttbench.models.layers import ShortConv, rotate_half
+from ttbench.models.stack import At, Mixer, Part, Slot, Stack, Work, stack_weights
+from ttbench.models.stack_config import StackConfig, require_at_least, require_positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TransformerConfig:
+class TransformerConfig(StackConfig):
     """Sizes, in the names of Hugging Face's LlamaConfig."""
 
-    vocab_size: int  # tokens
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
+    model_type: ClassVar[str] = "llama"
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
-    rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
-    tie_word_embeddings: bool = False
     conv_kernel: int = 0  # tokens; 0: no convolution
+
+    def check(self) -> None:
+        StackConfig.check(self)
+        for name in ("num_attention_heads", "num_key_value_heads", "head_dim"):
+            require_at_least(name, getattr(self, name), 1)
+        require_at_least("conv_kernel", self.conv_kernel, 0)
+        require_positive("rope_theta", self.rope_theta)
+        if self.num_attention_heads % self.num_key_value_heads or self.head_dim % 2:
+            raise CheckpointError(
+                f"config.json has num_attention_heads={self.num_attention_heads}, num_key_value_heads="
+                f"{self.num_key_value_heads}, head_dim={self.head_dim}; query heads must be a multiple of key/value "
+                "heads and head_dim even"
+            )
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -66,12 +75,7 @@ class TransformerConfig:
         num_heads = data["num_attention_heads"]
         num_kv_heads = data.get("num_key_value_heads") or num_heads
         head_dim = data.get("head_dim") or data["hidden_size"] // num_heads
-        if num_heads % num_kv_heads or head_dim % 2:
-            raise CheckpointError(
-                f"config.json has num_attention_heads={num_heads}, num_key_value_heads={num_kv_heads}, "
-                f"head_dim={head_dim}; query heads must be a multiple of key/value heads and head_dim even"
-            )
-        return cls(
+        config = cls(
             vocab_size=data["vocab_size"],
             hidden_size=data["hidden_size"],
             intermediate_size=data["intermediate_size"],
@@ -84,6 +88,8 @@ class TransformerConfig:
             tie_word_embeddings=bool(data.get("tie_word_embeddings", False)),
             conv_kernel=int(data.get("conv_kernel", 0)),
         )
+        config.check()
+        return config
 
     def to_json(self) -> dict[str, Any]:
         """config.json: a plain Llama one, which transformers reads too, when there is no convolution."""
@@ -124,238 +130,123 @@ def _rope_theta(data: Mapping[str, Any]) -> float:
     return float(parameters.get("rope_theta", data.get("rope_theta", 10000.0)))
 
 
-@dataclass(kw_only=True)
-class TransformerState(State):
-    """Keys and values of every token, and the tails of the convolutions."""
-
-    keys: Float[Tensor, "L B G M D"] = layout(batch_dim=1, length_dim=3)
-    values: Float[Tensor, "L B G M D"] = layout(batch_dim=1, length_dim=3)
-    conv: Float[Tensor, "L B S C"] = layout(batch_dim=1)
-
-
-class Attention(nn.Module):
+class Attention(Mixer):
     """Causal grouped-query attention with rotary positions and optional short convolutions on q, k, v."""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    backend: str = "sdpa"  # the implementation in use
+
+    def __init__(self, config: Any) -> None:
         super().__init__()
-        self.head_dim = config.head_dim
-        self.q_dim = config.num_attention_heads * config.head_dim
-        self.kv_dim = config.num_key_value_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, self.q_dim, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, self.kv_dim, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, self.kv_dim, bias=False)
-        self.o_proj = nn.Linear(self.q_dim, config.hidden_size, bias=False)
-        self.convs = nn.ModuleList()
-        if config.conv_kernel:
-            self.convs = nn.ModuleList(
-                ShortConv(dim, config.conv_kernel, bias=False) for dim in (self.q_dim, self.kv_dim, self.kv_dim)
-            )
+        self.head_dim, conv_kernel = config.head_dim, self.conv_kernel(config)
+        q_dim, kv_dim = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
+        self.q_proj = nn.Linear(config.hidden_size, q_dim, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, kv_dim, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, kv_dim, bias=False)
+        self.o_proj = nn.Linear(q_dim, config.hidden_size, bias=False)
+        dims = (q_dim, kv_dim, kv_dim) if conv_kernel else ()
+        self.convs = nn.ModuleList(ShortConv(dim, conv_kernel, bias=False) for dim in dims)
+
+    @staticmethod
+    def conv_kernel(config: Any) -> int:
+        """Tokens that the short convolutions see; 0: there are none."""
+        return config.conv_kernel
+
+    @classmethod
+    def slots(cls, config: Any) -> dict[str, Slot]:
+        kept = cache.slots(num_heads=config.num_key_value_heads, head_dim=config.head_dim)
+        channels = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
+        return kept | {"conv": Slot(shape=(max(cls.conv_kernel(config) - 1, 0), channels))}
+
+    @classmethod
+    def work(cls, config: Any) -> Work:
+        q_dim, kv_dim = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
+        flops = 2 * config.hidden_size * (2 * q_dim + 2 * kv_dim) + 4 * q_dim
+        return Work(flops=flops + 2 * cls.conv_kernel(config) * (q_dim + 2 * kv_dim), flops_per_context_token=4 * q_dim)
 
     def project(
-        self, x: Float[Tensor, "B T D"], turns: tuple[Tensor, Tensor] | None, conv_state: Float[Tensor, "B S C"] | None
+        self, x: Float[Tensor, "B T W"], part: Part | None, *, at: At
     ) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B G T D"], Float[Tensor, "B G T D"]]:
-        """Queries and keys, rotated by the cosines and sines of `turns`, if any, and values.
-
-        The tails of the convolutions are written to `conv_state`.
-        """
+        """Queries and keys, rotated where the stack rotates, and values; the convolutions' tails go to `part`."""
         parts = [self.q_proj(x), self.k_proj(x), self.v_proj(x)]
         if len(self.convs):
-            offset = 0
-            for i, (conv, part) in enumerate(zip(self.convs, parts, strict=True)):
-                tail = None if conv_state is None else conv_state[..., offset : offset + part.shape[-1]]
-                out, next_tail = conv(part, tail)
-                parts[i] = part + out
+            sizes = [y.shape[-1] for y in parts]
+            tails = [None] * 3 if part is None else part["conv"].split(sizes, -1)
+            for i, (conv, y, tail) in enumerate(zip(self.convs, parts, tails, strict=True)):
+                more, next_tail = conv(y, tail)
+                parts[i] = y + more
                 if tail is not None:
                     tail.copy_(next_tail)
-                offset += part.shape[-1]
         # [B, T, H * D] -> [B, H, T, D]
-        q, k, v = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in parts)
-        return (q, k, v) if turns is None else (rotate_half(q, *turns), rotate_half(k, *turns), v)
+        q, k, v = (y.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for y in parts)
+        return (q, k, v) if at.turns is None else (rotate_half(q, *at.turns), rotate_half(k, *at.turns), v)
 
-    def merge(self, out: Float[Tensor, "B H T D"]) -> Float[Tensor, "B T D"]:
+    def merge(self, out: Float[Tensor, "B H T D"]) -> Float[Tensor, "B T W"]:
         return self.o_proj(out.transpose(1, 2).flatten(-2))
 
+    def forward(self, x: Float[Tensor, "B T W"], part: Part | None, *, at: At, read: int) -> Float[Tensor, "B T W"]:
+        q, k, v = self.project(x, part, at=at)
+        return self.merge(attention.BACKENDS[self.backend].prefill(q, *cache.extend(part, k, v, read=read)))
 
-class Block(nn.Module):
-    """Attention and SwiGLU, each after a norm and added to the stream."""
+    def step(self, x: Float[Tensor, "B 1 W"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 W"]:
+        q, k, v = self.project(x, part, at=at)
+        kept = cache.extend_step(part, k, v, at=at, seen_len=variant)
+        return self.merge(attention.BACKENDS[self.backend].step(q, *kept))
 
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.self_attn = Attention(config)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
-
-
-_WEIGHTS: dict[str, str | None] = {
-    "model.embed_tokens.weight": "embed.weight",
-    "model.norm.weight": "norm.weight",
-    "lm_head.weight": "lm_head.weight",
-    "model.layers.{i}.self_attn.rotary_emb.inv_freq": None,
-    **{
-        f"model.layers.{{i}}.{name}": f"layers.{{i}}.{name}"
-        for name in (
-            "input_layernorm.weight",
-            "post_attention_layernorm.weight",
-            *(f"self_attn.{part}_proj.weight" for part in "qkvo"),
-            *(f"mlp.{part}_proj.weight" for part in ("gate", "up", "down")),
-        )
-    },
-}
-_OPTIONAL = frozenset({"model.layers.{i}.self_attn.rotary_emb.inv_freq"})
-_CONV_WEIGHTS: dict[str, str | None] = {
-    f"model.layers.{{i}}.self_attn.{part}_conv.weight": f"layers.{{i}}.self_attn.convs.{index}.weight"
-    for index, part in enumerate("qkv")
-}
-
-
-class Transformer(SequenceModel):
-    """Decoder-only Transformer. See the module docstring."""
-
-    version = 1
-    state_grows = True
-    ATTENTION = tuple(attention.BACKENDS)
-    attention_backend = ATTENTION[0]
-    DIALECTS = (
-        Dialect(
-            name="llama",
-            matches=lambda config: config.get("model_type") == "llama",
-            config=TransformerConfig.from_json,
-            weights=_WEIGHTS,
-            optional=_OPTIONAL,
-        ),
-        Dialect(
-            name="llama-conv",
-            matches=lambda config: config.get("model_type") == "llama-conv",
-            config=TransformerConfig.from_json,
-            weights=_WEIGHTS | _CONV_WEIGHTS,
-            optional=_OPTIONAL,
-        ),
-    )
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
-        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        outputs = [part for block in self._blocks() for part in (block.self_attn.o_proj, block.mlp.down_proj)]
-        init_weights_(self, residual=outputs, num_branches=len(outputs))
-        if config.tie_word_embeddings:
-            self.lm_head.weight = self.embed.weight
-
-    def _blocks(self) -> list[Block]:
-        return cast("list[Block]", list(self.layers))
-
-    @classmethod
-    def tiny(cls, **overrides: Any) -> Self:
-        config = TransformerConfig(
-            vocab_size=257,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=8,
-            tie_word_embeddings=True,
-            conv_kernel=4,
-        )
-        return cls(replace(config, **overrides))
-
-    @classmethod
-    def cost(cls, config: TransformerConfig, *, dtype_bytes: int) -> Cost:
-        q_dim = config.num_attention_heads * config.head_dim
-        kv_dim = config.num_key_value_heads * config.head_dim
-        channels = q_dim + 2 * kv_dim
-        layer = 2 * config.hidden_size * (2 * q_dim + 2 * kv_dim)
-        layer += SwiGLU.flops(config.hidden_size, config.intermediate_size)
-        layer += 2 * config.conv_kernel * channels + 4 * q_dim
-        layers = config.num_hidden_layers
-        return Cost(
-            flops_per_token=layers * layer + 2 * config.hidden_size * config.vocab_size,
-            flops_per_context_token=layers * 4 * q_dim,
-            state_bytes=layers * max(config.conv_kernel - 1, 0) * channels * dtype_bytes,
-            state_bytes_per_token=layers * 2 * kv_dim * dtype_bytes,
-        )
-
-    def new_state(self, batch_size: int, max_len: int) -> TransformerState:
-        config, like = self.config, self.norm.weight
-        kv_shape = (config.num_hidden_layers, batch_size, config.num_key_value_heads, max_len, config.head_dim)
-        channels = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
-        tail_shape = (config.num_hidden_layers, batch_size, max(config.conv_kernel - 1, 0), channels)
-        return TransformerState(
-            position=torch.zeros(1, dtype=torch.int64, device=like.device),
-            max_len=max_len,
-            keys=like.new_zeros(kv_shape),
-            values=like.new_zeros(kv_shape),
-            conv=like.new_zeros(tail_shape),
-        )
-
-    def reset(self, state: State) -> None:
-        assert isinstance(state, TransformerState)
-        # keys and values beyond num_tokens are never read, so they need no clearing
-        state.position.zero_()
-        state.conv.zero_()
-        state.num_tokens = 0
-
-    def forward(self, ids: Int[Tensor, "B T"], state: State | None = None) -> Float[Tensor, "B T D"]:
-        require_no_grad(state)
-        assert state is None or isinstance(state, TransformerState)
-        x = self.embed(ids)
-        num_tokens = ids.shape[1]
-        positions = torch.arange(num_tokens, device=ids.device)
-        start, end = 0, num_tokens
-        if state is not None:
-            positions = positions + state.position
-            start, end = state.num_tokens, state.num_tokens + num_tokens
-        attend = attention.BACKENDS[self.attention_backend].prefill
-        turns = rotary_angles(
-            positions, dim=self.config.head_dim, theta=self.config.rope_theta, dtype=self.norm.weight.dtype
-        )
-        for i, block in enumerate(self._blocks()):
-            attn = block.self_attn
-            conv_state = None if state is None else state.conv[i]
-            q, k, v = attn.project(block.input_layernorm(x), turns, conv_state)
-            if state is not None:
-                state.keys[i, :, :, start:end] = k
-                state.values[i, :, :, start:end] = v
-                k, v = state.keys[i, :, :, :end], state.values[i, :, :, :end]
-            x = x + attn.merge(attend(q, k, v))
-            x = x + block.mlp(block.post_attention_layernorm(x))
-        if state is not None:
-            state.position += num_tokens
-        return self.norm(x)
-
-    def step(self, ids: Int[Tensor, "B"], state: State, variant: int) -> Float[Tensor, "B D"]:
-        require_no_grad(state)
-        assert isinstance(state, TransformerState)
-        x = self.embed(ids)[:, None]
-        turns = rotary_angles(
-            state.position, dim=self.config.head_dim, theta=self.config.rope_theta, dtype=self.norm.weight.dtype
-        )
-        attend = attention.BACKENDS[self.attention_backend].step
-        seen_len = min(variant, state.keys.shape[3])
-        seen = (torch.arange(seen_len, device=ids.device) <= state.position)[None, None, None]
-        for i, block in enumerate(self._blocks()):
-            attn = block.self_attn
-            q, k, v = attn.project(block.input_layernorm(x), turns, state.conv[i])
-            state.keys[i].index_copy_(2, state.position, k)
-            state.values[i].index_copy_(2, state.position, v)
-            out = attend(q, state.keys[i, :, :, :seen_len], state.values[i, :, :, :seen_len], seen)
-            x = x + attn.merge(out)
-            x = x + block.mlp(block.post_attention_layernorm(x))
-        state.position += 1
-        return self.norm(x[:, 0])
-
-    def step_variant(self, num_tokens: int) -> int:
+    def variant(self, num_tokens: int) -> int:
         """Keys that the step reads: a bucket of the used length.
 
         Where the attention takes no mask it is the used length itself, so a captured graph would serve one step only.
         """
-        if not attention.BACKENDS[self.attention_backend].takes_mask:
-            return num_tokens + 1
-        return bucket_len(num_tokens + 1)
+        return cache.variant(num_tokens) if attention.BACKENDS[self.backend].takes_mask else num_tokens + 1
+
+
+_NAMES = {
+    "input_layernorm.weight": "mixer_norm.weight",
+    "post_attention_layernorm.weight": "mlp_norm.weight",
+    **{f"self_attn.{part}_proj.weight": f"mixer.{part}_proj.weight" for part in "qkvo"},
+    **{f"mlp.{part}_proj.weight": f"mlp.{part}_proj.weight" for part in ("gate", "up", "down")},
+}
+_CONV_NAMES = {f"self_attn.{part}_conv.weight": f"mixer.convs.{index}.weight" for index, part in enumerate("qkv")}
+_BUFFER = "self_attn.rotary_emb.inv_freq"
+
+
+def _dialect(name: str, names: Mapping[str, str]) -> Dialect:
+    return Dialect(
+        name=name,
+        matches=lambda config: config.get("model_type") == name,
+        config=TransformerConfig.from_json,
+        weights=stack_weights(
+            embed="model.embed_tokens.weight",
+            norm="model.norm.weight",
+            layer="model.layers.{i}",
+            names=names,
+            dropped=[_BUFFER],
+        ),
+        optional=frozenset({f"model.layers.{{i}}.{_BUFFER}"}),
+    )
+
+
+class Transformer(Stack):
+    """Decoder-only Transformer. See the module docstring."""
+
+    mixer_class = Attention
+    config_class = TransformerConfig
+    rotary = True
+    ATTENTION = tuple(attention.BACKENDS)
+    attention_backend = ATTENTION[0]
+    TINY: ClassVar[Mapping[str, Any]] = {
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "tie_word_embeddings": True,
+        "conv_kernel": 4,
+    }
+    DIALECTS = (_dialect("llama", _NAMES), _dialect("llama-conv", _NAMES | _CONV_NAMES))
+
+    def use_attention(self, name: str | None) -> None:
+        super().use_attention(name)
+        for block in self.blocks():
+            block.mixer.backend = self.attention_backend
 
     @property
     def kernel_path(self) -> dict[str, str]:

@@ -5,20 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from ttbench.errors import CheckpointError
+from ttbench.models.stack_config import HeadedConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TTTConfig:
+class TTTConfig(HeadedConfig):
     """Sizes and switches, in the names of the authors' TTTConfig."""
 
-    vocab_size: int  # tokens
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
+    model_type: ClassVar[str] = "ttt"
     ttt_layer_type: str  # linear | mlp
     ttt_base_lr: float  # inner step size before gating; the authors train linear with 1.0 and mlp with 0.1
     mini_batch_size: int = 16  # tokens
@@ -26,17 +23,16 @@ class TTTConfig:
     share_qk: bool = False
     pre_conv: bool = False
     conv_kernel: int = 4  # tokens
-    rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     initializer_range: float = 0.02  # of the authors' start weights; kept, not used
     tie_word_embeddings: bool = True
-    scan_checkpoint_group_size: int = (
-        0  # training only: parts whose mini-batches are computed again in the backward pass
-    )
+    # training only: parts whose mini-batches are computed again in the backward pass
+    scan_checkpoint_group_size: int = 0
 
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
+    def check(self) -> None:
+        HeadedConfig.check(self)
+        for field in dataclasses.fields(self):
+            _checked(field.name, getattr(self, field.name), kind=str(field.type))
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -58,11 +54,7 @@ class TTTConfig:
             if field.name in known:
                 known[field.name] = _checked(field.name, known[field.name], kind=str(field.type))
         config = cls(**known)
-        if config.hidden_size % config.num_attention_heads or config.head_dim % 2:
-            raise CheckpointError(
-                f"config.json has hidden_size={config.hidden_size}, num_attention_heads={config.num_attention_heads}; "
-                "the heads must divide the width into even sizes"
-            )
+        config.check()
         return config
 
     def to_json(self) -> dict[str, Any]:

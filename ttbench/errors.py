@@ -13,6 +13,7 @@
     │   ├── TooShortError         status too_short
     │   └── UnsupportedError      status unsupported
     ├── LeakError                 an engine that knows what it was not shown: status error
+    ├── NotFiniteError            logits that are NaN or infinite: status error
     ├── CellsFailedError          cells ended killed, timeout or error: exit code 1
     └── GateError                 a gate that did not hold: exit code 3
 
@@ -101,6 +102,12 @@ class UnsupportedError(CellAnswer):
 
 class LeakError(TtbenchError):
     """An engine answered with what stands nowhere in its prompt; its scores mean nothing."""
+
+    exit_code = 1
+
+
+class NotFiniteError(TtbenchError):
+    """A model computed logits that are NaN or infinite; nothing that follows from them is an answer."""
 
     exit_code = 1
 

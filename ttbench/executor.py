@@ -27,6 +27,7 @@ def groups(cells: Iterable[Cell]) -> list[tuple[Cell, ...]]:
     for cell in cells:
         isolated = TASKS.load(cell.task).isolation == "cell"
         engine = (cell.checkpoint, cell.device, cell.dtype, cell.attention, cell.engine, cell.threads)
+        engine += (cell.unchecked,)
         found.setdefault(cell.cell_id if isolated else engine, []).append(cell)
     return [tuple(group) for group in found.values()]
 

@@ -70,6 +70,12 @@ Engine = Annotated[
 Attention = Annotated[
     str | None, typer.Option(metavar="NAME", help="sdpa, eager or flash.  [default: the checkpoint's, mostly sdpa]")
 ]
+Unchecked = Annotated[
+    bool,
+    typer.Option(
+        "--unchecked", help="Score also what looks ahead or otherwise fails its probes; tables and figures mark it."
+    ),
+]
 BatchSize = Annotated[
     int | None, typer.Option(min=1, metavar="COUNT", help="Sequences at once.  [default: the task's]")
 ]

@@ -85,6 +85,7 @@ def plan(
     engine: str = "eager",
     timeout_s: float | None = None,
     timings: Timings = (),
+    unchecked: bool = False,
 ) -> Plan:
     """Lay out the cells of one task.
 
@@ -95,6 +96,7 @@ def plan(
         batch_size: sequences; None takes the task's default.
         machine: fingerprint of this machine; it enters the identity of timing cells only.
         timings: earlier cells of this machine, for the estimate of time.
+        unchecked: measure without asking first whether the model looks ahead; rows are marked.
 
     Raises UnknownNameError or UsageError when the request has no meaning.
     """
@@ -126,6 +128,7 @@ def plan(
             machine=machine if isolated else None,
             timeout_s=timeout_s,
             reach=task.reach(settled, context_len),
+            unchecked=unchecked,
         )
         skip = _skip(task, cell, twins=cells)
         if skip is None:

@@ -30,6 +30,7 @@ class CellRecord:
     kernel_path: Mapping[str, str]  # op -> implementation that really ran
     metrics: tuple[Metric, ...]  # the task's declarations
     samples: tuple[Sample, ...]  # empty unless ok; evidence is not read back
+    checked: str | None = None  # passed | partly | failed | unchecked; None: the task scores nothing
     denormals_flushed: bool | None = None  # by the worker's arithmetic, as tried; None when no torch was loaded
     run_id: str = ""  # filled in by the store
     environment: str = ""  # digest; filled in by the store

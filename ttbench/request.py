@@ -42,6 +42,7 @@ class Options:
     timeout: float | None = None  # seconds per cell; None: no limit
     engine: str | None = None
     attention: str | None = None  # None: each checkpoint's default
+    unchecked: bool | None = None  # True: measure what probes refuse, or have not seen, and mark the rows
 
     def to_json(self) -> dict[str, Any]:
         """Those given, as plain data."""
@@ -102,6 +103,7 @@ def plan_task(task: str, options: Options, *, out: str | Path = DEFAULT_OUT) -> 
         machine=machine,
         timeout_s=options.timeout,
         timings=timings(out, machine=machine, tasks=[task]),
+        unchecked=bool(options.unchecked),
     )
 
 

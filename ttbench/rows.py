@@ -51,6 +51,7 @@ COLUMNS: Mapping[str, pa.DataType] = {
     "engine": pa.string(),
     "attention": pa.string(),
     "kernel_path": pa.string(),  # JSON: op -> implementation
+    "checked": pa.string(),  # what probes said before: passed, partly (not as far as it reads), failed, or unchecked
     "batch_size": pa.int64(),  # sequences
     "threads": pa.int64(),
     "round": pa.int64(),

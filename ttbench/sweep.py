@@ -138,6 +138,7 @@ def run_task(
     progress: Progress | None = None,
     engine: str = "eager",
     attention: str | None = None,
+    unchecked: bool = False,
 ) -> pd.DataFrame:
     """Run one task and return its tidy rows, those that earlier runs below `out` had measured included.
 
@@ -154,6 +155,7 @@ def run_task(
         timeout: seconds per cell; None: no limit.
         engine: eager, or hf: any model of transformers through its own code.
         attention: sdpa, eager or flash; None: each checkpoint's default.
+        unchecked: score also what looks ahead or otherwise fails its probes; its rows say so.
 
     Raises UsageError when the request has no meaning, StoreError when `out` cannot be written, RunInterrupted on
     Ctrl-C. A failed cell raises nothing: its row says so in `status` and `reason`.
@@ -173,6 +175,7 @@ def run_task(
         timeout=timeout,
         engine=engine,
         attention=attention,
+        unchecked=unchecked or None,
     )
     plan = plan_task(task, options, out=out)
     command = f"ttbench.run({task!r}, {options.spelling()}out={str(out)!r})"

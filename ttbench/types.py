@@ -123,6 +123,7 @@ class Cell:
     machine: str | None = None  # fingerprint; timing cells only
     timeout_s: float | None = None  # seconds; not part of the identity
     reach: int | None = None  # tokens of its longest sequence; None: context_len. Follows from task and params
+    unchecked: bool = False  # measured without asking whether the model looks ahead; never answers for a checked cell
 
     def identity(self) -> dict[str, Any]:
         """Everything that can change this cell's numbers, as plain data. Names and paths are not in it."""
@@ -148,6 +149,7 @@ class Cell:
             "round": self.round,
             "machine": self.machine,
             "threads": self.threads if self.machine is not None else None,
+            **({"unchecked": True} if self.unchecked else {}),
         }
 
     @property

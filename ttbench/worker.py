@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,11 @@ from ttbench.tasks.base import Bench, Task
 from ttbench.types import Cell, Sample, Status
 
 if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Int
+
     from ttbench.harness.engine import Engine
+    from ttbench.harness.probing import Verdict
     from ttbench.harness.tokenizer import Tokenizer
 
 _PR_SET_PDEATHSIG = 1
@@ -60,8 +64,10 @@ class Channel:
 class Group:
     """What the cells of a group share: one engine, the corpora, the tokenizer; each opened at first use."""
 
-    def __init__(self) -> None:
+    def __init__(self, cells: Sequence[Cell] = ()) -> None:
         self.engine: Engine | None = None
+        self._cells = tuple(cells)
+        self._verdict: Verdict | None = None
         self._corpora: dict[str, Corpus] = {}
 
     def bench(self, cell: Cell, channel: Channel) -> Bench:
@@ -83,9 +89,65 @@ class Group:
             # Before the first product starts torch's threads, which take the mode over from this one.
             measure.flush_denormals()
             self.engine = load_engine(
-                cell.checkpoint, device=cell.device, dtype=cell.dtype, attention=cell.attention, engine=cell.engine
+                cell.checkpoint,
+                device=cell.device,
+                dtype=cell.dtype,
+                attention=cell.attention,
+                engine=cell.engine,
+                unchecked=cell.unchecked,
             )
+        if is_probed(cell) and not cell.unchecked:
+            self._vouch(cell, self.engine).require()
         return self.engine
+
+    def _vouch(self, cell: Cell, engine: Engine) -> Verdict:
+        """What the probes say of the engine; asked, or recalled, before the first score of the process."""
+        if self._verdict is None:
+            # Late, with torch.
+            from ttbench.harness import probing
+
+            scored = [each for each in self._cells or (cell,) if is_probed(each)]
+            tasks = [TASKS.load(each.task)() for each in scored]
+            num_tokens = sum(
+                task.tokens(task.Params(**each.params), each.context_len)
+                for task, each in zip(tasks, scored, strict=True)
+            )
+            self._verdict = probing.vouch(
+                engine,
+                cell.checkpoint,
+                attention=cell.attention,
+                looked=probing.affordable(max(reach(each) for each in scored), num_tokens=num_tokens),
+                text=lambda length: self._text(cell, length),
+            )
+        return self._verdict
+
+    def _text(self, cell: Cell, length: int) -> Int[np.ndarray, "T"] | None:
+        """At least `length` ids of the corpus that the cell reads, where it has so many; None where it reads none."""
+        if cell.corpus is None or cell.checkpoint.tokenizer_digest is None:
+            return None
+        from ttbench.harness import probing
+
+        texts = (document.text for document in self._open_corpus(cell).documents("test"))
+        return probing.encode(texts, self._open_tokenizer(cell), num_tokens=length)
+
+    def checked(self, cell: Cell) -> str | None:
+        """What the probes found, for the row; None where no engine was scored."""
+        if self.engine is None or not is_probed(cell):
+            return None
+        if cell.unchecked:
+            return "unchecked"
+        if self._verdict is None:
+            return None
+        if self._verdict.failed is not None:
+            return "failed"
+        most = self.engine.max_context
+        wanted = reach(cell) if most is None else min(reach(cell), most)
+        return "passed" if self._verdict.looked >= wanted else "partly"
+
+    @property
+    def looked(self) -> int | None:
+        """Tokens that the probes looked at; None before they were asked."""
+        return None if self._verdict is None else self._verdict.looked
 
     def _open_corpus(self, cell: Cell) -> Corpus:
         if cell.corpus is None:
@@ -112,9 +174,9 @@ class Group:
 def run_group(spec: Mapping[str, Any], channel: Channel) -> None:
     """Measure the cells one after the other; return early when what is left needs a fresh process."""
     store = Store(spec["folder"])
-    group = Group()
-    for data in spec["cells"]:
-        cell = Cell.from_json(data)
+    cells = [Cell.from_json(data) for data in spec["cells"]]
+    group = Group(cells)
+    for cell in cells:
         channel.send("start", cell_id=cell.cell_id)
         record = run_cell(cell, group=group, channel=channel)
         try:
@@ -146,7 +208,8 @@ def run_cell(cell: Cell, *, group: Group, channel: Channel) -> CellRecord:
             cell_cpu_s=time.process_time() - cpu,
             load_average=load,
             engine=cell.engine if engine is None else engine.name,
-            kernel_path={} if engine is None else engine.kernel_path,
+            kernel_path={} if engine is None else {**engine.kernel_path, **looked(group)},
+            checked=group.checked(cell),
             metrics=task.metrics,
             samples=samples,
             denormals_flushed=measure.denormals_flushed(),
@@ -164,6 +227,21 @@ def run_cell(cell: Cell, *, group: Group, channel: Channel) -> CellRecord:
     except Exception as error:
         status = "oom" if is_out_of_memory(error) else "error"
         return record(status, one_line(error), text=traceback.format_exc())
+
+
+def is_probed(cell: Cell) -> bool:
+    """Whether probes go before the cell: not where a task times or weighs a process of its own and scores nothing."""
+    return TASKS.load(cell.task).isolation == "checkpoint"
+
+
+def reach(cell: Cell) -> int:
+    """Tokens of the cell's longest sequence."""
+    return cell.context_len if cell.reach is None else cell.reach
+
+
+def looked(group: Group) -> dict[str, str]:
+    """How far the probes looked, in tokens, for the kernel path of a row."""
+    return {} if group.looked is None else {"probed_tokens": str(group.looked)}
 
 
 def answer_status(answer: CellAnswer) -> Status:

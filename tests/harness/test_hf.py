@@ -29,7 +29,7 @@ class Saved:
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.folder = name, folder
         self.model: Any = save(name, folder)
-        engine = load_engine(str(folder), device="cpu", dtype="float32", attention=None, engine="hf")
+        engine = load_engine(str(folder), device="cpu", dtype="float32", attention=None, engine="hf", unchecked=True)
         assert isinstance(engine, HFEngine)
         self.engine = engine
 

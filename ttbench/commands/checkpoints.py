@@ -19,6 +19,7 @@ from ttbench.errors import CheckpointError, GateError, UsageError
 from ttbench.harness import measure
 from ttbench.harness.engine import Engine
 from ttbench.harness.tokenizer import Tokenizer
+from ttbench.suite import parse_ctx
 
 MARKS = {True: Text("ok", style="green"), False: Text("FAILED", style="bold red"), None: Text("n/a", style="dim")}
 
@@ -83,7 +84,7 @@ def stream(engine: Engine, tokenizer: Tokenizer, ids: Int[np.ndarray, "T"], *, n
     yield decoder.decode(b"", final=True)
 
 
-def check(checkpoint: str, *, device: str, dtype: str, engine: str, as_json: bool) -> None:
+def check(checkpoint: str, *, device: str, dtype: str, engine: str, ctx: str | None, as_json: bool) -> None:
     """Run the probes on a checkpoint, or on `architecture:NAME`, and print what they found.
 
     Raises GateError when one of them failed.
@@ -93,10 +94,12 @@ def check(checkpoint: str, *, device: str, dtype: str, engine: str, as_json: boo
     from ttbench.harness.check import check_engine as probe
 
     kind, _, name = checkpoint.partition(":")
+    # of several lengths the longest
+    looked = None if ctx is None else parse_ctx(ctx)[-1]
     if kind == "architecture":
-        results = check_architecture(name, device=device)
+        results = check_architecture(name, device=device, ctx=looked)
     else:
-        results = probe(checkpoint, device=device, dtype=dtype, engine=engine)
+        results = probe(checkpoint, device=device, dtype=dtype, engine=engine, ctx=looked)
     if as_json:
         console.print_json([result.to_json() for result in results])
     else:

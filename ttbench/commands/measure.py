@@ -36,6 +36,7 @@ OPTIONS: Mapping[str, Callable[[Cell], Any]] = {
     "batch-size": lambda cell: cell.batch_size,
     "threads": lambda cell: cell.threads,
     "seed": lambda cell: cell.seed,
+    "unchecked": lambda cell: "yes" if cell.unchecked else "no",
     "timeout": lambda cell: "none" if cell.timeout_s is None else console.span(cell.timeout_s),
 }
 
@@ -68,7 +69,9 @@ class Request:
             value = getattr(self.options, item.name)
             if value is None or value == {}:
                 continue
-            if item.name == "checkpoints":
+            if value is True:
+                words.append(f"--{item.name}")
+            elif item.name == "checkpoints":
                 words += [word for name in value for word in ("--checkpoint", str(name))]
             else:
                 words += [f"--{item.name.replace('_', '-')}", str(value)]

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ttbench.errors import TooLongError, UnsupportedError, UsageError
 from ttbench.harness.engine import Ids
+from ttbench.harness.finite import Watch, require_finite
 from ttbench.harness.ids import as_ids, scored_places
 from ttbench.models.base import SequenceModel, Snapshot, State
 
@@ -66,6 +67,8 @@ class EagerEngine:
     """`ttbench.harness.engine.Engine` over a SequenceModel. The model is moved to `device` and `dtype` in place."""
 
     name = "eager"
+    batched = True
+    forward_len: int | None = CHUNK_LEN
 
     def __init__(self, model: SequenceModel, *, device: str, dtype: str) -> None:
         """Raises UsageError on an unknown or missing device, or an unknown dtype."""
@@ -78,6 +81,7 @@ class EagerEngine:
         self.max_context: int | None = getattr(model, "max_context", None)
         self._state: State | None = None
         self._room = 0  # tokens that the last reset asked for
+        self._watch = Watch(dtype=dtype)
 
     @torch.inference_mode()
     def reset(self, batch_size: int, max_len: int) -> None:
@@ -115,7 +119,7 @@ class EagerEngine:
         for hidden, _ in self._chunks(ids):
             last = hidden[:, -1]
         assert last is not None
-        return self.model.head(last)
+        return self._finite(self.model.head(last))
 
     @torch.inference_mode()
     def decode(self, ids: Ids) -> Float[Tensor, "B V"]:
@@ -124,13 +128,15 @@ class EagerEngine:
         state = self._need_room(1)
         hidden = self.model.step(ids.to(self._device), state, self.model.step_variant(state.num_tokens))
         state.num_tokens += 1
-        return self.model.head(hidden)
+        logits = self.model.head(hidden)
+        self._watch.see(logits)
+        return logits
 
     @torch.inference_mode()
     def logits(self, ids: Ids) -> Float[Tensor, "B T V"]:
         """All logits of ids [B, T], stateless: the engine's state is neither read nor changed."""
         ids = self._tokens("ids", ids, num_dims=2, any_batch=True)
-        return self.model.head(self.model(ids.to(self._device)))
+        return self._finite(self.model.head(self.model(ids.to(self._device))))
 
     @torch.inference_mode()
     def features(self, ids: Ids, first: int) -> Float[np.ndarray, "B D"]:
@@ -138,7 +144,8 @@ class EagerEngine:
         ids = self._tokens("ids", ids, num_dims=2, any_batch=True)
         if not 0 <= first < ids.shape[1]:
             raise UsageError(f"first is {first}; the {ids.shape[1]} tokens have places 0 to {ids.shape[1] - 1}")
-        return self.model(ids.to(self._device))[:, first:].to("cpu", torch.float64).mean(dim=1).numpy()
+        means = self.model(ids.to(self._device))[:, first:].to("cpu", torch.float64).mean(dim=1)
+        return self._finite(means).numpy()
 
     def score(self, ids: Ids, targets: Ids, lengths: Int[np.ndarray, "B"] | None = None) -> Float[np.ndarray, "B T"]:
         """Nats of targets[b, t] after ids[b, :t + 1]; see `Engine.score`.
@@ -178,7 +185,8 @@ class EagerEngine:
             logits = self.model.head(flat[part])
             nats.append(F.cross_entropy(logits, target, reduction="none"))
             top.append(logits.argmax(-1) == target)
-        return torch.cat(nats).to("cpu", torch.float64), torch.cat(top).cpu()
+        # a loss is finite only where the logits that it is made of are
+        return self._finite(torch.cat(nats)).to("cpu", torch.float64), torch.cat(top).cpu()
 
     @torch.inference_mode()
     def generate(self, ids: Ids, num_tokens: int) -> Int[np.ndarray, "B N"]:
@@ -193,6 +201,7 @@ class EagerEngine:
             written[:, place] = logits.argmax(-1)
             if place + 1 < num_tokens:
                 logits = self.decode(written[:, place])
+        self._watch.settle()
         return written.cpu().numpy()
 
     @torch.inference_mode()
@@ -218,6 +227,11 @@ class EagerEngine:
         """Wait until the device has finished; nothing to wait for on a CPU."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+        self._watch.settle()
+
+    def forget(self) -> None:
+        """Let the state's memory go; the next call must be `reset`."""
+        self._state, self._room = None, 0
 
     @property
     def num_tokens(self) -> int:
@@ -240,6 +254,10 @@ class EagerEngine:
     @property
     def kernel_path(self) -> dict[str, str]:
         return dict(self.model.kernel_path)
+
+    def _finite(self, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        require_finite(values, dtype=self.dtype)
+        return values
 
     def _opened(self) -> State:
         if self._state is None:

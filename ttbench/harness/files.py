@@ -153,7 +153,7 @@ def _file_digest(path: Path) -> str:
         raise CheckpointError(f"'{path}' changed while it was read; wait until whatever writes it has finished")
     found = state.hexdigest()
     if time.time() - max(before["mtime_ns"], before["ctime_ns"]) / 1e9 > SETTLED_S:
-        _remember(note, {"file": before, "digest": found})
+        write_note(note, {"file": before, "digest": found})
     return found
 
 
@@ -183,7 +183,7 @@ def _recall(note: Path, identity: Mapping[str, Any]) -> str | None:
     return data["digest"]
 
 
-def _remember(note: Path, data: Mapping[str, Any]) -> None:
+def write_note(note: Path, data: Mapping[str, Any]) -> None:
     """Write a note whole or not at all. The cache only saves time: where it cannot be written, nothing is lost."""
     with contextlib.suppress(OSError):
         note.parent.mkdir(parents=True, exist_ok=True)

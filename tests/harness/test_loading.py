@@ -206,7 +206,7 @@ def test_an_engine_is_opened_by_name_or_by_checkpoint(folder: Path) -> None:
     ],
     ids=["attention", "device", "dtype"],
 )
-def test_what_cannot_run_is_refused(folder: Path, options: dict[str, str], message: str) -> None:
+def test_what_cannot_run_is_refused(folder: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         load_engine(str(folder), **{"device": "cpu", "dtype": "float32", "attention": "sdpa", **options})
 

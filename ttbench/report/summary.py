@@ -40,6 +40,8 @@ ROUND = "round"  # the cluster of timings
 # Verdicts of a comparison, and the two kinds of its effect: a - b, and a / b.
 A_BETTER, B_BETTER, NOT_SHOWN, NOT_COMPARABLE = "a better", "b better", "no difference shown", "not comparable"
 DIFFERENCE, RATIO = "difference", "ratio"
+# What rows say of the probes before them (`ttbench.harness.probing`).
+UNCHECKED, PARTLY, PASSED = "unchecked", "partly", "passed"
 PER_TOKEN = ("num_tokens", "page_tokens")  # denominators that depend on the tokenizer
 NOISY_IQR = 0.1  # quartiles further apart than this share of the median: noisy
 
@@ -118,7 +120,7 @@ def groups(rows: Part, task: str, metric: Metric, *, reference: bool = False) ->
                 metric=metric,
                 line=dict(zip(columns, line, strict=True)),
                 point=dict(zip(axes, point, strict=True)),
-                rows=points.get(point, NOTHING),
+                rows=_believed(points.get(point, NOTHING)),
                 failures=lost.get(point, NOTHING),
             )
 
@@ -137,6 +139,12 @@ def _counted(rows: Part, metric: Metric) -> Part:
     ok = rows.equal({"status": "ok", **metric.where})
     keep = ok.present(metric.numerator)
     return ok.select(keep if metric.denominator is None else keep & ok.present(metric.denominator))
+
+
+def _believed(rows: Part) -> Part:
+    """Without what was measured unchecked, where the same was measured after its probes."""
+    unchecked = rows.values("checked") == UNCHECKED
+    return rows if unchecked.all() or not unchecked.any() else rows.select(~unchecked)
 
 
 def _failed(rows: Part, metric: Metric) -> Part:
@@ -244,6 +252,12 @@ def extrapolated(group: Group) -> Scalar:
     return rows.first("extrapolated") if "checkpoint" in group.line else None
 
 
+def checked(group: Group) -> Scalar:
+    """The worst that the rows of a number say of its probes: unchecked, then partly; None where nothing was probed."""
+    found = set(group.rows.values("checked")) if "checkpoint" in group.line else set()
+    return next((word for word in (UNCHECKED, PARTLY, PASSED) if word in found), None)
+
+
 def record(group: Group) -> dict[str, Any]:
     """One row of the summary."""
     metric, rows, failures = group.metric, group.rows, group.failures
@@ -251,6 +265,7 @@ def record(group: Group) -> dict[str, Any]:
         "num_samples": len(rows),
         "num_failed": len(set(failures.values("cell_id"))),
         "extrapolated": extrapolated(group),
+        "checked": checked(group),
     }
     if not len(rows):
         nothing = dict.fromkeys(("value", "low", "high", "method", "noisy", "num_outliers"))
@@ -290,7 +305,7 @@ _TAIL = (
         "num_pairs",
         "num_failed",
     ),
-    *("num_outliers", "status", "reason", "extrapolated", "noisy"),
+    *("num_outliers", "status", "reason", "extrapolated", "noisy", "checked"),
 )
 
 
@@ -299,6 +314,9 @@ def tidy(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     names = list(dict.fromkeys(name for entry in records for name in entry)) or ["task", "metric", *_TAIL]
     order = [*(name for name in names if name not in _TAIL), *(name for name in _TAIL if name in names)]
     frame = pd.DataFrame({name: [entry.get(name) for entry in records] for name in order}, dtype=object)
+    # rows from before the probes say nothing of them
+    if "checked" in frame and frame["checked"].isna().all():
+        frame = frame.drop(columns="checked")
     for kind, columns in (("Float64", _FLOATS), ("boolean", _TRUTHS), ("Int64", _COUNTS)):
         frame = frame.astype(dict.fromkeys((name for name in columns if name in frame), kind))
     return frame

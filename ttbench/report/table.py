@@ -31,10 +31,12 @@ from ttbench.report.compare import all_pairs, compare_pairs
 from ttbench.report.words import Record, Scale
 from ttbench.types import Scalar
 
-EXTRAPOLATED, NOISY, NOT_RUN = "*", "~", "-"
+EXTRAPOLATED, NOISY, UNCHECKED, PARTLY, NOT_RUN = "*", "~", "!", "?", "-"
 _LEGEND = {
     EXTRAPOLATED: words.BEYOND,
     NOISY: "noisy: the quartiles of the repeats are more than 10% of the median apart",
+    UNCHECKED: words.UNCHECKED,
+    PARTLY: "the probes of causality did not look as far as this number reads (probed_tokens in kernel_path)",
 }
 _STYLES = {"oom": "yellow", "too_long": "yellow", "too_short": "yellow", "unsupported": "yellow"}
 
@@ -44,7 +46,8 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
 
     Columns: task, metric, label, unit, better, statistic; checkpoint and its digests (null for a reference such as a
     compressor, which belongs to the corpus); settings and `param_*`; the axes, `context_len` first; value, low, high
-    (95 %), method, num_clusters, num_samples, num_failed (cells), num_outliers, status, reason, extrapolated, noisy.
+    (95 %), method, num_clusters, num_samples, num_failed (cells), num_outliers, status, reason, extrapolated, noisy,
+    and checked where rows say what probes found.
     `attrs["metrics"]` is that of the rows; `attrs["comparisons"]` holds the paired comparisons of all checkpoints as
     records, which `render` puts into words.
 
@@ -120,12 +123,7 @@ class TaskTable:
         heads: dict[Scalar, str] = {context_len: words.context(context_len) for context_len in contexts}
         self.contexts = Columns(axis="context_len", corner="", heads=heads)
         self.constant, self.varying = words.settings(entries)
-        self.marks = {
-            mark
-            for entry in entries
-            for mark, flag in ((EXTRAPOLATED, "extrapolated"), (NOISY, "noisy"))
-            if entry[flag]
-        }
+        self.marks = {mark for entry in entries for mark in _marks(entry)}
         ranked = [part for part in words.by(entries, "metric") if part[0]["checkpoint"] is not None]
         beneath = [part for part in words.by(entries, "metric") if part[0]["checkpoint"] is None]
         self.intervals = _intervals(entries)
@@ -260,11 +258,17 @@ def _extra_axes(entry: Record) -> list[str]:
     return [name for name in entry["axes"].split(",") if name != "context_len"]
 
 
+def _marks(entry: Record) -> str:
+    """Characters behind a number, each explained beneath the table."""
+    marks = (EXTRAPOLATED if entry["extrapolated"] else "") + (NOISY if entry["noisy"] else "")
+    return marks + {summary.UNCHECKED: UNCHECKED, summary.PARTLY: PARTLY}.get(entry.get("checked") or "", "")
+
+
 def _cell(entry: Record, scale: Scale) -> list[Text]:
     """The number with its marks, and its interval beneath it; the status of a cell that has no number."""
     if entry["value"] is None:
         return [Text(entry["status"] + " ", style=_STYLES.get(entry["status"], "bold red"))]
-    marks = (EXTRAPOLATED if entry["extrapolated"] else "") + (NOISY if entry["noisy"] else "")
+    marks = _marks(entry)
     style = "italic" if entry["extrapolated"] else ""
     cell = [Text(scale.text(entry["value"]) + (marks or " "), style=style)]
     if entry["low"] is not None:

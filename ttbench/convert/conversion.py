@@ -80,8 +80,8 @@ def convert(
         elif found.format == "torch":
             convert_torch(found.path, writer, report=report)
         else:
-            config, no_tokenizer = convert_gguf(found.path, writer, building, report=report)
-            remarks += [no_tokenizer] if no_tokenizer else []
+            config, said = convert_gguf(found.path, writer, building, report=report)
+            remarks += said
         writer.close()
         write_config(building, config or {})
         if found.format != "gguf":
@@ -89,7 +89,7 @@ def convert(
                 path = member(beside, name)
                 if path is not None:
                     shutil.copyfile(path, building / name)
-        architecture = _reader(building, must_fit=found.format == "jax-stream", remarks=remarks)
+        architecture = _reader(building, source=found, out=out, remarks=remarks)
         has_tokenizer = member(building, TOKENIZER_FILES[0]) is not None
     return Converted(
         folder=str(out),
@@ -119,15 +119,19 @@ def _configuration(source: Source, given: Mapping[str, Any] | None) -> dict[str,
     return ttt_config(config) if source.format == "jax-stream" else config
 
 
-def _reader(folder: Path, *, must_fit: bool, remarks: list[str]) -> str | None:
-    """The architecture here that reads the folder; None with a remark when none does."""
+def _reader(folder: Path, *, source: Source, out: Path, remarks: list[str]) -> str | None:
+    """The architecture here that reads `folder`; None with a remark when none does.
+
+    `folder` is still being built, under a name that nobody will see again: messages say `out` or the source instead.
+    """
     config = read_config(folder)
     try:
         identity = identify(config)
         fitted(folder, config, identity)
     except CheckpointError as error:
-        if must_fit:
-            raise
-        remarks.append(f"no architecture here reads it: {error}")
+        said = str(error)
+        if source.format == "jax-stream":
+            raise type(error)(said.replace(str(folder), str(source.path))) from error
+        remarks.append(f"no architecture here reads it: {said.replace(str(folder), str(out))}")
         return None
     return identity.architecture

@@ -51,7 +51,9 @@ def convert_gguf(
             is not known.
     """
     if importlib.util.find_spec("gguf") is None:
-        raise CheckpointError(f"'{path}' is a GGUF file, which needs gguf; install the extra: pip install 'ttbench[gguf]'")
+        raise CheckpointError(
+            f"'{path}' is a GGUF file, which needs gguf; install the extra: pip install 'ttbench[gguf]'"
+        )
     paths = _parts(path)
     size = sum(part.stat().st_size for part in paths)
     report(0, size)
@@ -115,7 +117,9 @@ def _read(paths: list[Path]) -> _File:
                 raise CheckpointError(f"it holds the tensor '{tensor.name}' twice; download it again")
             tensors[tensor.name] = tensor
     if keys.get("split.tensors.count", len(tensors)) not in (0, len(tensors)):
-        raise CheckpointError(f"it has {len(tensors)} tensors of {keys['split.tensors.count']}; download all parts again")
+        raise CheckpointError(
+            f"it has {len(tensors)} tensors of {keys['split.tensors.count']}; download all parts again"
+        )
     return _File(keys=keys, tensors=tensors)
 
 
@@ -201,9 +205,7 @@ def _write_tensors(
         report(done)
 
 
-def _targets(
-    architecture: GgufArchitecture, config: Mapping[str, Any]
-) -> Iterator[tuple[str, tuple[str, Change]]]:
+def _targets(architecture: GgufArchitecture, config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, Change]]]:
     """Every tensor that a file of this configuration must hold, and what becomes of it."""
     tables = [architecture.tensors, *(group for name, group in architecture.groups.items() if config[name])]
     for table in tables:

@@ -18,9 +18,7 @@ _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # tokenizer.ggml.token_type
 SPACE_MARK = "▁"
 
 # Llama 3
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 # Qwen2: as Llama 3, but each digit is a piece of its own
 _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 # The families of `tokenizer.ggml.pre`. GPT-2's own pattern is the library's; "digits" parts every digit before it.
@@ -81,7 +79,9 @@ def write_gguf_tokenizer(keys: Mapping[str, Any], folder: Path) -> str | None:
             for theirs, ours in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
         },
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     return None
 
 
@@ -151,7 +151,9 @@ def _sentencepiece(ggml: Mapping[str, Any]) -> dict[str, Any]:
         for cut in range(1, len(token))
         if token[:cut] in rank and token[cut:] in rank
     ]
-    unknown = _token(ggml, "unknown") or next((t for t, kind in zip(tokens, types, strict=True) if kind == _UNKNOWN), None)
+    unknown = _token(ggml, "unknown") or next(
+        (t for t, kind in zip(tokens, types, strict=True) if kind == _UNKNOWN), None
+    )
     start = [{"type": "Prepend", "prepend": SPACE_MARK}] if ggml.get("add_space_prefix", True) else []
     replaced = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE_MARK}
     strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if start else []

@@ -156,7 +156,9 @@ def _from_jax(given: Mapping[str, Any]) -> dict[str, Any]:
             f"the configuration has seq_modeling_block={block!r}{what}; converted are {', '.join(_BLOCKS)}"
         )
     if "pre_conv" not in given:
-        raise CheckpointError("the configuration lacks pre_conv, which the authors' JAX presets state; add true or false")
+        raise CheckpointError(
+            "the configuration lacks pre_conv, which the authors' JAX presets state; add true or false"
+        )
     kept = {key: value for key, value in given.items() if key not in _JAX_ONLY and key != "seq_modeling_block"}
     found = {_RENAMED.get(key, key): value for key, value in kept.items()} | {"model_type": "ttt"}
     for key, value in _BLOCKS[block].items():

@@ -68,7 +68,10 @@ def _in_folder(folder: Path) -> Path:
     """The one thing to convert in a folder. Raises CheckpointError when there is none, or more than one."""
     names = {path.name for pattern in PATTERNS for path in folder.glob(pattern) if path.is_file()}
     found = sorted(name for name in names if not _NO_WEIGHTS.fullmatch(name))
-    parts = {match.group("stem", "count") if match else name for name, match in zip(found, map(_GGUF_PART.fullmatch, found), strict=True)}
+    parts = {
+        match.group("stem", "count") if match else name
+        for name, match in zip(found, map(_GGUF_PART.fullmatch, found), strict=True)
+    }
     if len(parts) > 1:
         raise CheckpointError(f"'{folder}' holds {', '.join(found)}; give the one file that is meant")
     if found:

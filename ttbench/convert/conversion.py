@@ -22,8 +22,10 @@ from ttbench.harness.files import MAX_CONFIG_BYTES, member, read_json
 from ttbench.harness.folder import refuse_taken, whole_folder
 from ttbench.harness.loading import write_config
 from ttbench.harness.sources import Source, find_source
+from ttbench.harness.special_tokens import GENERATION, SETTINGS, SLOW, TOKENIZER, TOKENS_MAP, WRITE_FAST
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+# What lies beside weights and says which ids a text has, and which of them end one.
+BESIDE = (TOKENIZER, SETTINGS, GENERATION, TOKENS_MAP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,12 +87,15 @@ def convert(
         writer.close()
         write_config(building, config or {})
         if found.format != "gguf":
-            for name in TOKENIZER_FILES:
+            for name in BESIDE:
                 path = member(beside, name)
                 if path is not None:
                     shutil.copyfile(path, building / name)
         architecture = _reader(building, source=found, out=out, remarks=remarks)
-        has_tokenizer = member(building, TOKENIZER_FILES[0]) is not None
+        has_tokenizer = member(building, TOKENIZER) is not None
+        slow = [name for name in SLOW if member(beside, name)]
+        if not has_tokenizer and found.format != "gguf" and slow:
+            remarks.append(f"{slow[0]} is not read; {WRITE_FAST}")
     return Converted(
         folder=str(out),
         format=found.format,

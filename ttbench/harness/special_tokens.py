@@ -26,6 +26,8 @@ TOKENS_MAP = "special_tokens_map.json"  # where older versions kept tokens that 
 # Vocabularies that only a tokenizer's own Python code reads, as they are named.
 SLOW = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt", "tekken.json")
 
+WRITE_FAST = f"write {TOKENIZER} once: transformers' AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpecialTokens:
@@ -110,10 +112,7 @@ def no_tokenizer(folder: Path, name: str) -> str:
     found = [slow for slow in SLOW if member(folder, slow) is not None]
     if not found:
         return f"checkpoint '{name}' has no tokenizer: its folder holds no {TOKENIZER}"
-    return (
-        f"checkpoint '{name}' has no {TOKENIZER}, only {found[0]}, which needs a tokenizer's own code; write it once: "
-        f"AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
-    )
+    return f"checkpoint '{name}' has no {TOKENIZER}, only {found[0]}, which needs a tokenizer's own code; {WRITE_FAST}"
 
 
 def token_ids(spec: Mapping[str, Any]) -> dict[str, int]:

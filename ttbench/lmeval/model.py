@@ -169,8 +169,8 @@ class EngineLM(TemplateLM):
         """
         if self.text.adds_prefix:
             log.warning(
-                "this tokenizer puts BOS in front of a text by itself; it is read once and not scored, where lm-eval's own "
-                "model 'hf' reads it twice and scores the second: its rolling numbers are a little higher"
+                "this tokenizer puts BOS in front of a text by itself; it is read once and not scored, where lm-eval's "
+                "own model 'hf' reads it twice and scores the second: its rolling numbers are a little higher"
             )
         rows: list[Request] = []
         owners: list[int] = []

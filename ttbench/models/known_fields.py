@@ -47,8 +47,8 @@ def require_known_fields(data: Mapping[str, Any], *, read: Iterable[str], model:
         method = data["quantization_config"]
         kind = method.get("quant_method", "unknown") if isinstance(method, dict) else method
         raise CheckpointError(
-            f"config.json has quantization_config ({kind}), and quantised weights are not read here; give the folder of "
-            "the weights before they were quantised, or try --engine hf"
+            f"config.json has quantization_config ({kind}), and quantised weights are not read here; give the folder "
+            "of the weights before they were quantised, or try --engine hf"
         )
     known = {*read, *NEUTRAL, "quantization_config"}
     for name in data:

@@ -164,10 +164,11 @@ class Group:
 
     def _open_tokenizer(self, cell: Cell) -> Tokenizer:
         from ttbench.harness.loading import load_tokenizer
+        from ttbench.harness.special_tokens import no_tokenizer
 
         tokenizer = load_tokenizer(cell.checkpoint)
         if tokenizer is None:
-            raise UnsupportedError(f"checkpoint '{cell.checkpoint.name}' has no tokenizer")
+            raise UnsupportedError(no_tokenizer(Path(cell.checkpoint.path), cell.checkpoint.name))
         return tokenizer
 
 

@@ -88,8 +88,6 @@ def test_a_missing_size_is_named(field: str) -> None:
     ("change", "message"),
     [
         ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
-        ({"attention_bias": True}, "attention_bias=True"),
-        ({"mlp_bias": True}, "mlp_bias=True"),
         ({"sliding_window": 4096}, "sliding_window=4096"),
         ({"num_key_value_heads": 3}, "num_key_value_heads=3"),
         ({"head_dim": 7}, "head_dim=7"),

@@ -39,12 +39,15 @@ def generate(
     """Write the greedy continuation of `prompt` to stdout as it comes."""
     from ttbench.harness.checkpoint import resolve
     from ttbench.harness.loading import load_engine, load_tokenizer
+    from ttbench.harness.special_tokens import no_tokenizer
 
     data = sys.stdin.buffer.read() if prompt == "-" else prompt.encode()
     found = resolve(checkpoint, dtype=dtype, engine=engine)
     tokenizer = load_tokenizer(found)
     if tokenizer is None:
-        raise CheckpointError(f"checkpoint '{found.name}' has no tokenizer, so it can neither read text nor write it")
+        raise CheckpointError(no_tokenizer(Path(found.path), found.name))
+    if tokenizer.remark:
+        console.say(tokenizer.remark, style="yellow")
     measure.pin_threads(threads or measure.num_cores())
     model = load_engine(found, device=device, dtype=dtype, attention=attention, engine=engine)
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
@@ -52,8 +55,8 @@ def generate(
     if len(ids) == 0:
         raise UsageError("the prompt is empty, and this tokenizer has no token to begin with; give some text")
     began = time.monotonic()
-    pieces = []
-    for piece in stream(model, tokenizer, ids, num_tokens=num_tokens):
+    pieces, written = [], 0
+    for written, piece in enumerate(stream(model, tokenizer, ids, num_tokens=num_tokens)):
         pieces.append(piece)
         if not as_json:
             sys.stdout.write(piece)
@@ -65,20 +68,26 @@ def generate(
             "weights_digest": found.weights_digest,
             "prompt": data.decode(errors="replace"),
         }
-        console.print_json({**document, "text": "".join(pieces), "num_tokens": num_tokens, "seconds": took})
+        console.print_json({**document, "text": "".join(pieces), "num_tokens": written, "seconds": took})
         return
     sys.stdout.write("\n")
-    words = f"{len(ids)} tokens read, {num_tokens} written in {console.span(took)}"
+    ended = "" if written == num_tokens else ", the last before an end-of-text token"
+    words = f"{len(ids)} tokens read, {written} written{ended} in {console.span(took)}"
     console.say(f"{words}; state {console.size(model.state_bytes)}", style="dim")
 
 
 def stream(engine: Engine, tokenizer: Tokenizer, ids: Int[np.ndarray, "T"], *, num_tokens: int) -> Iterator[str]:
-    """The greedy continuation of `ids`, as text, whole characters at a time."""
+    """The greedy continuation of `ids`, as text, whole characters at a time, up to a token that ends a text.
+
+    One piece for each token, and what is left of a character at the end.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     engine.reset(1, len(ids) + num_tokens)
     logits = engine.prefill(ids[None])
     for _ in range(num_tokens):
         token = int(logits[0].argmax())
+        if token in tokenizer.end_ids:
+            break
         yield decoder.decode(tokenizer.decode(np.array([token])))
         logits = engine.decode(np.array([token]))
     yield decoder.decode(b"", final=True)

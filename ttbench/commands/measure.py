@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ttbench import __version__, console
 from ttbench.console import Column
 from ttbench.errors import UnknownNameError
+from ttbench.harness.special_tokens import folder_remark
 from ttbench.plan import Plan
 from ttbench.registry import TASKS
 from ttbench.report import words
@@ -150,7 +151,15 @@ def print_header(plan: Plan, request: Request) -> None:
             settings["rounds"] = f"{max(cell.round for cell in cells) + 1}, each in a fresh process"
         rows = [(words, value) for words, value in settings.items() if value != ""]
         console.print_table(rows, [Column(""), Column("", wrap=True)], stderr=True, head=False)
+    for remark in _remarks(plan):
+        console.say(remark, style="yellow")
     console.say(f"runs are kept in {request.out}/")
+
+
+def _remarks(plan: Plan) -> list[str]:
+    """What checkpoints' files contradict each other about, each once."""
+    folders = dict.fromkeys(cell.checkpoint.path for cell in plan.cells if cell.checkpoint.tokenizer_digest is not None)
+    return [remark for remark in map(folder_remark, map(Path, folders)) if remark is not None]
 
 
 def print_estimate(plan: Plan, *, done: Mapping[str, Path]) -> None:

@@ -336,9 +336,10 @@ def state_bytes(engine: EagerEngine, ids: Tensor) -> CheckResult:
 def text_probes(engine: Engine, exact: Engine, tokenizer: Tokenizer) -> Iterator[CheckResult]:
     """What must hold for a checkpoint that has learned something, on a page of text."""
     ids = tokenizer.encode(TEXT)
+    said = f"; {tokenizer.remark}" if tokenizer.remark else ""
     num_wrong = abs(int(tokenizer.byte_lengths(ids).sum()) - len(TEXT)) + (tokenizer.decode(ids) != TEXT)
     yield counted(
-        "tokenizer", num_wrong, f"bytes of {len(TEXT)} that {len(ids)} tokens do not account for", unit="bytes"
+        "tokenizer", num_wrong, f"bytes of {len(TEXT)} that {len(ids)} tokens do not account for{said}", unit="bytes"
     )
     if tokenizer.bos_id is not None:
         ids = np.concatenate(([tokenizer.bos_id], ids))

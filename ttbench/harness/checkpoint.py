@@ -108,7 +108,7 @@ def _refuse_format(repo: str, *, lacks: str) -> NoReturn:
     )
 
 
-def _refuse_unconverted(folder: Path) -> None:
+def refuse_unconverted(folder: Path) -> None:
     """Raise CheckpointError for a folder whose only weights `ttbench convert` has to read first."""
     hint = None if member(folder, SINGLE) or member(folder, INDEX) else conversion_hint(folder)
     if hint:
@@ -143,7 +143,7 @@ def read_checkpoint(
     folder = Path(os.path.abspath(folder))
     config = read_config(folder)
     identity = identify(config)
-    _refuse_unconverted(folder)
+    refuse_unconverted(folder)
     model, stored, _ = fitted(folder, config, identity)
     num_params, num_params_non_embedding = model.num_params()
     return Checkpoint(
@@ -193,20 +193,18 @@ def identify(config: Mapping[str, Any]) -> Identity:
     Raises:
         CheckpointError: no dialect or more than one matches, or the one that does cannot read it.
     """
-    known: list[str] = []
     found: list[tuple[str, type[SequenceModel], Dialect]] = []
     for name in ARCHITECTURES:
         model_class = ARCHITECTURES.load(name)
         for dialect in model_class.DIALECTS:
-            known.append(f"{dialect.name} ({name})")
             if dialect.matches(config):
                 found.append((name, model_class, dialect))
     if len(found) != 1:
-        matching = ", ".join(f"{dialect.name} ({name})" for name, _, dialect in found) or "none"
-        raise CheckpointError(
-            f"{CONFIG} with model_type={config.get('model_type')!r} must be known to exactly one dialect; it is known "
-            f"to {matching}. Dialects: {', '.join(known)}. To run it through transformers' own code, add --engine hf"
-        )
+        kind = config.get("model_type")
+        if found:
+            matching = " and ".join(f"{dialect.name} ({name})" for name, _, dialect in found)
+            raise CheckpointError(f"{CONFIG} with model_type={kind!r} is known to {matching}, and one may read it")
+        raise CheckpointError(f"{CONFIG} has model_type={kind!r}, which no architecture here reads; {_beyond(kind)}")
     name, model_class, dialect = found[0]
     try:
         parsed = dialect.config(config)
@@ -215,6 +213,22 @@ def identify(config: Mapping[str, Any]) -> Identity:
             f"{CONFIG} cannot be read as {dialect.name}: {type(error).__name__}: {error}; check its fields"
         ) from error
     return Identity(architecture=name, model_class=model_class, dialect=dialect, config=parsed)
+
+
+def _beyond(model_type: Any) -> str:
+    """What transformers says to a model_type that no architecture here reads, and what to do."""
+    try:
+        knows = _hf().knows(model_type)
+    except UsageError:
+        return "transformers may: pip install 'ttbench[hf]', then add --engine hf"
+    if knows:
+        return "transformers' own code does: add --engine hf"
+    return f"neither does transformers {_hf().transformers.__version__}. See ttbench list architectures"
+
+
+def is_native(config: Mapping[str, Any]) -> bool:
+    """Whether an architecture here reads this config.json."""
+    return any(dialect.matches(config) for name in ARCHITECTURES for dialect in ARCHITECTURES.load(name).DIALECTS)
 
 
 def fitted(

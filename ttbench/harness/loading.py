@@ -157,7 +157,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
         CheckpointError: it is broken, cannot be byte exact, or has more ids than the model.
     """
     folder = Path(checkpoint.path)
-    tokenizer = read_tokenizer(folder, read_config(folder))
+    tokenizer = read_tokenizer(folder, read_config(folder), num_ids=checkpoint.vocab_size)
     if tokenizer is not None and tokenizer.vocab_size > checkpoint.vocab_size:
         raise CheckpointError(
             f"the tokenizer in '{folder}' has ids up to {tokenizer.vocab_size - 1} and the model only "

@@ -21,13 +21,11 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from ttbench.errors import CheckpointError, UnknownNameError
+from ttbench.errors import CheckpointError
 from ttbench.models.base import Dialect, SequenceModel, State, require_no_grad
+from ttbench.models.known_fields import require_known_fields
 from ttbench.models.layers import RMSNorm, SwiGLU, init_weights_, rotary_angles
 from ttbench.types import Cost
-
-# What config.json holds beside the architecture's own fields; no model reads it.
-ABOUT = ("architectures", "model_type", "dtype", "transformers_version", "train_ctx", "train_kinds", "tokenizer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,11 +48,7 @@ class StackConfig:
         """
         fields = dataclasses.fields(cls)
         known = [f.name for f in fields]
-        for name in data:
-            # read as its default, a misspelt field would make another model in silence
-            if name not in (*known, *ABOUT):
-                where = f"config.json of a {cls.model_type}"
-                raise CheckpointError(str(UnknownNameError("field", name, known=known, where=where)))
+        require_known_fields(data, read=known, model=cls.model_type)
         missing = [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in data]
         if missing:
             raise CheckpointError(

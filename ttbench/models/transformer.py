@@ -14,6 +14,8 @@ Letters: B batch, T tokens, H query heads, G key/value heads, D head dim, L laye
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self, cast
@@ -25,8 +27,14 @@ from torch import Tensor, nn
 from ttbench.errors import CheckpointError
 from ttbench.kernels import attention
 from ttbench.models.base import Dialect, SequenceModel, State, layout, require_no_grad
+from ttbench.models.known_fields import require_known_fields
 from ttbench.models.layers import RMSNorm, ShortConv, SwiGLU, bucket_len, init_weights_, rotary_angles, rotate_half
 from ttbench.types import Cost
+
+# Variants that are not built: the one value that is.
+_ONLY = {"hidden_act": "silu", "sliding_window": None}
+_ROPE_FIELDS = ("rope_scaling", "rope_parameters", "partial_rotary_factor")
+_ROPE_KEYS = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +51,18 @@ class TransformerConfig:
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     tie_word_embeddings: bool = False
+    attention_bias: bool = False  # of all four projections
+    mlp_bias: bool = False
     conv_kernel: int = 0  # tokens; 0: no convolution
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Read a Llama config.json. Raises CheckpointError on a missing field or a variant that is not built."""
+        """Read a Llama config.json.
+
+        Raises CheckpointError on a missing or an unknown field, or a variant that is not built.
+        """
+        own = [field.name for field in dataclasses.fields(cls)]
+        require_known_fields(data, read=(*own, *_ROPE_FIELDS, *_ONLY), model=str(data.get("model_type")))
         missing = [
             key
             for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -55,12 +70,7 @@ class TransformerConfig:
         ]
         if missing:
             raise CheckpointError(f"config.json lacks {', '.join(missing)}; a Llama config must state them")
-        for key, allowed in (
-            ("hidden_act", "silu"),
-            ("attention_bias", False),
-            ("mlp_bias", False),
-            ("sliding_window", None),
-        ):
+        for key, allowed in _ONLY.items():
             if data.get(key, allowed) != allowed:
                 raise CheckpointError(f"config.json has {key}={data[key]!r}; the transformer reads only {allowed!r}")
         num_heads = data["num_attention_heads"]
@@ -82,6 +92,8 @@ class TransformerConfig:
             rms_norm_eps=float(data.get("rms_norm_eps", 1e-6)),
             rope_theta=_rope_theta(data),
             tie_word_embeddings=bool(data.get("tie_word_embeddings", False)),
+            attention_bias=bool(data.get("attention_bias", False)),
+            mlp_bias=bool(data.get("mlp_bias", False)),
             conv_kernel=int(data.get("conv_kernel", 0)),
         )
 
@@ -91,8 +103,8 @@ class TransformerConfig:
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
             "hidden_act": "silu",
-            "attention_bias": False,
-            "mlp_bias": False,
+            "attention_bias": self.attention_bias,
+            "mlp_bias": self.mlp_bias,
             "vocab_size": self.vocab_size,
             "hidden_size": self.hidden_size,
             "intermediate_size": self.intermediate_size,
@@ -110,18 +122,26 @@ class TransformerConfig:
 
 
 def _rope_theta(data: Mapping[str, Any]) -> float:
-    """`rope_theta`, or transformers 5's `rope_parameters`; scaled variants are refused, never approximated."""
-    parameters = data.get("rope_parameters") or {}
-    scaling = data.get("rope_scaling") or {}
-    kind = parameters.get("rope_type") or scaling.get("rope_type") or scaling.get("type") or "default"
-    if kind != "default":
+    """The rotary base; scaled variants are refused, never approximated.
+
+    transformers 5 takes `rope_scaling` instead of `rope_parameters` where both are given, not beside it, and the base
+    inside either before the one at the top; so does this. Source: transformers 5.23.0 modeling_rope_utils.py.
+    """
+    parameters = data.get("rope_scaling") or data.get("rope_parameters") or {}
+    unknown = [key for key in parameters if key not in _ROPE_KEYS]
+    kind = parameters.get("rope_type", parameters.get("type", "default"))
+    if kind != "default" or unknown:
+        what = f"rotary scaling {kind!r}" if kind != "default" else f"rotary {', '.join(unknown)}"
         raise CheckpointError(
-            f"config.json asks for rotary scaling '{kind}'; only 'default' is built, and reading the weights without "
-            "the scaling would give wrong numbers"
+            f"config.json asks for {what}; only 'default' is built, and reading the weights without the scaling would "
+            "give wrong numbers; run it as transformers does, with --engine hf"
         )
-    if parameters.get("partial_rotary_factor", 1.0) != 1.0 or data.get("partial_rotary_factor", 1.0) != 1.0:
+    if parameters.get("partial_rotary_factor", data.get("partial_rotary_factor", 1.0)) not in (1.0, None):
         raise CheckpointError("config.json asks for a partial rotary embedding; the transformer rotates whole heads")
-    return float(parameters.get("rope_theta", data.get("rope_theta", 10000.0)))
+    theta = parameters.get("rope_theta", data.get("rope_theta", 10000.0))
+    if type(theta) not in (int, float) or not 0 < theta < math.inf:
+        raise CheckpointError(f"config.json has rope_theta={theta!r}; allowed: a finite positive number")
+    return float(theta)
 
 
 @dataclass(kw_only=True)
@@ -141,10 +161,11 @@ class Attention(nn.Module):
         self.head_dim = config.head_dim
         self.q_dim = config.num_attention_heads * config.head_dim
         self.kv_dim = config.num_key_value_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, self.q_dim, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, self.kv_dim, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, self.kv_dim, bias=False)
-        self.o_proj = nn.Linear(self.q_dim, config.hidden_size, bias=False)
+        bias = config.attention_bias
+        self.q_proj = nn.Linear(config.hidden_size, self.q_dim, bias=bias)
+        self.k_proj = nn.Linear(config.hidden_size, self.kv_dim, bias=bias)
+        self.v_proj = nn.Linear(config.hidden_size, self.kv_dim, bias=bias)
+        self.o_proj = nn.Linear(self.q_dim, config.hidden_size, bias=bias)
         self.convs = nn.ModuleList()
         if config.conv_kernel:
             self.convs = nn.ModuleList(
@@ -184,7 +205,7 @@ class Block(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.self_attn = Attention(config)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
+        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
 
 
 _WEIGHTS: dict[str, str | None] = {
@@ -197,8 +218,8 @@ _WEIGHTS: dict[str, str | None] = {
         for name in (
             "input_layernorm.weight",
             "post_attention_layernorm.weight",
-            *(f"self_attn.{part}_proj.weight" for part in "qkvo"),
-            *(f"mlp.{part}_proj.weight" for part in ("gate", "up", "down")),
+            *(f"self_attn.{part}_proj.{leaf}" for part in "qkvo" for leaf in ("weight", "bias")),
+            *(f"mlp.{part}_proj.{leaf}" for part in ("gate", "up", "down") for leaf in ("weight", "bias")),
         )
     },
 }

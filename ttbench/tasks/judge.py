@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 
 from ttbench.errors import LeakError
 from ttbench.harness.ends import prompt_ends
+from ttbench.harness.ids import before_end
 from ttbench.tasks.prompts import Prompt, Recipe
 from ttbench.tasks.reading import Answer
 from ttbench.tasks.riddle import answer_ids
@@ -65,7 +66,7 @@ class Judge:
         """One row; the control's tokens are counted in the last of a haystack."""
         tokenizer = self.tokenizer
         ids, sums, control = prompt.ids, answer.sums, self.control.sums
-        text = tokenizer.decode(answer.generated[: self.answer_tokens]) if "generate" in self.scorers else None
+        text = self._text(answer.generated[: self.answer_tokens]) if "generate" in self.scorers else None
         value_ids = answer_ids(recipe.values[0], tokenizer)
         greedy = np.array_equal(answer.generated[: len(value_ids)], value_ids)
         because = self._not_comparable(ids)
@@ -95,6 +96,10 @@ class Judge:
             evidence=self._evidence(recipe, ids, answer, text),
         )
 
+    def _text(self, ids: Int[np.ndarray, "T"]) -> bytes:
+        """An answer as text: up to the first token that ends one."""
+        return self.tokenizer.decode(before_end(ids, self.tokenizer.end_ids))
+
     def _evidence(
         self, recipe: Recipe, ids: Int[np.ndarray, "T"], answer: Answer, text: bytes | None
     ) -> dict[str, Any]:
@@ -108,7 +113,7 @@ class Judge:
             "answer": None if text is None else text.decode(errors="replace"),
             "answer_ids": answer.generated.tolist() if len(answer.generated) else None,
             "control_answer": (
-                tokenizer.decode(self.control.generated).decode(errors="replace") if text is not None else None
+                self._text(self.control.generated).decode(errors="replace") if text is not None else None
             ),
             "candidates": list(self.candidates) if "choice" in self.scorers else None,
             "nats": _rounded(answer.sums) if scored else None,

@@ -108,7 +108,7 @@ class Needle(Task):
     """Hits by length and depth."""
 
     name: ClassVar[str] = "needle"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     Params: ClassVar[type[Any]] = NeedleParams
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
     needs_corpus: ClassVar[bool] = True

@@ -53,9 +53,20 @@ def say(text: str = "", *, style: str = "") -> None:
     err().print(escape(text), style=style or None, soft_wrap=not sys.stderr.isatty())
 
 
+def warn(text: str) -> None:
+    """Something that was lost and hurts no number, on stderr."""
+    say(f"warning: {text}", style="yellow")
+
+
+def print_rich(table: Any) -> None:
+    """A renderable that fits itself to the terminal, on stdout; what it cannot fit runs on, and is never cut."""
+    out().print(table, overflow="ignore", crop=False)
+
+
 def print_json(value: Any) -> None:
     """One JSON document on stdout; missing is null, NaN is an error."""
-    sys.stdout.write(json.dumps(value, allow_nan=False, ensure_ascii=False, indent=1, default=_plain) + "\n")
+    ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
+    sys.stdout.write(json.dumps(value, allow_nan=False, ensure_ascii=ascii_only, indent=1, default=_plain) + "\n")
 
 
 def _plain(value: Any) -> Any:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ttbench.errors import StoreError
+from ttbench.names import as_text
 from ttbench.record import CellRecord
 from ttbench.types import SCHEMA_VERSION, canonical_json
 
@@ -77,7 +78,13 @@ def _cell_columns(record: CellRecord) -> dict[str, Any]:
     row["kernel_path"] = canonical_json(dict(record.kernel_path))
     reach = cell.context_len if cell.reach is None else cell.reach
     row["extrapolated"] = None if checkpoint.train_ctx is None else reach > checkpoint.train_ctx
-    return row | {f"param_{name}": value for name, value in cell.params.items()}
+    row |= {f"param_{name}": value for name, value in cell.params.items()}
+    return _texts(row)
+
+
+def _texts(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with names as text; paths may be none."""
+    return {name: as_text(value) if isinstance(value, str) else value for name, value in row.items()}
 
 
 def _rows(record: CellRecord) -> Iterator[dict[str, Any]]:
@@ -85,7 +92,7 @@ def _rows(record: CellRecord) -> Iterator[dict[str, Any]]:
     if not record.samples:
         yield {**shared, "sample": 0}
     for index, sample in enumerate(record.samples):
-        own = {**sample.keys, **sample.values}
+        own = _texts({**sample.keys, **sample.values})
         taken = own.keys() & (shared.keys() | {"sample"})
         if taken:
             raise StoreError(f"task '{record.cell.task}' names a sample's column {sorted(taken)[0]!r}, which rows have")

@@ -27,13 +27,18 @@ NO_ATTENTION = "none"
 
 def digest(data: bytes | str) -> str:
     """Content digest: 128 bits of BLAKE2b in hexadecimal."""
-    raw = data.encode() if isinstance(data, str) else data
+    raw = json_bytes(data) if isinstance(data, str) else data
     return hashlib.blake2b(raw, digest_size=16).hexdigest()
 
 
 def canonical_json(value: Any) -> str:
     """JSON with one spelling per value: sorted keys, no spaces, no NaN. Raises ValueError on NaN or infinity."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def json_bytes(text: str) -> bytes:
+    """JSON as UTF-8; bytes of a file's name that are none become escapes, from which JSON gives the same name back."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _pairs(num_tokens: int, window: int) -> float:

@@ -25,6 +25,7 @@ from ttbench.harness.sources import conversion_hint
 from ttbench.harness.tokenizer import tokenizer_digest
 from ttbench.harness.weights import INDEX, SINGLE, StoredWeights, read_weights
 from ttbench.models.base import Dialect, SequenceModel
+from ttbench.names import folder_name
 from ttbench.registry import ARCHITECTURES
 from ttbench.types import Checkpoint, Cost
 
@@ -71,7 +72,7 @@ def resolve(name: str, *, dtype: str = "float32", engine: str = "eager") -> Chec
     zoo = _zoo()
     if name in zoo:
         return read_checkpoint(zoo[name], name=name, provenance="zoo", dtype=dtype, engine=engine)
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     if folder.is_dir():
         return read_checkpoint(folder, provenance="local", dtype=dtype, engine=engine)
     if folder.exists():
@@ -147,7 +148,7 @@ def read_checkpoint(
     model, stored, _ = fitted(folder, config, identity)
     num_params, num_params_non_embedding = model.num_params()
     return Checkpoint(
-        name=name or folder.name,
+        name=name or folder_name(folder),
         path=os.fspath(folder),
         architecture=identity.architecture,
         architecture_version=identity.model_class.version,

@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "progress": BASE | {"plan"},
     "process": BASE | {"harness", "store"},
     "worker": BASE | {"harness", "tasks", "record", "store"},
-    "executor": BASE | {"process", "progress", "record", "store"},
+    "executor": BASE | {"tasks", "process", "progress", "record", "store"},
     "sweep": BASE | {"harness", "plan", "progress", "record", "request", "executor", "store"},
     "convert": BASE | {"models", "harness"},
     "recipe": BASE | {"harness"},
@@ -54,7 +54,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "grid": BASE | {"models", "harness", "recipe", "train"},
     "card": BASE | {"harness", "recipe", "sweep", "store", "train"},
     "doctor": BASE | {"harness"},
-    "console": BASE | {"plan", "suite"},
+    "widths": set(),
+    "console": BASE | {"plan", "suite", "widths"},
     "commands": BASE
     | {
         "adapt",

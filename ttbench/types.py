@@ -19,6 +19,8 @@ ANSWERS: tuple[Status, ...] = ("ok", "oom", "too_long", "too_short", "unsupporte
 FAILURES: tuple[Status, ...] = ("killed", "timeout", "error")
 SCHEMA_VERSION = 1
 
+ColumnType = Literal["text", "whole", "real", "truth"]  # of a row's column: str, int, float, bool; each may be missing
+
 ENGINES = ("eager", "hf")
 # Implementations of softmax attention, and what stands in the cells of an architecture that has none.
 ATTENTION = ("sdpa", "eager", "flash")

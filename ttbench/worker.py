@@ -27,7 +27,7 @@ from ttbench.harness.data import Corpus, open_corpus
 from ttbench.record import CellRecord, now
 from ttbench.registry import TASKS
 from ttbench.store import Store
-from ttbench.tasks.base import Bench, Task
+from ttbench.tasks.base import Bench, Task, declared_columns
 from ttbench.types import Cell, Sample, Status
 
 if TYPE_CHECKING:
@@ -149,6 +149,7 @@ def run_cell(cell: Cell, *, group: Group, channel: Channel) -> CellRecord:
             engine=cell.engine if engine is None else engine.name,
             kernel_path={} if engine is None else engine.kernel_path,
             metrics=task.metrics,
+            columns=declared_columns(task),
             samples=samples,
             denormals_flushed=measure.denormals_flushed(),
             evidence=({"traceback": text},) if text else (),

@@ -25,7 +25,7 @@ from ttbench.harness.sources import conversion_hint
 from ttbench.harness.tokenizer import tokenizer_digest
 from ttbench.harness.weights import INDEX, SINGLE, StoredWeights, read_weights
 from ttbench.models.base import Dialect, SequenceModel
-from ttbench.names import folder_name
+from ttbench.names import as_text, folder_name, quote
 from ttbench.registry import ARCHITECTURES
 from ttbench.types import Checkpoint, Cost
 
@@ -139,6 +139,7 @@ def read_checkpoint(
 ) -> Checkpoint:
     """Identify the checkpoint in a local folder. Raises CheckpointError or WeightsError as `resolve` does."""
     dtype_bytes = torch_dtype(dtype).itemsize
+    _refuse_other_encodings(Path(os.path.abspath(folder)))
     if engine == "hf":
         return _hf().read_hf_checkpoint(folder, provenance=provenance, name=name, revision=revision)
     folder = Path(os.path.abspath(folder))
@@ -167,6 +168,17 @@ def read_checkpoint(
         cost=_cost(identity, dtype_bytes=dtype_bytes),
         attention=identity.model_class.ATTENTION,
     )
+
+
+def _refuse_other_encodings(folder: Path) -> None:
+    """The library that reads the weights opens no path that is not UTF-8."""
+    try:
+        os.fsencode(folder).decode()
+    except UnicodeDecodeError as error:
+        raise CheckpointError(
+            f"the path of checkpoint '{as_text(str(folder))}' is not UTF-8, and safetensors opens no such file; "
+            f"rename it, or give a link to it: ln -s {quote(str(folder))} NAME"
+        ) from error
 
 
 def _cost(identity: Identity, *, dtype_bytes: int) -> Cost | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import matplotlib
 from matplotlib import font_manager
@@ -13,7 +14,7 @@ OWN = "DejaVu Sans"  # ships with matplotlib, so figures look the same everywher
 
 def users_families() -> list[str]:
     """The families that the user's matplotlibrc names, generic ones spelt out. Call before settings are reset."""
-    settings = matplotlib.rcParams
+    settings: Mapping[str, Any] = matplotlib.rcParams  # pyright: ignore[reportAssignmentType]
     found: list[str] = []
     for name in settings["font.family"]:
         found += settings.get(f"font.{name}", [name])

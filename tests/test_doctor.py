@@ -125,7 +125,7 @@ def test_a_full_disk_is_found_without_making_the_folder(tmp_path: Path, monkeypa
 
 def test_a_cache_that_cannot_be_made_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setattr(doctor.platformdirs, "user_cache_path", lambda name: tmp_path / "file" / name)
+    monkeypatch.setattr(doctor, "cache_folder", lambda: tmp_path / "file" / "ttbench")
     found = doctor.check_cache()
     assert not found.ok
     assert "XDG_CACHE_HOME" in found.advice

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ttbench import __version__
+from ttbench import __version__, streams
 from ttbench.errors import TtbenchError
 from ttbench.options import (
     Attention,
@@ -412,4 +412,4 @@ def train_experts(
 
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    streams.run(app)

@@ -19,9 +19,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
-from ttbench.errors import TtbenchError
+from ttbench.cache import cache_folder
+from ttbench.errors import CacheError, TtbenchError
 from ttbench.harness import measure
 from ttbench.registry import CORPORA
 
@@ -226,7 +225,11 @@ def check_disk(runs: Path) -> Check:
 
 def check_cache() -> Check:
     """Training checkpoints and remembered digests live outside the tree, in the user's cache folder."""
-    folder = platformdirs.user_cache_path("ttbench")
+    try:
+        folder = cache_folder()
+    except CacheError as error:
+        reason, _, advice = str(error).partition("; ")
+        return Check(name="cache", ok=False, value=reason, advice=advice)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

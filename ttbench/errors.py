@@ -8,6 +8,8 @@
     │   │   └── WeightsError      weights that do not fit their configuration
     │   └── CorpusError           a corpus that cannot be found or read
     ├── StoreError                a results folder that cannot be read or written: exit code 2
+    ├── OutputError               stdout that cannot be written: exit code 2
+    ├── CacheError                no folder to keep files in between runs: exit code 2
     ├── CellAnswer                not a failure: the cell's answer is a status other than ok
     │   ├── TooLongError          status too_long
     │   ├── TooShortError         status too_short
@@ -74,6 +76,14 @@ class CorpusError(UsageError):
 
 class StoreError(TtbenchError):
     """A results folder that cannot be read or written."""
+
+
+class OutputError(TtbenchError):
+    """Stdout that cannot be written."""
+
+
+class CacheError(TtbenchError):
+    """No folder to keep files in between runs."""
 
 
 class CellAnswer(TtbenchError):

@@ -16,6 +16,7 @@ from ttbench.progress import Outlook, Progress
 from ttbench.record import CellRecord, now
 from ttbench.registry import TASKS
 from ttbench.store import Store
+from ttbench.tasks.base import declared_columns
 from ttbench.types import Cell, Status
 
 BOOT_S = 60.0  # a worker's own start, which no cell is to blame for
@@ -45,6 +46,7 @@ def unmeasured(cell: Cell, status: Status, reason: str, *, started: str, cell_s:
         engine=cell.engine,
         kernel_path={},
         metrics=TASKS.load(cell.task).metrics,
+        columns=declared_columns(TASKS.load(cell.task)),
         samples=(),
         evidence=({"stderr": stderr},) if stderr else (),
     )

@@ -92,7 +92,7 @@ class WorkerProcess:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._pipe, selectors.EVENT_READ)
         # A child of the worker may hold the pipe open after the worker's death; the handle tells all the same.
-        self._handle = os.pidfd_open(self._process.pid) if hasattr(os, "pidfd_open") else None
+        self._handle = _death_handle(self._process.pid)
         if self._handle is not None:
             self._selector.register(self._handle, selectors.EVENT_READ)
         self._rest, self._lines, self._ended = b"", deque[bytes](), False
@@ -141,6 +141,20 @@ class WorkerProcess:
         if not log:
             self._log.unlink()
         return Death(returncode=returncode, oom_killed=oom_killed, log=log[-_LOG_TAIL_BYTES:].decode(errors="replace"))
+
+
+def _death_handle(pid: int) -> int | None:
+    """A descriptor that becomes readable when the process ends; None where the system has none or a sandbox refuses.
+
+    Without it the end of the pipe tells, which comes later only where a child of the worker holds the pipe open.
+    """
+    if not hasattr(os, "pidfd_open"):
+        return None
+    # Kernels before 5.3 lack the call, and the filters of older containers refuse it.
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
 
 
 def _environment(threads: int) -> dict[str, str]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ttbench.errors import SuiteError, UnknownNameError, UsageError
+from ttbench.cache import cache_folder
+from ttbench.disk import sync
+from ttbench.errors import CacheError, SuiteError, UnknownNameError, UsageError
 from ttbench.harness.mixture import Mixture, Rows
 from ttbench.models.base import SequenceModel
 from ttbench.recipe import Recipe, Trainee
@@ -71,7 +71,7 @@ class Training:
             scratch,
         )
         with scratch.open("rb") as file:
-            os.fsync(file.fileno())
+            sync(file.fileno())
         scratch.replace(path)
 
     def load(self, path: Path) -> None:
@@ -244,8 +244,14 @@ def progress_path(recipe: Recipe, trainee: Trainee, cache: Path | None) -> Path:
     settings = {"recipe": dataclasses.asdict(recipe), "trainee": own}
     architecture: type[SequenceModel] = ARCHITECTURES.load(trainee.architecture)
     key = digest(canonical_json({**settings, "version": architecture.version}))[:12]
-    folder = (cache or platformdirs.user_cache_path("ttbench")) / "train"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = (cache or cache_folder()) / "train"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CacheError(
+            f"cannot make {folder}, where training that is cut short goes on from: {error.strerror or error}; "
+            "set XDG_CACHE_HOME to a folder that can be written"
+        ) from error
     return folder / f"{trainee.name}-{key}.pt"
 
 

@@ -19,6 +19,8 @@ ANSWERS: tuple[Status, ...] = ("ok", "oom", "too_long", "too_short", "unsupporte
 FAILURES: tuple[Status, ...] = ("killed", "timeout", "error")
 SCHEMA_VERSION = 1
 
+ColumnType = Literal["text", "whole", "real", "truth"]  # of a row's column: str, int, float, bool; each may be missing
+
 ENGINES = ("eager", "hf")
 # Implementations of softmax attention, and what stands in the cells of an architecture that has none.
 ATTENTION = ("sdpa", "eager", "flash")
@@ -27,13 +29,18 @@ NO_ATTENTION = "none"
 
 def digest(data: bytes | str) -> str:
     """Content digest: 128 bits of BLAKE2b in hexadecimal."""
-    raw = data.encode() if isinstance(data, str) else data
+    raw = json_bytes(data) if isinstance(data, str) else data
     return hashlib.blake2b(raw, digest_size=16).hexdigest()
 
 
 def canonical_json(value: Any) -> str:
     """JSON with one spelling per value: sorted keys, no spaces, no NaN. Raises ValueError on NaN or infinity."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def json_bytes(text: str) -> bytes:
+    """JSON as UTF-8; bytes of a file's name that are none become escapes, from which JSON gives the same name back."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _pairs(num_tokens: int, window: int) -> float:

@@ -7,6 +7,7 @@ engine. The kernel ends a worker whose parent has died; memory beyond the limit 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import json
@@ -26,7 +27,7 @@ from ttbench.harness.data import Corpus, open_corpus
 from ttbench.record import CellRecord, now
 from ttbench.registry import TASKS
 from ttbench.store import Store
-from ttbench.tasks.base import Bench, Task
+from ttbench.tasks.base import Bench, Task, declared_columns
 from ttbench.types import Cell, Sample, Status
 
 if TYPE_CHECKING:
@@ -212,6 +213,7 @@ def run_cell(cell: Cell, *, group: Group, channel: Channel) -> CellRecord:
             kernel_path={} if engine is None else {**engine.kernel_path, **looked(group)},
             checked=group.checked(cell),
             metrics=task.metrics,
+            columns=declared_columns(task),
             samples=samples,
             denormals_flushed=measure.denormals_flushed(),
             evidence=({"traceback": text},) if text else (),
@@ -268,13 +270,17 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def tie_to_parent(parent: int) -> None:
     """Die with the parent, so that no stray worker goes on writing after a kill -9."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    else:
+    tied = sys.platform == "linux" and _die_with_parent()
+    if not tied:
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     # The parent may have died before the tie.
     if os.getppid() != parent:
         os._exit(1)
+
+
+def _die_with_parent() -> bool:
+    """Ask the kernel for a kill when the parent dies; whether it agreed."""
+    return ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0
 
 
 def _watch(parent: int) -> None:
@@ -286,13 +292,17 @@ def _watch(parent: int) -> None:
 def limit_memory(limit_bytes: int | None) -> None:
     """Let allocations beyond the limit fail here, and let the kernel, if it must kill, choose this process."""
     if sys.platform == "linux":
-        Path("/proc/self/oom_score_adj").write_text("1000")
+        # A sandbox with a read-only /proc refuses the offer; what is measured does not depend on it.
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("1000")
     if limit_bytes is not None:
         import resource
 
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        allowed = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (allowed, hard))
+        # Where a sandbox refuses limits, the kernel's own killer remains.
+        with contextlib.suppress(OSError, ValueError):
+            _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+            allowed = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
+            resource.setrlimit(resource.RLIMIT_DATA, (allowed, hard))
 
 
 def main() -> None:

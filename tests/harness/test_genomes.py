@@ -41,7 +41,7 @@ def package(files: dict[str, bytes]) -> bytes:
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
     """Genomes of 20 bases in place of the real ones; the cache is empty. Gives the package's files."""
-    monkeypatch.setattr(genomes.platformdirs, "user_cache_path", lambda name: tmp_path / "cache" / name)
+    monkeypatch.setattr(genomes, "cache_folder", lambda: tmp_path / "cache" / "ttbench")
     files = {}
     for number, genome in enumerate(GENOMES.values()):
         bases = "".join(np.random.default_rng(number).choice(list("ACGT"), size=20))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -41,7 +42,7 @@ def generate(
     from ttbench.harness.loading import load_engine, load_tokenizer
     from ttbench.harness.special_tokens import no_tokenizer
 
-    data = sys.stdin.buffer.read() if prompt == "-" else prompt.encode()
+    data = sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt)
     found = resolve(checkpoint, dtype=dtype, engine=engine)
     tokenizer = load_tokenizer(found)
     if tokenizer is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from ttbench import __version__, console
 from ttbench.console import Column
 from ttbench.errors import UnknownNameError
 from ttbench.harness.special_tokens import folder_remark
+from ttbench.names import quote
 from ttbench.plan import Plan
 from ttbench.registry import TASKS
 from ttbench.report import words
@@ -76,7 +76,8 @@ class Request:
                 words += [word for name in value for word in ("--checkpoint", str(name))]
             else:
                 words += [f"--{item.name.replace('_', '-')}", str(value)]
-        return shlex.join(words if self.out == Path("runs") else [*words, "--out", str(self.out)])
+        words += [] if self.out == Path("runs") else ["--out", str(self.out)]
+        return " ".join(map(quote, words))
 
     def to_json(self) -> dict[str, Any]:
         return {"target": self.target, **dataclasses.asdict(self.options), "out": str(self.out)}
@@ -106,12 +107,16 @@ def run(request: Request, *, as_json: bool) -> int:
         console.say(f"  {interrupted.command}", style="bold")
         return INTERRUPTED
     table = summarise(result.rows())
-    files = write_derived(table, result.folder)
     if as_json:
+        files = write_derived(table, result.folder, warn=console.warn)
         console.print_json(_result_json(result, table=table, files=files))
-    else:
-        console.out().print(render(table))
-    print_end(result, files=files, request=request)
+        print_end(result, files=files, request=request)
+        return 1 if result.num_failed else 0
+    # The numbers first: nothing that is made of them may cost them, nor a closed terminal cost the files.
+    try:
+        console.print_rich(render(table))
+    finally:
+        print_end(result, files=write_derived(table, result.folder, warn=console.warn), request=request)
     return 1 if result.num_failed else 0
 
 

@@ -25,6 +25,7 @@ from ttbench.harness.sources import conversion_hint
 from ttbench.harness.tokenizer import tokenizer_digest
 from ttbench.harness.weights import INDEX, SINGLE, StoredWeights, read_weights
 from ttbench.models.base import Dialect, SequenceModel
+from ttbench.names import as_text, folder_name, quote
 from ttbench.registry import ARCHITECTURES
 from ttbench.types import Checkpoint, Cost
 
@@ -71,7 +72,7 @@ def resolve(name: str, *, dtype: str = "float32", engine: str = "eager") -> Chec
     zoo = _zoo()
     if name in zoo:
         return read_checkpoint(zoo[name], name=name, provenance="zoo", dtype=dtype, engine=engine)
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     if folder.is_dir():
         return read_checkpoint(folder, provenance="local", dtype=dtype, engine=engine)
     if folder.exists():
@@ -138,6 +139,7 @@ def read_checkpoint(
 ) -> Checkpoint:
     """Identify the checkpoint in a local folder. Raises CheckpointError or WeightsError as `resolve` does."""
     dtype_bytes = torch_dtype(dtype).itemsize
+    _refuse_other_encodings(Path(os.path.abspath(folder)))
     if engine == "hf":
         return _hf().read_hf_checkpoint(folder, provenance=provenance, name=name, revision=revision)
     folder = Path(os.path.abspath(folder))
@@ -147,7 +149,7 @@ def read_checkpoint(
     model, stored, _ = fitted(folder, config, identity)
     num_params, num_params_non_embedding = model.num_params()
     return Checkpoint(
-        name=name or folder.name,
+        name=name or folder_name(folder),
         path=os.fspath(folder),
         architecture=identity.architecture,
         architecture_version=identity.model_class.version,
@@ -166,6 +168,17 @@ def read_checkpoint(
         cost=_cost(identity, dtype_bytes=dtype_bytes),
         attention=identity.model_class.ATTENTION,
     )
+
+
+def _refuse_other_encodings(folder: Path) -> None:
+    """The library that reads the weights opens no path that is not UTF-8."""
+    try:
+        os.fsencode(folder).decode()
+    except UnicodeDecodeError as error:
+        raise CheckpointError(
+            f"the path of checkpoint '{as_text(str(folder))}' is not UTF-8, and safetensors opens no such file; "
+            f"rename it, or give a link to it: ln -s {quote(str(folder))} NAME"
+        ) from error
 
 
 def _cost(identity: Identity, *, dtype_bytes: int) -> Cost | None:

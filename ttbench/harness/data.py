@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -150,7 +151,7 @@ def text_corpus(path: str) -> Corpus:
 
     A folder with sub-folders train, valid or test keeps those splits. Raises CorpusError when nothing can be read.
     """
-    root = Path(path).expanduser()
+    root = Path(os.path.expanduser(path))
     if root.is_file():
         return make_corpus(f"text:{path}", {"test": [_read(root, root.name)]}, source="a file of the user's")
     if not root.is_dir():

@@ -17,9 +17,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from platformdirs import user_cache_path
-
-from ttbench.errors import CheckpointError
+from ttbench.cache import cache_folder
+from ttbench.errors import CacheError, CheckpointError
 from ttbench.types import canonical_json, digest
 
 MAX_CONFIG_BYTES = 4 * 1024**2
@@ -138,8 +137,8 @@ def content_digest(paths: Iterable[Path]) -> str:
 
 def _file_digest(path: Path) -> str:
     before = _identity(path)
-    note = user_cache_path("ttbench") / "digests" / f"{digest(canonical_json(before))}.json"
-    known = _recall(note, before)
+    note = _note(before)
+    known = None if note is None else _recall(note, before)
     if known is not None:
         return known
     state = hashlib.blake2b(digest_size=16)
@@ -152,7 +151,7 @@ def _file_digest(path: Path) -> str:
     if _identity(path) != before:
         raise CheckpointError(f"'{path}' changed while it was read; wait until whatever writes it has finished")
     found = state.hexdigest()
-    if time.time() - max(before["mtime_ns"], before["ctime_ns"]) / 1e9 > SETTLED_S:
+    if note is not None and time.time() - max(before["mtime_ns"], before["ctime_ns"]) / 1e9 > SETTLED_S:
         write_note(note, {"file": before, "digest": found})
     return found
 
@@ -170,6 +169,14 @@ def _identity(path: Path) -> dict[str, Any]:
         "inode": stat.st_ino,
         "device": stat.st_dev,
     }
+
+
+def _note(identity: Mapping[str, Any]) -> Path | None:
+    """Where a digest is remembered; None where there is no place to: the file is then read each time."""
+    try:
+        return cache_folder() / "digests" / f"{digest(canonical_json(identity))}.json"
+    except CacheError:
+        return None
 
 
 def _recall(note: Path, identity: Mapping[str, Any]) -> str | None:

@@ -40,8 +40,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import platformdirs
-
+from ttbench.cache import cache_folder
 from ttbench.errors import CorpusError, TtbenchError
 from ttbench.harness.data import SPLITS, Corpus, Document, make_corpus
 
@@ -182,7 +181,7 @@ def read_fasta(data: bytes, *, where: str) -> Iterator[bytes]:
 
 def place(genome: Genome) -> Path:
     """Where a genome is kept."""
-    return platformdirs.user_cache_path("ttbench") / "data" / "genomes" / f"{genome.name.replace('/', '-')}.fasta.gz"
+    return cache_folder() / "data" / "genomes" / f"{genome.name.replace('/', '-')}.fasta.gz"
 
 
 def fetch(deb: Path | None = None) -> list[Path]:

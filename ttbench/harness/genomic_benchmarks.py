@@ -17,6 +17,7 @@ source, which the repository does not state.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,7 @@ def open_benchmark(text: str) -> Corpus:
 
     Raises CorpusError when it is not there, is not laid out so, or has other numbers than the catalogue says.
     """
-    folder = Path.home() / HOME / text if text in BENCHMARKS else Path(text).expanduser()
+    folder = Path(os.path.expanduser(f"~/{HOME}/{text}" if text in BENCHMARKS else text))
     if not folder.is_dir():
         if text not in BENCHMARKS:
             raise CorpusError(

@@ -32,6 +32,7 @@ from ttbench.harness.files import content_digest, json_digest
 from ttbench.harness.fit import Unfilled, check_layers
 from ttbench.harness.tokenizer import tokenizer_digest
 from ttbench.harness.weights import StoredWeights, read_weights
+from ttbench.names import folder_name
 from ttbench.types import Checkpoint
 
 # Tensors that are no weights: causal masks of GPT-2, GPT-J, GPT-Neo and their heirs, what stood in masked places,
@@ -99,7 +100,7 @@ def read_hf_checkpoint(
     text = built.get_text_config()
     known = train_ctx(folder, config)
     return Checkpoint(
-        name=name or folder.name,
+        name=name or folder_name(folder),
         path=os.fspath(folder),
         architecture=str(config["model_type"]),
         architecture_version=VERSION,

@@ -7,7 +7,6 @@ Torch-free; nothing is unpickled.
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +14,7 @@ from typing import Literal
 from ttbench.errors import CheckpointError
 from ttbench.harness.files import member
 from ttbench.harness.weights import INDEX, SINGLE
+from ttbench.names import quote
 
 Format = Literal["jax-stream", "torch", "gguf"]
 
@@ -105,5 +105,5 @@ def conversion_hint(path: Path) -> str | None:
     except CheckpointError:
         return None
     config = " --config NAME|FILE" if source.format == "jax-stream" else ""
-    words = f"{WORDS[source.format]}, which is converted once: ttbench convert {shlex.quote(str(path))}"
+    words = f"{WORDS[source.format]}, which is converted once: ttbench convert {quote(str(path))}"
     return f"{words} --out DIR{config}, then --checkpoint DIR"

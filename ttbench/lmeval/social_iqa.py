@@ -25,8 +25,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
+from ttbench.cache import cache_folder
 from ttbench.errors import CorpusError, TtbenchError
 
 WHEEL = "evals==3.0.1.post1"
@@ -41,7 +40,7 @@ _QUESTION = re.compile(r"(?P<asked>.*) A: (?P<answerA>.*); B: (?P<answerB>.*); C
 
 def path() -> Path:
     """Where the questions are kept."""
-    return platformdirs.user_cache_path("ttbench") / "data" / "social_iqa_test.jsonl"
+    return cache_folder() / "data" / "social_iqa_test.jsonl"
 
 
 def fetch(wheel: Path | None = None) -> Path:

@@ -127,6 +127,7 @@ class TaskTable:
         ranked = [part for part in words.by(entries, "metric") if part[0]["checkpoint"] is not None]
         beneath = [part for part in words.by(entries, "metric") if part[0]["checkpoint"] is None]
         self.intervals = _intervals(entries)
+        self.room = 80  # letters across, of the terminal
         self.sections = []
         for part in ranked:
             # a reference stands beneath the first metric that it can be read against
@@ -135,6 +136,7 @@ class TaskTable:
             self.sections.append(self._section(part, mine))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        self.room = options.max_width
         yield Text(" · ".join([self.task, *self.constant]), style="bold")
         for columns, sections in groupby(self.sections, lambda section: section.columns):
             mine = list(sections)
@@ -209,7 +211,7 @@ class TaskTable:
         # names of checkpoints decide; those of references are wrapped
         longest = max((len(line.name) for section in self.sections for line in section.lines if line.ours), default=0)
         corner = max((len(section.columns.corner) for section in self.sections), default=0)
-        return 2 + max(min(max(longest, 18), 30), corner)
+        return 2 + max(min(max(longest, 18), 30, max(self.room - 26, 12)), corner)
 
     @property
     def _left(self) -> int:

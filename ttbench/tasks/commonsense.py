@@ -32,8 +32,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ttbench.errors import UsageError
-from ttbench.tasks.base import Bench, Task
-from ttbench.types import Metric, Sample, Scalar
+from ttbench.tasks.base import Bench, Task, columns
+from ttbench.types import ColumnType, Metric, Sample, Scalar
 
 if TYPE_CHECKING:
     from ttbench.lmeval.evaluation import Aggregate, Outcome
@@ -88,6 +88,18 @@ class Commonsense(Task):
     name: ClassVar[str] = "commonsense"
     version: ClassVar[int] = 1
     Params: ClassVar[type[Any]] = CommonsenseParams
+    columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
+        text=(
+            "lm_eval_task lm_eval_version lm_eval_release dataset data_digest not_comparable_because filter "
+            "lm_eval_metric"
+        ),
+        whole=(
+            "num_fewshot max_length question num_questions num_words num_bytes num_targets num_tokens cut_tokens "
+            "cut_at_2048 num_windows"
+        ),
+        real="acc acc_norm chance nats lm_eval_value lm_eval_stderr",
+        truth="comparable_to_published beyond_train_ctx",
+    )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
     needs_corpus: ClassVar[bool] = False
     default_ctx: ClassVar[str] = "32k"

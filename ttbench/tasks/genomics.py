@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -36,11 +36,11 @@ import numpy as np
 
 from ttbench.errors import UsageError
 from ttbench.tasks import kmers
-from ttbench.tasks.base import Bench, Task
+from ttbench.tasks.base import Bench, Task, columns
 from ttbench.tasks.compressors import OncePerDocument
 from ttbench.tasks.markov import bases_of, markov_of
 from ttbench.tasks.windows import Window, draw_windows, originals, require_room, score_windows
-from ttbench.types import Metric, Sample
+from ttbench.types import ColumnType, Metric, Sample
 
 # A batch holds at most this many tokens, whatever --batch-size says.
 MAX_BATCH_TOKENS = 65_536
@@ -76,6 +76,11 @@ class Genomics(Task):
     name: ClassVar[str] = "genomics"
     version: ClassVar[int] = 1
     Params: ClassVar[type[Any]] = GenomicsParams
+    columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
+        text="document",
+        whole="window_start shared_context num_tokens num_bases seen_bases document_bytes bzip2_bytes xz_bytes",
+        real="nats even_nats markov_nats",
+    )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
     needs_corpus: ClassVar[bool] = True
     default_ctx: ClassVar[str] = "128..8k"

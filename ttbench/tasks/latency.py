@@ -27,7 +27,7 @@ a lone warm-up call; a parent that polls; denormals (flushed, and `denormals_flu
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -37,8 +37,8 @@ from jaxtyping import Int
 from ttbench.errors import TooLongError, UsageError
 from ttbench.harness import measure
 from ttbench.harness.measure import Stopwatch, WarmUp
-from ttbench.tasks.base import Bench, Task
-from ttbench.types import Metric, Sample, Scalar
+from ttbench.tasks.base import Bench, Task, columns
+from ttbench.types import ColumnType, Metric, Sample, Scalar
 
 if TYPE_CHECKING:
     from ttbench.harness.engine import Engine
@@ -93,6 +93,12 @@ class Latency(Task):
     name: ClassVar[str] = "latency"
     version: ClassVar[int] = 1
     Params: ClassVar[type[Any]] = LatencyParams
+    columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
+        text="phase",
+        whole="repeat num_calls num_tokens warm_up_calls",
+        real="wall_s cpu_s call_s call_cpu_s load steal_s warm_up_s",
+        truth="steady",
+    )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "cell"
     needs_corpus: ClassVar[bool] = False
     default_ctx: ClassVar[str] = "512,2k,8k"

@@ -33,8 +33,8 @@ import numpy as np
 
 from ttbench.errors import TooLongError, UsageError
 from ttbench.harness import measure
-from ttbench.tasks.base import Bench, Task
-from ttbench.types import Cell, Metric, Sample
+from ttbench.tasks.base import Bench, Task, columns
+from ttbench.types import Cell, ColumnType, Metric, Sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +77,14 @@ class Memory(Task):
     name: ClassVar[str] = "memory"
     version: ClassVar[int] = 1
     Params: ClassVar[type[Any]] = MemoryParams
+    columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
+        text="phase method",
+        whole=(
+            "peak_rss_bytes rss_bytes working_peak_bytes weight_bytes state_bytes state_allocated_bytes "
+            "state_bytes_analytic"
+        ),
+        truth="peak_reset",
+    )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "cell"
     needs_corpus: ClassVar[bool] = False
     default_ctx: ClassVar[str] = "512,2k,8k"

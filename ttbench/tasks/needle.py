@@ -41,14 +41,14 @@ import numpy as np
 from jaxtyping import Int
 
 from ttbench.errors import TooLongError, UnknownNameError, UnsupportedError, UsageError
-from ttbench.tasks.base import Bench, Task
+from ttbench.tasks.base import Bench, Task, columns
 from ttbench.tasks.haystack import gather
 from ttbench.tasks.judge import Judge
 from ttbench.tasks.prompts import prepare
 from ttbench.tasks.reading import Reader
 from ttbench.tasks.riddle import answer_ids, draw_candidates, draw_riddle
 from ttbench.tasks.ruler import ANSWER_TOKENS, VARIANTS, Variant, departures
-from ttbench.types import Cell, Metric, Sample
+from ttbench.types import Cell, ColumnType, Metric, Sample
 
 SCORERS: Mapping[str, frozenset[str]] = {
     "both": frozenset({"generate", "choice"}),
@@ -110,6 +110,12 @@ class Needle(Task):
     name: ClassVar[str] = "needle"
     version: ClassVar[int] = 3
     Params: ClassVar[type[Any]] = NeedleParams
+    columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
+        text="haystack recipe not_comparable_because",
+        whole="num_trials loglik_tokens needle_index prompt_tokens prompt_bytes prefilled_tokens",
+        real="depth hits_generate hits_choice hits_loglik loglik_nats actual_depth value_nats value_control_nats",
+        truth="comparable_to_published",
+    )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
     needs_corpus: ClassVar[bool] = True
     default_corpus: ClassVar[str] = "kjv"

@@ -48,12 +48,12 @@ import numpy as np
 from ttbench.errors import UnknownNameError, UsageError
 from ttbench.harness import measure
 from ttbench.harness.data import Document
-from ttbench.tasks.base import Bench, Task
+from ttbench.tasks.base import Bench, Task, columns
 from ttbench.tasks.blocks import lay_out, score_blocks
 from ttbench.tasks.compressors import OncePerDocument
 from ttbench.tasks.rolling import lay_rolling, lay_strided, score_spans
 from ttbench.tasks.windows import draw_windows, originals, rank, require_room, score_windows
-from ttbench.types import Metric, Sample, Scalar
+from ttbench.types import ColumnType, Metric, Sample, Scalar
 
 PROTOCOLS = ("fixed", "packed", "position", "stream", "hf-stride", "lme-rolling")
 # A batch holds at most this many tokens, whatever --batch-size says: state and activations stay within a few GiB.
@@ -85,6 +85,14 @@ class Perplexity(Task):
     name: ClassVar[str] = "perplexity"
     version: ClassVar[int] = 1
     Params: ClassVar[type[Any]] = PerplexityParams
+    columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
+        text="document bos",
+        whole=(
+            "window_start shared_context position position_end stride num_tokens num_bytes num_words page_tokens "
+            "peak_rss_bytes document_bytes bzip2_bytes xz_bytes"
+        ),
+        real="nats page_nats",
+    )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
     needs_corpus: ClassVar[bool] = True
     default_ctx: ClassVar[str] = "512..32k"

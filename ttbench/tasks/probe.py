@@ -23,7 +23,7 @@ flatters wide states; a limit takes sequences at random, the same for every chec
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -33,11 +33,11 @@ from jaxtyping import Float, Int
 from ttbench.errors import CorpusError, UnknownNameError, UsageError
 from ttbench.harness.data import Document
 from ttbench.harness.ends import ENDS_BYTES, readable
-from ttbench.tasks.base import Bench, Task
+from ttbench.tasks.base import Bench, Task, columns
 from ttbench.tasks.draw import shuffled
 from ttbench.tasks.logistic import fit
 from ttbench.tasks.windows import originals
-from ttbench.types import Metric, Sample
+from ttbench.types import ColumnType, Metric, Sample
 
 POOLS = ("mean", "last")
 WORD = 4  # letters of the words that are counted
@@ -74,6 +74,12 @@ class Probe(Task):
     name: ClassVar[str] = "probe"
     version: ClassVar[int] = 2
     Params: ClassVar[type[Any]] = ProbeParams
+    columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
+        text="sequence label not_comparable_because",
+        whole="num_classes num_train num_sequences hits chance_hits counts_hits num_tokens cut_tokens in_train",
+        real="penalty nats",
+        truth="comparable_to_published",
+    )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
     needs_corpus: ClassVar[bool] = True
     default_ctx: ClassVar[str] = "1k"

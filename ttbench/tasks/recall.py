@@ -30,7 +30,7 @@ everything, so compare at equal `state_bytes`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -38,10 +38,10 @@ import numpy as np
 
 from ttbench.errors import TooLongError, UnsupportedError, UsageError
 from ttbench.harness.puzzles import KEYS, LETTERS, PERMUTATIONS, VALUES, most_pairs
-from ttbench.tasks.base import Bench, Task
+from ttbench.tasks.base import Bench, Task, columns
 from ttbench.tasks.sequences import ROW_KINDS, TEXT_PAIR_LEN, Form, Kind, Recipe, make
 from ttbench.tasks.sequences import Sequence as Tokens
-from ttbench.types import Checkpoint, Metric, Sample
+from ttbench.types import Checkpoint, ColumnType, Metric, Sample
 
 FEWEST_TOKENS = 16  # of a context
 FEWEST_PAIRS = 4  # of the numbers of pairs that are asked when none are named
@@ -89,6 +89,12 @@ class Recall(Task):
     name: ClassVar[str] = "recall"
     version: ClassVar[int] = 2
     Params: ClassVar[type[Any]] = RecallParams
+    columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
+        text="sequence recipe",
+        whole="pairs num_questions hits answer_tokens sequence_tokens state_bytes",
+        real="chance chance_hits chance_stated nats",
+        truth="trained_format",
+    )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
     needs_corpus: ClassVar[bool] = False
     default_ctx: ClassVar[str] = "256..2k"

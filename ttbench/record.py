@@ -30,6 +30,7 @@ class CellRecord:
     kernel_path: Mapping[str, str]  # op -> implementation that really ran
     metrics: tuple[Metric, ...]  # the task's declarations
     samples: tuple[Sample, ...]  # empty unless ok; evidence is not read back
+    corpus_note: str | None = None  # what a number on the corpus must not be read without; None: nothing
     denormals_flushed: bool | None = None  # by the worker's arithmetic, as tried; None when no torch was loaded
     run_id: str = ""  # filled in by the store
     environment: str = ""  # digest; filled in by the store

@@ -63,6 +63,7 @@ class Group:
     def __init__(self) -> None:
         self.engine: Engine | None = None
         self._corpora: dict[str, Corpus] = {}
+        self._memos: dict[tuple[str, int], dict[Any, Any]] = {}  # of each task's version
 
     def bench(self, cell: Cell, channel: Channel) -> Bench:
         return Bench(
@@ -70,6 +71,7 @@ class Group:
             open_engine=lambda: self._open_engine(cell),
             open_corpus=lambda: self._open_corpus(cell),
             open_tokenizer=lambda: self._open_tokenizer(cell),
+            memo=self._memos.setdefault((cell.task, cell.task_version), {}),
             progress=lambda done, total: channel.progress(cell.cell_id, done, total),
         )
 
@@ -99,6 +101,11 @@ class Group:
                 f"{cell.corpus_digest}; run the command again"
             )
         return corpus
+
+    def note(self, cell: Cell) -> str | None:
+        """What the corpus of a cell asks to be said beside its numbers; None where it was never opened."""
+        corpus = self._corpora.get(cell.corpus or "")
+        return None if corpus is None else corpus.note or None
 
     def _open_tokenizer(self, cell: Cell) -> Tokenizer:
         from ttbench.harness.loading import load_tokenizer
@@ -149,6 +156,7 @@ def run_cell(cell: Cell, *, group: Group, channel: Channel) -> CellRecord:
             kernel_path={} if engine is None else engine.kernel_path,
             metrics=task.metrics,
             samples=samples,
+            corpus_note=group.note(cell),
             denormals_flushed=measure.denormals_flushed(),
             evidence=({"traceback": text},) if text else (),
         )

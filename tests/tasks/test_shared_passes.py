@@ -75,9 +75,9 @@ def test_rolling_windows_share_those_that_begin_at_the_same_token() -> None:
     taken = {
         context_len: reused(measure(engine, context_len, memo=memo, protocol="lme-rolling")) for context_len in (64, 32)
     }
-    # Of 120 tokens, windows of 64 score 1-64 and, moved back to be full, 65-120. Windows of 32 score 1-32, known; 33-64;
-    # 65-96, whose window of 64 began elsewhere; and 97-120. Of 64 tokens the first 32 are known; 3 tokens are one
-    # window at both.
+    # Of 120 tokens, windows of 64 score 1-64 and, moved back to be full, 65-120. Windows of 32 score 1-32, known;
+    # 33-64; 65-96, whose window of 64 began elsewhere; and 97-120. Of 64 tokens the first 32 are known; 3 tokens are
+    # one window at both.
     assert taken == {64: 0, 32: 3 * 32 + 32 + 3}
 
 

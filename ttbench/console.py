@@ -12,7 +12,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -191,10 +191,12 @@ class _Left(ProgressColumn):
 class RunDisplay:
     """A run's progress on stderr: a bar on a terminal, a line per finished cell elsewhere; a context manager.
 
-    Implements `ttbench.progress.Progress`.
+    Implements `ttbench.progress.Progress`. `number` says in words what a cell of a run's folder gave, if it gave a
+    number: it stands in the cell's line, long before the tables.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, number: Callable[[str, Cell], str | None] = lambda folder, cell: None) -> None:
+        self._number = number
         self.folder: str | None = None
         self._index = self._num_cells = 0
         self._started = 0.0
@@ -235,7 +237,10 @@ class RunDisplay:
     def on_cell_end(self, cell: Cell, *, status: Status, reason: str | None, seconds_left: float | None) -> None:
         took = span(time.monotonic() - self._started)
         width = len(str(self._num_cells))
-        words = "" if status == "ok" else f" {status}: {reason}" if reason else f" {status}"
+        words = f" {status}: {reason}" if reason else f" {status}"
+        if status == "ok":
+            number = self._number(self.folder, cell) if self.folder else None
+            words = f"  {number}" if number else ""
         line = f"[{self._index:>{width}}/{self._num_cells}] {cell_words(cell)}  {took}{words}"
         if self._bar is not None:
             style = STATUS_STYLE.get(status, "yellow")

@@ -182,7 +182,8 @@ def _points(
     task: Task, params: Any, checkpoints: Sequence[Checkpoint], context_lens: Sequence[int]
 ) -> Iterator[tuple[Checkpoint, int, int]]:
     if task.isolation == "checkpoint":
-        yield from ((checkpoint, length, 0) for checkpoint in checkpoints for length in context_lens)
+        ordered = task.order(params, tuple(context_lens))
+        yield from ((checkpoint, length, 0) for checkpoint in checkpoints for length in ordered)
         return
     for length in context_lens:
         for round_ in range(task.num_rounds(params)):
@@ -217,7 +218,7 @@ def read_params(
 
     Raises UnknownNameError for a name the task does not have, UsageError for a value of another type.
     """
-    hints = typing.get_type_hints(task.Params)
+    hints = typing.get_type_hints(task.Params, include_extras=True)
     known = [item.name for item in dataclasses.fields(task.Params)]
     values = {}
     for name, value in given.items():
@@ -238,8 +239,14 @@ _MISFIT = object()
 
 
 def _fit(value: Any, hint: Any) -> Any:
-    """`value` as the hint's type when it is one of its values (an int is a float, a bool is no int), else _MISFIT."""
+    """`value` as the hint's type when it is one of its values (an int is a float, a bool is no int), else _MISFIT.
+
+    An annotation is a mapping from words to the values that they stand for.
+    """
     origin = typing.get_origin(hint)
+    if origin is typing.Annotated:
+        inner, spelled = typing.get_args(hint)
+        return spelled[value] if isinstance(value, str) and value in spelled else _fit(value, inner)
     if origin is typing.Literal:
         return value if any(value == each and type(value) is type(each) for each in typing.get_args(hint)) else _MISFIT
     if origin in (typing.Union, types.UnionType):
@@ -253,6 +260,10 @@ def _fit(value: Any, hint: Any) -> Any:
 def _words(hint: Any) -> str:
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
     origin = typing.get_origin(hint)
+    if origin is typing.Annotated:
+        inner, spelled = typing.get_args(hint)
+        kinds = [each for each in typing.get_args(inner) if each is not type(None)]
+        return " or ".join([*map(_words, kinds), *spelled])
     if origin is typing.Literal:
         return "one of " + ", ".join(str(each) for each in typing.get_args(hint))
     if origin in (typing.Union, types.UnionType):
@@ -287,7 +298,7 @@ class Estimator:
         elif flops is not None and (per_flop := self._per_flop.get(self._key(cell, exact=False))):
             seconds = statistics.median(per_flop) * flops
         cost = cell.checkpoint.cost
-        sequences = task.sequences(task.Params(**cell.params), cell.context_len, cell.batch_size)
+        sequences = task.sequences(task.Params(**cell.params), cell.context_len, cell.batch_size, cost=cost)
         state_bytes = None if cost is None else cost.state_nbytes(_longest(cell)) * sequences
         return Estimate(flops=flops, state_bytes=state_bytes, seconds=seconds)
 

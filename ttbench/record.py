@@ -32,6 +32,7 @@ class CellRecord:
     samples: tuple[Sample, ...]  # empty unless ok; evidence is not read back
     checked: str | None = None  # passed | partly | failed | unchecked; None: the task scores nothing
     columns: Mapping[str, ColumnType] = field(default_factory=dict)  # the task's declarations, parameters included
+    corpus_note: str | None = None  # what a number on the corpus must not be read without; None: nothing
     denormals_flushed: bool | None = None  # by the worker's arithmetic, as tried; None when no torch was loaded
     run_id: str = ""  # filled in by the store
     environment: str = ""  # digest; filled in by the store

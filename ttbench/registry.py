@@ -100,6 +100,7 @@ CORPORA = Registry(
     group="ttbench.corpora",
     built_in={
         "code": "ttbench.harness.data:code_corpus",
+        "code-foreign": "ttbench.harness.foreign:foreign_corpus",
         "kjv": "ttbench.harness.data:kjv_corpus",
         "genomes": "ttbench.harness.genomes:genomes_corpus",
         "genomes-strain": "ttbench.harness.genomes:strain_corpus",

@@ -31,7 +31,7 @@ class Options:
     ctx: str | int | tuple[int, ...] | None = None  # tokens; None: the task's default
     corpus: str | None = None
     protocol: str | None = None  # the task's parameter of that name
-    limit: int | None = None  # documents or trials: the task's parameter of that name
+    limit: int | str | None = None  # documents or trials, or "all": the task's parameter of that name
     depth_mode: str | None = None  # grid or ruler: the needle's parameter of that name
     params: Mapping[str, Scalar] = field(default_factory=dict)
     device: str | None = None

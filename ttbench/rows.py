@@ -44,9 +44,10 @@ COLUMNS: Mapping[str, pa.DataType] = {
     "num_params": pa.int64(),
     "num_params_non_embedding": pa.int64(),
     "context_len": pa.int64(),  # tokens
-    "extrapolated": pa.bool_(),  # the cell's longest sequence is longer than train_ctx; null when train_ctx is unknown
+    "extrapolated": pa.bool_(),  # its longest sequence, targets included, is beyond train_ctx; null: train_ctx unknown
     "corpus": pa.string(),
     "corpus_digest": pa.string(),
+    "corpus_note": pa.string(),  # what a number on the corpus must not be read without
     "seed": pa.int64(),
     "dtype": pa.string(),
     "device": pa.string(),
@@ -62,7 +63,7 @@ COLUMNS: Mapping[str, pa.DataType] = {
     "status": pa.string(),
     "reason": pa.string(),
     "started": pa.string(),  # ISO 8601, UTC
-    "cell_s": pa.float64(),  # wall seconds of the whole cell
+    "cell_s": pa.float64(),  # wall seconds of the cell; none for what it took over from another (reused_tokens)
     "cell_cpu_s": pa.float64(),  # processor seconds of the whole cell
     "load_average": pa.float64(),
     "denormals_flushed": pa.bool_(),  # by the worker's arithmetic, as tried

@@ -126,7 +126,7 @@ def run_task(
     ctx: str | int | Sequence[int] | None = None,
     corpus: str | None = None,
     protocol: str | None = None,
-    limit: int | None = None,
+    limit: int | str | None = None,
     params: Mapping[str, Scalar] | None = None,
     device: str = "cpu",
     dtype: str = "float32",
@@ -148,7 +148,7 @@ def run_task(
         ctx: tokens, as in "32k", "1k,4k", "1k..32k"; None: the task's default.
         corpus: registered name, `text:PATH` or `hf:DATASET`; None: the task's own, for tasks that read text.
         protocol: the task's parameter of that name.
-        limit: documents or trials.
+        limit: documents or trials, or "all" where a task can read all there is; None: the task's default.
         params: the task's other parameters.
         batch_size: sequences; None: the task's default.
         threads: None: all cores that this process may use.

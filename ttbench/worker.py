@@ -70,6 +70,7 @@ class Group:
         self._cells = tuple(cells)
         self._verdict: Verdict | None = None
         self._corpora: dict[str, Corpus] = {}
+        self._memos: dict[tuple[str, int], dict[Any, Any]] = {}  # of each task's version
 
     def bench(self, cell: Cell, channel: Channel) -> Bench:
         return Bench(
@@ -77,6 +78,7 @@ class Group:
             open_engine=lambda: self._open_engine(cell),
             open_corpus=lambda: self._open_corpus(cell),
             open_tokenizer=lambda: self._open_tokenizer(cell),
+            memo=self._memos.setdefault((cell.task, cell.task_version), {}),
             progress=lambda done, total: channel.progress(cell.cell_id, done, total),
         )
 
@@ -163,6 +165,11 @@ class Group:
             )
         return corpus
 
+    def note(self, cell: Cell) -> str | None:
+        """What the corpus of a cell asks to be said beside its numbers; None where it was never opened."""
+        corpus = self._corpora.get(cell.corpus or "")
+        return None if corpus is None else corpus.note or None
+
     def _open_tokenizer(self, cell: Cell) -> Tokenizer:
         from ttbench.harness.loading import load_tokenizer
         from ttbench.harness.special_tokens import no_tokenizer
@@ -215,6 +222,7 @@ def run_cell(cell: Cell, *, group: Group, channel: Channel) -> CellRecord:
             metrics=task.metrics,
             columns=declared_columns(task),
             samples=samples,
+            corpus_note=group.note(cell),
             denormals_flushed=measure.denormals_flushed(),
             evidence=({"traceback": text},) if text else (),
         )

@@ -6,6 +6,7 @@ Nothing here names behaviour of one architecture: a new one is picked up from th
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,22 @@ def test_steps_equal_forward(model, num_tokens):
     close(walk(model, ids, stepped), expected)
     close(model(ids), expected)
     assert int(state.position) == int(stepped.position) == num_tokens
+
+
+@pytest.mark.parametrize("cuts", [(), (1,), (15, 17), (16, 62)], ids=str)
+@pytest.mark.parametrize("num_tokens", [1, 15, 63, 100])
+def test_a_prefill_is_the_last_token_of_forward_and_leaves_the_same_state(model, num_tokens, cuts):
+    ids = tokens(model, 2, num_tokens)
+    state, filled = model.new_state(2, num_tokens + 3), model.new_state(2, num_tokens + 3)
+    expected = read(model, ids, state)
+    for start, end in itertools.pairwise([0, *(cut for cut in cuts if cut < num_tokens), num_tokens]):
+        last = model.prefill(ids[:, start:end], filled)
+        filled.num_tokens += end - start
+        close(last, expected[:, end - 1])
+    for name, value in state.save().tensors.items():
+        close(filled.save().tensors[name], value)
+    more = tokens(model, 2, 3, seed=1)
+    close(read(model, more, filled), read(model, more, state))
 
 
 def test_position_two_million_is_as_exact_as_position_zero(case, model):

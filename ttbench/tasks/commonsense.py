@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ttbench.errors import UsageError
-from ttbench.tasks.base import Bench, Task, columns
+from ttbench.tasks.base import Bench, Limit, Task, columns
 from ttbench.types import ColumnType, Metric, Sample, Scalar
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class CommonsenseParams:
 
     task: str = "social_iqa_evals"  # lm-eval's id of one task
     num_fewshot: int | None = None  # worked examples before each question; None: the task's own number
-    limit: int | None = None  # the first so many questions; None: all
+    limit: Limit = None  # the first so many questions; None: all
 
 
 def _accuracy(name: str, label: str, numerator: str) -> Metric:

@@ -49,6 +49,7 @@ class Judge:
     candidates: Sequence[str]  # values scored, the true one first
     control: Answer
     departures: Sequence[str]  # from what is published, as far as the parameters tell
+    words_drawn: bool  # trials in one wording are not independent of each other then
 
     def refuse_leaks(self, recipe: Recipe) -> None:
         """Raise LeakError when the control's answer shows a value that stands nowhere in its prompt."""
@@ -73,6 +74,9 @@ class Judge:
         return Sample(
             keys={
                 "haystack": recipe.haystack,
+                "wording": recipe.wording,
+                # what is drawn anew: trials that share it belong together in an interval
+                "draw": f"wording {recipe.wording}" if self.words_drawn else recipe.haystack,
                 "depth": recipe.depth,
                 "recipe": recipe.to_text(),
                 "comparable_to_published": not because,

@@ -33,11 +33,11 @@ from jaxtyping import Float, Int
 from ttbench.errors import CorpusError, UnknownNameError, UsageError
 from ttbench.harness.data import Document
 from ttbench.harness.ends import ENDS_BYTES, readable
-from ttbench.tasks.base import Bench, Task, columns
+from ttbench.tasks.base import Bench, Limit, Task, columns
 from ttbench.tasks.draw import shuffled
 from ttbench.tasks.logistic import fit
 from ttbench.tasks.windows import originals
-from ttbench.types import ColumnType, Metric, Sample
+from ttbench.types import ColumnType, Cost, Metric, Sample
 
 POOLS = ("mean", "last")
 WORD = 4  # letters of the words that are counted
@@ -52,7 +52,7 @@ class ProbeParams:
     """Parameters of the probe task."""
 
     pool: Literal["mean", "last"] = "mean"
-    limit: int | None = None  # sequences of each split at most, in seeded order; None: all
+    limit: Limit = None  # sequences of each split at most, in seeded order; None: all
 
 
 def _share(name: str, label: str, numerator: str, *, ours: bool = False) -> Metric:
@@ -101,7 +101,7 @@ class Probe(Task):
     def tokens(self, params: ProbeParams, context_len: int) -> int:
         return 2 * (params.limit or TYPICAL_SEQUENCES) * self.reach(params, context_len)
 
-    def sequences(self, params: ProbeParams, context_len: int, batch_size: int) -> int:
+    def sequences(self, params: ProbeParams, context_len: int, batch_size: int, *, cost: Cost | None) -> int:
         return max(1, min(batch_size, MAX_BATCH_TOKENS // self.reach(params, context_len)))
 
     def reach(self, params: ProbeParams, context_len: int) -> int:

@@ -37,7 +37,7 @@ class Options:
     device: str | None = None
     dtype: str | None = None
     batch_size: int | None = None  # sequences
-    threads: int | None = None  # None: all cores this process may use
+    threads: int | None = None  # None: `measure.default_threads`
     seed: int | None = None
     timeout: float | None = None  # seconds per cell; None: no limit
     engine: str | None = None
@@ -98,7 +98,7 @@ def plan_task(task: str, options: Options, *, out: str | Path = DEFAULT_OUT) -> 
         engine=engine,
         attention=options.attention,
         batch_size=options.batch_size,
-        threads=options.threads or measure.num_cores(),
+        threads=options.threads or measure.default_threads(),
         machine=machine,
         timeout_s=options.timeout,
         timings=timings(out, machine=machine, tasks=[task]),

@@ -44,7 +44,7 @@ def train_experts(
         raise CheckpointError(
             f"checkpoint '{base.name}' has no tokenizer, so it cannot read what experts are trained on"
         )
-    measure.pin_threads(threads or measure.num_cores())
+    measure.pin_threads(threads or measure.default_threads())
     engine = load_engine(base, device="cpu", dtype="float32", attention=None)
     cache = DecompositionCache()
     for name in wanted:

@@ -147,6 +147,8 @@ def print_header(plan: Plan, request: Request) -> None:
             settings["rounds"] = f"{max(cell.round for cell in cells) + 1}, each in a fresh process"
         rows = [(words, value) for words, value in settings.items() if value != ""]
         console.print_table(rows, [Column(""), Column("", wrap=True)], stderr=True, head=False)
+    for note in plan.notes:
+        console.say(note, style="yellow")
     console.say(f"runs are kept in {request.out}/")
 
 
@@ -249,6 +251,7 @@ def _plan_json(plan: Plan, *, done: Mapping[str, Path], request: Request) -> dic
         "command": request.command(),
         "cells": cells,
         "skips": skips,
+        "notes": list(plan.notes),
         "flops": plan.flops,
         "state_bytes": plan.state_bytes,
         "seconds": plan.seconds,

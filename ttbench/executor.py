@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ttbench.errors import StoreError
+from ttbench.harness.measure import says_out_of_memory
 from ttbench.process import Death, WorkerProcess, free_memory_bytes
 from ttbench.progress import Outlook, Progress
 from ttbench.record import CellRecord, now
@@ -162,10 +163,16 @@ class LocalExecutor:
 
 
 def cause(death: Death) -> tuple[Status, str]:
-    """Status and reason of the cell that was in flight. Only the kernel's own count makes a kill an `oom`."""
+    """Status and reason of the cell that was in flight.
+
+    Only the kernel's own count makes a kill an `oom`, only the worker's last words a failure.
+    """
     if death.oom_killed:
         return "oom", death.words
     if death.returncode < 0:
         return "killed", death.words
     last = death.log.strip().rpartition("\n")[2]
+    # A worker may lack memory before its first cell, or while it writes one.
+    if last.startswith("MemoryError") or says_out_of_memory(last):
+        return "oom", f"{death.words}: {last}"
     return "error", f"{death.words}: {last}" if last else death.words

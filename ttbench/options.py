@@ -91,7 +91,9 @@ Unchecked = Annotated[
 BatchSize = Annotated[
     int | None, typer.Option(min=1, metavar="COUNT", help="Sequences at once.  [default: the task's]")
 ]
-Threads = Annotated[int | None, typer.Option(min=1, metavar="COUNT", help="CPU threads.  [default: all cores]")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, metavar="COUNT", help="CPU threads.  [default: all cores, fewer under a CPU quota]")
+]
 Seed = Annotated[
     int | None, typer.Option(min=0, metavar="NUMBER", help="Draws documents, windows, trials.  [default: 0]")
 ]

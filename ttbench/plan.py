@@ -50,6 +50,7 @@ class Plan:
     cells: tuple[Cell, ...]
     skips: tuple[Skip, ...]
     estimates: Mapping[str, Estimate]
+    notes: tuple[str, ...] = ()  # what the corpora leave out or change
 
     @property
     def flops(self) -> float:
@@ -149,6 +150,7 @@ def join(plans: Iterable[Plan]) -> Plan:
         cells=tuple(cells.values()),
         skips=tuple(skip for part in plans for skip in part.skips),
         estimates={cell_id: estimate for part in plans for cell_id, estimate in part.estimates.items()},
+        notes=tuple(dict.fromkeys(note for part in plans for note in part.notes)),
     )
 
 

@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ttbench.harness.measure import worker_variables
+from ttbench.harness import cgroups
+from ttbench.harness.measure import available_bytes, worker_variables
 from ttbench.store import new_file, write_whole
 from ttbench.types import Cell, Status
 
 _RESERVE_BYTES = 256 * 1024**2  # left to the parent and the rest of the machine
 _LOG_TAIL_BYTES = 8192
-_MEMINFO = Path("/proc/meminfo")
+_MEMINFO, _VMSTAT = Path("/proc/meminfo"), Path("/proc/vmstat")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,12 +166,8 @@ def _environment(threads: int) -> dict[str, str]:
 
 def oom_kills() -> int:
     """How often the kernel has killed for memory: on the machine and, where it is told, in this control group."""
-    return sum(
-        int(line.split()[1])
-        for source in (Path("/proc/vmstat"), *(folder / "memory.events" for folder in _control_groups()))
-        for line in _text(source).splitlines()
-        if line.startswith("oom_kill ")
-    )
+    machine = sum(int(line.split()[1]) for line in _lines(_VMSTAT) if line.startswith("oom_kill "))
+    return machine + cgroups.oom_kills()
 
 
 def free_memory_bytes() -> int | None:
@@ -178,30 +175,14 @@ def free_memory_bytes() -> int | None:
 
     None where the system does not say; only Linux does, and only Linux has a kernel that kills for memory.
     """
-    free = next((int(line.split()[1]) * 1024 for line in _text(_MEMINFO).splitlines() if "MemAvailable" in line), None)
-    if free is None:
+    if not any("MemAvailable" in line for line in _lines(_MEMINFO)):
         return None
-    for folder in _control_groups():
-        for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-            with contextlib.suppress(ValueError):
-                free = min(free, int(_text(folder / limit)) - int(_text(folder / used)))
+    free = available_bytes()
     return max(free - max(_RESERVE_BYTES, free // 20), _RESERVE_BYTES)
 
 
-def _control_groups() -> list[Path]:
-    """Folders of this process's memory control group, versions 2 and 1; none outside Linux."""
-    folders = []
-    for line in _text(Path("/proc/self/cgroup")).splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers in ("", "memory"):
-            base = Path("/sys/fs/cgroup") / controllers
-            # Inside a container the group's own folder is often mounted as the root.
-            folders += [folder for folder in (base / path.lstrip("/"), base) if folder.is_dir()][:1]
-    return folders
-
-
-def _text(path: Path) -> str:
+def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text()
+        return path.read_text().splitlines()
     except OSError:
-        return ""
+        return []

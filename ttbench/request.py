@@ -37,7 +37,7 @@ class Options:
     device: str | None = None
     dtype: str | None = None
     batch_size: int | None = None  # sequences
-    threads: int | None = None  # None: all cores this process may use
+    threads: int | None = None  # None: `measure.default_threads`
     seed: int | None = None
     timeout: float | None = None  # seconds per cell; None: no limit
     engine: str | None = None
@@ -82,7 +82,10 @@ def plan_task(task: str, options: Options, *, out: str | Path = DEFAULT_OUT) -> 
     read_params(needs, params)
     dtype, engine = options.dtype or "float32", options.engine or "eager"
     machine = measure.machine_fingerprint()
-    return plan(
+    opened = None if corpus is None else open_corpus(corpus)
+    if opened is not None:
+        needs.check_corpus(opened)
+    laid_out = plan(
         task,
         checkpoints=_resolve(
             needs.default_checkpoints if options.checkpoints is None else options.checkpoints,
@@ -92,19 +95,21 @@ def plan_task(task: str, options: Options, *, out: str | Path = DEFAULT_OUT) -> 
         context_lens=parse_ctx(needs.default_ctx if options.ctx is None else options.ctx),
         params=params,
         corpus=corpus,
-        corpus_digest=None if corpus is None else open_corpus(corpus).digest,
+        corpus_digest=None if opened is None else opened.digest,
         seed=options.seed or 0,
         dtype=dtype,
         device=options.device or "cpu",
         engine=engine,
         attention=options.attention,
         batch_size=options.batch_size,
-        threads=options.threads or measure.num_cores(),
+        threads=options.threads or measure.default_threads(),
         machine=machine,
         timeout_s=options.timeout,
         timings=timings(out, machine=machine, tasks=[task]),
         unchecked=bool(options.unchecked),
     )
+    notes = () if opened is None else tuple(f"corpus {corpus}: {note}" for note in opened.notes)
+    return dataclasses.replace(laid_out, notes=notes)
 
 
 def plan_suite(suite: str | Path, options: Options, *, out: str | Path = DEFAULT_OUT) -> Plan:

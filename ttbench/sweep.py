@@ -116,7 +116,7 @@ def run_cells(
 
 
 def _threads(plan: Plan) -> int:
-    return plan.cells[0].threads if plan.cells else measure.num_cores()
+    return plan.cells[0].threads if plan.cells else measure.default_threads()
 
 
 def run_task(
@@ -151,7 +151,7 @@ def run_task(
         limit: documents or trials, or "all" where a task can read all there is; None: the task's default.
         params: the task's other parameters.
         batch_size: sequences; None: the task's default.
-        threads: None: all cores that this process may use.
+        threads: None: one per core this process may use, fewer under a CPU quota.
         timeout: seconds per cell; None: no limit.
         engine: eager, or hf: any model of transformers through its own code.
         attention: sdpa, eager or flash; None: each checkpoint's default.

@@ -212,6 +212,8 @@ class Metric:
     cluster: str | None = None  # column whose equal values are not independent of each other
     axes: tuple[str, ...] = ("context_len",)  # columns, beside the checkpoint, that a number is made for
     where: Mapping[str, Scalar] = field(default_factory=dict)  # rows that count: column -> value
+    valid: str | None = None  # truth column; a row where it is false holds no number. None: every row holds one
+    invalid: str = ""  # why such a row holds none
 
     def to_json(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "axes": list(self.axes), "where": dict(self.where)}

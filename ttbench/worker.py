@@ -268,12 +268,17 @@ def one_line(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the error is evidence of missing memory: Python's, CUDA's, or that of torch's CPU allocator."""
+    """Whether the error, or one that it was raised from, is evidence of missing memory on the host or the device."""
     torch = sys.modules.get("torch")
-    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
-        return True
-    # torch has no type of its own for this one.
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, MemoryError) or (torch is not None and isinstance(seen, torch.OutOfMemoryError)):
+            return True
+        # Failed mappings have several types, and failures of torch's CPU allocator have none of their own.
+        if measure.says_out_of_memory(str(seen)):
+            return True
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    return False
 
 
 def tie_to_parent(parent: int) -> None:

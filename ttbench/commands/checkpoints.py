@@ -49,7 +49,7 @@ def generate(
         raise CheckpointError(no_tokenizer(Path(found.path), found.name))
     if tokenizer.remark:
         console.say(tokenizer.remark, style="yellow")
-    measure.pin_threads(threads or measure.num_cores())
+    measure.pin_threads(threads or measure.default_threads())
     model = load_engine(found, device=device, dtype=dtype, attention=attention, engine=engine)
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     ids = np.concatenate([np.asarray(start, dtype=np.int64), tokenizer.encode(data)])
@@ -152,7 +152,7 @@ def train(names: Sequence[str], *, recipe: Path | None, share: float, out: Path,
     taken = [name for name in wanted if (out / name).exists()]
     if taken:
         raise CheckpointError(f"{out / taken[0]} exists already; remove it or choose another folder with --out")
-    measure.pin_threads(threads or measure.num_cores())
+    measure.pin_threads(threads or measure.default_threads())
     for name in wanted:
         words = f"{settings.num_steps} steps, {console.count(settings.num_tokens)} tokens"
         console.say(f"training {name}: {words}, recipe {recipe or RECIPE}", style="bold")
@@ -181,7 +181,7 @@ def grid(names: Sequence[str], rates: str, *, recipe: Path | None, threads: int 
 
     tried = _rates(rates)
     settings, trainees = find_trainees(names, recipe or RECIPE)
-    measure.pin_threads(threads or measure.num_cores())
+    measure.pin_threads(threads or measure.default_threads())
     done: list[trials.Trial] = []
     for trainee in trainees.values():
         for trial in trials.run_trials(trainee, settings, tried, report=lambda at: console.say(trainer.describe(at))):

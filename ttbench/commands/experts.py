@@ -45,7 +45,7 @@ def train_experts(
         raise CheckpointError(
             f"{no_tokenizer(Path(base.path), base.name)}; without one nothing can be read that experts are trained on"
         )
-    measure.pin_threads(threads or measure.num_cores())
+    measure.pin_threads(threads or measure.default_threads())
     engine = load_engine(base, device="cpu", dtype="float32", attention=None)
     cache = DecompositionCache()
     for name in wanted:

@@ -167,6 +167,8 @@ def print_header(plan: Plan, request: Request) -> None:
         console.print_table(rows, [Column(""), Column("", wrap=True)], stderr=True, head=False)
     for remark in _remarks(plan):
         console.say(remark, style="yellow")
+    for note in plan.notes:
+        console.say(note, style="yellow")
     console.say(f"runs are kept in {request.out}/")
 
 
@@ -275,6 +277,7 @@ def _plan_json(plan: Plan, *, done: Mapping[str, Path], request: Request) -> dic
         "command": request.command(),
         "cells": cells,
         "skips": skips,
+        "notes": list(plan.notes),
         "flops": plan.flops,
         "state_bytes": plan.state_bytes,
         "seconds": plan.seconds,

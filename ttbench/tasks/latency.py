@@ -183,6 +183,7 @@ def _sample(
             "call_cpu_s": watch.cpu_s / num_calls,
             "load": watch.load,
             "steal_s": watch.steal_s,
+            "throttled_s": watch.throttled_s,
             "warm_up_calls": None if warm_up is None else warm_up.num_calls,
             "warm_up_s": None if warm_up is None else warm_up.seconds,
             "steady": None if warm_up is None else warm_up.steady,

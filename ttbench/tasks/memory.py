@@ -55,6 +55,8 @@ def _peak(name: str, label: str, numerator: str, phase: str) -> Metric:
         numerator=numerator,
         cluster="round",
         where={"phase": phase},
+        valid="peak_reset",
+        invalid="the peak of this phase could not be told from an earlier one: the system does not reset its counter",
     )
 
 
@@ -176,7 +178,7 @@ def _sample(
             "peak_rss_bytes": peak,
             "rss_bytes": measure.rss(),
             "peak_reset": reset,
-            "working_peak_bytes": None if loaded is None else peak - loaded,
+            "working_peak_bytes": peak - loaded if reset and loaded is not None else None,
             **_NOTHING,
             **values,
         },

@@ -31,7 +31,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ttbench.errors import CorpusError, UnknownNameError, UsageError
-from ttbench.harness.data import Document
+from ttbench.harness.data import Corpus, Document
 from ttbench.harness.ends import ENDS_BYTES, readable
 from ttbench.tasks.base import Bench, Limit, Task, columns
 from ttbench.tasks.draw import shuffled
@@ -82,6 +82,7 @@ class Probe(Task):
     )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
     needs_corpus: ClassVar[bool] = True
+    corpus_splits: ClassVar[tuple[str, ...]] = ("train", "test")
     default_ctx: ClassVar[str] = "1k"
     default_corpus: ClassVar[str] = "genomic-benchmarks:human_nontata_promoters"
     default_batch_size: ClassVar[int] = 32
@@ -97,6 +98,9 @@ class Probe(Task):
             raise UnknownNameError("pool", params.pool, known=POOLS)
         if params.limit is not None and params.limit < 1:
             raise UsageError(f"probe parameter limit is {params.limit}; it must be at least 1")
+
+    def check_corpus(self, corpus: Corpus) -> None:
+        _classes(corpus.name, corpus.documents("train"), corpus.documents("test"))
 
     def tokens(self, params: ProbeParams, context_len: int) -> int:
         return 2 * (params.limit or TYPICAL_SEQUENCES) * self.reach(params, context_len)

@@ -9,6 +9,7 @@ Source: huggingface/datasets issues 5021, 5721, 7201: files left out in silence 
 from __future__ import annotations
 
 import codecs
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ def text_corpus(path: str) -> Corpus:
     A folder keeps splits only where it holds nothing but folders named train, valid and test. Raises CorpusError when
     nothing can be read, and when it is not clear whether a folder's train or valid is a split.
     """
-    root = Path(path).expanduser()
+    root = Path(os.path.expanduser(path))
     name = f"text:{path}"
     if root.is_file():
         document, marked = _read(root, root.name)
@@ -123,7 +124,7 @@ class _Address:
 
 def _address(text: str) -> _Address:
     rest, _, column = text.partition("#")
-    if Path(rest).expanduser().exists():
+    if os.path.exists(os.path.expanduser(rest)):
         # A folder's name may hold the marks.
         return _Address(text=text, name=rest, config=None, split=None, column=column or "text")
     rest, _, split = rest.partition("@")
@@ -206,7 +207,7 @@ def _choices(address: _Address, builder: Any) -> Iterable[str]:
     configs: Mapping[str, object] = builder.builder_configs or {}
     if address.config is None and len(configs) > 1:
         yield f"its configuration is {builder.config.name}, of {_listed(sorted(configs))}"
-    root, files = Path(address.name).expanduser(), builder.config.data_files
+    root, files = Path(os.path.expanduser(address.name)), builder.config.data_files
     if not root.is_dir() or files is None:
         return
     taken = {Path(str(file)).resolve() for part in files.values() for file in part}

@@ -80,8 +80,8 @@ class HFEngine:
         self._forward = Forward(model, dtype=dtype)
         self._unchecked = unchecked
         self._tables = Tables(model)
-        self.steady_len = steady_length(model, self._tables, most=self.max_context)  # tokens; None: any length
-        self.probe: Probe = probe(self._forward, vocab_size=vocab_size, most=self.max_context)
+        self.steady_len = steady_length(model)  # tokens; None: any length
+        self.probe: Probe = probe(self._forward, vocab_size=vocab_size, most=self.steady_len or self.max_context)
         self._forward.watch.settle()
         self._mode: Mode = self.probe.mode
         self._batch_size = 0

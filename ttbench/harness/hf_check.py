@@ -41,7 +41,7 @@ def check_hf(checkpoint: str, *, device: str, dtype: str, ctx: int | None = None
     looked = looked if engine.max_context is None else min(looked, engine.max_context)
     results = [cache_mode(engine), leak(engine), length(engine, looked=looked), *engine_probes(exact)]
     if engine.probe.causal:
-        results += check.reading_probes(exact, looked=looked, tokenizer=tokenizer, windows=engine.windows)[2:]
+        results += check.reading_probes(exact, looked=looked, tokenizer=tokenizer, windows=engine.windows)
     if tokenizer is None:
         return [*results, *check.no_text()]
     return [*results, *check.text_probes(engine, exact, tokenizer)]

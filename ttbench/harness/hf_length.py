@@ -2,15 +2,16 @@
 
 Rotary frequencies of the types dynamic NTK and longrope are computed anew when a text is longer than the model was
 trained for, and stay for the next text. So a token's loss depends on how much is read with it, and on what was read
-before. Nothing is known here of types or names: a token is placed at every length that the config names, and the
-buffers of the modules that hold no weights are looked at before and after.
+before. Nothing is known here of types or names: a copy of each module without weights is given a token far out, beyond
+every length that the config names, and its buffers are looked at before and after.
 Letters: B batch, T tokens.
 """
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,10 +25,16 @@ BEYOND = 4
 Kept = tuple[dict[str, Any], dict[str, Tensor | None]]
 
 
+def _is_table(module: nn.Module) -> bool:
+    """Whether it holds buffers and neither weights nor other modules."""
+    weights, parts = next(module.parameters(), None), next(module.children(), None)
+    return bool(module._buffers) and weights is None and parts is None
+
+
 class Tables:
     """The modules without weights, as they were when a model was loaded."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: nn.Module) -> None:
         modules = [
             m for m in model.modules() if next(m.parameters(), None) is None and next(m.children(), None) is None
         ]
@@ -69,37 +76,43 @@ def _differs(before: Tensor | None, after: Tensor | None) -> bool:
 
 
 @torch.inference_mode()
-def steady_length(model: PreTrainedModel, tables: Tables, *, most: int | None) -> int | None:
-    """Tokens up to which the model is one function of its text; None: at every length that was tried.
-
-    The tables are left as they were.
-    """
-    if "position_ids" not in inspect.signature(model.forward).parameters:
-        return None
+def steady_length(model: PreTrainedModel) -> int | None:
+    """Tokens up to which the model is one function of its text; None: at every length that was tried."""
     named = sorted(set(_lengths(model.config.get_text_config().to_dict())))
-    last = BEYOND * named[-1] if named else UNNAMED
-    last = last if most is None else most
+    found = [_steady(module, named) for module in model.modules() if _is_table(module) and _takes_places(module)]
+    return min((length for length in found if length is not None), default=None)
+
+
+def _takes_places(module: nn.Module) -> bool:
+    return {"x", "position_ids"} <= inspect.signature(module.forward).parameters.keys()
+
+
+def _steady(module: nn.Module, named: Sequence[int]) -> int | None:
+    """Tokens up to which a module's tables stay as they are; None: they never move. A copy on the CPU is moved."""
 
     def moves(num_tokens: int) -> bool:
-        tables.restore()
-        place = torch.tensor([[num_tokens - 1]], device=model.device)
-        model(input_ids=torch.zeros_like(place), position_ids=place)
-        moved = tables.moved()
-        tables.restore()
-        return moved
+        copied = copy.deepcopy(module).cpu()
+        tables = Tables(copied)
+        for kind in _kinds(copied):
+            copied(torch.zeros(1, 1, 1), torch.tensor([[num_tokens - 1]]), **kind)
+        return tables.moved()
 
+    last = BEYOND * named[-1] if named else UNNAMED
     if not moves(last):
         return None
     low, high = 0, last  # moves at `high`, not at `low`
-    for length in named:
-        if low < length < high:
-            low, high = (low, length) if moves(length) else (length, high)
-            if low and moves(low + 1):
-                return low
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if moves(middle) else (middle, high)
     return low
+
+
+def _kinds(module: nn.Module) -> list[dict[str, str]]:
+    """Keyword arguments for each kind of layer that a module keeps tables for."""
+    if "layer_type" not in inspect.signature(module.forward).parameters:
+        return [{}]
+    kinds = getattr(module.config, "layer_types", None) if hasattr(module, "config") else None
+    return [{"layer_type": kind} for kind in sorted(set(kinds))] if kinds else [{}]
 
 
 def _lengths(config: Mapping[str, Any]) -> Iterator[int]:

@@ -25,8 +25,9 @@ import torch
 from ttbench.code import code_digest
 from ttbench.errors import UnsupportedError
 from ttbench.harness import files
+from ttbench.harness.check_result import CheckResult
 from ttbench.harness.engine import Engine
-from ttbench.harness.probes import Findings, ask
+from ttbench.harness.probes import Findings, Session, ask, guarded
 from ttbench.harness.reading import NEAR, SHORT, TOLERANCES, Ids, Tolerance, draw_text
 from ttbench.harness.tokenizer import Tokenizer
 from ttbench.types import Checkpoint, canonical_json, digest
@@ -113,6 +114,14 @@ def probe(engine: Engine, *, looked: int, ids: Ids | None, windows: Sequence[int
     causal = getattr(engine.model, "strictly_causal", True)
     text = draw_text(ids, num_tokens=looked, vocab_size=engine.vocab_size, seed=seed)
     return ask(engine, text, tolerance(engine), windows=windows, seed=seed, causal=causal)
+
+
+def probe_interface(engine: Engine) -> CheckResult:
+    """The first of the probes alone: whether the engine returns what the interface says."""
+    text = draw_text(None, num_tokens=SHORT, vocab_size=engine.vocab_size, seed=0)
+    causal = getattr(engine.model, "strictly_causal", True)
+    session = Session(engine, text, tolerance(engine), windows=(), seed=0, causal=causal)
+    return guarded("interface", session.interface)
 
 
 def tolerance(engine: Engine) -> Tolerance:

@@ -104,7 +104,7 @@ class Perplexity(Task):
         text="document bos",
         whole=(
             "window_start shared_context position position_end stride num_tokens num_bytes num_words page_tokens "
-            "peak_rss_bytes document_bytes bzip2_bytes xz_bytes"
+            "peak_rss_bytes document_bytes bzip2_bytes xz_bytes num_documents reused_tokens"
         ),
         real="nats page_nats",
     )

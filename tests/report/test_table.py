@@ -256,3 +256,12 @@ def test_the_registered_tasks_declare_metrics_that_the_report_can_make(task: str
             row.update(metric.where)
         table = summarise(make_rows(records, metrics={task: [metric]}))
         assert {entry["status"] for entry in words.records(table)} == {"ok"}
+
+
+def test_a_corpus_s_note_stands_beneath_its_table_once_and_old_rows_have_none() -> None:
+    rows = make_rows(perplexity_rows([TRANSFORMER], [512], num_documents=12))
+    assert "corpus code:" not in text_of(summarise(rows))
+    noted = rows.assign(corpus_note="other files of a project that was trained on")
+    noted.attrs.update(rows.attrs)
+    shown = " ".join(text_of(summarise(noted), width=200).split())
+    assert shown.count("corpus code: other files of a project that was trained on") == 1

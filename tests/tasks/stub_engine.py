@@ -10,7 +10,8 @@ import numpy as np
 
 from ttbench.harness.data import Corpus, Document, make_corpus
 from ttbench.harness.tokenizer import ByteTokenizer, Tokenizer
-from ttbench.tasks.base import Bench, Task
+from ttbench.record import CellRecord, cell_lines
+from ttbench.tasks.base import Bench, Task, declared_columns
 from ttbench.types import Cell, Checkpoint, Cost, Sample, Scalar, digest
 
 Rule = Callable[[tuple[int, ...]], np.ndarray]
@@ -199,4 +200,21 @@ def run_task(
         progress=progress,
         memo={} if memo is None else memo,
     )
-    return list(task.measure(bench))
+    samples = list(task.measure(bench))
+    # What a worker would refuse to store is refused here too.
+    record = CellRecord(
+        cell=cell,
+        status="ok",
+        reason=None,
+        started="",
+        cell_s=0.0,
+        cell_cpu_s=0.0,
+        load_average=0.0,
+        engine="eager",
+        kernel_path={},
+        metrics=task.metrics,
+        samples=tuple(samples),
+        columns=declared_columns(task),
+    )
+    assert len(list(cell_lines(record))) == 1 + len(samples)
+    return samples

@@ -116,7 +116,7 @@ class Needle(Task):
     version: ClassVar[int] = 3
     Params: ClassVar[type[Any]] = NeedleParams
     columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
-        text="haystack recipe not_comparable_because",
+        text="haystack wording draw recipe not_comparable_because",
         whole="num_trials loglik_tokens needle_index prompt_tokens prompt_bytes prefilled_tokens",
         real="depth hits_generate hits_choice hits_loglik loglik_nats actual_depth value_nats value_control_nats",
         truth="comparable_to_published",

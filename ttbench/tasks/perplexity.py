@@ -103,10 +103,10 @@ class Perplexity(Task):
     columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
         text="document bos",
         whole=(
-            "window_start shared_context position position_end stride num_tokens num_bytes num_words page_tokens "
-            "peak_rss_bytes document_bytes bzip2_bytes xz_bytes"
+            "window_start shared_context position position_end stride num_tokens num_bytes num_words "
+            "peak_rss_bytes document_bytes bzip2_bytes xz_bytes num_documents reused_tokens"
         ),
-        real="nats page_nats",
+        real="nats page_nats page_tokens",
     )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
     needs_corpus: ClassVar[bool] = True

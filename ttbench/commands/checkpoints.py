@@ -54,13 +54,15 @@ def generate(
     if len(ids) == 0:
         raise UsageError("the prompt is empty, and this tokenizer has no token to begin with; give some text")
     began = time.monotonic()
-    pieces, written = [], 0
-    for written, piece in enumerate(stream(model, tokenizer, ids, num_tokens=num_tokens)):
+    pieces = []
+    for piece in stream(model, tokenizer, ids, num_tokens=num_tokens):
         pieces.append(piece)
         if not as_json:
             sys.stdout.write(piece)
             sys.stdout.flush()
     took = time.monotonic() - began
+    # one piece for each token, and the rest of a character
+    written = len(pieces) - 1
     if as_json:
         document = {
             "checkpoint": found.name,

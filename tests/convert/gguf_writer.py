@@ -131,8 +131,7 @@ def write_gguf(
 ) -> None:
     """Write a model; `keys` are added to the architecture's, `without` keys or tensors are left away."""
     config = model.config
-    shards = {} if parts is None else {"split_max_tensors": parts}
-    writer = gguf.GGUFWriter(str(path), config.model_type, **shards)
+    writer = gguf.GGUFWriter(str(path), config.model_type, split_max_tensors=parts or 0)
     own = {f"{config.model_type}.{key}": value for key, value in {**own_keys(config), **(keys or {})}.items()}
     ggml = {f"tokenizer.ggml.{key}": value for key, value in (vocabulary or {}).items()}
     for key, value in {**own, **ggml}.items():

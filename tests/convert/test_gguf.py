@@ -22,7 +22,10 @@ from ttbench.harness.loading import load_model, load_tokenizer
 ATTENTION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 LLAMA = {**ATTENTION, "vocab_size": 300, "num_key_value_heads": 2, "max_position_embeddings": 512}
 TEXT = Path(__file__).read_text()
-LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 SAMPLE = "In 1984, 'twas  2 x 3\n\n1. one,  22\n    333\tdon't — I'LL 7½\n"
 
 

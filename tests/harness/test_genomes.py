@@ -57,7 +57,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
 
 @pytest.mark.parametrize("name", ["genomes", "genomes-strain"])
 def test_without_the_genomes_the_corpus_says_what_to_run(name: str, small: dict[str, bytes]) -> None:
-    with pytest.raises(CorpusError, match=r"not on this machine .* make genomes"):
+    with pytest.raises(CorpusError, match=r"not on this machine .* python -m ttbench\.harness\.genomes"):
         open_corpus(name)
 
 
@@ -86,7 +86,7 @@ def test_a_changed_file_is_refused_in_the_package_and_in_the_cache(small: dict[s
     (tmp_path / "y.deb").write_bytes(package(small))
     fetch(tmp_path / "y.deb")
     place(GENOMES["e-coli/mg1655"]).write_bytes(b"other")
-    with pytest.raises(CorpusError, match="not the file expected; remove it and fetch it again: make genomes"):
+    with pytest.raises(CorpusError, match="not the file expected; remove it and fetch it again: python -m ttbench"):
         open_corpus("genomes")
 
 

@@ -184,7 +184,7 @@ def test_more_tokens_than_there_are_positions_is_an_answer(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["Roberta", "XLMRoberta", "Camembert", "OPT", "GPT2"])
 def test_every_position_that_is_offered_can_be_read(name: str) -> None:
-    """RoBERTa's table of 34 rows gives padding (id 1) a row and counts from 2: 32 positions; OPT's adds two of its own."""
+    """RoBERTa's table of 34 rows gives padding (id 1) a row and counts from 2: 32 positions; OPT's adds two."""
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     sizes |= {"vocab_size": 40, "max_position_embeddings": 34, "pad_token_id": 1, "is_decoder": True}
     if name == "OPT":

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ttbench.errors import CheckpointError, UsageError
+from ttbench.harness.ids import before_end
 from ttbench.harness.tokenizer import NOTHING_GIVEN, ByteTokenizer, TableTokenizer, read_tokenizer, tokenizer_digest
 
 TEXT = "The café  at\tthe corner,\r\n\n opens at 9: naïve ▁no 🦊 ends \x00 <s> <|end|> ".replace("▁", "_").encode()
@@ -258,7 +259,8 @@ def test_bos_is_the_tokenizers_and_disagreement_is_said(
     tokenizer = read_tokenizer(tmp_path, config)
     assert isinstance(tokenizer, TableTokenizer)
     assert tokenizer.bos_id == expected
-    assert remark in tokenizer.remark if remark else tokenizer.remark is None
+    assert (remark or "") in (tokenizer.remark or "")
+    assert (tokenizer.remark is None) == (remark is None)
 
 
 @pytest.mark.parametrize(
@@ -348,6 +350,13 @@ def test_runs_of_spaces_as_added_tokens_stand_for_spaces(normalized: bool) -> No
     assert tokenizer.decode(ids) == text
     assert tokenizer.byte_lengths(ids).sum() == len(text)
     assert {268, 269} & set(ids.tolist())
+
+
+def test_an_answer_ends_before_the_first_of_its_ends() -> None:
+    ids = np.array([7, 8, 2, 9, 3])
+    assert before_end(ids, frozenset({2, 3})).tolist() == [7, 8]
+    assert before_end(ids, frozenset({7})).tolist() == []
+    assert before_end(ids, frozenset()).tolist() == before_end(ids, frozenset({99})).tolist() == ids.tolist()
 
 
 def test_ids_of_a_models_padding_stand_for_no_text() -> None:

@@ -118,6 +118,8 @@ class PairTokenizer:
     name = "pairs"
     vocab_size = 256 + 256 * 256
     bos_id: int | None = None
+    end_ids: frozenset[int] = frozenset()
+    remark: str | None = None
     digest = "pairs"
 
     def encode(self, text: bytes) -> np.ndarray:

@@ -23,11 +23,9 @@ from ttbench.convert.output import WeightWriter
 from ttbench.errors import CheckpointError
 
 # What the library raises on files that it cannot read; it has no errors of its own.
-_UNREADABLE = (ValueError, KeyError, IndexError, TypeError, OSError, RuntimeError, NotImplementedError) + (
-    AttributeError,
-    struct.error,
-    OverflowError,
-    MemoryError,
+_UNREADABLE = (
+    *(ValueError, KeyError, IndexError, TypeError, OSError, RuntimeError, NotImplementedError, AttributeError),
+    *(struct.error, OverflowError, MemoryError),
 )
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 _INSTEAD = "take the model's safetensors instead"
@@ -59,7 +57,7 @@ def convert_gguf(
     report(0, size)
     try:
         file = _read(paths)
-        name = file.keys.get("general.architecture")
+        name = str(file.keys.get("general.architecture"))
         if name not in ARCHITECTURES:
             raise CheckpointError(
                 f"it is of architecture {name!r}; read from GGUF are {', '.join(ARCHITECTURES)}; {_INSTEAD}"
@@ -92,7 +90,8 @@ def _parts(path: Path) -> list[Path]:
     missing = [name for name in names if not (path.parent / name).is_file()]
     if missing:
         raise CheckpointError(
-            f"'{path}' is one of {count} parts of a split GGUF, and {missing[0]} is missing beside it; download all parts"
+            f"'{path}' is one of {count} parts of a split GGUF, and {missing[0]} is missing beside it; download all of "
+            "them"
         )
     return [path.parent / name for name in names]
 
@@ -107,8 +106,8 @@ def _read(paths: list[Path]) -> _File:
         found = {key: field.contents() for key, field in reader.fields.items()}
         if found.get("split.count", len(paths)) not in (0, len(paths)) or found.get("split.no", number) != number:
             raise CheckpointError(
-                f"it is part {found.get('split.no', 0) + 1} of {found.get('split.count')} of a split GGUF; give all parts "
-                "their names NAME-0000N-of-0000M.gguf back, or join them: llama-gguf-split --merge FIRST WHOLE"
+                f"it is part {found.get('split.no', 0) + 1} of {found.get('split.count')} of a split GGUF; give all "
+                "parts their names NAME-0000N-of-0000M.gguf back, or join them: llama-gguf-split --merge FIRST WHOLE"
             )
         # only the first part says what the model is
         keys = found | keys
@@ -188,8 +187,8 @@ def _write_tensors(
         scaled = [name for name in unknown if name in ROPE_TENSORS]
         why = " (rotary scaling, as in Llama 3.1)" if scaled else ""
         raise CheckpointError(
-            f"it holds {len(unknown)} tensors that are not read{why}: {', '.join((scaled or unknown)[:4])}; without them "
-            f"the numbers would be wrong, so {_INSTEAD}, with --engine hf"
+            f"it holds {len(unknown)} tensors that are not read{why}: {', '.join((scaled or unknown)[:4])}; without "
+            f"them the numbers would be wrong, so {_INSTEAD}, with --engine hf"
         )
     absent = sorted(targets.keys() - file.tensors.keys())
     if absent:

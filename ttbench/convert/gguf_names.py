@@ -104,8 +104,8 @@ def _attention(keys: Mapping[str, Any]) -> dict[str, Any]:
 def _mamba(keys: Mapping[str, Any]) -> dict[str, Any]:
     if keys.get("ssm.dt_b_c_rms", False):
         raise CheckpointError(
-            "it has ssm.dt_b_c_rms = True (a Falcon-Mamba, which normalises dt, B and C), and only plain Mamba is read; "
-            "take the model's safetensors with --engine hf"
+            "it has ssm.dt_b_c_rms = True (a Falcon-Mamba, which normalises dt, B and C), and only plain Mamba is "
+            "read; take the model's safetensors with --engine hf"
         )
     for name in ("feed_forward_length", "attention.head_count"):
         if keys.get(name, 0) != 0:

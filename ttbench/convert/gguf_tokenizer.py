@@ -18,7 +18,10 @@ _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # tokenizer.ggml.token_type
 SPACE_MARK = "▁"
 
 # Llama 3
-_LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 # Qwen2: as Llama 3, but each digit is a piece of its own
 _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 # The families of `tokenizer.ggml.pre`. GPT-2's own pattern is the library's; "digits" parts every digit before it.
@@ -55,24 +58,23 @@ def write_gguf_tokenizer(keys: Mapping[str, Any], folder: Path) -> str | None:
     }
     if "tokens" not in ggml:
         return "the file holds no vocabulary, so no tokenizer was written"
-    why = _unreadable(ggml)
+    why, text = _unreadable(ggml), ""
+    bos = _token(ggml, "bos")
+    adds_bos = bos is not None and _adds_bos(ggml)
     if why is None:
-        tokens = ggml["tokens"]
         spec = _byte_level(ggml) if ggml["model"] == "gpt2" else _sentencepiece(ggml)
         spec |= {"version": "1.0", "truncation": None, "padding": None, "added_tokens": _added(ggml)}
-        adds_bos = _adds_bos(ggml)
-        bos = _token(ggml, "bos")
-        if adds_bos and bos is not None:
-            spec["post_processor"] = _begins_with(bos, ggml["bos_token_id"])
+        if adds_bos:
+            spec["post_processor"] = _begins_with(str(bos), ggml["bos_token_id"])
         text = json.dumps(spec, ensure_ascii=False)
-        why = _broken(text, tokens)
+        why = _broken(text, ggml["tokens"])
     if why is not None:
         return f"no tokenizer was written: {why}. Put the model's own tokenizer.json and tokenizer_config.json there"
     (folder / "tokenizer.json").write_text(text + "\n", encoding="utf-8")
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
-        "add_bos_token": adds_bos and bos is not None,
+        "add_bos_token": adds_bos,
         "add_eos_token": bool(ggml.get("add_eos_token", False)),
         **{
             f"{theirs}_token": _token(ggml, ours)
@@ -110,7 +112,7 @@ def _unreadable(ggml: Mapping[str, Any]) -> str | None:
 
 def _adds_bos(ggml: Mapping[str, Any]) -> bool:
     """Whether BOS stands in front of a text; a file that does not say is read as llama.cpp reads it."""
-    default = ggml["model"] == "llama" or SPLITS.get(ggml.get("pre", "")) == _LLAMA3
+    default = ggml.get("model") == "llama" or SPLITS.get(ggml.get("pre", "")) == _LLAMA3
     return bool(ggml.get("add_bos_token", default))
 
 

@@ -164,8 +164,8 @@ def _from_jax(given: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in _BLOCKS[block].items():
         if given.get(key, value) != value:
             raise CheckpointError(
-                f"the configuration has seq_modeling_block={block!r}, which is {key}={value!r}, and {key}={given[key]!r}; "
-                "leave one of them out"
+                f"the configuration has seq_modeling_block={block!r}, which is {key}={value!r}, and "
+                f"{key}={given[key]!r}; leave one of them out"
             )
         found[key] = value
     return found

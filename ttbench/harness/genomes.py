@@ -47,7 +47,7 @@ from ttbench.harness.data import SPLITS, Corpus, Document, make_corpus
 PACKAGE = "ragout-examples 2.3-4"
 URL = "http://deb.debian.org/debian/pool/main/r/ragout/ragout-examples_2.3-4_all.deb"
 MEMBERS = "./usr/share/doc/ragout/examples/"
-COMMAND = "make genomes"  # of a checkout; python -m ttbench.harness.genomes of an installed package
+COMMAND = "python -m ttbench.harness.genomes"  # the same as `make genomes`, which only a checkout has
 STRETCH = 131_072  # bases of a document of valid and test
 BASES = b"ACGT"
 _COMPLEMENT = bytes.maketrans(BASES, BASES[::-1])
@@ -213,7 +213,7 @@ def _download() -> bytes:
     except (urllib.error.URLError, TimeoutError) as error:
         raise CorpusError(
             f"{URL} cannot be fetched: {error}; get the package elsewhere (apt-get download ragout-examples), "
-            f"then: {COMMAND} DEB=FILE"
+            f"then: {COMMAND} --deb FILE"
         ) from error
 
 

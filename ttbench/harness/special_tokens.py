@@ -118,10 +118,7 @@ def no_tokenizer(folder: Path, name: str) -> str:
 def token_ids(spec: Mapping[str, Any]) -> dict[str, int]:
     """Ids of all tokens of a tokenizer.json."""
     vocab = (spec.get("model") or {}).get("vocab") or {}
-    if isinstance(vocab, list):
-        ids = {piece[0]: index for index, piece in enumerate(vocab)}
-    else:
-        ids = dict(vocab)
+    ids = {piece[0]: index for index, piece in enumerate(vocab)} if isinstance(vocab, list) else dict(vocab)
     return ids | {entry["content"]: entry["id"] for entry in spec.get("added_tokens") or ()}
 
 

@@ -70,8 +70,8 @@ def read_weights(folder: Path) -> StoredWeights:
             return _read_shards(folder, index)
         if any(member(folder, name) for name in others):
             raise CheckpointError(
-                f"'{folder}' holds both {SINGLE} and the shards of {INDEX}, which may disagree; give a copy of the folder "
-                "with one of them"
+                f"'{folder}' holds both {SINGLE} and the shards of {INDEX}, which may disagree; give a copy of the "
+                "folder with one of them"
             )
         # what an index without its shards says is about files that are not here
     if single:
@@ -99,8 +99,8 @@ def _instead(folder: Path) -> str:
         )
     if any(name.startswith("consolidated") for name in safetensors):
         return (
-            f"; it holds {safetensors[0]}, the authors' own layout under other tensor names, which is not read. Download "
-            f"the same repository's {SINGLE}, or its shards with {INDEX}"
+            f"; it holds {safetensors[0]}, the authors' own layout under other tensor names, which is not read. "
+            f"Download the same repository's {SINGLE}, or its shards with {INDEX}"
         )
     if safetensors:
         return f"; it holds {', '.join(safetensors[:4])}. If these are the weights, name the file {SINGLE}"

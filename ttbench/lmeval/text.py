@@ -93,11 +93,7 @@ class FileText:
             before = [found.named_bos_id] if flags[0] and found.named_bos_id is not None else []
             after = [self.end_id] if flags[1] and self.end_id is not None else []
             self._around = before, after
-
-    @property
-    def adds_prefix(self) -> bool:
-        """Whether the tokenizer puts its prefix in front of a text by itself."""
-        return self.encode("", special=True)[:1] == [self.prefix_id]
+        self.adds_prefix = self.encode("", special=True)[:1] == [self.prefix_id]
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         if special and self._around is not None:

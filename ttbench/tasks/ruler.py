@@ -112,7 +112,7 @@ def departures(
     """Why a share of values found is not to be put beside RULER's published table, as far as the parameters tell."""
     found = []
     if variant.haystack == "essay":
-        found.append(f"haystack: {corpus} for Paul Graham's essays")
+        found.append(f"haystack: {corpus}, white space kept, for Paul Graham's essays")
     if "words" in (variant.key, variant.value):
         found.append("data: keys of this package's word lists for those of wonderwords")
     if depth_mode != "ruler":

@@ -25,6 +25,7 @@ from ttbench.record import CellRecord
 from ttbench.types import SCHEMA_VERSION, canonical_json
 
 METRICS_KEY = b"ttbench.metrics"
+READ = "read_tokens"  # of a sample: the longest sequence that was read for it, where that is not the context
 
 COLUMNS: Mapping[str, pa.DataType] = {
     "run_id": pa.string(),
@@ -82,10 +83,16 @@ def _cell_columns(record: CellRecord) -> dict[str, Any]:
             if name not in row and name in source.__dataclass_fields__:
                 row[name] = getattr(source, name)
     row["kernel_path"] = canonical_json(dict(record.kernel_path))
-    reach = cell.context_len if cell.reach is None else cell.reach
-    row["extrapolated"] = None if checkpoint.train_ctx is None else reach > checkpoint.train_ctx
+    row["extrapolated"] = None if checkpoint.train_ctx is None else _reach(record) > checkpoint.train_ctx
     row |= {f"param_{name}": value for name, value in cell.params.items()}
     return _texts(row)
+
+
+def _reach(record: CellRecord) -> int:
+    """Tokens of the longest sequence: what the samples say was read, before what the plan foresaw."""
+    read = [sample.values[READ] for sample in record.samples if sample.values.get(READ) is not None]
+    planned = record.cell.context_len if record.cell.reach is None else record.cell.reach
+    return int(max(filter(None, read), default=planned))
 
 
 def _texts(row: Mapping[str, Any]) -> dict[str, Any]:

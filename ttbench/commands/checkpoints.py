@@ -63,11 +63,7 @@ def generate(
             sys.stdout.write(piece)
             sys.stdout.flush()
     took = time.monotonic() - began
-<<<<<<< HEAD
     # one piece for each token, and one for what is left of a character
-=======
-    # one piece for each token, and the rest of a character
->>>>>>> load
     written = len(pieces) - 1
     if as_json:
         document = {

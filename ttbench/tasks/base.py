@@ -53,7 +53,10 @@ class Bench:
 def columns(*, text: str = "", whole: str = "", real: str = "", truth: str = "") -> Mapping[str, ColumnType]:
     """Names of a task's columns by what they hold, with blanks between them."""
     kinds: dict[ColumnType, str] = {"text": text, "whole": whole, "real": real, "truth": truth}
-    return {name: kind for kind, names in kinds.items() for name in names.split()}
+    found: dict[str, ColumnType] = {}
+    for kind, names in kinds.items():
+        found |= dict.fromkeys(names.split(), kind)
+    return found
 
 
 class Task(ABC):

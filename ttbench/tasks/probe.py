@@ -76,8 +76,8 @@ class Probe(Task):
     Params: ClassVar[type[Any]] = ProbeParams
     columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
         text="sequence label not_comparable_because",
-        whole="num_classes num_train num_sequences hits chance_hits counts_hits num_tokens cut_tokens in_train",
-        real="penalty nats",
+        whole="num_classes num_train num_sequences hits counts_hits num_tokens cut_tokens in_train",
+        real="chance_hits penalty nats",
         truth="comparable_to_published",
     )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"

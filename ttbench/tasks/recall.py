@@ -13,8 +13,10 @@ looked up (`ttbench.harness.puzzles` has the definitions and sources). It is a t
 on such sequences (`ttbench/zoo/recipe-synthetic.yaml`) and tested there and beyond its length. A model that never
 saw them scores chance, which says nothing about what it could learn. Form `text` asks a pretrained model without any
 training: key/value sentences stated once and asked for once (mqar), random strings repeated (copy), as in the rows that
-the zoo was trained on. Parity and S5 have no such form: no text poses them. `trained_format` says whether the
-checkpoint was trained on rows of the cell's kind and form; null where its config.json does not tell.
+the zoo was trained on. Both fill the context in the checkpoint's own tokens, mqar with sentences that nobody asks for;
+`read_tokens` is what was really read, and `extrapolated` follows it. Parity and S5 have no such form: no text poses
+them. `trained_format` says whether the checkpoint was trained on rows of the cell's kind and form; null where its
+config.json does not tell.
 
 Measured, in one pass: a question is answered when each token of its answer is the likeliest of the whole vocabulary,
 given those before it (teacher forcing; one token in form symbols). Parity and S5 are asked after every symbol, and the
@@ -87,11 +89,11 @@ class Recall(Task):
     """Questions answered, by length and number of pairs."""
 
     name: ClassVar[str] = "recall"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     Params: ClassVar[type[Any]] = RecallParams
     columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
         text="sequence recipe",
-        whole="pairs num_questions hits answer_tokens sequence_tokens state_bytes",
+        whole="pairs num_questions hits answer_tokens read_tokens state_bytes",
         real="chance chance_hits chance_stated nats",
         truth="trained_format",
     )
@@ -264,10 +266,10 @@ def _judge(recipe: Recipe, tokens: Tokens, nats: np.ndarray, top: np.ndarray, st
             "hits": int((missed == 0).sum()),
             "chance": chance,
             "chance_hits": chance * number,
-            "chance_stated": None if recipe.pairs is None else 1 / recipe.pairs,
+            "chance_stated": None if tokens.num_stated is None else 1 / tokens.num_stated,
             "nats": float(answers.sum()),
             "answer_tokens": int(asked.sum()),
-            "sequence_tokens": len(tokens.ids),
+            "read_tokens": len(tokens.ids),
             "state_bytes": state_bytes,
         },
         evidence={

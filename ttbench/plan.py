@@ -85,6 +85,7 @@ def plan(
     engine: str = "eager",
     timeout_s: float | None = None,
     timings: Timings = (),
+    missing_data: str | None = None,
 ) -> Plan:
     """Lay out the cells of one task.
 
@@ -95,6 +96,7 @@ def plan(
         batch_size: sequences; None takes the task's default.
         machine: fingerprint of this machine; it enters the identity of timing cells only.
         timings: earlier cells of this machine, for the estimate of time.
+        missing_data: why the corpus cannot be read, where a command fetches it: all cells are skipped for this reason.
 
     Raises UnknownNameError or UsageError when the request has no meaning.
     """
@@ -127,7 +129,7 @@ def plan(
             timeout_s=timeout_s,
             reach=task.reach(settled, context_len),
         )
-        skip = _skip(task, cell, twins=cells)
+        skip = _skip(task, cell, twins=cells, missing_data=missing_data)
         if skip is None:
             cells[cell.cell_id] = cell
         else:
@@ -186,7 +188,9 @@ def _points(
                 yield checkpoint, length, round_
 
 
-def _skip(task: Task, cell: Cell, *, twins: Mapping[str, Cell]) -> Skip | None:
+def _skip(task: Task, cell: Cell, *, twins: Mapping[str, Cell], missing_data: str | None) -> Skip | None:
+    if missing_data is not None:
+        return Skip(cell=cell, status="unsupported", reason=missing_data)
     twin = twins.get(cell.cell_id)
     if twin is not None:
         reason = f"the same cell as that of '{twin.checkpoint.name}', which has the same weights"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ttbench.errors import UsageError
+from ttbench.errors import MissingDataError, UsageError
 from ttbench.harness import measure
 from ttbench.harness.data import open_corpus
 from ttbench.plan import Plan, join, plan, read_params
@@ -81,6 +81,7 @@ def plan_task(task: str, options: Options, *, out: str | Path = DEFAULT_OUT) -> 
     read_params(needs, params)
     dtype, engine = options.dtype or "float32", options.engine or "eager"
     machine = measure.machine_fingerprint()
+    corpus_digest, missing_data = _digest(corpus)
     return plan(
         task,
         checkpoints=_resolve(
@@ -91,7 +92,7 @@ def plan_task(task: str, options: Options, *, out: str | Path = DEFAULT_OUT) -> 
         context_lens=parse_ctx(needs.default_ctx if options.ctx is None else options.ctx),
         params=params,
         corpus=corpus,
-        corpus_digest=None if corpus is None else open_corpus(corpus).digest,
+        corpus_digest=corpus_digest,
         seed=options.seed or 0,
         dtype=dtype,
         device=options.device or "cpu",
@@ -102,7 +103,16 @@ def plan_task(task: str, options: Options, *, out: str | Path = DEFAULT_OUT) -> 
         machine=machine,
         timeout_s=options.timeout,
         timings=timings(out, machine=machine, tasks=[task]),
+        missing_data=missing_data,
     )
+
+
+def _digest(corpus: str | None) -> tuple[str | None, str | None]:
+    """The digest of a corpus, or what to do where its data have not been fetched yet."""
+    try:
+        return None if corpus is None else open_corpus(corpus).digest, None
+    except MissingDataError as error:
+        return None, str(error)
 
 
 def plan_suite(suite: str | Path, options: Options, *, out: str | Path = DEFAULT_OUT) -> Plan:

@@ -14,6 +14,7 @@
     │   ├── TooLongError          status too_long
     │   ├── TooShortError         status too_short
     │   └── UnsupportedError      status unsupported
+    │       └── MissingDataError  status unsupported, and a CorpusError: data that are fetched once are not here
     ├── LeakError                 an engine that knows what it was not shown: status error
     ├── NotFiniteError            logits that are NaN or infinite: status error
     ├── CellsFailedError          cells ended killed, timeout or error: exit code 1
@@ -108,6 +109,10 @@ class UnsupportedError(CellAnswer):
     """The combination asked for has no meaning or no implementation."""
 
     status = "unsupported"
+
+
+class MissingDataError(CorpusError, UnsupportedError):
+    """Data that a command fetches once are not on this machine; the message names the command."""
 
 
 class LeakError(TtbenchError):

@@ -89,6 +89,7 @@ def plan(
     timeout_s: float | None = None,
     timings: Timings = (),
     unchecked: bool = False,
+    missing_data: str | None = None,
 ) -> Plan:
     """Lay out the cells of one task.
 
@@ -100,6 +101,7 @@ def plan(
         machine: fingerprint of this machine; it enters the identity of timing cells only.
         timings: earlier cells of this machine, for the estimate of time.
         unchecked: measure without asking first whether the model looks ahead; rows are marked.
+        missing_data: why the corpus cannot be read, where a command fetches it: all cells are skipped for this reason.
 
     Raises UnknownNameError or UsageError when the request has no meaning.
     """
@@ -133,7 +135,7 @@ def plan(
             reach=task.reach(settled, context_len),
             unchecked=unchecked,
         )
-        skip = _skip(task, cell, twins=cells)
+        skip = _skip(task, cell, twins=cells, missing_data=missing_data)
         if skip is None:
             cells[cell.cell_id] = cell
         else:
@@ -194,7 +196,9 @@ def _points(
                 yield checkpoint, length, round_
 
 
-def _skip(task: Task, cell: Cell, *, twins: Mapping[str, Cell]) -> Skip | None:
+def _skip(task: Task, cell: Cell, *, twins: Mapping[str, Cell], missing_data: str | None) -> Skip | None:
+    if missing_data is not None:
+        return Skip(cell=cell, status="unsupported", reason=missing_data)
     twin = twins.get(cell.cell_id)
     if twin is not None:
         reason = f"the same cell as that of '{twin.checkpoint.name}', which has the same weights"

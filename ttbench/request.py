@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ttbench.errors import UsageError
+from ttbench.errors import MissingDataError, UsageError
 from ttbench.harness import measure
-from ttbench.harness.data import open_corpus
+from ttbench.harness.data import Corpus, open_corpus
 from ttbench.plan import Plan, join, plan, read_params
 from ttbench.registry import TASKS
 from ttbench.store import timings
@@ -82,7 +82,7 @@ def plan_task(task: str, options: Options, *, out: str | Path = DEFAULT_OUT) -> 
     read_params(needs, params)
     dtype, engine = options.dtype or "float32", options.engine or "eager"
     machine = measure.machine_fingerprint()
-    opened = None if corpus is None else open_corpus(corpus)
+    opened, missing_data = _open(corpus)
     if opened is not None:
         needs.check_corpus(opened)
     laid_out = plan(
@@ -107,9 +107,18 @@ def plan_task(task: str, options: Options, *, out: str | Path = DEFAULT_OUT) -> 
         timeout_s=options.timeout,
         timings=timings(out, machine=machine, tasks=[task]),
         unchecked=bool(options.unchecked),
+        missing_data=missing_data,
     )
     notes = () if opened is None else tuple(f"corpus {corpus}: {note}" for note in opened.notes)
     return dataclasses.replace(laid_out, notes=notes)
+
+
+def _open(corpus: str | None) -> tuple[Corpus | None, str | None]:
+    """The corpus, or what to do where its data have not been fetched yet."""
+    try:
+        return None if corpus is None else open_corpus(corpus), None
+    except MissingDataError as error:
+        return None, str(error)
 
 
 def plan_suite(suite: str | Path, options: Options, *, out: str | Path = DEFAULT_OUT) -> Plan:

@@ -30,7 +30,16 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from ttbench.disk import sync
 from ttbench.errors import StoreError
 from ttbench.record import CellRecord, cell_lines, evidence_lines, now, parse_cell
-from ttbench.types import ANSWERS, SCHEMA_VERSION, Cell, Environment, Status, canonical_json, digest, json_bytes
+from ttbench.types import (
+    LASTING,
+    SCHEMA_VERSION,
+    Cell,
+    Environment,
+    Status,
+    canonical_json,
+    digest,
+    json_bytes,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -253,7 +262,10 @@ def run_folders(root: Path | str) -> list[Path]:
 
 
 def find_done(root: Path | str, cell_ids: Iterable[str]) -> dict[str, Path]:
-    """Files of the cells that an earlier run below `root` answered. Failures and broken files are not answers."""
+    """Files of the cells that an earlier run below `root` answered. Failures and broken files are not answers.
+
+    What was unsupported is asked again, which costs little: its data may have been fetched since.
+    """
     missing = set(cell_ids)
     found: dict[str, Path] = {}
     for folder in run_folders(root):
@@ -261,7 +273,7 @@ def find_done(root: Path | str, cell_ids: Iterable[str]) -> dict[str, Path]:
             path = folder / "cells" / f"{cell_id}.jsonl"
             # A file of another schema, or cut by a failing disk, is measured again.
             with contextlib.suppress(StoreError):
-                if read_cell(path).status in ANSWERS:
+                if read_cell(path).status in LASTING:
                     found[cell_id] = path
         missing -= found.keys()
     return found

@@ -15,7 +15,8 @@ from typing import Any, Literal
 Scalar = str | int | float | bool | None
 Status = Literal["ok", "oom", "too_long", "too_short", "unsupported", "killed", "timeout", "error"]
 
-ANSWERS: tuple[Status, ...] = ("ok", "oom", "too_long", "too_short", "unsupported")
+LASTING: tuple[Status, ...] = ("ok", "oom", "too_long", "too_short")  # answers that a later run takes over
+ANSWERS: tuple[Status, ...] = (*LASTING, "unsupported")
 FAILURES: tuple[Status, ...] = ("killed", "timeout", "error")
 SCHEMA_VERSION = 1
 

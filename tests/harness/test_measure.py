@@ -268,14 +268,24 @@ def test_less_than_one_thread_is_wrong_use() -> None:
         measure.pin_threads(0)
 
 
-def test_a_worker_starts_with_one_malloc_arena_and_its_threads() -> None:
+def test_a_worker_starts_with_one_malloc_arena_its_threads_and_a_short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     assert measure.worker_variables(3) == {
         "OMP_NUM_THREADS": "3",
         "MKL_NUM_THREADS": "3",
         "OPENBLAS_NUM_THREADS": "3",
         "MALLOC_ARENA_MAX": "1",
+        "GOMP_SPINCOUNT": "10000",
     }
     assert set(measure.worker_variables(1)) <= set(measure.VARIABLES)
+
+
+@pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
+def test_how_the_user_lets_threads_wait_is_left_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv(name, "3")
+    assert "GOMP_SPINCOUNT" not in measure.worker_variables(2)
 
 
 # The machine

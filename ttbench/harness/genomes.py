@@ -41,7 +41,7 @@ from functools import cache
 from pathlib import Path
 
 from ttbench.cache import cache_folder
-from ttbench.errors import CorpusError, TtbenchError
+from ttbench.errors import CorpusError, MissingDataError, TtbenchError
 from ttbench.harness.data import SPLITS, Corpus, Document, make_corpus
 
 PACKAGE = "ragout-examples 2.3-4"
@@ -116,7 +116,7 @@ NEW_SPECIES, NEAR_DUPLICATE = ("v-cholerae/o395",), ("e-coli/dh1",)
 def genomes_corpus() -> Corpus:
     """Bacterial genomes, tested on a species that training never saw; fetched by `make genomes`.
 
-    Raises CorpusError when they are not on this machine.
+    Raises MissingDataError when they are not on this machine.
     """
     return _corpus("genomes", test=NEW_SPECIES, remark="the test species is in no other split")
 
@@ -125,7 +125,7 @@ def genomes_corpus() -> Corpus:
 def strain_corpus() -> Corpus:
     """The same training genomes, tested on a near duplicate of one of them: what a model remembers.
 
-    Raises CorpusError when they are not on this machine.
+    Raises MissingDataError when they are not on this machine.
     """
     return _corpus("genomes-strain", test=NEAR_DUPLICATE, remark="the test strain is a near duplicate of one in train")
 
@@ -142,13 +142,13 @@ def _corpus(name: str, *, test: Iterable[str], remark: str) -> Corpus:
 def read_genome(genome: Genome, *, cut: bool) -> list[Document]:
     """The records of a genome as documents, each whole or cut in stretches.
 
-    Raises CorpusError when the file is not in the cache, or not as it should be.
+    Raises MissingDataError when the file is not in the cache, CorpusError when it is not as it should be.
     """
     path = place(genome)
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise CorpusError(
+        raise MissingDataError(
             f"the genomes are not on this machine ({path}); fetch them once (18 MB): {COMMAND}"
         ) from error
     if hashlib.sha256(data).hexdigest() != genome.sha256:

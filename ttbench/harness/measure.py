@@ -44,7 +44,7 @@ PACKAGES = (
 )
 VARIABLES = (
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "OMP_WAIT_POLICY"),
-    *("GOMP_CPU_AFFINITY", "KMP_AFFINITY", "KMP_BLOCKTIME", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS"),
+    *("GOMP_CPU_AFFINITY", "GOMP_SPINCOUNT", "KMP_AFFINITY", "KMP_BLOCKTIME", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS"),
     *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE", "TTBENCH_FLUSH_DENORMALS"),
     *("MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD"),
     *("PYTHONHASHSEED", "PYTHONMALLOC", "TRITON_INTERPRET", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"),
@@ -64,11 +64,16 @@ def worker_variables(threads: int) -> dict[str, str]:
     """Environment variables that a measuring process must be started with; too late once its libraries are loaded.
 
     One malloc arena, because glibc otherwise keeps one per thread and peak memory depends on which thread freed what.
+    A thread that waits for another one asks again for a third of a millisecond, then sleeps, unless the user has set
+    how it waits: longer than the pause between two parallel operations, so that timings of an idle machine stay as
+    they are, and not the 10 ms of GNU's default, in which a busy machine hardly lets the other one run.
     """
     count = str(threads)
+    waits = {} if {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ) else {"GOMP_SPINCOUNT": "10000"}
     return {
         **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), count),
         "MALLOC_ARENA_MAX": "1",
+        **waits,
     }
 
 

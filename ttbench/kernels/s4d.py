@@ -16,7 +16,7 @@ and only then cast: their angles grow with the place in a chunk.
 Source: Gu et al. 2022, "On the Parameterization and Initialization of Diagonal State Space Models" (arXiv 2206.11893),
 sections 3 and 4; zero-order hold, and the Vandermonde product of section 3.3 for K.
 Complex tensors cross the border as pairs of reals, [..., 2].
-Letters: B batch, T tokens, H channels, N complex states of a channel (half of the paper's N).
+Letters: B batch, T tokens, H channels, N complex states of a channel (half of the paper's N), N2 = 2 N.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _cast(z: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _tables(
     dt: Tensor, A: Tensor, C: Tensor, chunk_len: int, dtype: torch.dtype
-) -> tuple[Float[Tensor, "H T"], Float[Tensor, "H 2*N T"], Float[Tensor, "H T 2*N"], Tensor]:
+) -> tuple[Float[Tensor, "H T"], Float[Tensor, "H N2 T"], Float[Tensor, "H T N2"], Tensor]:
     """The kernel K; Bbar Abar^(T - 1 - s); 2 C Abar^(t + 1), conjugate; and Abar^0..T, complex [H, N, T + 1]."""
     dtA, B_bar = _discretise(dt, A)
     out = _complex(C.double())

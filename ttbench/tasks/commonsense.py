@@ -133,7 +133,7 @@ class Commonsense(Task):
         """Yield one sample per question (and filter), then one per number that lm-eval reports.
 
         Raises:
-            CorpusError: the task's data are not on this machine.
+            MissingDataError: the task's data are not on this machine.
             UnsupportedError: the checkpoint has no tokenizer.
             TooLongError: the checkpoint cannot take a choice.
         """

@@ -10,7 +10,7 @@ from typing import Any
 
 from ttbench.errors import UsageError
 from ttbench.harness import measure
-from ttbench.harness.data import open_corpus
+from ttbench.harness.data import Corpus, open_corpus
 from ttbench.plan import Plan, join, plan, read_params
 from ttbench.registry import TASKS
 from ttbench.store import timings
@@ -107,9 +107,14 @@ def plan_task(task: str, options: Options, *, out: str | Path = DEFAULT_OUT) -> 
         timeout_s=options.timeout,
         timings=timings(out, machine=machine, tasks=[task]),
         unchecked=bool(options.unchecked),
+        texts=None if opened is None else _sizes(opened),
     )
     notes = () if opened is None else tuple(f"corpus {corpus}: {note}" for note in opened.notes)
     return dataclasses.replace(laid_out, notes=notes)
+
+
+def _sizes(corpus: Corpus) -> dict[str, tuple[int, ...]]:
+    return {split: tuple(len(document.text) for document in found) for split, found in corpus.splits.items()}
 
 
 def plan_suite(suite: str | Path, options: Options, *, out: str | Path = DEFAULT_OUT) -> Plan:

@@ -13,6 +13,8 @@ from types import ModuleType
 import jaxtyping
 import pytest
 
+from ttbench import calibration
+
 # A shell that runs the tests in the background hands down an ignored Ctrl-C, which some of them press.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -41,6 +43,13 @@ def _test_leaves_global_state_alone(
 ) -> Iterator[None]:
     with guard.unchanged(request.node.nodeid):
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process that measures this machine for an estimate, and none that an earlier one left in the user's cache."""
+    monkeypatch.setattr(calibration, "_measure", lambda missing, known: {})
+    monkeypatch.setattr(calibration, "_folder", lambda: Path("/nonexistent"))
 
 
 @pytest.fixture

@@ -40,6 +40,7 @@ class Message:
     reason: str | None = None  # one line
     done: int = 0  # samples
     total: int = 0  # samples
+    setup_s: float = 0.0  # seconds of the cell so far in which its process opened what it needs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

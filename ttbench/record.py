@@ -34,6 +34,7 @@ class CellRecord:
     columns: Mapping[str, ColumnType] = field(default_factory=dict)  # the task's declarations, parameters included
     corpus_note: str | None = None  # what a number on the corpus must not be read without; None: nothing
     denormals_flushed: bool | None = None  # by the worker's arithmetic, as tried; None when no torch was loaded
+    setup_s: float | None = None  # wall seconds of `cell_s` before the engine, the corpus and the tokenizer were open
     run_id: str = ""  # filled in by the store
     environment: str = ""  # digest; filled in by the store
     machine: str = ""  # fingerprint; filled in by the store

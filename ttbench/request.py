@@ -108,6 +108,7 @@ def plan_task(task: str, options: Options, *, out: str | Path = DEFAULT_OUT) -> 
         timings=timings(out, machine=machine, tasks=[task]),
         unchecked=bool(options.unchecked),
         missing_data=missing_data,
+        texts=None if opened is None else _sizes(opened),
     )
     notes = () if opened is None else tuple(f"corpus {corpus}: {note}" for note in opened.notes)
     return dataclasses.replace(laid_out, notes=notes)
@@ -119,6 +120,10 @@ def _open(corpus: str | None) -> tuple[Corpus | None, str | None]:
         return None if corpus is None else open_corpus(corpus), None
     except MissingDataError as error:
         return None, str(error)
+
+
+def _sizes(corpus: Corpus) -> dict[str, tuple[int, ...]]:
+    return {split: tuple(len(document.text) for document in found) for split, found in corpus.splits.items()}
 
 
 def plan_suite(suite: str | Path, options: Options, *, out: str | Path = DEFAULT_OUT) -> Plan:

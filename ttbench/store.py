@@ -280,7 +280,10 @@ def find_done(root: Path | str, cell_ids: Iterable[str]) -> dict[str, Path]:
 
 
 def timings(root: Path | str, *, machine: str, tasks: Iterable[str]) -> list[tuple[Cell, float]]:
-    """Cells of these tasks measured on this machine with their wall seconds, newest first, for the plan's estimate."""
+    """Cells of these tasks measured on this machine with their wall seconds, newest first, for the plan's estimate.
+
+    Seconds in which a process opened its engine and corpus are not among them.
+    """
     tasks = set(tasks)
     found: dict[str, tuple[Cell, float]] = {}
     for folder in run_folders(root):
@@ -290,5 +293,6 @@ def timings(root: Path | str, *, machine: str, tasks: Iterable[str]) -> list[tup
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(path, encoding="utf-8") as file:
                 header = json.loads(file.readline())
                 if header["status"] == "ok" and header["machine"] == machine and header["cell"]["task"] in tasks:
-                    found[path.stem] = (Cell.from_json(header["cell"]), header["cell_s"])
+                    own_s = max(0.0, header["cell_s"] - (header.get("setup_s") or 0.0))
+                    found[path.stem] = (Cell.from_json(header["cell"]), own_s)
     return list(found.values())

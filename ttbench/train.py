@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ttbench.cache import cache_folder
 from ttbench.disk import sync
-from ttbench.errors import CacheError, SuiteError, UnknownNameError, UsageError
+from ttbench.errors import CacheError, SuiteError, UnknownNameError, UnsupportedError, UsageError
 from ttbench.harness.mixture import Mixture, Rows
 from ttbench.models.base import SequenceModel
 from ttbench.recipe import Recipe, Trainee
@@ -212,7 +212,7 @@ def _train(
                 )
             run.curve.append((run.step, mean))
             losses, reported = [], now
-            speed = (run.step - first_step) / (now - started)
+            left = _work(recipe, model, run.step, recipe.num_steps) / _work(recipe, model, first_step, run.step)
             done = sum(_step_tokens(recipe, step) for step in range(first_step, run.step))
             report(
                 Progress(
@@ -222,7 +222,7 @@ def _train(
                     loss=mean,
                     lr=trainee.lr * recipe.lr_share(run.step - 1),
                     tokens_per_s=done / (now - started),
-                    seconds_left=(recipe.num_steps - run.step) / speed,
+                    seconds_left=left * (now - started),
                 )
             )
         if now - saved >= SAVE_EVERY_S or run.step == recipe.num_steps or over:
@@ -253,6 +253,23 @@ def progress_path(recipe: Recipe, trainee: Trainee, cache: Path | None) -> Path:
             "set XDG_CACHE_HOME to a folder that can be written"
         ) from error
     return folder / f"{trainee.name}-{key}.pt"
+
+
+def _work(recipe: Recipe, model: SequenceModel, first: int, last: int) -> float:
+    """Work of the steps from `first` to before `last`: steps of other phases have other rows, longer or more of them.
+
+    In FLOP of reading the rows, in proportion to which learning from them costs; in tokens where there is no formula.
+    """
+    try:
+        cost = type(model).cost(model.config, dtype_bytes=4)
+    except UnsupportedError:
+        cost = None
+    work, start = 0.0, 0
+    for phase in recipe.phases:
+        num = max(0, min(last, start + phase.num_steps) - max(first, start))
+        row = phase.context_len if cost is None else cost.prefill_flops(phase.context_len)
+        work, start = work + num * phase.batch_size * row, start + phase.num_steps
+    return work
 
 
 def _step_tokens(recipe: Recipe, step: int) -> int:

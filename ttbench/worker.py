@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,11 +55,11 @@ class Channel:
         line = json.dumps({"kind": kind, **fields}) + "\n"
         os.write(self._handle, line.encode())
 
-    def progress(self, cell_id: str, done: int, total: int) -> None:
+    def progress(self, cell_id: str, done: int, total: int, setup_s: float) -> None:
         """At most once a second: the parent must sleep while a cell is timed."""
         if time.monotonic() - self._last >= 1:
             self._last = time.monotonic()
-            self.send("progress", cell_id=cell_id, done=done, total=total)
+            self.send("progress", cell_id=cell_id, done=done, total=total, setup_s=setup_s)
 
 
 class Group:
@@ -71,18 +71,28 @@ class Group:
         self._verdict: Verdict | None = None
         self._corpora: dict[str, Corpus] = {}
         self._memos: dict[tuple[str, int], dict[Any, Any]] = {}  # of each task's version
+        self.setup_s = 0.0  # of the running cell: until the engine was open, and in opening what came after it
+        self._began = time.perf_counter()
 
     def bench(self, cell: Cell, channel: Channel) -> Bench:
+        self.setup_s, self._began = 0.0, time.perf_counter()
         return Bench(
             cell=cell,
             open_engine=lambda: self._open_engine(cell),
-            open_corpus=lambda: self._open_corpus(cell),
-            open_tokenizer=lambda: self._open_tokenizer(cell),
+            open_corpus=lambda: self._timed(lambda: self._open_corpus(cell)),
+            open_tokenizer=lambda: self._timed(lambda: self._open_tokenizer(cell)),
             memo=self._memos.setdefault((cell.task, cell.task_version), {}),
-            progress=lambda done, total: channel.progress(cell.cell_id, done, total),
+            progress=lambda done, total: channel.progress(cell.cell_id, done, total, self.setup_s),
         )
 
+    def _timed(self, open_: Callable[[], Any]) -> Any:
+        began = time.perf_counter()
+        opened = open_()
+        self.setup_s += time.perf_counter() - began
+        return opened
+
     def _open_engine(self, cell: Cell) -> Engine:
+        opens = self.engine is None
         if self.engine is None:
             # Late: torch takes seconds and hundreds of MiB, and some tasks look at the process before it is there.
             from ttbench.harness.loading import load_engine
@@ -101,6 +111,9 @@ class Group:
             )
         if is_probed(cell) and not cell.unchecked:
             self._vouch(cell, self.engine).require()
+        if opens:
+            # What a cell does before it has an engine is its process's beginning: imports, and looking at itself.
+            self.setup_s = time.perf_counter() - self._began
         return self.engine
 
     def _vouch(self, cell: Cell, engine: Engine) -> Verdict:
@@ -194,7 +207,7 @@ def run_group(spec: Mapping[str, Any], channel: Channel) -> None:
             # The task's samples are at fault, not the disk.
             record = dataclasses.replace(record, status="error", reason=one_line(error), samples=())
             store.write_cell(record)
-        channel.send("end", cell_id=cell.cell_id, status=record.status, reason=record.reason)
+        channel.send("end", cell_id=cell.cell_id, status=record.status, reason=record.reason, setup_s=group.setup_s)
         # After a failure inside an engine its state, or the device's, is not to be trusted.
         if record.status == "oom" or (record.status == "error" and group.engine is not None):
             return
@@ -223,6 +236,7 @@ def run_cell(cell: Cell, *, group: Group, channel: Channel) -> CellRecord:
             columns=declared_columns(task),
             samples=samples,
             corpus_note=group.note(cell),
+            setup_s=group.setup_s,
             denormals_flushed=measure.denormals_flushed(),
             evidence=({"traceback": text},) if text else (),
         )

@@ -8,6 +8,7 @@ import math
 import pandas as pd
 
 from ttbench import console
+from ttbench.calibration import with_times
 from ttbench.plan import Plan
 from ttbench.request import Options, plan_task
 from ttbench.store import find_done
@@ -78,9 +79,9 @@ def _seconds(cells: list[Cell], options: Options, *, out: str) -> float | None:
         )
         everything = plan_task(first.task, given, out=out)
         done = find_done(out, [cell.cell_id for cell in everything.cells])
-        for cell in everything.cells:
-            seconds = 0.0 if cell.cell_id in done else everything.estimates[cell.cell_id].seconds
-            if seconds is None:
-                return None
-            total += seconds
+        left = [cell for cell in everything.cells if cell.cell_id not in done]
+        seconds = with_times(everything, left).seconds_of(left)
+        if seconds is None:
+            return None
+        total += seconds
     return total

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from ttbench.types import Cell, ColumnType, Cost, Metric, Sample
+from ttbench.work import Calls, Texts, Work
 
 if TYPE_CHECKING:
     from ttbench.harness.data import Corpus
@@ -81,6 +82,7 @@ class Task(ABC):
     default_corpus: ClassVar[str] = "code"  # for tasks that need one
     corpus_splits: ClassVar[tuple[str, ...]] = ("test",)  # splits of the corpus that are read
     default_batch_size: ClassVar[int] = 1
+    imports: ClassVar[tuple[str, ...]] = ()  # slow modules that a worker imports for it, beside torch
     default_checkpoints: ClassVar[tuple[str, ...] | None] = None  # None: the whole zoo
 
     def num_rounds(self, params: Any) -> int:
@@ -100,12 +102,28 @@ class Task(ABC):
         return params
 
     def tokens(self, params: Any, context_len: int) -> int:
-        """Tokens that one cell will push through the model, for the plan's FLOPs; an estimate from above."""
+        """Tokens that one cell will push through the model, where its corpus is not known; an estimate from above."""
         return context_len
 
     def order(self, params: Any, context_lens: tuple[int, ...]) -> tuple[int, ...]:
         """The contexts of a checkpoint in the order they are measured in; by default the shortest comes first."""
         return tuple(sorted(context_lens))
+
+    def shares(self, params: Any) -> bool:
+        """Whether a cell takes over what a longer context of the same process has read, so that it reads nothing."""
+        return False
+
+    def work(self, params: Any, context_len: int, batch_size: int, *, texts: Texts) -> Work:
+        """What one cell does, for the plan's FLOP and seconds; by default as many sequences as its tokens make.
+
+        Args:
+            batch_size: sequences that are read at once, as `sequences` tells them.
+            texts: sizes of the corpus's documents; empty for a task that reads none.
+        """
+        reach = self.reach(params, context_len)
+        num_sequences = self.tokens(params, context_len) / max(1, reach)
+        batch_size = max(1, min(batch_size, round(num_sequences)))
+        return Work(calls=(Calls(num=num_sequences / batch_size, num_tokens=reach, batch_size=batch_size),))
 
     def sequences(self, params: Any, context_len: int, batch_size: int, *, cost: Cost | None) -> int:
         """Sequences that a cell holds at once when `batch_size` are asked for, for the plan's bytes of state.

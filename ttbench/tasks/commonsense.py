@@ -104,6 +104,7 @@ class Commonsense(Task):
     needs_corpus: ClassVar[bool] = False
     default_ctx: ClassVar[str] = "32k"
     default_batch_size: ClassVar[int] = 8
+    imports: ClassVar[tuple[str, ...]] = ("ttbench.lmeval.evaluation",)
     metrics: ClassVar[tuple[Metric, ...]] = (
         _accuracy("accuracy", "right answers (acc)", "acc"),
         _accuracy("accuracy_norm", "right answers, by length (acc_norm)", "acc_norm"),

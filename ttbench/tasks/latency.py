@@ -26,6 +26,7 @@ a lone warm-up call; a parent that polls; denormals (flushed, and `denormals_flu
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from ttbench.harness import measure
 from ttbench.harness.measure import Stopwatch, WarmUp
 from ttbench.tasks.base import Bench, Task, columns
 from ttbench.types import ColumnType, Metric, Sample, Scalar
+from ttbench.work import Calls, Texts, Work
 
 if TYPE_CHECKING:
     from ttbench.harness.engine import Engine
@@ -46,6 +48,9 @@ if TYPE_CHECKING:
 PHASES = ("prefill", "decode")
 # streams of random ids, apart from each other
 _FIRST_CALL, _WARM_UP, _TIMED = range(3)
+
+
+WARM_UP_CALLS = 10  # that `measure.warm_up` takes where times are steady at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +137,18 @@ class Latency(Task):
     def tokens(self, params: LatencyParams, context_len: int) -> int:
         # first call, ten calls of warm-up, repeats; short contexts are bound by min_seconds instead
         return (11 + params.min_repeats) * (context_len + params.decode_tokens)
+
+    def work(self, params: LatencyParams, context_len: int, batch_size: int, *, texts: Texts) -> Work:
+        """The first call; then of each phase a warm-up until it is steady, and repeats until both minima are met."""
+        prefill = Calls(num=1, num_tokens=context_len, batch_size=batch_size)
+        decode = Calls(num=1, num_tokens=params.decode_tokens, batch_size=batch_size, after=context_len, steps=True)
+        calls = [prefill]
+        for phase in _phases(params):
+            one = prefill if phase == "prefill" else decode
+            if params.warm_up_s > 0:
+                calls.append(dataclasses.replace(one, num=WARM_UP_CALLS, most_s=params.warm_up_s))
+            calls.append(dataclasses.replace(one, num=params.min_repeats, least_s=params.min_seconds))
+        return Work(calls=tuple(calls))
 
     def measure(self, bench: Bench) -> Iterator[Sample]:
         cell = bench.cell

@@ -35,6 +35,7 @@ from ttbench.errors import TooLongError, UsageError
 from ttbench.harness import measure
 from ttbench.tasks.base import Bench, Task, columns
 from ttbench.types import Cell, ColumnType, Metric, Sample
+from ttbench.work import Calls, Texts, Work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +120,14 @@ class Memory(Task):
 
     def tokens(self, params: MemoryParams, context_len: int) -> int:
         return context_len + params.decode_tokens
+
+    def work(self, params: MemoryParams, context_len: int, batch_size: int, *, texts: Texts) -> Work:
+        return Work(
+            calls=(
+                Calls(num=1, num_tokens=context_len, batch_size=batch_size),
+                Calls(num=1, num_tokens=params.decode_tokens, batch_size=batch_size, after=context_len, steps=True),
+            )
+        )
 
     def measure(self, bench: Bench) -> Iterator[Sample]:
         cell = bench.cell

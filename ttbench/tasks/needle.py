@@ -53,12 +53,14 @@ from ttbench.tasks.reading import Reader
 from ttbench.tasks.riddle import answer_ids, draw_candidates, draw_riddle, draw_wording
 from ttbench.tasks.ruler import ANSWER_TOKENS, VARIANTS, Variant, departures
 from ttbench.types import Cell, ColumnType, Metric, Sample
+from ttbench.work import Calls, Texts, Work
 
 SCORERS: Mapping[str, frozenset[str]] = {
     "both": frozenset({"generate", "choice"}),
     "all": frozenset({"generate", "loglik", "choice"}),
     **{name: frozenset({name}) for name in ("generate", "loglik", "choice")},
 }
+CANDIDATE_TOKENS = 8  # of a value, for plans
 GRID_DEPTHS = "0,0.25,0.5,0.75,1"
 GRID_ANSWER_TOKENS = {"numbers": 32, "uuids": 64}  # by kind of value; a byte is a token for some
 
@@ -176,6 +178,24 @@ class Needle(Task):
         depths = (0.0,) if params.depths is None else read_depths(params.depths)
         passes = sum(1 - depth for depth in depths) + 1 if params.share_prefixes else len(depths) + 1
         return params.limit * (round(passes * context_len) + (len(depths) + 1) * 256)
+
+    def work(self, params: NeedleParams, context_len: int, batch_size: int, *, texts: Texts) -> Work:
+        """Prompts and controls, of which only what depths do not share is read again, and answers token by token."""
+        params = settled(params)
+        depths = (0.0,) if params.depths is None else read_depths(params.depths)
+        shared = params.share_prefixes
+        reads = [Calls(num=params.limit, num_tokens=context_len * (1 if shared else len(depths) + 1))]
+        if shared:
+            reads += [Calls(num=params.limit, num_tokens=(1 - d) * context_len, after=d * context_len) for d in depths]
+        answers = params.limit * (len(depths) + 1)
+        scorers = _scorers(params)
+        if "generate" in scorers:
+            length = params.answer_tokens or 0
+            reads.append(Calls(num=answers, num_tokens=length, after=context_len, steps=True))
+        if "choice" in scorers or "loglik" in scorers:
+            each = params.candidates if "choice" in scorers else 1
+            reads.append(Calls(num=answers * each, num_tokens=CANDIDATE_TOKENS, after=context_len))
+        return Work(calls=tuple(reads))
 
     def measure(self, bench: Bench) -> Iterator[Sample]:
         """Yield one sample per haystack and depth.

@@ -38,6 +38,7 @@ from ttbench.tasks.draw import shuffled
 from ttbench.tasks.logistic import fit
 from ttbench.tasks.windows import originals
 from ttbench.types import ColumnType, Cost, Metric, Sample
+from ttbench.work import Calls, Texts, Work
 
 POOLS = ("mean", "last")
 WORD = 4  # letters of the words that are counted
@@ -104,6 +105,20 @@ class Probe(Task):
 
     def tokens(self, params: ProbeParams, context_len: int) -> int:
         return 2 * (params.limit or TYPICAL_SEQUENCES) * self.reach(params, context_len)
+
+    def work(self, params: ProbeParams, context_len: int, batch_size: int, *, texts: Texts) -> Work:
+        """Sequences of both splits, each read once; sequences of one length go together."""
+        calls = []
+        for split in self.corpus_splits:
+            sizes = texts.sizes.get(split, ())
+            num = min(len(sizes), params.limit or len(sizes))
+            if not num:
+                return super().work(params, context_len, batch_size, texts=texts)
+            length = min(context_len, sum(sizes) / len(sizes) / texts.token_bytes)
+            # Lengths of real sequences seldom agree, unless all of them do.
+            at_once = max(1, min(batch_size, num // len(set(sizes))))
+            calls.append(Calls(num=num / at_once, num_tokens=length, batch_size=at_once))
+        return Work(calls=tuple(calls))
 
     def sequences(self, params: ProbeParams, context_len: int, batch_size: int, *, cost: Cost | None) -> int:
         return max(1, min(batch_size, MAX_BATCH_TOKENS // self.reach(params, context_len)))

@@ -44,6 +44,7 @@ from ttbench.tasks.base import Bench, Task, columns
 from ttbench.tasks.sequences import ROW_KINDS, TEXT_PAIR_LEN, Form, Kind, Recipe, make
 from ttbench.tasks.sequences import Sequence as Tokens
 from ttbench.types import Checkpoint, ColumnType, Metric, Sample
+from ttbench.work import Calls, Texts, Work
 
 FEWEST_TOKENS = 16  # of a context
 FEWEST_PAIRS = 4  # of the numbers of pairs that are asked when none are named
@@ -154,6 +155,11 @@ class Recall(Task):
     def tokens(self, params: RecallParams, context_len: int) -> int:
         """Tokens of all sequences, as if each filled its context."""
         return context_len * params.limit * len(_asked_pairs(settled(params), context_len))
+
+    def work(self, params: RecallParams, context_len: int, batch_size: int, *, texts: Texts) -> Work:
+        num = params.limit * len(_asked_pairs(settled(params), context_len))
+        at_once = max(1, min(batch_size, num))
+        return Work(calls=(Calls(num=num / at_once, num_tokens=context_len, batch_size=at_once),))
 
     def measure(self, bench: Bench) -> Iterator[Sample]:
         """Yield one sample per sequence.

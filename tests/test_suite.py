@@ -269,7 +269,10 @@ def test_joined_plans_run_a_shared_cell_once(fakes: ModuleType) -> None:
         ({"dtype": "float31"}, "unknown dtype 'float31'; did you mean 'float32'"),
         ({"threads": 0}, "threads must be more than 0; got 0"),
         ({"batch_size": 0}, "batch size must be more than 0"),
-        ({"timeout_s": -1.0}, "timeout must be more than 0"),
+        *(
+            ({"timeout_s": value}, "timeout must be a finite number of seconds more than 0; got .*; leave it out")
+            for value in (-1.0, 0.0, float("inf"), float("nan"))
+        ),
         ({"params": {"limits": 3}}, "did you mean 'limit'"),
         ({"params": {"sleep_s": -1.0}}, "sleep_s must be 0 or more"),
     ],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -249,6 +250,55 @@ def test_seconds_left_follow_the_pace_of_the_run(fakes: ModuleType, monkeypatch:
     outlook.start(plan.cells[2])
     outlook.end(plan.cells[2])
     assert outlook.seconds_left() == 0.0
+
+
+def timed(plan: Plan, seconds: dict[int, float], *, setup_s: float) -> Plan:
+    """The plan with these seconds by context, and with what each process needs to begin."""
+    estimates = {
+        cell.cell_id: dataclasses.replace(
+            plan.estimates[cell.cell_id], seconds=seconds[cell.context_len], setup_s=setup_s
+        )
+        for cell in plan.cells
+    }
+    return dataclasses.replace(plan, estimates=estimates)
+
+
+def test_the_start_of_a_process_is_in_no_cell_s_cost(fakes: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    plan = timed(lay_out(fakes, names="a", ctx="512..2k"), {512: 1.0, 1024: 2.0, 2048: 4.0}, setup_s=20.0)
+    outlook = Outlook(plan, plan.cells)
+    assert outlook.seconds_left() == 27.0
+    outlook.start(plan.cells[0])
+    # 20 s of loading, and the cell itself as expected.
+    clock[0] += 21.0
+    outlook.end(plan.cells[0], setup_s=20.0)
+    assert outlook.seconds_left() == pytest.approx(6.0)
+    outlook.start(plan.cells[1])
+    clock[0] += 11.0
+    # The first of a hundred samples: the estimate tells more than 1 s / 1 %.
+    outlook.advance(1, 100, setup_s=10.0)
+    assert outlook.seconds_left() == pytest.approx(1.0 + 4.0)
+
+
+def test_cells_that_did_nothing_never_make_the_rest_look_endless(
+    fakes: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    plan = lay_out(fakes, names="a", ctx="512..2k")
+    outlook = Outlook(plan, plan.cells)
+    outlook.start(plan.cells[0])
+    clock[0] += 5.0
+    outlook.end(plan.cells[0], status="too_long")
+    assert outlook.seconds_left() is None
+    quick = timed(plan, {512: 1e-6, 1024: 60.0, 2048: 60.0}, setup_s=0.0)
+    outlook = Outlook(quick, quick.cells)
+    outlook.start(quick.cells[0])
+    clock[0] += 5.0
+    outlook.end(quick.cells[0])
+    # 5 s where nothing was expected: 3.5 times as slow at most, with two seconds of the estimate's own weight.
+    assert outlook.seconds_left() == pytest.approx(120.0 * 7.0 / 2.0)
 
 
 def test_earlier_runs_on_this_machine_give_the_estimate_of_time(fakes: ModuleType, tmp_path: Path) -> None:

@@ -140,6 +140,28 @@ def test_a_phase_with_a_peak_warms_up_and_decays_anew(recipe_path):
     assert shares[-1] == min(shares[1:]) < 0.1
 
 
+def test_the_time_that_is_left_knows_that_steps_are_not_of_one_size(recipe_path, tmp_path, monkeypatch):
+    """A second a step of the first phase, and of the second what its rows weigh more."""
+    recipe, trainee = find_one("transformer", recipe_path)
+    cost = type(trainer.build(trainee, seed=0)).cost(trainer.build(trainee, seed=0).config, dtype_bytes=4)
+    heavier = 2 * cost.prefill_flops(64) / (4 * cost.prefill_flops(32))
+    clock, told = [0.0], []
+    monkeypatch.setattr(trainer.time, "monotonic", lambda: clock[0])
+    step = trainer._step
+
+    def slow(run: Any, *rest: Any) -> float:
+        clock[0] += 1.0 if run.step < recipe.phases[0].num_steps else heavier
+        return step(run, *rest)
+
+    monkeypatch.setattr(trainer, "_step", slow)
+    train(trainee, recipe, cache=tmp_path, report=told.append, report_every_s=0.5)
+    first, second = recipe.phases[0].num_steps, recipe.phases[1].num_steps
+    assert heavier > 1.05
+    assert told[0].seconds_left == pytest.approx(first - 1 + second * heavier)
+    assert told[first].seconds_left == pytest.approx((second - 1) * heavier)
+    assert told[-1].seconds_left == 0.0
+
+
 def test_training_lowers_the_loss(recipe_path, tmp_path):
     recipe, trainees = read_recipe(recipe_path)
     model = trainer.build(trainees["transformer"], seed=1)

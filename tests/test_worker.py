@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ttbench.errors import CheckpointError, TooLongError
+from ttbench.executor import cause
 from ttbench.harness.measure import environment
 from ttbench.plan import plan
 from ttbench.process import Death, WorkerProcess, free_memory_bytes, oom_kills
@@ -246,6 +247,35 @@ def test_torch_s_own_words_for_missing_memory_are_understood() -> None:
     assert is_out_of_memory(RuntimeError(text))
     assert is_out_of_memory(MemoryError())
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+MAPPING = "unable to mmap 163238800 bytes from file </big/model.safetensors>: Cannot allocate memory (12)"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(MAPPING),
+        OSError(12, "Cannot allocate memory"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object: Cannot allocate memory"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_mapping_that_fails_for_memory_is_out_of_memory_even_inside_another_error(error: Exception) -> None:
+    assert is_out_of_memory(error)
+    outer = CheckpointError("cannot read the weights")
+    outer.__cause__ = error
+    assert is_out_of_memory(outer)
+    assert not is_out_of_memory(OSError(2, "No such file or directory"))
+
+
+def test_a_worker_that_lacked_memory_before_its_first_cell_is_out_of_memory() -> None:
+    def death(log: str) -> Death:
+        return Death(returncode=1, oom_killed=False, log=log)
+
+    assert cause(death("Traceback (most recent call last):\n  ...\nMemoryError\n"))[0] == "oom"
+    assert cause(death(f"Traceback ...\nRuntimeError: {MAPPING}"))[0] == "oom"
+    assert cause(death("Traceback ...\nKeyError: 'MemoryError'"))[0] == "error"
 
 
 def test_the_memory_a_worker_may_use_is_less_than_the_machine_has() -> None:

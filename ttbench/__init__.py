@@ -23,17 +23,18 @@ def load(
     dtype: str = "float32",
     attention: str | None = None,
     engine: str = "eager",
+    unchecked: bool = False,
 ) -> Engine:
     """Open a checkpoint (zoo name, local folder, or hub id with `@revision`) as an Engine.
 
     `engine` "hf" runs any model of transformers through its own code; `attention` is sdpa, eager or flash, None the
-    checkpoint's default.
+    checkpoint's default. `unchecked` lets engine hf score a model that looks ahead.
 
     Raises CheckpointError when it cannot be found, identified or read. A folder without a tokenizer loads too.
     """
     from ttbench.harness.loading import load_engine
 
-    return load_engine(checkpoint, device=device, dtype=dtype, attention=attention, engine=engine)
+    return load_engine(checkpoint, device=device, dtype=dtype, attention=attention, engine=engine, unchecked=unchecked)
 
 
 def run(task: str, **options: Any) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ttbench import __version__
+from ttbench import __version__, streams
 from ttbench.errors import TtbenchError
 from ttbench.options import (
     Attention,
@@ -37,6 +37,7 @@ from ttbench.options import (
     Target,
     Threads,
     Timeout,
+    Unchecked,
     complete,
 )
 
@@ -105,6 +106,7 @@ def run(
     seed: Seed = None,
     out: Out = RUNS,
     timeout: Timeout = None,
+    unchecked: Unchecked = False,
     json: Json = False,
 ) -> None:
     """Measure a task or a suite.
@@ -134,6 +136,7 @@ def plan(
     seed: Seed = None,
     out: Out = RUNS,
     timeout: Timeout = None,
+    unchecked: Unchecked = False,
     json: Json = False,
 ) -> None:
     """Show what `run` would do and cost; start nothing."""
@@ -149,7 +152,11 @@ def _request(given: dict[str, Any]) -> Request:
 
     names = ("ctx", "corpus", "protocol", "limit", "depth_mode", "device", "dtype", "engine", "attention")
     names += ("batch_size", "threads", "seed", "timeout")
-    options = Options(checkpoints=tuple(given["checkpoint"] or ()) or None, **{name: given[name] for name in names})
+    options = Options(
+        checkpoints=tuple(given["checkpoint"] or ()) or None,
+        unchecked=given["unchecked"] or None,
+        **{name: given[name] for name in names},
+    )
     return Request(target=given["target"], options=options, out=given["out"])
 
 
@@ -275,6 +282,10 @@ def check(
     device: Device = None,
     dtype: Dtype = None,
     engine: Engine = None,
+    ctx: Annotated[
+        str | None,
+        typer.Option(metavar="TOKENS", help="How far to look, as 32k.  [default: what it was trained on, at most 4k]"),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Check that a checkpoint computes what it promises.
@@ -284,7 +295,12 @@ def check(
     from ttbench.commands import checkpoints
 
     checkpoints.check(
-        checkpoint, device=device or "cpu", dtype=dtype or "float32", engine=engine or "eager", as_json=json
+        checkpoint,
+        device=device or "cpu",
+        dtype=dtype or "float32",
+        engine=engine or "eager",
+        ctx=ctx,
+        as_json=json,
     )
 
 
@@ -396,4 +412,4 @@ def train_experts(
 
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    streams.run(app)

@@ -6,13 +6,13 @@ values stay seconds, bytes and counts.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -25,9 +25,12 @@ from rich.text import Text
 from ttbench.plan import Plan
 from ttbench.suite import format_len
 from ttbench.types import Cell, Status
+from ttbench.widths import GAP, Column, fit, stacked, wrap
 
 # Where there is no terminal, nothing should be cut to its width.
 PIPE_WIDTH = 200
+# A narrower terminal breaks lines itself.
+NARROWEST = 24
 REDRAWS_PER_S = 1.0
 STATUS_STYLE = {"ok": "green", "killed": "red", "timeout": "red", "error": "red", "planned": "dim", "missing": "dim"}
 
@@ -35,7 +38,10 @@ STATUS_STYLE = {"ok": "green", "killed": "red", "timeout": "red", "error": "red"
 def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
-    return Console(stderr=stderr, width=width, highlight=False, soft_wrap=False)
+    console = Console(stderr=stderr, width=width, highlight=False, soft_wrap=False)
+    if console.width < NARROWEST:
+        console.width = NARROWEST
+    return console
 
 
 def out() -> Console:
@@ -53,9 +59,20 @@ def say(text: str = "", *, style: str = "") -> None:
     err().print(escape(text), style=style or None, soft_wrap=not sys.stderr.isatty())
 
 
+def warn(text: str) -> None:
+    """Something that was lost and hurts no number, on stderr."""
+    say(f"warning: {text}", style="yellow")
+
+
+def print_rich(table: Any) -> None:
+    """A renderable that fits itself to the terminal, on stdout; what it cannot fit runs on, and is never cut."""
+    out().print(table, overflow="ignore", crop=False)
+
+
 def print_json(value: Any) -> None:
     """One JSON document on stdout; missing is null, NaN is an error."""
-    sys.stdout.write(json.dumps(value, allow_nan=False, ensure_ascii=False, indent=1, default=_plain) + "\n")
+    ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
+    sys.stdout.write(json.dumps(value, allow_nan=False, ensure_ascii=ascii_only, indent=1, default=_plain) + "\n")
 
 
 def _plain(value: Any) -> Any:
@@ -70,15 +87,6 @@ def print_error(message: str) -> None:
     console.print(Text.assemble(("error: ", "bold red"), (message, "red")), soft_wrap=not sys.stderr.isatty())
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of a printed table."""
-
-    head: str
-    numeric: bool = False
-    wrap: bool = False  # may break its cells over lines when the terminal is narrow
-
-
 def print_table(
     rows: Iterable[Sequence[Any]],
     columns: Sequence[Column],
@@ -88,29 +96,40 @@ def print_table(
     stderr: bool = False,
     head: bool = True,
 ) -> None:
-    """Draw rows under columns; None is printed as a dash."""
-    table = Table(
-        title=escape(title) or None,
-        caption=escape(caption) or None,
-        title_justify="left",
-        caption_justify="left",
-        title_style="bold",
-        header_style="bold",
-        show_header=head,
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-    )
-    for column in columns:
-        table.add_column(
-            column.head,
-            justify="right" if column.numeric else "left",
-            overflow="fold",
-            no_wrap=not column.wrap,
+    """Draw rows under columns; None is printed as a dash.
+
+    Where the terminal is too narrow, text is broken over lines, then each row is printed as lines of its own. No cell
+    is cut.
+    """
+    console = err() if stderr else out()
+    cells = [[_cell(value) for value in row] for row in rows]
+    texts = [[cell.plain for cell in row] for row in cells]
+    if title:
+        console.print(Text("\n".join(wrap(title, console.width)), style="bold"))
+    shown = columns if head else [dataclasses.replace(column, head="") for column in columns]
+    widths = fit(shown, texts, room=console.width)
+    if widths is None:
+        lines = ["\n".join(stacked(shown, row, room=console.width)) for row in texts]
+        console.print(Text(("\n\n" if head else "\n").join(lines)), overflow="ignore", crop=False, no_wrap=True)
+    else:
+        console.print(_table(cells, shown, widths, head=head))
+    if caption:
+        console.print(Text("\n".join(wrap(caption, console.width)), style="dim italic"))
+
+
+def _table(cells: Sequence[Sequence[Text]], columns: Sequence[Column], widths: Sequence[int], *, head: bool) -> Table:
+    table = Table(header_style="bold", show_header=head, box=None, pad_edge=False, padding=(0, GAP, 0, 0))
+    for column, width in zip(columns, widths, strict=True):
+        justify = "right" if column.numeric else "left"
+        table.add_column("\n".join(wrap(column.head, width)), justify=justify, width=width, no_wrap=True)
+    for row in cells:
+        table.add_row(
+            *(
+                Text("\n".join(wrap(cell.plain, width)), style=cell.style)
+                for cell, width in zip(row, widths, strict=True)
+            )
         )
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row))
-    (err() if stderr else out()).print(table)
+    return table
 
 
 def _cell(value: Any) -> Text:
@@ -172,10 +191,12 @@ class _Left(ProgressColumn):
 class RunDisplay:
     """A run's progress on stderr: a bar on a terminal, a line per finished cell elsewhere; a context manager.
 
-    Implements `ttbench.progress.Progress`.
+    Implements `ttbench.progress.Progress`. `number` says in words what a cell of a run's folder gave, if it gave a
+    number: it stands in the cell's line, long before the tables.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, number: Callable[[str, Cell], str | None] = lambda folder, cell: None) -> None:
+        self._number = number
         self.folder: str | None = None
         self._index = self._num_cells = 0
         self._started = 0.0
@@ -216,13 +237,14 @@ class RunDisplay:
     def on_cell_end(self, cell: Cell, *, status: Status, reason: str | None, seconds_left: float | None) -> None:
         took = span(time.monotonic() - self._started)
         width = len(str(self._num_cells))
-        words = "" if status == "ok" else f" {status}: {reason}" if reason else f" {status}"
+        words = f" {status}: {reason}" if reason else f" {status}"
+        if status == "ok":
+            number = self._number(self.folder, cell) if self.folder else None
+            words = f"  {number}" if number else ""
         line = f"[{self._index:>{width}}/{self._num_cells}] {cell_words(cell)}  {took}{words}"
         if self._bar is not None:
             style = STATUS_STYLE.get(status, "yellow")
-            self._bar.console.print(
-                Text(line, style="" if status == "ok" else style), overflow="ellipsis", no_wrap=True
-            )
+            self._bar.console.print(Text(line, style="" if status == "ok" else style), soft_wrap=True)
             self._draw(cell, done=self._index, left_s=seconds_left)
             return
         left = "" if seconds_left is None or self._index == self._num_cells else f", {span(seconds_left)} left"

@@ -19,10 +19,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
-from ttbench.errors import TtbenchError
-from ttbench.harness import measure
+from ttbench.cache import cache_folder
+from ttbench.errors import CacheError, TtbenchError
+from ttbench.harness import cgroups, measure
 from ttbench.registry import CORPORA
 
 PYTHONS = ((3, 11), (3, 14))  # first supported, first unsupported
@@ -51,7 +50,7 @@ def examine(*, runs: Path = Path("runs"), hub: bool = False) -> tuple[Check, ...
     """
     checks: list[Callable[[], Check | Iterable[Check]]] = [
         *(check_python, check_torch, check_triton, check_compiler, check_accelerator),
-        *(check_processor, check_vectors, check_threads, check_load, check_governor),
+        *(check_processor, check_processor_limit, check_vectors, check_threads, check_load, check_governor),
         *(check_memory, check_memory_limit, check_swap, check_counters),
         *(lambda: check_disk(runs), check_cache, check_corpora),
         *([check_hub] if hub else []),
@@ -146,13 +145,23 @@ def check_vectors() -> Check:
     return Check(name="vector units", ok=ok, value=" ".join(have) or "none", advice=advice)
 
 
+def check_processor_limit() -> Check:
+    """A quota below one core makes every timing wait, whatever the number of threads."""
+    quota, cores = measure.cpu_quota(), measure.num_cores()
+    if quota is None:
+        return Check(name="processor limit", ok=True, value="none set by control groups")
+    ok = quota >= 1
+    advice = "" if ok else "timings would include waits for the quota: allow the container at least one core"
+    return Check(name="processor limit", ok=ok, value=f"{quota:g} of {cores} cores (control group)", advice=advice)
+
+
 def check_threads() -> Check:
-    torch = sys.modules.get("torch")
-    threads = int(os.environ.get("OMP_NUM_THREADS", "0") or 0) if torch is None else torch.get_num_threads()
-    cores = measure.num_cores()
-    ok = threads <= cores
-    advice = "" if ok else f"more threads than cores wait for each other: use --threads {cores} or fewer"
-    return Check(name="threads", ok=ok, value=f"{threads or 'default'} for {cores} cores", advice=advice)
+    """What a run takes unless --threads says otherwise, and what the environment asks of other programs."""
+    default, asked = measure.default_threads(), os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    ok = not asked.isdigit() or int(asked) <= default
+    value = f"{default} by default for {measure.num_cores()} cores"
+    advice = "" if ok else f"more threads than cores wait for each other: use --threads {default} or fewer"
+    return Check(name="threads", ok=ok, value=f"{value}, OMP_NUM_THREADS={asked}" if asked else value, advice=advice)
 
 
 def check_load() -> Check:
@@ -175,9 +184,7 @@ def check_governor(root: Path = Path("/sys/devices/system/cpu")) -> Check:
 
 
 def check_memory() -> Check:
-    import psutil
-
-    available = psutil.virtual_memory().available
+    available = measure.available_bytes()
     ok = available >= MIN_AVAILABLE_BYTES
     advice = "" if ok else "close other programs, or choose shorter contexts with --ctx"
     value = f"{_gib(available)} available of {_gib(measure.memory_bytes())}"
@@ -185,7 +192,7 @@ def check_memory() -> Check:
 
 
 def check_memory_limit() -> Check:
-    limit = measure.memory_limit()
+    limit = cgroups.memory_limit()
     if limit is None:
         return Check(name="memory limit", ok=True, value="none set by control groups")
     ok = limit >= MIN_AVAILABLE_BYTES
@@ -206,7 +213,11 @@ def check_counters() -> Check:
     """Whether peak memory can be told by phase."""
     method = measure.peak_rss_method()
     ok = measure.reset_peak_rss()
-    advice = "" if ok else "peak memory of prefill and decode will include the load; use Linux for figures by phase"
+    advice = (
+        ""
+        if ok
+        else "the memory task will have no peaks by phase; it needs Linux with a writable /proc/self/clear_refs"
+    )
     return Check(name="peak memory counter", ok=ok, value=f"{method}, {'resettable' if ok else 'fixed'}", advice=advice)
 
 
@@ -226,7 +237,11 @@ def check_disk(runs: Path) -> Check:
 
 def check_cache() -> Check:
     """Training checkpoints and remembered digests live outside the tree, in the user's cache folder."""
-    folder = platformdirs.user_cache_path("ttbench")
+    try:
+        folder = cache_folder()
+    except CacheError as error:
+        reason, _, advice = str(error).partition("; ")
+        return Check(name="cache", ok=False, value=reason, advice=advice)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -8,11 +8,15 @@
     │   │   └── WeightsError      weights that do not fit their configuration
     │   └── CorpusError           a corpus that cannot be found or read
     ├── StoreError                a results folder that cannot be read or written: exit code 2
+    ├── OutputError               stdout that cannot be written: exit code 2
+    ├── CacheError                no folder to keep files in between runs: exit code 2
     ├── CellAnswer                not a failure: the cell's answer is a status other than ok
     │   ├── TooLongError          status too_long
     │   ├── TooShortError         status too_short
     │   └── UnsupportedError      status unsupported
+    │       └── MissingDataError  status unsupported, and a CorpusError: data that are fetched once are not here
     ├── LeakError                 an engine that knows what it was not shown: status error
+    ├── NotFiniteError            logits that are NaN or infinite: status error
     ├── CellsFailedError          cells ended killed, timeout or error: exit code 1
     └── GateError                 a gate that did not hold: exit code 3
 
@@ -75,6 +79,14 @@ class StoreError(TtbenchError):
     """A results folder that cannot be read or written."""
 
 
+class OutputError(TtbenchError):
+    """Stdout that cannot be written."""
+
+
+class CacheError(TtbenchError):
+    """No folder to keep files in between runs."""
+
+
 class CellAnswer(TtbenchError):
     """Raised by a task to end its cell with a status that is an answer, not a failure."""
 
@@ -99,8 +111,18 @@ class UnsupportedError(CellAnswer):
     status = "unsupported"
 
 
+class MissingDataError(CorpusError, UnsupportedError):
+    """Data that a command fetches once are not on this machine; the message names the command."""
+
+
 class LeakError(TtbenchError):
     """An engine answered with what stands nowhere in its prompt; its scores mean nothing."""
+
+    exit_code = 1
+
+
+class NotFiniteError(TtbenchError):
+    """A model computed logits that are NaN or infinite; nothing that follows from them is an answer."""
 
     exit_code = 1
 

@@ -11,24 +11,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ttbench.errors import StoreError
+from ttbench.harness.measure import says_out_of_memory
+from ttbench.plan import groups
 from ttbench.process import Death, WorkerProcess, free_memory_bytes
 from ttbench.progress import Outlook, Progress
 from ttbench.record import CellRecord, now
 from ttbench.registry import TASKS
 from ttbench.store import Store
+from ttbench.tasks.base import declared_columns
 from ttbench.types import Cell, Status
 
 BOOT_S = 60.0  # a worker's own start, which no cell is to blame for
-
-
-def groups(cells: Iterable[Cell]) -> list[tuple[Cell, ...]]:
-    """Cells that share a process, in order of first appearance."""
-    found: dict[object, list[Cell]] = {}
-    for cell in cells:
-        isolated = TASKS.load(cell.task).isolation == "cell"
-        engine = (cell.checkpoint, cell.device, cell.dtype, cell.attention, cell.engine, cell.threads)
-        found.setdefault(cell.cell_id if isolated else engine, []).append(cell)
-    return [tuple(group) for group in found.values()]
 
 
 def unmeasured(cell: Cell, status: Status, reason: str, *, started: str, cell_s: float, stderr: str = "") -> CellRecord:
@@ -44,6 +37,7 @@ def unmeasured(cell: Cell, status: Status, reason: str, *, started: str, cell_s:
         engine=cell.engine,
         kernel_path={},
         metrics=TASKS.load(cell.task).metrics,
+        columns=declared_columns(TASKS.load(cell.task)),
         samples=(),
         evidence=({"stderr": stderr},) if stderr else (),
     )
@@ -120,7 +114,7 @@ class LocalExecutor:
                     cell, index=self.num_ended + 1, num_cells=self.num_cells, seconds_left=self.outlook.seconds_left()
                 )
             elif message.kind == "progress":
-                self.outlook.advance(message.done, message.total)
+                self.outlook.advance(message.done, message.total, setup_s=message.setup_s)
                 self.progress.on_progress(
                     left[message.cell_id],
                     done=message.done,
@@ -130,7 +124,7 @@ class LocalExecutor:
             elif message.kind == "end":
                 cell = left.pop(message.cell_id)
                 self._mark(None)
-                self._end(cell, message.status, message.reason)
+                self._end(cell, message.status, message.reason, setup_s=message.setup_s)
             elif message.kind == "store_error":
                 raise StoreError(message.reason)
             else:
@@ -152,17 +146,23 @@ class LocalExecutor:
         limit = self._limit(cell)
         return f"not finished after {limit:g} s" if self._running else f"no worker came up within {BOOT_S:g} s"
 
-    def _end(self, cell: Cell, status: Status, reason: str | None) -> None:
+    def _end(self, cell: Cell, status: Status, reason: str | None, *, setup_s: float = 0.0) -> None:
         self.num_ended += 1
-        self.outlook.end(cell)
+        self.outlook.end(cell, status=status, setup_s=setup_s)
         self.progress.on_cell_end(cell, status=status, reason=reason, seconds_left=self.outlook.seconds_left())
 
 
 def cause(death: Death) -> tuple[Status, str]:
-    """Status and reason of the cell that was in flight. Only the kernel's own count makes a kill an `oom`."""
+    """Status and reason of the cell that was in flight.
+
+    Only the kernel's own count makes a kill an `oom`, only the worker's last words a failure.
+    """
     if death.oom_killed:
         return "oom", death.words
     if death.returncode < 0:
         return "killed", death.words
     last = death.log.strip().rpartition("\n")[2]
+    # A worker may lack memory before its first cell, or while it writes one.
+    if last.startswith("MemoryError") or says_out_of_memory(last):
+        return "oom", f"{death.words}: {last}"
     return "error", f"{death.words}: {last}" if last else death.words

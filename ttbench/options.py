@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +18,13 @@ def complete(noun: str) -> Callable[[str], list[str]]:
         return [name for name in names(noun) if name.startswith(incomplete)]
 
     return names_like
+
+
+def read_limit(text: str) -> int | str:
+    """A count, or `all`."""
+    if text == "all" or (text.isascii() and text.isdecimal() and int(text) > 0):
+        return text if text == "all" else int(text)
+    raise typer.BadParameter(f"'{text}' is no count of at least 1, and not the word all")
 
 
 Target = Annotated[
@@ -55,7 +62,12 @@ Corpus = Annotated[
     ),
 ]
 Protocol = Annotated[str | None, typer.Option(metavar="NAME", help="How the task measures, where it has several ways.")]
-Limit = Annotated[int | None, typer.Option(min=1, metavar="COUNT", help="Documents or trials at most.")]
+Limit = Annotated[
+    Any,
+    typer.Option(
+        parser=read_limit, metavar="COUNT|all", help="Documents or trials at most, or all.  [default: the task's]"
+    ),
+]
 DepthMode = Annotated[
     str | None, typer.Option(metavar="NAME", help="Needles: grid, depth by depth, or ruler, drawn.  [default: grid]")
 ]
@@ -70,10 +82,18 @@ Engine = Annotated[
 Attention = Annotated[
     str | None, typer.Option(metavar="NAME", help="sdpa, eager or flash.  [default: the checkpoint's, mostly sdpa]")
 ]
+Unchecked = Annotated[
+    bool,
+    typer.Option(
+        "--unchecked", help="Score also what looks ahead or otherwise fails its probes; tables and figures mark it."
+    ),
+]
 BatchSize = Annotated[
     int | None, typer.Option(min=1, metavar="COUNT", help="Sequences at once.  [default: the task's]")
 ]
-Threads = Annotated[int | None, typer.Option(min=1, metavar="COUNT", help="CPU threads.  [default: all cores]")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, metavar="COUNT", help="CPU threads.  [default: all cores, fewer under a CPU quota]")
+]
 Seed = Annotated[
     int | None, typer.Option(min=0, metavar="NUMBER", help="Draws documents, windows, trials.  [default: 0]")
 ]

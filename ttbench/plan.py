@@ -1,36 +1,29 @@
 """Plans: which cells a request stands for, what they cost, what is skipped. Pure and torch-free.
 
 Quality cells are ordered checkpoint by checkpoint, so that one process serves a checkpoint. The rounds of timing cells
-are interleaved A/B/A/B across checkpoints, so that a slow spell of the machine falls on all of them. Time is estimated
-only from earlier cells of the same machine; without them it is None.
+are interleaved A/B/A/B across checkpoints, so that a slow spell of the machine falls on all of them. Times are those of
+earlier cells of the same machine; where there are none, `ttbench.calibration` measures this machine's rates.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import statistics
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ttbench.errors import UnknownNameError, UsageError
+from ttbench.estimate import Estimate, Estimator, Timings
+from ttbench.harness.special_tokens import no_tokenizer
 from ttbench.registry import TASKS
 from ttbench.tasks.base import Task
-from ttbench.types import ATTENTION, ENGINES, NO_ATTENTION, Cell, Checkpoint, Scalar, Status, canonical_json
+from ttbench.types import ATTENTION, ENGINES, NO_ATTENTION, Cell, Checkpoint, Scalar, Status
+from ttbench.work import total
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
-Timings = Sequence[tuple[Cell, float]]  # earlier cells of this machine with their wall seconds
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """What a cell will cost."""
-
-    flops: float | None  # FLOP, from above; None: the checkpoint has no formula
-    state_bytes: int | None  # bytes of state at the end of the context, all sequences of the batch; None likewise
-    seconds: float | None  # wall; None: nothing like it has run on this machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +42,7 @@ class Plan:
     cells: tuple[Cell, ...]
     skips: tuple[Skip, ...]
     estimates: Mapping[str, Estimate]
+    notes: tuple[str, ...] = ()  # what the corpora leave out or change
 
     @property
     def flops(self) -> float:
@@ -63,8 +57,13 @@ class Plan:
     @property
     def seconds(self) -> float | None:
         """Wall seconds of all cells; None while any of them is unknown."""
-        known = [estimate.seconds for estimate in self.estimates.values() if estimate.seconds is not None]
-        return sum(known) if len(known) == len(self.estimates) else None
+        return self.seconds_of(self.cells)
+
+    def seconds_of(self, cells: Iterable[Cell]) -> float | None:
+        """Wall seconds of some cells, with what each of their processes needs to begin; None while any is unknown."""
+        cells = tuple(cells)
+        begins = [self.estimates[group[0].cell_id].setup_s or 0.0 for group in groups(cells)]
+        return total([*(self.estimates[cell.cell_id].seconds for cell in cells), *begins])
 
 
 def plan(
@@ -85,6 +84,9 @@ def plan(
     engine: str = "eager",
     timeout_s: float | None = None,
     timings: Timings = (),
+    unchecked: bool = False,
+    missing_data: str | None = None,
+    texts: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Plan:
     """Lay out the cells of one task.
 
@@ -95,6 +97,9 @@ def plan(
         batch_size: sequences; None takes the task's default.
         machine: fingerprint of this machine; it enters the identity of timing cells only.
         timings: earlier cells of this machine, for the estimate of time.
+        unchecked: measure without asking first whether the model looks ahead; rows are marked.
+        missing_data: why the corpus cannot be read, where a command fetches it: all cells are skipped for this reason.
+        texts: bytes of the corpus's documents by split, for the estimates.
 
     Raises UnknownNameError or UsageError when the request has no meaning.
     """
@@ -126,13 +131,14 @@ def plan(
             machine=machine if isolated else None,
             timeout_s=timeout_s,
             reach=task.reach(settled, context_len),
+            unchecked=unchecked,
         )
-        skip = _skip(task, cell, twins=cells)
+        skip = _skip(task, cell, twins=cells, missing_data=missing_data)
         if skip is None:
             cells[cell.cell_id] = cell
         else:
             skips.append(skip)
-    estimate = Estimator(timings)
+    estimate = Estimator(timings, texts or {})
     estimates = {cell_id: estimate(task, cell) for cell_id, cell in cells.items()}
     return Plan(cells=tuple(cells.values()), skips=tuple(skips), estimates=estimates)
 
@@ -145,7 +151,18 @@ def join(plans: Iterable[Plan]) -> Plan:
         cells=tuple(cells.values()),
         skips=tuple(skip for part in plans for skip in part.skips),
         estimates={cell_id: estimate for part in plans for cell_id, estimate in part.estimates.items()},
+        notes=tuple(dict.fromkeys(note for part in plans for note in part.notes)),
     )
+
+
+def groups(cells: Iterable[Cell]) -> list[tuple[Cell, ...]]:
+    """Cells that share a process, in order of first appearance."""
+    found: dict[object, list[Cell]] = {}
+    for cell in cells:
+        isolated = TASKS.load(cell.task).isolation == "cell"
+        engine = (cell.checkpoint, cell.device, cell.dtype, cell.attention, cell.engine, cell.threads, cell.unchecked)
+        found.setdefault(cell.cell_id if isolated else engine, []).append(cell)
+    return [tuple(group) for group in found.values()]
 
 
 def _check_request(
@@ -153,9 +170,13 @@ def _check_request(
 ) -> None:
     if not checkpoints:
         raise UsageError("no checkpoint to measure; name one with --checkpoint: ttbench list checkpoints shows the zoo")
-    for name, value in (("threads", threads), ("batch size", batch_size), ("timeout", timeout_s)):
+    for name, value in (("threads", threads), ("batch size", batch_size)):
         if value is not None and value <= 0:
             raise UsageError(f"{name} must be more than 0; got {value}")
+    if timeout_s is not None and not 0 < timeout_s < float("inf"):
+        raise UsageError(
+            f"timeout must be a finite number of seconds more than 0; got {timeout_s:g}; leave it out for none"
+        )
 
 
 def _check_names(*, dtype: str, engine: str, attention: str | None) -> None:
@@ -178,7 +199,8 @@ def _points(
     task: Task, params: Any, checkpoints: Sequence[Checkpoint], context_lens: Sequence[int]
 ) -> Iterator[tuple[Checkpoint, int, int]]:
     if task.isolation == "checkpoint":
-        yield from ((checkpoint, length, 0) for checkpoint in checkpoints for length in context_lens)
+        ordered = task.order(params, tuple(context_lens))
+        yield from ((checkpoint, length, 0) for checkpoint in checkpoints for length in ordered)
         return
     for length in context_lens:
         for round_ in range(task.num_rounds(params)):
@@ -186,13 +208,15 @@ def _points(
                 yield checkpoint, length, round_
 
 
-def _skip(task: Task, cell: Cell, *, twins: Mapping[str, Cell]) -> Skip | None:
+def _skip(task: Task, cell: Cell, *, twins: Mapping[str, Cell], missing_data: str | None) -> Skip | None:
+    if missing_data is not None:
+        return Skip(cell=cell, status="unsupported", reason=missing_data)
     twin = twins.get(cell.cell_id)
     if twin is not None:
         reason = f"the same cell as that of '{twin.checkpoint.name}', which has the same weights"
         return Skip(cell=cell, status="unsupported", reason=reason)
     if task.needs_corpus and cell.checkpoint.tokenizer_digest is None:
-        reason = f"checkpoint '{cell.checkpoint.name}' has no tokenizer, and {cell.task} reads text"
+        reason = f"{no_tokenizer(Path(cell.checkpoint.path), cell.checkpoint.name)}; {cell.task} reads text"
         return Skip(cell=cell, status="unsupported", reason=reason)
     if cell.attention not in (*cell.checkpoint.attention, NO_ATTENTION):
         known = ", ".join(cell.checkpoint.attention)
@@ -213,7 +237,7 @@ def read_params(
 
     Raises UnknownNameError for a name the task does not have, UsageError for a value of another type.
     """
-    hints = typing.get_type_hints(task.Params)
+    hints = typing.get_type_hints(task.Params, include_extras=True)
     known = [item.name for item in dataclasses.fields(task.Params)]
     values = {}
     for name, value in given.items():
@@ -234,8 +258,14 @@ _MISFIT = object()
 
 
 def _fit(value: Any, hint: Any) -> Any:
-    """`value` as the hint's type when it is one of its values (an int is a float, a bool is no int), else _MISFIT."""
+    """`value` as the hint's type when it is one of its values (an int is a float, a bool is no int), else _MISFIT.
+
+    An annotation is a mapping from words to the values that they stand for.
+    """
     origin = typing.get_origin(hint)
+    if origin is typing.Annotated:
+        inner, spelled = typing.get_args(hint)
+        return spelled[value] if isinstance(value, str) and value in spelled else _fit(value, inner)
     if origin is typing.Literal:
         return value if any(value == each and type(value) is type(each) for each in typing.get_args(hint)) else _MISFIT
     if origin in (typing.Union, types.UnionType):
@@ -249,61 +279,12 @@ def _fit(value: Any, hint: Any) -> Any:
 def _words(hint: Any) -> str:
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
     origin = typing.get_origin(hint)
+    if origin is typing.Annotated:
+        inner, spelled = typing.get_args(hint)
+        kinds = [each for each in typing.get_args(inner) if each is not type(None)]
+        return " or ".join([*map(_words, kinds), *spelled])
     if origin is typing.Literal:
         return "one of " + ", ".join(str(each) for each in typing.get_args(hint))
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_words(each) for each in typing.get_args(hint))
     return names.get(hint, str(hint))
-
-
-class Estimator:
-    """Cost of cells: FLOPs and bytes from the checkpoint's formulas, seconds from earlier cells of this machine.
-
-    Seconds are the median of the same cell under other seeds and weights; failing that, the task's median seconds per
-    FLOP on that architecture.
-    """
-
-    def __init__(self, timings: Timings) -> None:
-        self._alike: dict[str, list[float]] = {}
-        self._per_flop: dict[str, list[float]] = {}
-        tasks = {name: TASKS.load(name)() for name in {cell.task for cell, _ in timings} if name in TASKS}
-        for cell, seconds in timings:
-            task = tasks.get(cell.task)
-            if task is None or task.version != cell.task_version:
-                continue
-            self._alike.setdefault(self._key(cell, exact=True), []).append(seconds)
-            if (flops := self._flops(task, cell)) is not None:
-                self._per_flop.setdefault(self._key(cell, exact=False), []).append(seconds / flops)
-
-    def __call__(self, task: Task, cell: Cell) -> Estimate:
-        flops = self._flops(task, cell)
-        seconds = None
-        if alike := self._alike.get(self._key(cell, exact=True)):
-            seconds = statistics.median(alike)
-        elif flops is not None and (per_flop := self._per_flop.get(self._key(cell, exact=False))):
-            seconds = statistics.median(per_flop) * flops
-        cost = cell.checkpoint.cost
-        sequences = task.sequences(task.Params(**cell.params), cell.context_len, cell.batch_size)
-        state_bytes = None if cost is None else cost.state_nbytes(_longest(cell)) * sequences
-        return Estimate(flops=flops, state_bytes=state_bytes, seconds=seconds)
-
-    @staticmethod
-    def _flops(task: Task, cell: Cell) -> float | None:
-        """As many sequences of the cell's length as its tokens make, and at least one token; None without a formula."""
-        if cell.checkpoint.cost is None:
-            return None
-        num_tokens = max(1, task.tokens(task.Params(**cell.params), cell.context_len))
-        return num_tokens / _longest(cell) * cell.checkpoint.cost.prefill_flops(_longest(cell))
-
-    @staticmethod
-    def _key(cell: Cell, *, exact: bool) -> str:
-        """What makes two cells take about as long."""
-        rough = [cell.task, cell.checkpoint.architecture, cell.dtype, cell.device, cell.engine, cell.attention]
-        rough += [cell.threads, cell.batch_size]
-        size = cell.checkpoint.num_params
-        return canonical_json([*rough, size, cell.context_len, dict(cell.params), cell.corpus] if exact else rough)
-
-
-def _longest(cell: Cell) -> int:
-    """Tokens of a sequence, for costs: its context, or its reach where that is shorter."""
-    return cell.context_len if cell.reach is None else min(cell.context_len, cell.reach)

@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ttbench.harness.measure import worker_variables
+from ttbench.harness import cgroups
+from ttbench.harness.measure import available_bytes, worker_variables
 from ttbench.store import new_file, write_whole
 from ttbench.types import Cell, Status
 
 _RESERVE_BYTES = 256 * 1024**2  # left to the parent and the rest of the machine
 _LOG_TAIL_BYTES = 8192
-_MEMINFO = Path("/proc/meminfo")
+_MEMINFO, _VMSTAT = Path("/proc/meminfo"), Path("/proc/vmstat")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,7 @@ class Message:
     reason: str | None = None  # one line
     done: int = 0  # samples
     total: int = 0  # samples
+    setup_s: float = 0.0  # seconds of the cell so far in which its process opened what it needs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +94,7 @@ class WorkerProcess:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._pipe, selectors.EVENT_READ)
         # A child of the worker may hold the pipe open after the worker's death; the handle tells all the same.
-        self._handle = os.pidfd_open(self._process.pid) if hasattr(os, "pidfd_open") else None
+        self._handle = _death_handle(self._process.pid)
         if self._handle is not None:
             self._selector.register(self._handle, selectors.EVENT_READ)
         self._rest, self._lines, self._ended = b"", deque[bytes](), False
@@ -143,6 +145,20 @@ class WorkerProcess:
         return Death(returncode=returncode, oom_killed=oom_killed, log=log[-_LOG_TAIL_BYTES:].decode(errors="replace"))
 
 
+def _death_handle(pid: int) -> int | None:
+    """A descriptor that becomes readable when the process ends; None where the system has none or a sandbox refuses.
+
+    Without it the end of the pipe tells, which comes later only where a child of the worker holds the pipe open.
+    """
+    if not hasattr(os, "pidfd_open"):
+        return None
+    # Kernels before 5.3 lack the call, and the filters of older containers refuse it.
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
+
+
 def _environment(threads: int) -> dict[str, str]:
     """The parent's environment, import path included, with pinned threads and tracebacks of fatal signals."""
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
@@ -151,12 +167,8 @@ def _environment(threads: int) -> dict[str, str]:
 
 def oom_kills() -> int:
     """How often the kernel has killed for memory: on the machine and, where it is told, in this control group."""
-    return sum(
-        int(line.split()[1])
-        for source in (Path("/proc/vmstat"), *(folder / "memory.events" for folder in _control_groups()))
-        for line in _text(source).splitlines()
-        if line.startswith("oom_kill ")
-    )
+    machine = sum(int(line.split()[1]) for line in _lines(_VMSTAT) if line.startswith("oom_kill "))
+    return machine + cgroups.oom_kills()
 
 
 def free_memory_bytes() -> int | None:
@@ -164,30 +176,14 @@ def free_memory_bytes() -> int | None:
 
     None where the system does not say; only Linux does, and only Linux has a kernel that kills for memory.
     """
-    free = next((int(line.split()[1]) * 1024 for line in _text(_MEMINFO).splitlines() if "MemAvailable" in line), None)
-    if free is None:
+    if not any("MemAvailable" in line for line in _lines(_MEMINFO)):
         return None
-    for folder in _control_groups():
-        for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-            with contextlib.suppress(ValueError):
-                free = min(free, int(_text(folder / limit)) - int(_text(folder / used)))
+    free = available_bytes()
     return max(free - max(_RESERVE_BYTES, free // 20), _RESERVE_BYTES)
 
 
-def _control_groups() -> list[Path]:
-    """Folders of this process's memory control group, versions 2 and 1; none outside Linux."""
-    folders = []
-    for line in _text(Path("/proc/self/cgroup")).splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers in ("", "memory"):
-            base = Path("/sys/fs/cgroup") / controllers
-            # Inside a container the group's own folder is often mounted as the root.
-            folders += [folder for folder in (base / path.lstrip("/"), base) if folder.is_dir()][:1]
-    return folders
-
-
-def _text(path: Path) -> str:
+def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text()
+        return path.read_text().splitlines()
     except OSError:
-        return ""
+        return []

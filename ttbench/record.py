@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from ttbench.types import SCHEMA_VERSION, Cell, Metric, Sample, Status
+from ttbench.types import SCHEMA_VERSION, Cell, ColumnType, Metric, Sample, Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,11 @@ class CellRecord:
     kernel_path: Mapping[str, str]  # op -> implementation that really ran
     metrics: tuple[Metric, ...]  # the task's declarations
     samples: tuple[Sample, ...]  # empty unless ok; evidence is not read back
+    checked: str | None = None  # passed | partly | failed | unchecked; None: the task scores nothing
+    columns: Mapping[str, ColumnType] = field(default_factory=dict)  # the task's declarations, parameters included
+    corpus_note: str | None = None  # what a number on the corpus must not be read without; None: nothing
     denormals_flushed: bool | None = None  # by the worker's arithmetic, as tried; None when no torch was loaded
+    setup_s: float | None = None  # wall seconds of `cell_s` before the engine, the corpus and the tokenizer were open
     run_id: str = ""  # filled in by the store
     environment: str = ""  # digest; filled in by the store
     machine: str = ""  # fingerprint; filled in by the store
@@ -68,10 +72,32 @@ def cell_lines(record: CellRecord) -> Iterator[str]:
     }
     yield _line(header)
     for index, sample in enumerate(record.samples):
+        _require_declared(record, {**sample.keys, **sample.values})
         try:
             yield _line({"sample": index, "keys": dict(sample.keys), "values": dict(sample.values)})
         except ValueError as error:
             raise ValueError(f"sample {index} holds a number that is not finite: {dict(sample.values)}") from error
+
+
+_TYPES: Mapping[ColumnType, tuple[type, ...]] = {
+    "text": (str,),
+    "whole": (int,),
+    "real": (int, float),
+    "truth": (bool,),
+}
+
+
+def _require_declared(record: CellRecord, sample: Mapping[str, Any]) -> None:
+    """Raise ValueError where a sample has a column, or a type, that the task does not declare."""
+    if all(name.startswith("param_") for name in record.columns):
+        return
+    for name, value in sample.items():
+        kind = record.columns.get(name)
+        if kind is None:
+            raise ValueError(f"task '{record.cell.task}' gives column '{name}', which its `columns` do not declare")
+        plain = value.tolist() if hasattr(value, "tolist") else value
+        if plain is not None and (not isinstance(plain, _TYPES[kind]) or (isinstance(plain, bool) and kind != "truth")):
+            raise ValueError(f"task '{record.cell.task}' gives {plain!r} in column '{name}', declared as {kind}")
 
 
 def evidence_lines(record: CellRecord) -> Iterator[str]:

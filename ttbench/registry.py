@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 from collections.abc import Iterator, Mapping
+from importlib.metadata import EntryPoint
 from typing import Any
 
 from ttbench.errors import UnknownNameError, UsageError
@@ -19,6 +20,13 @@ class Registry(Mapping[str, str]):
 
     def __init__(self, noun: str, *, group: str, built_in: Mapping[str, str]) -> None:
         self.noun, self.group, self._built_in = noun, group, dict(built_in)
+
+    def entry_point(self, name: str) -> EntryPoint | None:
+        """The entry point that brings `name`; None when it is built in. Raises UnknownNameError."""
+        value = self[name]
+        if self._built_in.get(name) == value:
+            return None
+        return next(entry for entry in importlib.metadata.entry_points(group=self.group) if entry.name == name)
 
     def _all(self) -> dict[str, str]:
         found = dict(self._built_in)
@@ -92,6 +100,7 @@ CORPORA = Registry(
     group="ttbench.corpora",
     built_in={
         "code": "ttbench.harness.data:code_corpus",
+        "code-foreign": "ttbench.harness.foreign:foreign_corpus",
         "kjv": "ttbench.harness.data:kjv_corpus",
         "genomes": "ttbench.harness.genomes:genomes_corpus",
         "genomes-strain": "ttbench.harness.genomes:strain_corpus",

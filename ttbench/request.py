@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ttbench.errors import UsageError
+from ttbench.errors import MissingDataError, UsageError
 from ttbench.harness import measure
-from ttbench.harness.data import open_corpus
+from ttbench.harness.data import Corpus, open_corpus
 from ttbench.plan import Plan, join, plan, read_params
 from ttbench.registry import TASKS
 from ttbench.store import timings
@@ -31,17 +31,18 @@ class Options:
     ctx: str | int | tuple[int, ...] | None = None  # tokens; None: the task's default
     corpus: str | None = None
     protocol: str | None = None  # the task's parameter of that name
-    limit: int | None = None  # documents or trials: the task's parameter of that name
+    limit: int | str | None = None  # documents or trials, or "all": the task's parameter of that name
     depth_mode: str | None = None  # grid or ruler: the needle's parameter of that name
     params: Mapping[str, Scalar] = field(default_factory=dict)
     device: str | None = None
     dtype: str | None = None
     batch_size: int | None = None  # sequences
-    threads: int | None = None  # None: all cores this process may use
+    threads: int | None = None  # None: `measure.default_threads`
     seed: int | None = None
     timeout: float | None = None  # seconds per cell; None: no limit
     engine: str | None = None
     attention: str | None = None  # None: each checkpoint's default
+    unchecked: bool | None = None  # True: measure what probes refuse, or have not seen, and mark the rows
 
     def to_json(self) -> dict[str, Any]:
         """Those given, as plain data."""
@@ -81,7 +82,10 @@ def plan_task(task: str, options: Options, *, out: str | Path = DEFAULT_OUT) -> 
     read_params(needs, params)
     dtype, engine = options.dtype or "float32", options.engine or "eager"
     machine = measure.machine_fingerprint()
-    return plan(
+    opened, missing_data = _open(corpus)
+    if opened is not None:
+        needs.check_corpus(opened)
+    laid_out = plan(
         task,
         checkpoints=_resolve(
             needs.default_checkpoints if options.checkpoints is None else options.checkpoints,
@@ -91,18 +95,35 @@ def plan_task(task: str, options: Options, *, out: str | Path = DEFAULT_OUT) -> 
         context_lens=parse_ctx(needs.default_ctx if options.ctx is None else options.ctx),
         params=params,
         corpus=corpus,
-        corpus_digest=None if corpus is None else open_corpus(corpus).digest,
+        corpus_digest=None if opened is None else opened.digest,
         seed=options.seed or 0,
         dtype=dtype,
         device=options.device or "cpu",
         engine=engine,
         attention=options.attention,
         batch_size=options.batch_size,
-        threads=options.threads or measure.num_cores(),
+        threads=options.threads or measure.default_threads(),
         machine=machine,
         timeout_s=options.timeout,
         timings=timings(out, machine=machine, tasks=[task]),
+        unchecked=bool(options.unchecked),
+        missing_data=missing_data,
+        texts=None if opened is None else _sizes(opened),
     )
+    notes = () if opened is None else tuple(f"corpus {corpus}: {note}" for note in opened.notes)
+    return dataclasses.replace(laid_out, notes=notes)
+
+
+def _open(corpus: str | None) -> tuple[Corpus | None, str | None]:
+    """The corpus, or what to do where its data have not been fetched yet."""
+    try:
+        return None if corpus is None else open_corpus(corpus), None
+    except MissingDataError as error:
+        return None, str(error)
+
+
+def _sizes(corpus: Corpus) -> dict[str, tuple[int, ...]]:
+    return {split: tuple(len(document.text) for document in found) for split, found in corpus.splits.items()}
 
 
 def plan_suite(suite: str | Path, options: Options, *, out: str | Path = DEFAULT_OUT) -> Plan:

@@ -27,9 +27,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from ttbench.disk import sync
 from ttbench.errors import StoreError
 from ttbench.record import CellRecord, cell_lines, evidence_lines, now, parse_cell
-from ttbench.types import ANSWERS, SCHEMA_VERSION, Cell, Environment, Status, canonical_json, digest
+from ttbench.types import (
+    LASTING,
+    SCHEMA_VERSION,
+    Cell,
+    Environment,
+    Status,
+    canonical_json,
+    digest,
+    json_bytes,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,9 +58,9 @@ def write_whole(path: Path, data: bytes) -> None:
         with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise _store_error("write", path, error) from error
     finally:
@@ -64,15 +74,6 @@ def new_file(path: Path) -> BinaryIO:
         return open(path, "wb")
     except OSError as error:
         raise _store_error("write", path, error) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _store_error(verb: str, path: Path, error: OSError) -> StoreError:
@@ -122,7 +123,7 @@ class Store:
                 (folder / part).mkdir()
         except OSError as error:
             raise _store_error("make", folder, error) from error
-        write_whole(folder / "environment.json", canonical_json(environment.to_json()).encode())
+        write_whole(folder / "environment.json", json_bytes(canonical_json(environment.to_json())))
         run = {
             "schema": SCHEMA_VERSION,
             "run_id": folder.name,
@@ -134,7 +135,7 @@ class Store:
                 for c in cells
             ],
         }
-        write_whole(folder / "run.json", (json.dumps(run, indent=1, ensure_ascii=False) + "\n").encode())
+        write_whole(folder / "run.json", json_bytes(json.dumps(run, indent=1, ensure_ascii=False) + "\n"))
         return cls(folder)
 
     @property
@@ -169,8 +170,8 @@ class Store:
         text = "".join(f"{line}\n" for line in cell_lines(record))
         evidence = "".join(f"{line}\n" for line in evidence_lines(record))
         if evidence:
-            write_whole(self.folder / "evidence" / f"{cell_id}.jsonl", evidence.encode())
-        write_whole(self.cell_path(cell_id), text.encode())
+            write_whole(self.folder / "evidence" / f"{cell_id}.jsonl", json_bytes(evidence))
+        write_whole(self.cell_path(cell_id), json_bytes(text))
 
     def adopt(self, path: Path) -> None:
         """Take over a cell of an earlier run, its evidence and environment too: by links, or copies across devices."""
@@ -219,7 +220,7 @@ def _new_folder(root: Path, name: str) -> Path:
             root.mkdir(parents=True, exist_ok=True)
             # mkdir fails when the name is taken: two runs can never share a folder.
             folder.mkdir()
-            sync_folder(root)
+            sync(root)
             return folder
         except FileExistsError as error:
             if not folder.is_dir():
@@ -261,7 +262,10 @@ def run_folders(root: Path | str) -> list[Path]:
 
 
 def find_done(root: Path | str, cell_ids: Iterable[str]) -> dict[str, Path]:
-    """Files of the cells that an earlier run below `root` answered. Failures and broken files are not answers."""
+    """Files of the cells that an earlier run below `root` answered. Failures and broken files are not answers.
+
+    What was unsupported is asked again, which costs little: its data may have been fetched since.
+    """
     missing = set(cell_ids)
     found: dict[str, Path] = {}
     for folder in run_folders(root):
@@ -269,14 +273,17 @@ def find_done(root: Path | str, cell_ids: Iterable[str]) -> dict[str, Path]:
             path = folder / "cells" / f"{cell_id}.jsonl"
             # A file of another schema, or cut by a failing disk, is measured again.
             with contextlib.suppress(StoreError):
-                if read_cell(path).status in ANSWERS:
+                if read_cell(path).status in LASTING:
                     found[cell_id] = path
         missing -= found.keys()
     return found
 
 
 def timings(root: Path | str, *, machine: str, tasks: Iterable[str]) -> list[tuple[Cell, float]]:
-    """Cells of these tasks measured on this machine with their wall seconds, newest first, for the plan's estimate."""
+    """Cells of these tasks measured on this machine with their wall seconds, newest first, for the plan's estimate.
+
+    Seconds in which a process opened its engine and corpus are not among them.
+    """
     tasks = set(tasks)
     found: dict[str, tuple[Cell, float]] = {}
     for folder in run_folders(root):
@@ -286,5 +293,6 @@ def timings(root: Path | str, *, machine: str, tasks: Iterable[str]) -> list[tup
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(path, encoding="utf-8") as file:
                 header = json.loads(file.readline())
                 if header["status"] == "ok" and header["machine"] == machine and header["cell"]["task"] in tasks:
-                    found[path.stem] = (Cell.from_json(header["cell"]), header["cell_s"])
+                    own_s = max(0.0, header["cell_s"] - (header.get("setup_s") or 0.0))
+                    found[path.stem] = (Cell.from_json(header["cell"]), own_s)
     return list(found.values())

@@ -92,6 +92,7 @@ class SuiteTask:
     batch_size: int | None = None  # sequences
     threads: int | None = None
     timeout: float | None = None  # seconds per cell
+    unchecked: bool | None = None  # measure without probes, and mark the rows
     where: str = ""  # file and line
 
 
@@ -186,6 +187,7 @@ def _read_task(node: Node, *, shared: Mapping[str, Node]) -> SuiteTask:
         "batch_size": _whole,
         "threads": _whole,
         "timeout": _number,
+        "unchecked": _truth,
     }
     values = {key: readers[key](key, value) for key, value in keys.items() if key in readers}
     return SuiteTask(task=name, params=params, where=node.where, **values)
@@ -209,6 +211,13 @@ def _text(key: str, node: Node) -> str:
 
 def _whole(key: str, node: Node) -> int:
     return node.whole(key)
+
+
+def _truth(key: str, node: Node) -> bool:
+    value = node.scalar()
+    if not isinstance(value, bool):
+        raise node.error(f"{key} must be true or false; got {value!r}")
+    return value
 
 
 def _number(key: str, node: Node) -> float:

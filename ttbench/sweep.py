@@ -116,7 +116,7 @@ def run_cells(
 
 
 def _threads(plan: Plan) -> int:
-    return plan.cells[0].threads if plan.cells else measure.num_cores()
+    return plan.cells[0].threads if plan.cells else measure.default_threads()
 
 
 def run_task(
@@ -126,7 +126,7 @@ def run_task(
     ctx: str | int | Sequence[int] | None = None,
     corpus: str | None = None,
     protocol: str | None = None,
-    limit: int | None = None,
+    limit: int | str | None = None,
     params: Mapping[str, Scalar] | None = None,
     device: str = "cpu",
     dtype: str = "float32",
@@ -138,6 +138,7 @@ def run_task(
     progress: Progress | None = None,
     engine: str = "eager",
     attention: str | None = None,
+    unchecked: bool = False,
 ) -> pd.DataFrame:
     """Run one task and return its tidy rows, those that earlier runs below `out` had measured included.
 
@@ -147,13 +148,14 @@ def run_task(
         ctx: tokens, as in "32k", "1k,4k", "1k..32k"; None: the task's default.
         corpus: registered name, `text:PATH` or `hf:DATASET`; None: the task's own, for tasks that read text.
         protocol: the task's parameter of that name.
-        limit: documents or trials.
+        limit: documents or trials, or "all" where a task can read all there is; None: the task's default.
         params: the task's other parameters.
         batch_size: sequences; None: the task's default.
-        threads: None: all cores that this process may use.
+        threads: None: one per core this process may use, fewer under a CPU quota.
         timeout: seconds per cell; None: no limit.
         engine: eager, or hf: any model of transformers through its own code.
         attention: sdpa, eager or flash; None: each checkpoint's default.
+        unchecked: score also what looks ahead or otherwise fails its probes; its rows say so.
 
     Raises UsageError when the request has no meaning, StoreError when `out` cannot be written, RunInterrupted on
     Ctrl-C. A failed cell raises nothing: its row says so in `status` and `reason`.
@@ -173,6 +175,7 @@ def run_task(
         timeout=timeout,
         engine=engine,
         attention=attention,
+        unchecked=unchecked or None,
     )
     plan = plan_task(task, options, out=out)
     command = f"ttbench.run({task!r}, {options.spelling()}out={str(out)!r})"

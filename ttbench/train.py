@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ttbench.errors import SuiteError, UnknownNameError, UsageError
+from ttbench.cache import cache_folder
+from ttbench.disk import sync
+from ttbench.errors import CacheError, SuiteError, UnknownNameError, UnsupportedError, UsageError
 from ttbench.harness.mixture import Mixture, Rows
 from ttbench.models.base import SequenceModel
 from ttbench.recipe import Recipe, Trainee
@@ -71,7 +71,7 @@ class Training:
             scratch,
         )
         with scratch.open("rb") as file:
-            os.fsync(file.fileno())
+            sync(file.fileno())
         scratch.replace(path)
 
     def load(self, path: Path) -> None:
@@ -212,7 +212,7 @@ def _train(
                 )
             run.curve.append((run.step, mean))
             losses, reported = [], now
-            speed = (run.step - first_step) / (now - started)
+            left = _work(recipe, model, run.step, recipe.num_steps) / _work(recipe, model, first_step, run.step)
             done = sum(_step_tokens(recipe, step) for step in range(first_step, run.step))
             report(
                 Progress(
@@ -222,7 +222,7 @@ def _train(
                     loss=mean,
                     lr=trainee.lr * recipe.lr_share(run.step - 1),
                     tokens_per_s=done / (now - started),
-                    seconds_left=(recipe.num_steps - run.step) / speed,
+                    seconds_left=left * (now - started),
                 )
             )
         if now - saved >= SAVE_EVERY_S or run.step == recipe.num_steps or over:
@@ -244,9 +244,32 @@ def progress_path(recipe: Recipe, trainee: Trainee, cache: Path | None) -> Path:
     settings = {"recipe": dataclasses.asdict(recipe), "trainee": own}
     architecture: type[SequenceModel] = ARCHITECTURES.load(trainee.architecture)
     key = digest(canonical_json({**settings, "version": architecture.version}))[:12]
-    folder = (cache or platformdirs.user_cache_path("ttbench")) / "train"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = (cache or cache_folder()) / "train"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CacheError(
+            f"cannot make {folder}, where training that is cut short goes on from: {error.strerror or error}; "
+            "set XDG_CACHE_HOME to a folder that can be written"
+        ) from error
     return folder / f"{trainee.name}-{key}.pt"
+
+
+def _work(recipe: Recipe, model: SequenceModel, first: int, last: int) -> float:
+    """Work of the steps from `first` to before `last`: steps of other phases have other rows, longer or more of them.
+
+    In FLOP of reading the rows, in proportion to which learning from them costs; in tokens where there is no formula.
+    """
+    try:
+        cost = type(model).cost(model.config, dtype_bytes=4)
+    except UnsupportedError:
+        cost = None
+    work, start = 0.0, 0
+    for phase in recipe.phases:
+        num = max(0, min(last, start + phase.num_steps) - max(first, start))
+        row = phase.context_len if cost is None else cost.prefill_flops(phase.context_len)
+        work, start = work + num * phase.batch_size * row, start + phase.num_steps
+    return work
 
 
 def _step_tokens(recipe: Recipe, step: int) -> int:

@@ -15,9 +15,12 @@ from typing import Any, Literal
 Scalar = str | int | float | bool | None
 Status = Literal["ok", "oom", "too_long", "too_short", "unsupported", "killed", "timeout", "error"]
 
-ANSWERS: tuple[Status, ...] = ("ok", "oom", "too_long", "too_short", "unsupported")
+LASTING: tuple[Status, ...] = ("ok", "oom", "too_long", "too_short")  # answers that a later run takes over
+ANSWERS: tuple[Status, ...] = (*LASTING, "unsupported")
 FAILURES: tuple[Status, ...] = ("killed", "timeout", "error")
 SCHEMA_VERSION = 1
+
+ColumnType = Literal["text", "whole", "real", "truth"]  # of a row's column: str, int, float, bool; each may be missing
 
 ENGINES = ("eager", "hf")
 # Implementations of softmax attention, and what stands in the cells of an architecture that has none.
@@ -27,13 +30,18 @@ NO_ATTENTION = "none"
 
 def digest(data: bytes | str) -> str:
     """Content digest: 128 bits of BLAKE2b in hexadecimal."""
-    raw = data.encode() if isinstance(data, str) else data
+    raw = json_bytes(data) if isinstance(data, str) else data
     return hashlib.blake2b(raw, digest_size=16).hexdigest()
 
 
 def canonical_json(value: Any) -> str:
     """JSON with one spelling per value: sorted keys, no spaces, no NaN. Raises ValueError on NaN or infinity."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def json_bytes(text: str) -> bytes:
+    """JSON as UTF-8; bytes of a file's name that are none become escapes, from which JSON gives the same name back."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _pairs(num_tokens: int, window: int) -> float:
@@ -123,6 +131,7 @@ class Cell:
     machine: str | None = None  # fingerprint; timing cells only
     timeout_s: float | None = None  # seconds; not part of the identity
     reach: int | None = None  # tokens of its longest sequence; None: context_len. Follows from task and params
+    unchecked: bool = False  # measured without asking whether the model looks ahead; never answers for a checked cell
 
     def identity(self) -> dict[str, Any]:
         """Everything that can change this cell's numbers, as plain data. Names and paths are not in it."""
@@ -148,6 +157,7 @@ class Cell:
             "round": self.round,
             "machine": self.machine,
             "threads": self.threads if self.machine is not None else None,
+            **({"unchecked": True} if self.unchecked else {}),
         }
 
     @property
@@ -203,6 +213,8 @@ class Metric:
     cluster: str | None = None  # column whose equal values are not independent of each other
     axes: tuple[str, ...] = ("context_len",)  # columns, beside the checkpoint, that a number is made for
     where: Mapping[str, Scalar] = field(default_factory=dict)  # rows that count: column -> value
+    valid: str | None = None  # truth column; a row where it is false holds no number. None: every row holds one
+    invalid: str = ""  # why such a row holds none
 
     def to_json(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "axes": list(self.axes), "where": dict(self.where)}

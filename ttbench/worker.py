@@ -7,6 +7,7 @@ engine. The kernel ends a worker whose parent has died; memory beyond the limit 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import json
@@ -16,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +27,15 @@ from ttbench.harness.data import Corpus, open_corpus
 from ttbench.record import CellRecord, now
 from ttbench.registry import TASKS
 from ttbench.store import Store
-from ttbench.tasks.base import Bench, Task
+from ttbench.tasks.base import Bench, Task, declared_columns
 from ttbench.types import Cell, Sample, Status
 
 if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Int
+
     from ttbench.harness.engine import Engine
+    from ttbench.harness.probing import Verdict
     from ttbench.harness.tokenizer import Tokenizer
 
 _PR_SET_PDEATHSIG = 1
@@ -50,30 +55,44 @@ class Channel:
         line = json.dumps({"kind": kind, **fields}) + "\n"
         os.write(self._handle, line.encode())
 
-    def progress(self, cell_id: str, done: int, total: int) -> None:
+    def progress(self, cell_id: str, done: int, total: int, setup_s: float) -> None:
         """At most once a second: the parent must sleep while a cell is timed."""
         if time.monotonic() - self._last >= 1:
             self._last = time.monotonic()
-            self.send("progress", cell_id=cell_id, done=done, total=total)
+            self.send("progress", cell_id=cell_id, done=done, total=total, setup_s=setup_s)
 
 
 class Group:
     """What the cells of a group share: one engine, the corpora, the tokenizer; each opened at first use."""
 
-    def __init__(self) -> None:
+    def __init__(self, cells: Sequence[Cell] = ()) -> None:
         self.engine: Engine | None = None
+        self._cells = tuple(cells)
+        self._verdict: Verdict | None = None
         self._corpora: dict[str, Corpus] = {}
+        self._memos: dict[tuple[str, int], dict[Any, Any]] = {}  # of each task's version
+        self.setup_s = 0.0  # of the running cell: until the engine was open, and in opening what came after it
+        self._began = time.perf_counter()
 
     def bench(self, cell: Cell, channel: Channel) -> Bench:
+        self.setup_s, self._began = 0.0, time.perf_counter()
         return Bench(
             cell=cell,
             open_engine=lambda: self._open_engine(cell),
-            open_corpus=lambda: self._open_corpus(cell),
-            open_tokenizer=lambda: self._open_tokenizer(cell),
-            progress=lambda done, total: channel.progress(cell.cell_id, done, total),
+            open_corpus=lambda: self._timed(lambda: self._open_corpus(cell)),
+            open_tokenizer=lambda: self._timed(lambda: self._open_tokenizer(cell)),
+            memo=self._memos.setdefault((cell.task, cell.task_version), {}),
+            progress=lambda done, total: channel.progress(cell.cell_id, done, total, self.setup_s),
         )
 
+    def _timed(self, open_: Callable[[], Any]) -> Any:
+        began = time.perf_counter()
+        opened = open_()
+        self.setup_s += time.perf_counter() - began
+        return opened
+
     def _open_engine(self, cell: Cell) -> Engine:
+        opens = self.engine is None
         if self.engine is None:
             # Late: torch takes seconds and hundreds of MiB, and some tasks look at the process before it is there.
             from ttbench.harness.loading import load_engine
@@ -83,9 +102,68 @@ class Group:
             # Before the first product starts torch's threads, which take the mode over from this one.
             measure.flush_denormals()
             self.engine = load_engine(
-                cell.checkpoint, device=cell.device, dtype=cell.dtype, attention=cell.attention, engine=cell.engine
+                cell.checkpoint,
+                device=cell.device,
+                dtype=cell.dtype,
+                attention=cell.attention,
+                engine=cell.engine,
+                unchecked=cell.unchecked,
             )
+        if is_probed(cell) and not cell.unchecked:
+            self._vouch(cell, self.engine).require()
+        if opens:
+            # What a cell does before it has an engine is its process's beginning: imports, and looking at itself.
+            self.setup_s = time.perf_counter() - self._began
         return self.engine
+
+    def _vouch(self, cell: Cell, engine: Engine) -> Verdict:
+        """What the probes say of the engine; asked, or recalled, before the first score of the process."""
+        if self._verdict is None:
+            # Late, with torch.
+            from ttbench.harness import probing
+
+            scored = [each for each in self._cells or (cell,) if is_probed(each)]
+            tasks = [TASKS.load(each.task)() for each in scored]
+            num_tokens = sum(
+                task.tokens(task.Params(**each.params), each.context_len)
+                for task, each in zip(tasks, scored, strict=True)
+            )
+            self._verdict = probing.vouch(
+                engine,
+                cell.checkpoint,
+                attention=cell.attention,
+                looked=probing.affordable(max(reach(each) for each in scored), num_tokens=num_tokens),
+                text=lambda length: self._text(cell, length),
+            )
+        return self._verdict
+
+    def _text(self, cell: Cell, length: int) -> Int[np.ndarray, "T"] | None:
+        """At least `length` ids of the corpus that the cell reads, where it has so many; None where it reads none."""
+        if cell.corpus is None or cell.checkpoint.tokenizer_digest is None:
+            return None
+        from ttbench.harness import probing
+
+        texts = (document.text for document in self._open_corpus(cell).documents("test"))
+        return probing.encode(texts, self._open_tokenizer(cell), num_tokens=length)
+
+    def checked(self, cell: Cell) -> str | None:
+        """What the probes found, for the row; None where no engine was scored."""
+        if self.engine is None or not is_probed(cell):
+            return None
+        if cell.unchecked:
+            return "unchecked"
+        if self._verdict is None:
+            return None
+        if self._verdict.failed is not None:
+            return "failed"
+        most = self.engine.max_context
+        wanted = reach(cell) if most is None else min(reach(cell), most)
+        return "passed" if self._verdict.looked >= wanted else "partly"
+
+    @property
+    def looked(self) -> int | None:
+        """Tokens that the probes looked at; None before they were asked."""
+        return None if self._verdict is None else self._verdict.looked
 
     def _open_corpus(self, cell: Cell) -> Corpus:
         if cell.corpus is None:
@@ -100,21 +178,27 @@ class Group:
             )
         return corpus
 
+    def note(self, cell: Cell) -> str | None:
+        """What the corpus of a cell asks to be said beside its numbers; None where it was never opened."""
+        corpus = self._corpora.get(cell.corpus or "")
+        return None if corpus is None else corpus.note or None
+
     def _open_tokenizer(self, cell: Cell) -> Tokenizer:
         from ttbench.harness.loading import load_tokenizer
+        from ttbench.harness.special_tokens import no_tokenizer
 
         tokenizer = load_tokenizer(cell.checkpoint)
         if tokenizer is None:
-            raise UnsupportedError(f"checkpoint '{cell.checkpoint.name}' has no tokenizer")
+            raise UnsupportedError(no_tokenizer(Path(cell.checkpoint.path), cell.checkpoint.name))
         return tokenizer
 
 
 def run_group(spec: Mapping[str, Any], channel: Channel) -> None:
     """Measure the cells one after the other; return early when what is left needs a fresh process."""
     store = Store(spec["folder"])
-    group = Group()
-    for data in spec["cells"]:
-        cell = Cell.from_json(data)
+    cells = [Cell.from_json(data) for data in spec["cells"]]
+    group = Group(cells)
+    for cell in cells:
         channel.send("start", cell_id=cell.cell_id)
         record = run_cell(cell, group=group, channel=channel)
         try:
@@ -123,7 +207,7 @@ def run_group(spec: Mapping[str, Any], channel: Channel) -> None:
             # The task's samples are at fault, not the disk.
             record = dataclasses.replace(record, status="error", reason=one_line(error), samples=())
             store.write_cell(record)
-        channel.send("end", cell_id=cell.cell_id, status=record.status, reason=record.reason)
+        channel.send("end", cell_id=cell.cell_id, status=record.status, reason=record.reason, setup_s=group.setup_s)
         # After a failure inside an engine its state, or the device's, is not to be trusted.
         if record.status == "oom" or (record.status == "error" and group.engine is not None):
             return
@@ -146,9 +230,13 @@ def run_cell(cell: Cell, *, group: Group, channel: Channel) -> CellRecord:
             cell_cpu_s=time.process_time() - cpu,
             load_average=load,
             engine=cell.engine if engine is None else engine.name,
-            kernel_path={} if engine is None else engine.kernel_path,
+            kernel_path={} if engine is None else {**engine.kernel_path, **looked(group)},
+            checked=group.checked(cell),
             metrics=task.metrics,
+            columns=declared_columns(task),
             samples=samples,
+            corpus_note=group.note(cell),
+            setup_s=group.setup_s,
             denormals_flushed=measure.denormals_flushed(),
             evidence=({"traceback": text},) if text else (),
         )
@@ -166,6 +254,21 @@ def run_cell(cell: Cell, *, group: Group, channel: Channel) -> CellRecord:
         return record(status, one_line(error), text=traceback.format_exc())
 
 
+def is_probed(cell: Cell) -> bool:
+    """Whether probes go before the cell: not where a task times or weighs a process of its own and scores nothing."""
+    return TASKS.load(cell.task).isolation == "checkpoint"
+
+
+def reach(cell: Cell) -> int:
+    """Tokens of the cell's longest sequence."""
+    return cell.context_len if cell.reach is None else cell.reach
+
+
+def looked(group: Group) -> dict[str, str]:
+    """How far the probes looked, in tokens, for the kernel path of a row."""
+    return {} if group.looked is None else {"probed_tokens": str(group.looked)}
+
+
 def answer_status(answer: CellAnswer) -> Status:
     status: Any = answer.status
     return status
@@ -179,23 +282,32 @@ def one_line(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the error is evidence of missing memory: Python's, CUDA's, or that of torch's CPU allocator."""
+    """Whether the error, or one that it was raised from, is evidence of missing memory on the host or the device."""
     torch = sys.modules.get("torch")
-    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
-        return True
-    # torch has no type of its own for this one.
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, MemoryError) or (torch is not None and isinstance(seen, torch.OutOfMemoryError)):
+            return True
+        # Failed mappings have several types, and failures of torch's CPU allocator have none of their own.
+        if measure.says_out_of_memory(str(seen)):
+            return True
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    return False
 
 
 def tie_to_parent(parent: int) -> None:
     """Die with the parent, so that no stray worker goes on writing after a kill -9."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    else:
+    tied = sys.platform == "linux" and _die_with_parent()
+    if not tied:
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     # The parent may have died before the tie.
     if os.getppid() != parent:
         os._exit(1)
+
+
+def _die_with_parent() -> bool:
+    """Ask the kernel for a kill when the parent dies; whether it agreed."""
+    return ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0
 
 
 def _watch(parent: int) -> None:
@@ -207,13 +319,17 @@ def _watch(parent: int) -> None:
 def limit_memory(limit_bytes: int | None) -> None:
     """Let allocations beyond the limit fail here, and let the kernel, if it must kill, choose this process."""
     if sys.platform == "linux":
-        Path("/proc/self/oom_score_adj").write_text("1000")
+        # A sandbox with a read-only /proc refuses the offer; what is measured does not depend on it.
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("1000")
     if limit_bytes is not None:
         import resource
 
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        allowed = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (allowed, hard))
+        # Where a sandbox refuses limits, the kernel's own killer remains.
+        with contextlib.suppress(OSError, ValueError):
+            _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+            allowed = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
+            resource.setrlimit(resource.RLIMIT_DATA, (allowed, hard))
 
 
 def main() -> None:

@@ -6,6 +6,8 @@ Nothing here names behaviour of one architecture: a new one is picked up from th
 
 from __future__ import annotations
 
+import itertools
+import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -186,17 +188,36 @@ def test_steps_equal_forward(model, num_tokens):
     assert int(state.position) == int(stepped.position) == num_tokens
 
 
+@pytest.mark.parametrize("cuts", [(), (1,), (15, 17), (16, 62)], ids=str)
+@pytest.mark.parametrize("num_tokens", [1, 15, 63, 100])
+def test_a_prefill_is_the_last_token_of_forward_and_leaves_the_same_state(model, num_tokens, cuts):
+    ids = tokens(model, 2, num_tokens)
+    state, filled = model.new_state(2, num_tokens + 3), model.new_state(2, num_tokens + 3)
+    expected = read(model, ids, state)
+    for start, end in itertools.pairwise([0, *(cut for cut in cuts if cut < num_tokens), num_tokens]):
+        last = model.prefill(ids[:, start:end], filled)
+        filled.num_tokens += end - start
+        close(last, expected[:, end - 1])
+    for name, value in state.save().tensors.items():
+        close(filled.save().tensors[name], value)
+    more = tokens(model, 2, 3, seed=1)
+    close(read(model, more, filled), read(model, more, state))
+
+
 def test_position_two_million_is_as_exact_as_position_zero(case, model):
-    single, num_tokens = build(*case, dtype=torch.float32), 40
-    ids, errors = tokens(model, 1, num_tokens), []
-    for position in (0, FAR):
-        hidden = []
-        for each in (model, single):
-            state = each.new_state(1, num_tokens)
-            state.position.fill_(position)
-            hidden.append(each(ids, state).double())
-        errors.append((hidden[0] - hidden[1]).abs().max() / hidden[0].abs().max())
-    assert errors[1] <= 4 * errors[0] + 1e-6
+    single, num_tokens, num_texts = build(*case, dtype=torch.float32), 40, 5
+    errors: dict[int, list[float]] = {0: [], FAR: []}
+    for position, found in errors.items():
+        for seed in range(num_texts):
+            ids, hidden = tokens(model, 1, num_tokens, seed=seed), []
+            for each in (model, single):
+                state = each.new_state(1, num_tokens)
+                state.position.fill_(position)
+                hidden.append(each(ids, state).double())
+            found.append(float((hidden[0] - hidden[1]).abs().max() / hidden[0].abs().max()))
+    # Rounding differs from text to text and from processor to processor by more than the position changes it, so a
+    # typical text far away is held against the worst text near by; angles in float32 would be wrong by 0.1 there.
+    assert statistics.median(errors[FAR]) <= 2 * max(errors[0])
 
 
 def test_steps_equal_forward_at_position_two_million(case, model):
@@ -368,12 +389,14 @@ def test_a_missing_or_unexpected_weight_is_an_error(model, tmp_path):
 # 8. A second implementation; the authors' own logits are in tests/models, recorded in tests/golden
 
 
+def test_every_architecture_of_this_package_has_an_oracle():
+    assert {name for name, where in ARCHITECTURES.items() if where.startswith("ttbench.")} == set(ORACLES)
+
+
 def test_logits_equal_those_of_the_numpy_oracle(case, model):
     oracle = ORACLES.get(case[0])
     if oracle is None:
-        print(f"{case[0]}: no oracle")
-        assert case[0] not in ORACLES
-        return
+        pytest.skip(f"{case[0]} has no oracle")
     config = model.config.to_json()
     (dialect,) = (dialect for dialect in model.DIALECTS if dialect.matches(config))
     weights = {dialect.source(name): value.numpy() for name, value in model.state_dict().items()}

@@ -223,7 +223,7 @@ def test_what_has_to_be_converted_first_says_what_to_type(tmp_path: Path, data: 
 def test_gguf_without_its_extra_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.gguf").write_bytes(b"GGUF" + bytes(20))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(CheckpointError, match=r"needs transformers, accelerate, gguf; .*pip install 'ttbench\[gguf\]'"):
+    with pytest.raises(CheckpointError, match=r"needs gguf; .*pip install 'ttbench\[gguf\]'"):
         run(tmp_path / "x.gguf", tmp_path / "out")
 
 
@@ -231,3 +231,40 @@ def test_pickle_is_not_opened_beside_a_train_state(tmp_path: Path) -> None:
     (tmp_path / "metadata.pkl").write_bytes(pickle.dumps({"a": 1}))
     with pytest.raises(CheckpointError, match="holds nothing to convert"):
         run(tmp_path, tmp_path / "out")
+
+
+def test_one_of_two_checkpoints_in_a_folder_is_never_picked(tmp_path: Path, source: Path) -> None:
+    (source / "other.gguf").write_bytes(b"GGUF" + bytes(20))
+    with pytest.raises(
+        CheckpointError, match=r"holds other\.gguf, pytorch_model\.bin; give the one file that is meant"
+    ):
+        run(source, tmp_path / "out")
+    run(source / "pytorch_model.bin", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state_0.pth"])
+def test_what_a_trainer_leaves_beside_the_weights_is_no_second_checkpoint(
+    tmp_path: Path, source: Path, name: str
+) -> None:
+    (source / name).write_bytes(b"PK\x03\x04")
+    assert run(source, tmp_path / "out").format == "torch"
+
+
+def test_a_remark_names_the_folder_that_was_written(tmp_path: Path, source: Path) -> None:
+    config = json.loads((source / "config.json").read_text())
+    write_json(source / "config.json", {**config, "intermediate_size": config["intermediate_size"] + 1})
+    found = run(source, tmp_path / "out")
+    assert f"the weights in '{tmp_path / 'out'}' do not fit" in found.remarks[0]
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "vocab.json", "spiece.model"])
+def test_a_tokenizer_that_only_python_reads_is_said(tmp_path: Path, source: Path, name: str) -> None:
+    (source / name).write_bytes(b"{}")
+    found = run(source, tmp_path / "out")
+    assert f"{name} is not read; write tokenizer.json once" in found.remarks[0]
+
+
+def test_what_says_where_an_answer_ends_travels_with_the_weights(tmp_path: Path, source: Path) -> None:
+    write_json(source / "generation_config.json", {"eos_token_id": [1, 2]})
+    run(source, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text()) == {"eos_token_id": [1, 2]}

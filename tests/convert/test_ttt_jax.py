@@ -150,3 +150,77 @@ def test_presets_have_the_published_numbers_of_parameters(name: str, millions: f
     with torch.device("meta"):
         num_params, _ = model_class.from_config(config).num_params()
     assert num_params / 1e6 == pytest.approx(millions, abs=0.005)
+
+
+# As ttt-lm-jax's model.py @ a9b2904 writes its presets: the layer in one word, and the convolution's width.
+JAX_FIELDS = {"initializer_range": 0.02, "use_cache": True, "ttt_base_lr_init": -1.0, "ttt_base_lr_warmup": -1}
+JAX_FIELDS |= {"max_sequence_length": 2048, "remat_mini_batch_group_size": 4, "rope_theta": 10000.0}
+
+
+def jax_fields(model: TTT, block: str) -> dict[str, Any]:
+    sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    others = ("ttt_base_lr", "mini_batch_size", "tie_word_embeddings", "pre_conv", "rms_norm_eps")
+    fields = {name: getattr(model.config, name) for name in (*sizes, *others)}
+    return {**fields, **JAX_FIELDS, "seq_modeling_block": block, "conv_width": model.config.conv_kernel}
+
+
+BLOCKS = [
+    pytest.param(TTTLinear, MAMBA, "ttt_linear", id="ttt_linear"),
+    pytest.param(TTTMLP, MAMBA, "ttt_mlp", id="ttt_mlp"),
+    pytest.param(TTTLinear, PLAIN, "ttt_linear_base", id="ttt_linear_base"),
+    pytest.param(TTTMLP, PLAIN, "ttt_mlp_base", id="ttt_mlp_base"),
+]
+
+
+@pytest.mark.parametrize(("model_class", "overrides", "block"), BLOCKS)
+def test_the_authors_own_json_says_layer_and_width_in_its_own_words(
+    tmp_path: Path, model_class: type[TTT], overrides: dict[str, Any], block: str
+) -> None:
+    model = make(model_class, **overrides, conv_kernel=3)
+    write_pairs(tmp_path / "streaming_params", [(k, array_bytes(t)) for k, t in parameters(held(model))])
+    convert(tmp_path / "streaming_params", tmp_path / "out", config=jax_fields(model, block), report=silent)
+    checkpoint = resolve(str(tmp_path / "out"))
+    assert checkpoint.train_ctx == 2048
+    back = load_model(checkpoint, device="cpu", dtype="float32", attention="sdpa")
+    ids = torch.randint(model.config.vocab_size, (2, 37))
+    assert torch.equal(logits(back, ids), logits(model, ids))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seq_modeling_block": "self_attention"}, "seq_modeling_block='self_attention', the authors' Transformer"),
+        ({"seq_modeling_block": "ttt_cubic"}, "seq_modeling_block='ttt_cubic'; converted are ttt_linear"),
+        ({"use_gate": False}, "seq_modeling_block='ttt_linear', which is use_gate=True, and use_gate=False"),
+        ({"pre_conv": None}, "lacks pre_conv"),
+        ({"rope_tetha": 1.0}, "unknown field 'rope_tetha'"),
+    ],
+    ids=["attention", "unknown", "contradiction", "pre_conv", "misspelt"],
+)
+def test_a_jax_configuration_that_is_not_read_says_why(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    model = make(TTTLinear, **MAMBA)
+    write_pairs(tmp_path / "streaming_params", [(k, array_bytes(t)) for k, t in parameters(held(model))])
+    config = {key: value for key, value in {**jax_fields(model, "ttt_linear"), **change}.items() if value is not None}
+    with pytest.raises(CheckpointError) as caught:
+        convert(tmp_path / "streaming_params", tmp_path / "out", config=config, report=silent)
+    assert said in str(caught.value)
+
+
+def test_a_jax_transformer_is_called_one(tmp_path: Path) -> None:
+    """The authors' attention has the names of a TTT layer's projections, and no inner model."""
+    model = make(TTTLinear, **PLAIN)
+    kept = ("wq", "wk", "wv", "wo", "seq_norm", "ffn_norm", "feed_forward", "wte", "ln_f")
+    pairs = [(key, array_bytes(tensor)) for key, tensor in parameters(held(model)) if set(key) & set(kept)]
+    write_pairs(tmp_path / "streaming_params", pairs)
+    with pytest.raises(WeightsError, match=r"no weights of an inner model .* the authors' JAX Transformer"):
+        convert(tmp_path / "streaming_params", tmp_path / "out", config=model.config.to_json(), report=silent)
+
+
+def test_a_misfit_names_the_file_that_was_given_not_a_folder_that_is_gone(tmp_path: Path) -> None:
+    model = make(TTTLinear, **MAMBA)
+    path = tmp_path / "streaming_params"
+    write_pairs(path, [(k, array_bytes(t)) for k, t in parameters(held(model))])
+    with pytest.raises(WeightsError, match="do not fit") as caught:
+        convert(path, tmp_path / "out", config={**model.config.to_json(), "intermediate_size": 8}, report=silent)
+    assert f"the weights in '{path}' do not fit" in str(caught.value)
+    assert ".out-" not in str(caught.value)

@@ -13,4 +13,4 @@ from ttbench.harness import files
 def _own_digest_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Digests of files that tests make are not remembered in the user's own cache folder."""
     folder: Path = tmp_path_factory.getbasetemp() / "digest-cache"
-    monkeypatch.setattr(files, "user_cache_path", lambda name: folder / name)
+    monkeypatch.setattr(files, "cache_folder", lambda: folder / "ttbench")

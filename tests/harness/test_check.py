@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from faulty import AheadFrom600, Flat, Raising
 from torch import Tensor
 
 from ttbench.errors import UnknownNameError
 from ttbench.harness import check as module
 from ttbench.harness.check import CheckResult, check, check_architecture, structural_probes
+from ttbench.harness.checkpoint import resolve
 from ttbench.harness.loading import save_checkpoint
 from ttbench.models.base import State
 from ttbench.models.transformer import Transformer
@@ -30,6 +33,7 @@ STRUCTURAL = (
     "reset_restores",
     "state_bytes",
 )
+READING = ("later_tokens", "pieces", "saved_state", "far", "read_again", "state_growth")
 
 
 def failed(results: Iterator[CheckResult] | list[CheckResult]) -> set[str]:
@@ -45,8 +49,8 @@ def test_every_architecture_passes_the_structural_probes(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["transformer", "hybrid"])
 def test_an_architecture_without_a_checkpoint_is_written_loaded_and_probed(name: str) -> None:
-    results = check_architecture(name, device="cpu")
-    assert tuple(result.name for result in results) == ("write_and_load", *STRUCTURAL)
+    results = check_architecture(name, device="cpu", ctx=150)
+    assert tuple(result.name for result in results) == ("write_and_load", *STRUCTURAL, *READING)
     assert not failed(results), results
 
 
@@ -60,7 +64,7 @@ def test_an_architecture_that_does_not_store_all_of_itself_fails(monkeypatch: py
         return model
 
     monkeypatch.setattr(module, "load_model", lossy)
-    assert failed(check_architecture("transformer", device="cpu")) == {"write_and_load"}
+    assert failed(check_architecture("transformer", device="cpu", ctx=150)) == {"write_and_load"}
 
 
 def test_an_unknown_architecture_is_named_with_its_neighbours() -> None:
@@ -163,9 +167,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Transformer:
 def test_a_trained_checkpoint_passes_everything(trained: Transformer, tmp_path: Path) -> None:
     save_checkpoint(trained, tmp_path / "out", dtype="float32", extra={"tokenizer": "bytes"})
     for dtype in ("float32", "bfloat16"):
-        results = {result.name: result for result in check(str(tmp_path / "out"), device="cpu", dtype=dtype)}
-        assert tuple(results) == (*STRUCTURAL, "tokenizer", "rounding", "perplexity")
-        assert all(result.passed for result in results.values()), results
+        results = {result.name: result for result in check(str(tmp_path / "out"), device="cpu", dtype=dtype, ctx=150)}
+        assert tuple(results) == (*STRUCTURAL, *READING, "tokenizer", "rounding", "perplexity")
+        assert {name for name, result in results.items() if not result.passed} == {"far", "state_growth"}
+        assert not failed(list(results.values()))
         assert json.loads(json.dumps(results["perplexity"].to_json()))["unit"] == "nats/token"
         assert results["perplexity"].measured is not None
         assert results["perplexity"].measured < 4.5
@@ -176,15 +181,40 @@ def test_an_untrained_checkpoint_fails_the_sanity_perplexity_only(tmp_path: Path
     with torch.no_grad():
         model.embed.weight.mul_(20)
     save_checkpoint(model, tmp_path / "out", dtype="float32", extra={"tokenizer": "bytes"})
-    results = check(str(tmp_path / "out"), device="cpu", dtype="float32")
+    results = check(str(tmp_path / "out"), device="cpu", dtype="float32", ctx=150)
     assert failed(results) == {"perplexity"}
     assert "untrained" in results[-1].explanation
 
 
 def test_a_checkpoint_without_a_tokenizer_is_checked_as_far_as_it_goes(tmp_path: Path) -> None:
     save_checkpoint(Transformer.tiny(), tmp_path / "out", dtype="float32")
-    results = {result.name: result for result in check(str(tmp_path / "out"), device="cpu", dtype="float32")}
+    results = {result.name: result for result in check(str(tmp_path / "out"), device="cpu", dtype="float32", ctx=150)}
     assert not failed(list(results.values()))
     for name in ("tokenizer", "rounding", "perplexity"):
         assert results[name].passed is None
         assert "no tokenizer" in results[name].explanation
+
+
+def test_a_leak_that_starts_at_token_600_fails_the_check_and_passes_where_nobody_looks(tmp_path: Path) -> None:
+    found = module.model_probes(AheadFrom600.tiny(), device="cpu", looked=1024)
+    assert {"later_tokens"} <= failed(found)
+    told = next(result.explanation for result in found if result.name == "later_tokens")
+    assert "1024 tokens" in told
+    assert "looks ahead" in told
+    near = module.model_probes(AheadFrom600.tiny(), device="cpu", looked=500)
+    assert not {"causality", "later_tokens", "pieces"} & failed(near)
+    assert "500 tokens" in next(result.explanation for result in near if result.name == "later_tokens")
+
+
+@pytest.mark.parametrize("model_class", [Flat, Raising])
+def test_a_plug_in_s_mistake_ends_in_the_probe_s_name_and_one_sentence(model_class: type[Transformer]) -> None:
+    results = module.model_probes(model_class.tiny(), device="cpu", looked=200)
+    assert [(result.name, result.passed) for result in results] == [("interface", False)]
+    assert "\n" not in results[0].explanation
+    assert len(results[0].explanation) < 200
+
+
+def test_how_far_is_looked_is_what_was_trained_on_with_a_bound() -> None:
+    found = resolve("ttt-linear")
+    for train_ctx, expected in ((600, 600), (None, 4096), (131_072, 4096)):
+        assert module.default_look(replace(found, train_ctx=train_ctx)) == expected

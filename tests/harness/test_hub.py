@@ -20,6 +20,7 @@ from ttbench.errors import CheckpointError
 from ttbench.harness.checkpoint import resolve
 from ttbench.harness.hub import HubId, cached_repos, parse_hub_id
 from ttbench.harness.loading import save_checkpoint
+from ttbench.harness.weights import read_weights
 from ttbench.models.transformer import Transformer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -91,6 +92,16 @@ def test_an_id_in_the_cache_resolves_to_its_commit_without_a_network(cache: Path
     assert (checkpoint.name, checkpoint.provenance, checkpoint.revision) == ("org/tiny", "hub", COMMIT)
     assert checkpoint.path == str(snapshot)
     assert (checkpoint.weights_digest, checkpoint.config_digest) == (local.weights_digest, local.config_digest)
+
+
+@pytest.mark.usefixtures("offline")
+def test_an_index_that_names_only_the_single_file_is_read_in_the_hubs_layout(cache: Path, folder: Path) -> None:
+    snapshot = fill(cache, folder)
+    keys = read_weights(folder).tensors
+    blob = snapshot.parents[1] / "blobs" / "index"
+    blob.write_text(json.dumps({"weight_map": dict.fromkeys(keys, "model.safetensors")}))
+    (snapshot / "model.safetensors.index.json").symlink_to(blob)
+    assert resolve("org/tiny").weights_digest == resolve(str(folder)).weights_digest
 
 
 @pytest.mark.usefixtures("offline")
@@ -235,7 +246,9 @@ def test_an_unpinned_id_is_downloaded_at_the_commit_it_points_to(hub: Hub, folde
 
 def test_a_model_that_nothing_reads_is_refused_before_its_weights_travel(hub: Hub) -> None:
     hub.files["config.json"] = b'{"model_type": "other"}'
-    with pytest.raises(CheckpointError, match="model_type='other' must be known to exactly one dialect"):
+    with pytest.raises(
+        CheckpointError, match="model_type='other', which no architecture here reads; neither does transformers"
+    ):
         resolve("org/tiny")
     assert "model.safetensors" not in hub.asked
 

@@ -206,7 +206,7 @@ def test_an_engine_is_opened_by_name_or_by_checkpoint(folder: Path) -> None:
     ],
     ids=["attention", "device", "dtype"],
 )
-def test_what_cannot_run_is_refused(folder: Path, options: dict[str, str], message: str) -> None:
+def test_what_cannot_run_is_refused(folder: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         load_engine(str(folder), **{"device": "cpu", "dtype": "float32", "attention": "sdpa", **options})
 
@@ -256,7 +256,7 @@ def test_extra_fields_are_added_and_may_not_contradict(tmp_path: Path) -> None:
     model = Transformer.tiny()
     with pytest.raises(UsageError, match="contradicts the model's config in hidden_size"):
         save_checkpoint(model, tmp_path / "out", dtype="float32", extra={"hidden_size": 1})
-    extra = {"vocab_size": 257, "limit": float("inf"), "train_ctx": 5}
+    extra = {"vocab_size": 257, "temperature": float("inf"), "train_ctx": 5}
     save_checkpoint(model, tmp_path / "out", dtype="float32", extra=extra)
     config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert (config["limit"], config["train_ctx"], config["dtype"]) == ({"__float__": "Infinity"}, 5, "float32")
+    assert (config["temperature"], config["train_ctx"], config["dtype"]) == ({"__float__": "Infinity"}, 5, "float32")

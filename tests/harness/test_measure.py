@@ -183,29 +183,49 @@ def test_without_proc_the_counter_is_another_one_and_says_so(tmp_path: Path, mon
     assert measure.processor()
 
 
-CGROUPS = {
-    "v2": ("0::/a/b\n", {"a/b/memory.max": "max", "a/memory.max": "3000", "memory.max": "5000"}, 3000),
-    "v2-unlimited": ("0::/a\n", {"a/memory.max": "max"}, None),
-    "v2-not-mounted": ("0::/outside/of/here\n", {"memory.max": "7000"}, 7000),
-    "v1": ("4:cpu:/x\n7:memory:/x\n0::/\n", {"memory/x/memory.limit_in_bytes": "4000", "memory.max": "max"}, 4000),
-    "v1-unlimited": ("7:memory:/x\n", {"memory/x/memory.limit_in_bytes": "9223372036854771712"}, None),
-    "none": ("", {}, None),
-}
+QUOTAS = [(None, 8), (0.2, 1), (1.0, 1), (2.7, 2), (8.0, 8), (64.0, 8)]
 
 
-@pytest.mark.parametrize("name", CGROUPS)
-def test_the_lowest_limit_of_the_control_groups_counts(name: str, tmp_path: Path) -> None:
-    lines, files, limit = CGROUPS[name]
-    (tmp_path / "cgroup").write_text(lines)
-    for file, text in files.items():
-        path = tmp_path / "mount" / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
-    assert measure.memory_limit(tmp_path / "cgroup", tmp_path / "mount") == limit
+@pytest.mark.parametrize(("quota", "threads"), QUOTAS)
+def test_threads_by_default_are_the_cores_that_the_quota_keeps_running(
+    quota: float | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "num_cores", lambda: 8)
+    monkeypatch.setattr(measure.cgroups, "cpu_quota", lambda: quota)
+    assert measure.default_threads() == threads
 
 
-def test_no_control_groups_means_no_limit(tmp_path: Path) -> None:
-    assert measure.memory_limit(tmp_path / "absent", tmp_path) is None
+def test_the_fingerprint_moves_with_a_quota_that_binds_and_with_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "num_cores", lambda: 8)
+    prints = []
+    for quota in (None, 8.0, 0.2, 0.4):
+        monkeypatch.setattr(measure.cgroups, "cpu_quota", lambda quota=quota: quota)
+        prints.append(measure.machine_fingerprint())
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 3
+
+
+def test_available_memory_is_never_more_than_the_control_group_still_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = measure.available_bytes()
+    assert free > 0
+    monkeypatch.setattr(measure.cgroups, "memory_left", lambda: 3 * MIB)
+    assert measure.available_bytes() == 3 * MIB
+    monkeypatch.setattr(measure.cgroups, "memory_left", lambda: 2**62)
+    assert measure.available_bytes() < 2**62
+
+
+def test_a_reset_that_the_system_takes_and_does_not_do_is_no_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "peak_rss", lambda: 500 * MIB)
+    monkeypatch.setattr(measure, "rss", lambda: 100 * MIB)
+    assert measure.reset_peak_rss() is False
+
+
+def test_a_stopwatch_tells_the_waits_for_a_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = iter([1.25, 1.75])
+    monkeypatch.setattr(measure.cgroups, "throttled_seconds", lambda: next(waits))
+    with Stopwatch() as watch:
+        pass
+    assert watch.throttled_s == 0.5
 
 
 # Threads and floating-point mode
@@ -248,14 +268,24 @@ def test_less_than_one_thread_is_wrong_use() -> None:
         measure.pin_threads(0)
 
 
-def test_a_worker_starts_with_one_malloc_arena_and_its_threads() -> None:
+def test_a_worker_starts_with_one_malloc_arena_its_threads_and_a_short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     assert measure.worker_variables(3) == {
         "OMP_NUM_THREADS": "3",
         "MKL_NUM_THREADS": "3",
         "OPENBLAS_NUM_THREADS": "3",
         "MALLOC_ARENA_MAX": "1",
+        "GOMP_SPINCOUNT": "10000",
     }
     assert set(measure.worker_variables(1)) <= set(measure.VARIABLES)
+
+
+@pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
+def test_how_the_user_lets_threads_wait_is_left_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv(name, "3")
+    assert "GOMP_SPINCOUNT" not in measure.worker_variables(2)
 
 
 # The machine

@@ -117,7 +117,8 @@ def test_a_training_row_weighs_what_is_asked_for_and_nothing_else(kind: str) -> 
 
 def test_sentences_that_ask_state_each_key_once_and_its_value_before() -> None:
     for seed in range(30):
-        spans = recall_query(np.random.default_rng(seed), 8)
+        query = recall_query(np.random.default_rng(seed), 8)
+        spans = [span for sentence in (*query.stated, *query.asked) for span in sentence]
         stated = {a.text: b.text for a, b in zip(spans[0:24:3], spans[1:24:3], strict=True)}
         asked = {a.text: b.text for a, b in zip(spans[24::3], spans[25::3], strict=True)}
         assert len(stated) == 8

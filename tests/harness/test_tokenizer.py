@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ttbench.errors import CheckpointError, UsageError
-from ttbench.harness.tokenizer import ByteTokenizer, TableTokenizer, read_tokenizer, tokenizer_digest
+from ttbench.harness.ids import before_end
+from ttbench.harness.tokenizer import NOTHING_GIVEN, ByteTokenizer, TableTokenizer, read_tokenizer, tokenizer_digest
 
 TEXT = "The café  at\tthe corner,\r\n\n opens at 9: naïve ▁no 🦊 ends \x00 <s> <|end|> ".replace("▁", "_").encode()
 
@@ -85,8 +86,9 @@ def llama_spec(**changes: Any) -> dict[str, Any]:
     }
 
 
-def table(spec: dict[str, Any], *, bos: str | int | None = None) -> TableTokenizer:
-    return TableTokenizer(json.dumps(spec).encode(), bos=bos, where=Path("model/tokenizer.json"))
+def table(spec: dict[str, Any], *, bos: str | None = None, num_ids: int | None = None, **given: Any) -> TableTokenizer:
+    said = {**NOTHING_GIVEN, **({} if bos is None else {"bos": {"bos_token": bos}}), **given}
+    return TableTokenizer(json.dumps(spec).encode(), given=said, where=Path("model/tokenizer.json"), num_ids=num_ids)
 
 
 @given(st.binary(max_size=300))
@@ -195,13 +197,12 @@ def test_a_tokenizer_that_cannot_count_bytes_is_refused(changes: dict[str, Any],
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b'{"model": {"type": "BPE"}}'])
 def test_a_broken_tokenizer_file_is_refused(data: bytes) -> None:
     with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
-        TableTokenizer(data, bos=None, where=Path("model/tokenizer.json"))
+        TableTokenizer(data, where=Path("model/tokenizer.json"))
 
 
 def test_an_unknown_bos_is_refused() -> None:
-    for bos in ("<bos>", 10**6):
-        with pytest.raises(CheckpointError, match="no token of"):
-            table(gpt_spec(), bos=bos)
+    with pytest.raises(CheckpointError, match="no token of"):
+        table(gpt_spec(), bos="<bos>")
 
 
 def test_a_folder_says_which_tokenizer_it_has(tmp_path: Path) -> None:
@@ -224,3 +225,143 @@ def test_a_folder_says_which_tokenizer_it_has(tmp_path: Path) -> None:
     assert from_file.bos_id == 1
     with pytest.raises(CheckpointError, match="expected one token id"):
         read_tokenizer(tmp_path, {"bos_token_id": [1, 2]})
+
+
+def with_template(spec: dict[str, Any], token: str, index: int) -> dict[str, Any]:
+    """The vocabulary with a post-processor that puts a token in front, as Llama 3's and Gemma's have it."""
+    single = [{"SpecialToken": {"id": token, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    special = {token: {"id": token, "ids": [index], "tokens": [token]}}
+    return spec | {
+        "post_processor": {"type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": special}
+    }
+
+
+# Ids of llama_spec: <unk> 0, <s> 1, </s> 2, and from 3 on ordinary pieces.
+BOS = [
+    pytest.param({"bos_token": "<s>"}, {"bos_token_id": 0}, 1, "config.json says BOS is 0", id="llama1-unk"),
+    pytest.param(
+        {"bos_token": "<s>", "add_bos_token": False}, {"bos_token_id": 1}, None, "add_bos_token", id="not-added"
+    ),
+    pytest.param({"eos_token": "</s>"}, {"bos_token_id": 5}, None, "'<0x02>'", id="library-default"),
+    pytest.param({"eos_token": "</s>"}, {"bos_token_id": 1}, 1, None, id="special-in-config"),
+    pytest.param({"bos_token": None}, {"bos_token_id": 1}, None, "the tokenizer's files say none", id="null"),
+    pytest.param({"bos_token": {"content": "<s>"}}, {"bos_token_id": 1}, 1, None, id="agree"),
+    pytest.param({}, {}, None, None, id="nothing"),
+]
+
+
+@pytest.mark.parametrize(("settings", "config", "expected", "remark"), BOS)
+def test_bos_is_the_tokenizers_and_disagreement_is_said(
+    tmp_path: Path, settings: dict[str, Any], config: dict[str, Any], expected: int | None, remark: str | None
+) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(llama_spec()))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = read_tokenizer(tmp_path, config)
+    assert isinstance(tokenizer, TableTokenizer)
+    assert tokenizer.bos_id == expected
+    assert (remark or "") in (tokenizer.remark or "")
+    assert (tokenizer.remark is None) == (remark is None)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"bos_token": "</s>"}, {"add_bos_token": False}], ids=["none", "named", "off"]
+)
+def test_a_template_puts_bos_in_front_unless_the_settings_say_otherwise(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(with_template(llama_spec(), "<s>", 1)))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = read_tokenizer(tmp_path, {"bos_token_id": 0})
+    assert tokenizer is not None
+    assert tokenizer.bos_id == {"": 1, "bos_token": 2, "add_bos_token": None}["".join(settings)]
+
+
+def test_every_eos_of_three_files_ends_a_text(tmp_path: Path) -> None:
+    spec = llama_spec()
+    spec["added_tokens"] += [added("<|eot|>", 268, special=True), added("<|eom|>", 269, special=False)]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [268, 999]}')
+    # 7 is "<0x04>", ordinary text: a library's default, not this vocabulary's end
+    tokenizer = read_tokenizer(tmp_path, {"eos_token_id": [269, 7]}, num_ids=1000)
+    assert tokenizer is not None
+    assert tokenizer.end_ids == {2, 268, 269, 999}
+    assert tokenizer.decode(np.array([265, 2, 268, 269, 999])) == b"th"
+    assert tokenizer.byte_lengths(np.array([265, 2, 268, 999])).tolist() == [2, 0, 0, 0]
+
+
+def unigram_spec() -> dict[str, Any]:
+    """A Unigram vocabulary as T5 and XLM-R have it: control tokens are pieces like any other."""
+    pieces: list[list[Any]] = [["<unk>", 0.0], ["<s>", 0.0], ["</s>", 0.0], ["<pad>", 0.0], ["▁", -3.0]]
+    pieces += [[letter, -4.0] for letter in "abcdknpsu<>/"]
+    return {
+        "version": "1.0",
+        "added_tokens": [added(piece, index, special=True) for index, (piece, _) in enumerate(pieces[:4])],
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        "pre_tokenizer": None,
+        "post_processor": None,
+        "decoder": None,
+        "model": {"type": "Unigram", "unk_id": 0, "vocab": pieces, "byte_fallback": False},
+    }
+
+
+def whole_word_spec() -> dict[str, Any]:
+    """A BPE that looks a piece up whole before it merges, as Llama 3's, with a control token among its pieces."""
+    spec = gpt_spec()
+    model = spec["model"]
+    return spec | {
+        "model": model | {"vocab": model["vocab"] | {"<|end|>": 260}, "ignore_merges": True, "dropout": None}
+    }
+
+
+@pytest.mark.parametrize("control", ["<s>", "</s>", "<unk>", "<pad>"])
+def test_a_unigram_vocabulary_spells_control_tokens_letter_by_letter(control: str) -> None:
+    tokenizer = table(unigram_spec(), bos="<s>", eos="</s>")
+    text = f"a{control}b"
+    pieces = [piece for piece, _ in unigram_spec()["model"]["vocab"]]
+    ids = tokenizer.encode(text.encode())
+    assert ids.tolist() == [pieces.index(letter) for letter in text]
+    assert tokenizer.decode(ids) == text.encode()
+
+
+def test_a_bpe_that_looks_pieces_up_whole_spells_control_tokens_too() -> None:
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    tokenizer = table(whole_word_spec() | {"pre_tokenizer": level})
+    assert tokenizer.encode(b"<|end|>").tolist() == [byte_marks().index(letter) for letter in "<|end|>"]
+
+
+def test_an_unknown_letter_is_refused_not_scored_as_the_unknown_token() -> None:
+    with pytest.raises(UsageError, match="does not keep this text: from byte 1"):
+        table(unigram_spec()).encode(b"aZb")
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_runs_of_spaces_as_added_tokens_stand_for_spaces(normalized: bool) -> None:
+    spec = llama_spec(normalizer={"type": "Replace", "pattern": {"String": " "}, "content": "▁"})
+    spec["model"]["vocab"] |= {"▁▁": 268, "▁▁▁▁": 269}
+    spec["model"]["merges"] += ["▁ ▁", "▁▁ ▁▁"]
+    spec["added_tokens"] += [
+        added("▁▁", 268, special=False) | {"normalized": normalized},
+        added("▁▁▁▁", 269, special=False) | {"normalized": normalized},
+    ]
+    tokenizer = table(spec)
+    text = b"the    the  the the"
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.byte_lengths(ids).sum() == len(text)
+    assert {268, 269} & set(ids.tolist())
+
+
+def test_an_answer_ends_before_the_first_of_its_ends() -> None:
+    ids = np.array([7, 8, 2, 9, 3])
+    assert before_end(ids, frozenset({2, 3})).tolist() == [7, 8]
+    assert before_end(ids, frozenset({7})).tolist() == []
+    assert before_end(ids, frozenset()).tolist() == before_end(ids, frozenset({99})).tolist() == ids.tolist()
+
+
+def test_ids_of_a_models_padding_stand_for_no_text() -> None:
+    for tokenizer in (table(gpt_spec(), num_ids=300), ByteTokenizer(num_ids=300)):
+        assert tokenizer.decode(np.array([65, 299])) == tokenizer.decode(np.array([65]))
+        assert tokenizer.byte_lengths(np.array([299])).tolist() == [0]
+        with pytest.raises(UsageError, match=r"0\.\.299"):
+            tokenizer.decode(np.array([300]))

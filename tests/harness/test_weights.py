@@ -165,11 +165,49 @@ def test_what_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
         read_weights(tmp_path)
 
 
-def test_both_layouts_at_once_are_refused(tmp_path: Path) -> None:
+def test_an_index_that_names_only_the_single_file_agrees_with_it(tmp_path: Path) -> None:
+    """As mlx-lm writes it."""
     write(tmp_path / SINGLE, {"a": entry(0, 8)}, bytes(8))
     index(tmp_path, {"a": SINGLE})
-    with pytest.raises(CheckpointError, match="may disagree; remove"):
+    assert set(read_weights(tmp_path).tensors) == {"a"}
+    index(tmp_path, {"a": SINGLE, "b": SINGLE})
+    with pytest.raises(WeightsError, match=r"disagree: missing from the file \[b\]"):
         read_weights(tmp_path)
+
+
+def test_an_index_whose_shards_are_not_there_gives_way_to_the_single_file(tmp_path: Path) -> None:
+    write(tmp_path / SINGLE, {"a": entry(0, 8)}, bytes(8))
+    index(tmp_path, {"a": "model-00001-of-00001.safetensors"})
+    assert set(read_weights(tmp_path).tensors) == {"a"}
+
+
+def test_both_layouts_at_once_are_refused(tmp_path: Path) -> None:
+    for name in (SINGLE, "model-00001-of-00001.safetensors"):
+        write(tmp_path / name, {"a": entry(0, 8)}, bytes(8))
+    index(tmp_path, {"a": "model-00001-of-00001.safetensors"})
+    with pytest.raises(CheckpointError, match="may disagree; give a copy of the folder with one of them"):
+        read_weights(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors"], "2 of 3 shards.*Download.*index"),
+        (["consolidated.safetensors"], "authors' own layout under other tensor names"),
+        (["consolidated-00001-of-00002.safetensors"], "authors' own layout"),
+        (["weights.safetensors"], r"name the file model\.safetensors"),
+        (["adapter_model.safetensors"], "an adapter of 'org/base', not a model. Merge it into its base first"),
+    ],
+    ids=["shards", "consolidated", "consolidated-shards", "other-name", "adapter"],
+)
+def test_weights_under_another_name_are_called_what_they_are(tmp_path: Path, names: list[str], said: str) -> None:
+    for name in names:
+        write(tmp_path / name, {"a": entry(0, 8)}, bytes(8))
+    if names[0].startswith("adapter"):
+        (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "org/base"}')
+    with pytest.raises(CheckpointError, match=said) as caught:
+        read_weights(tmp_path)
+    assert "save_file" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.gguf", "streaming.msgpack", None])

@@ -54,6 +54,17 @@ def test_any_split_gives_the_same_numbers(op, split):
     close(state, last)
 
 
+@pytest.mark.parametrize("num_tokens", [1, 3, 63, 65, 67])
+def test_one_channel_with_an_odd_rest(num_tokens):
+    """Slices of one channel begin at odd places in memory, where torch has no complex view."""
+    u, dt, A, C, D, past = inputs(num_tokens)
+    one = [u[..., :1], dt[:1], A[:1], C[:1], D[:1], past[:, :1]]
+    for actual, expected in zip(s4d.chunked(*one), s4d.reference(*one), strict=True):
+        close(actual, expected)
+    whole = s4d.chunked(u, dt, A, C, D, past)
+    close(s4d.chunked(*one)[0], whole[0][..., :1])
+
+
 def test_from_an_empty_state_it_is_the_convolution_by_fft_of_the_paper():
     num_tokens = 150
     u, dt, A, C, D, past = inputs(num_tokens)

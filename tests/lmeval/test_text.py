@@ -9,6 +9,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers
 
 from ttbench.errors import CheckpointError, UnsupportedError
+from ttbench.harness.tokenizer import NOTHING_GIVEN, read_tokenizer
 from ttbench.lmeval.text import ByteText, FileText, read_text
 
 TEXTS = ["Ann found a ring.", " lost", "", "<s> what</s>", "naïve 🦊\n\n"]
@@ -25,6 +26,7 @@ def sentencepiece() -> tokenizers.Tokenizer:
     merges = [("▁", "a"), ("a", "b")]
     vocab = {piece: index for index, piece in enumerate(pieces)}
     made = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges, byte_fallback=True))
+    made.add_special_tokens(["<s>", "</s>"])
     made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     return made
@@ -66,6 +68,20 @@ def test_the_settings_say_what_stands_around_a_text(
     assert text.encode("ab", special=False) == [5, 4]
 
 
+def test_every_eos_ends_a_written_text_and_bos_is_that_of_every_other_command(tmp_path: Path) -> None:
+    sentencepiece().save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "add_bos_token": False}))
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [1, 900]}')
+    config = {"bos_token_id": 3, "eos_token_id": 4}
+    text, other = read_text(write(tmp_path, **config)), read_tokenizer(tmp_path, config)
+    assert other is not None
+    # 4 is "b": a default of the library, not an end
+    assert text.end_ids == other.end_ids == {1, 900}
+    assert (text.prefix_id, other.bos_id) == (0, None)
+    assert text.remark == other.remark
+    assert "config.json says BOS is 3 ('a')" in str(text.remark)
+
+
 def test_without_settings_the_ids_of_config_json_count(tmp_path: Path) -> None:
     sentencepiece().save(str(tmp_path / "tokenizer.json"))
     text = read_text(write(tmp_path, bos_token_id=None, eos_token_id=1))
@@ -73,7 +89,7 @@ def test_without_settings_the_ids_of_config_json_count(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_tokenizer_is_an_answer_and_a_broken_one_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match=r"has no tokenizer\.json"):
+    with pytest.raises(UnsupportedError, match=r"holds no tokenizer\.json"):
         read_text(write(tmp_path))
     with pytest.raises(CheckpointError, match="not read by the tokenizers library"):
-        FileText(b'{"model": 3}', {}, {}, where=tmp_path / "tokenizer.json")
+        FileText(b'{"model": 3}', NOTHING_GIVEN, where=tmp_path / "tokenizer.json")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any, cast
+
 import pytest
 import torch
 
 from ttbench.errors import UnsupportedError, UsageError
 from ttbench.harness.eager import EagerEngine
+from ttbench.kernels import attention
 from ttbench.models.base import SequenceModel
 from ttbench.models.transformer import Transformer
 from ttbench.models.ttt import TTTLinear
@@ -44,6 +48,24 @@ def test_pieces_and_steps_give_the_logits_of_one_forward(name: str) -> None:
         assert float((last - whole[:, end - 1]).abs().max()) < 1e-12
     for place in range(end, 100):
         assert float((used.decode(tokens[:, place]) - whole[:, place]).abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_a_prefill_asks_the_last_layer_for_one_token_only(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    used, asked = engine(name), []
+    backend = attention.BACKENDS[name]
+
+    def watched(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        asked.append((q.shape[2], k.shape[2]))
+        return backend.prefill(q, k, v)
+
+    monkeypatch.setitem(cast("dict[str, Any]", attention.BACKENDS), name, dataclasses.replace(backend, prefill=watched))
+    used.reset(2, 63)
+    used.prefill(ids(17))
+    used.score(ids(5), ids(5))
+    used.prefill(ids(15))
+    # two layers, (queries, keys) each: a score needs every token of both
+    assert asked == [(17, 17), (1, 17), (5, 22), (5, 22), (15, 37), (1, 37)]
 
 
 def test_the_row_says_which_kernel_ran() -> None:

@@ -23,6 +23,7 @@ from ttbench.harness.check import check
 from ttbench.harness.eager import EagerEngine
 from ttbench.harness.loading import load_engine, save_checkpoint
 from ttbench.kernels.gaussian_attention import NORMALISATIONS
+from ttbench.lmeval import social_iqa
 from ttbench.models.skyformer import GaussianMixer, Skyformer, SkyformerConfig
 from ttbench.recipe import Trainee, find_trainees
 from ttbench.registry import TASKS
@@ -212,7 +213,11 @@ class Silent(Channel):
 
 # A probe reads whole sequences, and is what such a model is good for; `adapt` refuses it before, as it has no experts.
 @pytest.mark.parametrize("task", [task for task in TASKS if task not in ("probe", "adapt")])
-def test_every_task_refuses_it_with_the_reason_in_its_row(task: str, approximate: Path, tmp_path: Path) -> None:
+def test_every_task_refuses_it_with_the_reason_in_its_row(
+    task: str, approximate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question = {"asked": "Ann found a ring. Why?", "answerA": "luck", "answerB": "no", "answerC": "rain", "label": 1}
+    monkeypatch.setattr(social_iqa, "questions", lambda: [question])
     corpus = None
     if task == "genomics":
         for split in ("train", "test"):
@@ -228,6 +233,13 @@ def test_every_task_refuses_it_with_the_reason_in_its_row(task: str, approximate
     assert str(record.reason).startswith("this Skyformer is not causal: its outputs have seen later tokens")
     assert record.samples == ()
     assert record.kernel_path["landmarks"] == "16"
+
+
+def test_questions_that_are_not_on_this_machine_are_an_answer(approximate: Path) -> None:
+    cell = plan_task("commonsense", Options(checkpoints=(str(approximate),), ctx="1k")).cells[0]
+    record = run_cell(cell, group=Group(), channel=Silent())
+    assert record.status == "unsupported"
+    assert str(record.reason).endswith("fetch it once (46 MB): python -m ttbench.lmeval.social_iqa")
 
 
 def test_generate_refuses_it(approximate: Path) -> None:

@@ -88,8 +88,6 @@ def test_a_missing_size_is_named(field: str) -> None:
     ("change", "message"),
     [
         ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
-        ({"attention_bias": True}, "attention_bias=True"),
-        ({"mlp_bias": True}, "mlp_bias=True"),
         ({"sliding_window": 4096}, "sliding_window=4096"),
         ({"num_key_value_heads": 3}, "num_key_value_heads=3"),
         ({"head_dim": 7}, "head_dim=7"),
@@ -104,6 +102,70 @@ def test_a_missing_size_is_named(field: str) -> None:
 def test_a_variant_that_is_not_built_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         TransformerConfig.from_json(CONFIG | change)
+
+
+ROTARY: list[dict[str, Any]] = [
+    {"rope_scaling": {"rope_type": "default", "rope_theta": 5e5}},
+    {"rope_scaling": {"type": "default"}, "rope_theta": 2e5},
+    {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}, "rope_theta": 2e5},
+    {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}, "rope_scaling": {"rope_type": "default"}},
+    {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}, "rope_scaling": None},
+    {"rope_parameters": {"rope_theta": 3e5}, "rope_scaling": {"rope_theta": 4e5}},
+    {"rope_theta": 1e6},
+    {},
+]
+
+
+@pytest.mark.parametrize("change", ROTARY, ids=lambda change: "+".join(change) or "none")
+def test_two_spellings_of_the_rotary_base_are_merged_as_transformers_does(change: dict[str, Any]) -> None:
+    import transformers
+
+    theirs = transformers.LlamaConfig(**CONFIG | json.loads(json.dumps(change))).rope_parameters
+    assert theirs["rope_type"] == "default"
+    assert TransformerConfig.from_json(CONFIG | change).rope_theta == theirs["rope_theta"]
+
+
+SCALED = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rope_scaling": SCALED},
+        {"rope_scaling": SCALED, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+        {"rope_scaling": {"type": "yarn", "factor": 4.0}, "rope_parameters": {"rope_type": "default"}},
+        {"rope_parameters": SCALED, "rope_scaling": None},
+        {"rope_parameters": {"rope_type": "default", "factor": 4.0}},
+        {"rope_parameters": {"full_attention": {"rope_type": "default"}}},
+        {"rope_theta": "10000"},
+        {"rope_theta": None},
+    ],
+    ids=range(8),
+)
+def test_scaling_in_either_spelling_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match=r"scaling 'yarn'|rotary (factor|full_attention)|rope_theta="):
+        TransformerConfig.from_json(CONFIG | change)
+
+
+@pytest.mark.parametrize("biases", [("attention_bias",), ("mlp_bias",), ("attention_bias", "mlp_bias")])
+def test_biases_are_those_of_transformers(biases: tuple[str, ...]) -> None:
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(**CONFIG, **dict.fromkeys(biases, True))
+    theirs = transformers.LlamaForCausalLM(config).double().eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.normal_(std=0.3)
+    ours = Transformer.from_config(TransformerConfig.from_json(config.to_dict())).double().eval()
+    state = {str(LLAMA.target(key)[1]): value for key, value in theirs.state_dict().items()}
+    ours.load_state_dict(state)
+    ids = torch.randint(CONFIG["vocab_size"], (2, 19))
+    with torch.inference_mode():
+        apart = (ours.head(ours(ids)) - theirs(ids).logits).abs().max()
+    # transformers turns angles in float32
+    assert apart < 1e-6 * theirs(ids).logits.abs().max()
+    assert TransformerConfig.from_json(ours.config.to_json()) == ours.config
 
 
 def test_defaults_are_those_of_llama() -> None:

@@ -161,7 +161,9 @@ def test_an_impossible_field_is_an_error_that_says_what_is_allowed(changes, mess
 
 def test_config_survives_json_and_ignores_what_belongs_to_the_checkpoint():
     # what transformers 5 writes beside the model's own fields
-    text = json.dumps({**config_json(), "train_ctx": 1024, "tokenizer": "bytes", "limit": {"__float__": "Infinity"}})
+    text = json.dumps(
+        {**config_json(), "train_ctx": 1024, "tokenizer": "bytes", "temperature": {"__float__": "Infinity"}}
+    )
     config = TTTConfig.from_json(parse_json(text.encode(), where=Path("config.json")))
     assert TTTConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
     assert (config.tie_word_embeddings, config.rope_theta, config.rms_norm_eps) == (True, 10000.0, 1e-6)

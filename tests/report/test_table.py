@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
-from rows import CONTEXTS, METRICS, TRANSFORMER, TTT, Model, make_rows, needle_rows, perplexity_rows, timing_rows
+from rows import CONTEXTS, TRANSFORMER, TTT, Model, make_rows, needle_rows, perplexity_rows, timing_rows
 
 from ttbench import stats
 from ttbench.errors import UsageError
@@ -242,17 +242,17 @@ def test_a_checkpoint_without_a_known_training_context_is_not_starred() -> None:
     assert "*" not in text_of(table)
 
 
-@pytest.mark.parametrize("task", sorted(METRICS))
-def test_the_registered_tasks_declare_metrics_that_the_report_can_make(task: str) -> None:
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_the_registered_tasks_declare_statistics_that_the_report_can_make(task: str) -> None:
+    # tests/test_every_task.py makes them, from rows that the tasks write
     declared: tuple[Metric, ...] = TASKS.load(task).metrics
     assert {metric.statistic for metric in declared} <= {"ratio", "exp_ratio", "proportion", "median", "max"}
-    makers = {"perplexity": perplexity_rows, "needle": needle_rows}
-    records = [row for row in makers.get(task, timing_rows)([TTT], [512]) if row["task"] == task]
-    for metric in declared:
-        for row in records:
-            for name in (metric.numerator, metric.denominator, metric.cluster, *metric.axes):
-                if name is not None:
-                    row.setdefault(name, 1.0)
-            row.update(metric.where)
-        table = summarise(make_rows(records, metrics={task: [metric]}))
-        assert {entry["status"] for entry in words.records(table)} == {"ok"}
+
+
+def test_a_corpus_s_note_stands_beneath_its_table_once_and_old_rows_have_none() -> None:
+    rows = make_rows(perplexity_rows([TRANSFORMER], [512], num_documents=12))
+    assert "corpus code:" not in text_of(summarise(rows))
+    noted = rows.assign(corpus_note="other files of a project that was trained on")
+    noted.attrs.update(rows.attrs)
+    shown = " ".join(text_of(summarise(noted), width=200).split())
+    assert shown.count("corpus code: other files of a project that was trained on") == 1

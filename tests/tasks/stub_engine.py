@@ -10,7 +10,8 @@ import numpy as np
 
 from ttbench.harness.data import Corpus, Document, make_corpus
 from ttbench.harness.tokenizer import ByteTokenizer, Tokenizer
-from ttbench.tasks.base import Bench, Task
+from ttbench.record import CellRecord, cell_lines
+from ttbench.tasks.base import Bench, Task, declared_columns
 from ttbench.types import Cell, Checkpoint, Cost, Sample, Scalar, digest
 
 Rule = Callable[[tuple[int, ...]], np.ndarray]
@@ -49,6 +50,7 @@ class StubEngine:
         self.batch_sizes: list[int] = []
         self.prompts_scored: list[tuple[int, ...]] = []
         self.longest_call = 0
+        self.longest_sequence = 0
 
     def reset(self, batch_size: int, max_len: int) -> None:
         self.histories = [[] for _ in range(batch_size)]
@@ -60,6 +62,7 @@ class StubEngine:
         assert rows.shape[0] == len(self.histories), "ids must have the batch size of reset"
         assert len(self.histories[0]) + rows.shape[1] <= self.max_len, "more tokens than reset made room for"
         self.longest_call = max(self.longest_call, rows.shape[1])
+        self.longest_sequence = max(self.longest_sequence, len(self.histories[0]) + rows.shape[1])
         self.num_read += rows.size
         return rows
 
@@ -115,6 +118,8 @@ class PairTokenizer:
     name = "pairs"
     vocab_size = 256 + 256 * 256
     bos_id: int | None = None
+    end_ids: frozenset[int] = frozenset()
+    remark: str | None = None
     digest = "pairs"
 
     def encode(self, text: bytes) -> np.ndarray:
@@ -133,6 +138,11 @@ def corpus_of(texts: Mapping[str, bytes]) -> Corpus:
     return make_corpus("own", {"test": [Document(name=name, text=text) for name, text in texts.items()]}, source="test")
 
 
+# A state of some bytes a token, and one of the same bytes however long the text is.
+GROWING = Cost(flops_per_token=0, flops_per_context_token=0, state_bytes=0, state_bytes_per_token=4)
+CONSTANT = Cost(flops_per_token=0, flops_per_context_token=0, state_bytes=4, state_bytes_per_token=0)
+
+
 def run_task(
     task: Task,
     /,
@@ -144,6 +154,8 @@ def run_task(
     seed: int = 0,
     batch_size: int = 8,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    memo: dict[Any, Any] | None = None,
+    cost: Cost = GROWING,
     **params: Scalar,
 ) -> list[Sample]:
     """The samples of one cell."""
@@ -164,7 +176,7 @@ def run_task(
         num_params=0,
         num_params_non_embedding=0,
         weight_bytes=0,
-        cost=Cost(flops_per_token=0, flops_per_context_token=0, state_bytes=0, state_bytes_per_token=0),
+        cost=cost,
     )
     cell = Cell(
         task=task.name,
@@ -188,5 +200,23 @@ def run_task(
         open_corpus=lambda: corpus,
         open_tokenizer=lambda: tokenizer,
         progress=progress,
+        memo={} if memo is None else memo,
     )
-    return list(task.measure(bench))
+    samples = list(task.measure(bench))
+    # What a worker would refuse to store is refused here too.
+    record = CellRecord(
+        cell=cell,
+        status="ok",
+        reason=None,
+        started="",
+        cell_s=0.0,
+        cell_cpu_s=0.0,
+        load_average=0.0,
+        engine="eager",
+        kernel_path={},
+        metrics=task.metrics,
+        samples=tuple(samples),
+        columns=declared_columns(task),
+    )
+    assert len(list(cell_lines(record))) == 1 + len(samples)
+    return samples

@@ -32,7 +32,7 @@ def corpus(*, train: dict[str, bytes], test: dict[str, bytes]) -> Corpus:
 CORPUS = corpus(train={"a": dna(900, seed=1)}, test={f"t{i}": dna(150 + i, seed=10 + i) for i in range(3)})
 
 
-def measure(engine: StubEngine | None = None, *, text: Corpus = CORPUS, context_len: int = 15, **options):
+def measure(engine: StubEngine | None = None, *, text: Corpus = CORPUS, context_len: int = 29, **options):
     return run_task(
         Genomics(), engine=engine or StubEngine(uniform(257)), corpus=text, context_len=context_len, **SMALL, **options
     )
@@ -63,7 +63,7 @@ def test_a_uniform_model_of_bytes_pays_for_the_bytes_that_are_no_base() -> None:
 def test_bits_per_base_are_the_bits_per_byte_that_perplexity_finds_on_the_same_bases() -> None:
     ours = measure(StubEngine(scattered(257)))
     theirs = run_task(
-        Perplexity(), engine=StubEngine(scattered(257)), corpus=CORPUS, context_len=15, protocol="fixed", **SMALL
+        Perplexity(), engine=StubEngine(scattered(257)), corpus=CORPUS, context_len=29, protocol="fixed", **SMALL
     )
     assert [s.keys["window_start"] for s in ours] == [s.keys["window_start"] for s in theirs]
     assert [s.values["nats"] for s in ours] == [s.values["nats"] for s in theirs]

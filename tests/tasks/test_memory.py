@@ -15,7 +15,10 @@ import pytest
 
 from ttbench.errors import TooLongError, UsageError
 from ttbench.harness import measure
+from ttbench.record import CellRecord
 from ttbench.registry import ARCHITECTURES
+from ttbench.report.table import summarise
+from ttbench.rows import frame, table
 from ttbench.tasks.base import Bench
 from ttbench.tasks.memory import Memory, MemoryParams
 from ttbench.types import Cell, Checkpoint, Cost, Sample
@@ -170,6 +173,33 @@ def test_peaks_by_phase_hold_what_each_phase_held_even_below_a_fat_parent() -> N
     # the spike of prefill is over; the state stays
     assert seen["decode"]["working_peak_bytes"] == pytest.approx(state, abs=6 * MIB)
     assert seen["decode"]["peak_rss_bytes"] < seen["prefill"]["peak_rss_bytes"] - 190 * MIB
+
+
+def test_phases_whose_peak_could_not_be_reset_have_no_number_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "reset_peak_rss", lambda: False)
+    assert samples_of(GROWING)["prefill"].values["working_peak_bytes"] is None
+    cell = dataclasses.replace(
+        cell_of(GROWING, context_len=100, batch_size=1, dtype="float32", engine="eager", decode_tokens=8), machine="m"
+    )
+    record = CellRecord(
+        cell=cell,
+        status="ok",
+        reason=None,
+        started="",
+        cell_s=1.0,
+        cell_cpu_s=1.0,
+        load_average=0.0,
+        engine="eager",
+        kernel_path={},
+        metrics=Memory.metrics,
+        samples=tuple(samples_of(GROWING).values()),
+    )
+    found = {entry["metric"]: entry for entry in summarise(frame(table([record]))).to_dict("records")}
+    assert found["peak_rss_bytes"]["value"] > 0
+    for name in ("load_peak_bytes", "prefill_peak_bytes", "decode_peak_bytes", "prefill_working_bytes"):
+        assert (found[name]["status"], found[name]["value"]) == ("unsupported", None)
+        assert "does not reset" in found[name]["reason"]
+    assert found["state_bytes"]["value"] == 64 + 512 * 100
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])

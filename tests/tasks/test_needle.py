@@ -383,3 +383,30 @@ def test_a_model_answers_the_same_with_and_without_shared_prefixes(architecture:
         assert a.evidence["answer"] == b.evidence["answer"]
         assert a.evidence["nats"] == pytest.approx(b.evidence["nats"], abs=2e-5)
         assert a.values["hits_choice"] == b.values["hits_choice"]
+
+
+def knowing_but(ended: bytes) -> StubEngine:
+    """Writes `ended`, the token that ends a text (256), and only then the value."""
+
+    def row(history: tuple[int, ...]) -> np.ndarray:
+        said = bytes(token for token in history if token < 256)
+        asked = ASKED.search(said)
+        if asked is None:
+            return saying(b"", b"-")
+        after = history[len(history) - len(asked[3]) - history[-len(asked[3]) - 1 :].count(256) :]
+        stated = dict(STATED.findall(said))
+        key = asked_keys(asked)[0]
+        value = b" " + stated[key] if key in stated else b""
+        script = [*ended, 256, *value, *(b"-" * 200)]
+        log_probs = np.full(257, math.log(0.01 / 256))
+        log_probs[script[len(after)]] = math.log(0.99)
+        return log_probs
+
+    return StubEngine(row)
+
+
+@pytest.mark.parametrize("ended", [b"", b" none"], ids=["at-once", "after-words"])
+def test_what_stands_after_the_end_of_a_text_is_no_answer(ended: bytes) -> None:
+    samples = measure(knowing_but(ended), protocol="niah_single_2", depth_mode="ruler", limit=2, context_len=1200)
+    assert hits(samples, "generate") == 0
+    assert {sample.evidence["answer"] for sample in samples} == {ended.decode()}

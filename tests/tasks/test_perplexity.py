@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stub_engine import PairTokenizer, StubEngine, corpus_of, run_task, scattered, uniform
+from stub_engine import CONSTANT, GROWING, PairTokenizer, StubEngine, corpus_of, run_task, scattered, uniform
 
-from ttbench.errors import TooLongError, TooShortError, UnknownNameError, UsageError
+from ttbench.errors import TooLongError, TooShortError, UnknownNameError, UnsupportedError, UsageError
 from ttbench.harness.data import open_corpus
 from ttbench.harness.eager import EagerEngine
 from ttbench.harness.tokenizer import ByteTokenizer
@@ -30,7 +30,7 @@ def text_of(size: int, *, seed: int) -> bytes:
     return np.random.default_rng(seed).integers(32, 127, size=size).astype(np.uint8).tobytes()
 
 
-CORPUS = corpus_of({f"doc{i}": text_of(size, seed=i) for i, size in enumerate((100, 150, 71, 72, 203))})
+CORPUS = corpus_of({f"doc{i}": text_of(size, seed=i) for i, size in enumerate((100, 150, 64, 65, 203))})
 TINY = corpus_of({f"doc{i}": text_of(size, seed=i) for i, size in enumerate((21, 5, 38))})
 
 
@@ -70,7 +70,7 @@ def test_an_engine_whose_head_is_zero_has_log2_of_the_vocabulary_in_bits_per_byt
     assert bits == pytest.approx(math.log2(257), rel=1e-12)
 
 
-@pytest.mark.parametrize("context_len", [1, 15, 64])
+@pytest.mark.parametrize("context_len", [8, 9, 15, 64])
 def test_fixed_equals_the_product_of_conditionals_computed_one_by_one(context_len: int) -> None:
     rule = scattered(257)
     samples = measure(StubEngine(rule), context_len=context_len, **SMALL)
@@ -79,7 +79,8 @@ def test_fixed_equals_the_product_of_conditionals_computed_one_by_one(context_le
         text, start = texts[str(sample.keys["document"])], int(sample.keys["window_start"] or 0)
         nats = 0.0
         for position in range(start, start + 8):
-            history = (256, *text[start - context_len : position])
+            # the context holds the window of 8
+            history = (256, *text[start + 8 - context_len : position])
             nats -= rule(history)[text[position]]
         assert sample.values["nats"] == pytest.approx(nats, rel=1e-12)
         assert sample.evidence is not None
@@ -92,24 +93,25 @@ def test_fixed_scores_the_same_targets_at_every_context() -> None:
             (s.keys["document"], s.keys["window_start"], s.keys["shared_context"])
             for s in measure(context_len=c, **SMALL)
         ]
-        for c in (1, 16, 63, 64)
+        for c in (8, 16, 63, 64)
     ]
     assert targets[0] == targets[1] == targets[2] == targets[3]
 
 
 def test_documents_without_room_for_the_longest_context_are_left_out_at_every_context() -> None:
-    names = {s.keys["document"] for s in measure(context_len=1, **SMALL)}
+    names = {s.keys["document"] for s in measure(context_len=8, **SMALL)}
     assert names == {"doc0", "doc1", "doc3", "doc4"}
 
 
-def test_windows_are_dealt_evenly_start_after_the_shared_context_and_do_not_overlap() -> None:
+def test_windows_are_dealt_evenly_end_where_the_shared_context_has_room_and_do_not_overlap() -> None:
     samples = measure(context_len=16, **SMALL)
     starts: dict[str, list[int]] = {}
     for sample in samples:
         starts.setdefault(str(sample.keys["document"]), []).append(int(sample.keys["window_start"] or 0))
     lengths = {document.name: len(document.text) for document in CORPUS.documents("test")}
     for name, found in starts.items():
-        assert all(64 <= start <= lengths[name] - 8 for start in found)
+        # 64 tokens end with the window, and one stands before them for tokenizers without BOS
+        assert all(65 <= start + 8 <= lengths[name] for start in found)
         assert (np.diff(sorted(found)) >= 8).all()
     # doc3 has room for one window only; the others give the two or three that are dealt to them
     assert len(starts["doc3"]) == 1
@@ -172,10 +174,19 @@ def test_stream_reads_one_sequence_at_a_time_whatever_the_batch_size() -> None:
 
 
 def test_a_batch_never_holds_more_tokens_than_its_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ttbench.tasks.perplexity.MAX_BATCH_TOKENS", 60)
+    monkeypatch.setattr("ttbench.tasks.windows.MAX_BATCH_TOKENS", 60)
     engine = StubEngine(uniform(257))
     measure(engine, context_len=16, batch_size=64, **SMALL)
-    assert max(engine.batch_sizes) == 2
+    assert max(engine.batch_sizes) == 3
+
+
+def test_a_state_of_one_size_is_read_in_batches_as_large_as_asked_for_at_any_length(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ttbench.tasks.windows.MAX_BATCH_TOKENS", 60)
+    engine = StubEngine(uniform(257))
+    measure(engine, context_len=64, batch_size=4, cost=CONSTANT, **SMALL)
+    assert max(engine.batch_sizes) == 4
 
 
 def test_a_short_corpus_lowers_the_shared_context_to_a_power_of_two() -> None:
@@ -192,7 +203,12 @@ def test_too_short_says_how_long_the_documents_are(context_len: int) -> None:
 
 def test_too_short_when_no_document_holds_a_window() -> None:
     with pytest.raises(TooShortError, match="give longer text"):
-        measure(context_len=1, window=256)
+        measure(corpus=corpus_of({"a": b"x"}), context_len=1, window=1)
+
+
+def test_a_context_that_does_not_hold_a_window_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="a context of 7 tokens does not hold a window of 8 targets"):
+        measure(context_len=7, **SMALL)
 
 
 def test_a_sweep_beyond_the_longest_context_raises_it_for_all() -> None:
@@ -202,7 +218,7 @@ def test_a_sweep_beyond_the_longest_context_raises_it_for_all() -> None:
     assert task.settle(PerplexityParams(protocol="packed"), (131_072,)) == PerplexityParams(protocol="packed")
 
 
-@pytest.mark.parametrize(("protocol", "context_len", "room"), [("fixed", 16, 24), ("packed", 24, 24)])
+@pytest.mark.parametrize(("protocol", "context_len", "room"), [("fixed", 24, 24), ("packed", 24, 24)])
 def test_too_long_for_the_checkpoint_is_an_answer_and_nothing_is_cut(
     protocol: str, context_len: int, room: int
 ) -> None:
@@ -318,10 +334,15 @@ def test_xz_with_a_small_dictionary_is_as_long_as_xz_9(name: str) -> None:
 
 def test_the_default_sweep_scores_one_window_or_more_in_each_long_document_of_code() -> None:
     corpus = open_corpus("code")
-    options: dict[str, Any] = {"seed": 0, "max_context": 32_768, "size": 256, "num_windows": 32, "limit": None}
-    short = draw_windows(corpus, ByteTokenizer(), context_len=512, **options)
-    long = draw_windows(corpus, ByteTokenizer(), context_len=32_768, **options)
-    assert len({window.document.name for window in long}) >= 40
+    options: dict[str, Any] = {"seed": 0, "max_context": 32_768, "size": 256, "num_windows": 12, "memo": {}}
+    short = draw_windows(corpus, ByteTokenizer(), context_len=512, limit=None, **options).windows
+    drawn = draw_windows(corpus, ByteTokenizer(), context_len=32_768, limit=None, **options)
+    long = drawn.windows
+    assert drawn.num_documents == len({window.document.name for window in long}) >= 40
+    dozen = draw_windows(corpus, ByteTokenizer(), context_len=32_768, limit=PerplexityParams().limit, **options)
+    assert [(w.document.name, w.start) for w in dozen.windows] == [(w.document.name, w.start) for w in long[:12]]
+    assert len({window.document.name for window in dozen.windows}) == 12
+    assert dozen.num_documents == drawn.num_documents
     assert [(w.document.name, w.start) for w in short] == [(w.document.name, w.start) for w in long]
     for a, b in zip(short, long, strict=True):
         assert np.array_equal(a.ids, b.ids[-len(a.ids) :])
@@ -375,7 +396,7 @@ def test_the_peak_of_a_stream_stands_on_its_first_row_and_nowhere_else() -> None
 def test_a_text_that_stands_twice_in_a_corpus_is_one_document_to_an_interval(protocol: str) -> None:
     texts = {f"doc{i:02}": text_of(24, seed=i) for i in range(12)}
     engine = StubEngine(scattered(257))
-    options: dict[str, Any] = {"context_len": 25, "protocol": protocol}
+    options: dict[str, Any] = {"context_len": 25, "protocol": protocol, "limit": None}
     once = measure(engine, corpus=corpus_of(texts), **options)
     twice = measure(
         engine, corpus=corpus_of(texts | {f"{name}-again": text for name, text in texts.items()}), **options
@@ -399,10 +420,11 @@ def document(samples) -> list[str]:
 
 def test_the_plan_asks_for_the_state_of_as_many_sequences_as_are_read_at_once() -> None:
     task = Perplexity()
-    assert task.sequences(PerplexityParams(protocol="stream"), 512, 8) == 1
-    assert task.sequences(PerplexityParams(protocol="packed"), 512, 8) == 8
-    assert task.sequences(PerplexityParams(protocol="packed"), 32_768, 8) == 2
-    assert task.sequences(PerplexityParams(protocol="packed"), 2**21, 8) == 1
+    packed, stream = (PerplexityParams(protocol=protocol) for protocol in ("packed", "stream"))
+    assert [task.sequences(stream, 512, 8, cost=cost) for cost in (GROWING, CONSTANT, None)] == [1, 1, 1]
+    for cost in (GROWING, None):
+        assert [task.sequences(packed, length, 8, cost=cost) for length in (512, 32_768, 2**21)] == [8, 2, 1]
+    assert [task.sequences(packed, length, 8, cost=CONSTANT) for length in (512, 2**21)] == [8, 8]
     assert task.tokens(PerplexityParams(protocol="hf-stride", limit=1), 1024) == 2 * task.tokens(
         PerplexityParams(protocol="packed", limit=1), 1024
     )
@@ -418,7 +440,7 @@ def test_a_model_s_numbers_are_those_of_its_stateless_logits_and_do_not_depend_o
     texts = {document.name: document.text for document in CORPUS.documents("test")}
     for sample, other in zip(samples, together, strict=True):
         text, start = texts[str(sample.keys["document"])], int(sample.keys["window_start"] or 0)
-        ids = np.array([[256, *text[start - 50 : start + 8]]])
+        ids = np.array([[256, *text[start - 42 : start + 8]]])
         log_probs = torch.log_softmax(engine.logits(ids)[0, -9:-1], dim=-1)
         nats = -log_probs[torch.arange(8), torch.as_tensor(ids[0, -8:])].sum().item()
         assert sample.values["nats"] == pytest.approx(nats, rel=1e-9)

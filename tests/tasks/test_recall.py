@@ -336,3 +336,49 @@ def test_rows_say_whether_the_checkpoint_was_trained_on_the_format() -> None:
     assert trained_format(recipe, made(provenance="hub")) is None
     assert json.loads(recipe.to_text())["kind"] == "copy"
     assert set(ROW_KINDS["symbols"]) == set(KINDS)
+
+
+class WideTokenizer(ByteTokenizer):
+    """A token for every four bytes: a context holds several times as many bytes as tokens."""
+
+    name = "wide"
+
+    def encode(self, text: bytes) -> np.ndarray:
+        return np.frombuffer(text, dtype=np.uint8)[::4].astype(np.int64)
+
+
+@pytest.mark.parametrize("tokenizer", [ByteTokenizer(), PairTokenizer(), WideTokenizer()], ids=["byte", "pair", "wide"])
+@pytest.mark.parametrize("context_len", [256, 700, 2048])
+def test_sentences_fill_the_context_in_the_checkpoint_s_own_tokens(tokenizer: Any, context_len: int) -> None:
+    for kind, pairs in (("mqar", 2), ("copy", None)):
+        for trial in range(4):
+            recipe = Recipe(
+                kind=kind,  # pyright: ignore[reportArgumentType]
+                form="text",
+                context_len=context_len,
+                pairs=pairs,
+                seed=0,
+                trial=trial,
+                tokenizer=tokenizer.digest,
+            )
+            made = make(recipe, tokenizer)
+            # a sentence and a string with its filler are less than 75 bytes
+            assert context_len - 75 <= len(made.ids) < context_len
+            assert pairs in (None, made.num_questions)
+            assert made.num_stated is None or made.num_stated >= 2
+
+
+def test_the_pairs_asked_for_do_not_depend_on_the_tokenizer() -> None:
+    recipe = Recipe(kind="mqar", form="text", context_len=1024, pairs=4, seed=0, trial=0, tokenizer="any")
+    asked = []
+    for tokenizer in (ByteTokenizer(), PairTokenizer()):
+        made = make(recipe, tokenizer)
+        asked.append([tokenizer.decode(made.targets[made.questions == number]) for number in range(4)])
+    assert asked[0] == asked[1]
+
+
+def test_a_row_says_what_was_read_and_what_naming_a_stated_value_is_worth() -> None:
+    for sample in run(scattered(257), kind="mqar", form="text", context_len=600, pairs="2", limit=3):
+        assert sample.evidence is not None
+        assert sample.values["read_tokens"] == len(sample.evidence["ids"]) > 500
+        assert 0 < float(sample.values["chance_stated"] or 0) < 1 / 4

@@ -77,6 +77,7 @@ def test_what_a_stream_holds_of_its_text_does_not_grow_with_the_context() -> Non
             chunk_len=2 * K,
             batch_size=1,
             by_position=False,
+            known=None,
             progress=lambda done, total: None,
         )
         peaks.append(tracemalloc.get_traced_memory()[1])

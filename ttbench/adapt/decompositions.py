@@ -11,7 +11,6 @@ import os
 import tempfile
 from pathlib import Path
 
-import platformdirs
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
@@ -19,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ttbench.adapt.svf import Decomposition, decompose
-from ttbench.errors import CheckpointError
+from ttbench.cache import cache_folder
+from ttbench.errors import CacheError, CheckpointError
 from ttbench.types import canonical_json, digest
 
 
@@ -27,20 +27,24 @@ class DecompositionCache:
     """Decompositions on disk. `num_made` counts those that had to be computed."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        """`folder` appears at the first use; None takes the user's cache folder."""
-        self.folder = platformdirs.user_cache_path("ttbench") / "svd" if folder is None else folder
+        """`folder` appears at the first use; None takes the user's cache folder, where there is one."""
+        self.folder = _cache() if folder is None else folder
         self.num_made = 0
 
     def get(self, weight: Float[Tensor, "M N"], *, dtype: torch.dtype) -> Decomposition:
-        """The decomposition of a matrix, on its device; computed and written at the first call for its values.
+        """The decomposition of a matrix, on its device; computed at the first call for its values, and then written.
+
+        Writing only saves time: where nothing can be written, each call computes.
 
         Raises:
             CheckpointError: the file of this matrix is damaged.
         """
-        path = self.folder / f"{weight_key(weight, dtype)}.safetensors"
-        if not path.is_file():
+        path = None if self.folder is None else self.folder / f"{weight_key(weight, dtype)}.safetensors"
+        if path is None or not path.is_file():
             self.num_made += 1
-            self._write(path, decompose(weight.detach().cpu(), dtype=dtype))
+            made = decompose(weight.detach().cpu(), dtype=dtype)
+            if path is None or not self._write(path, made):
+                return Decomposition(**{name: getattr(made, name).to(weight.device) for name in ("U", "S", "Vt")})
         try:
             parts = load_file(path, device=str(weight.device))
             found = Decomposition(U=parts["U"], S=parts["S"], Vt=parts["Vt"])
@@ -51,17 +55,32 @@ class DecompositionCache:
             raise CheckpointError(f"the decomposition in '{path}' is of another matrix; remove that file")
         return found
 
-    def _write(self, path: Path, parts: Decomposition) -> None:
-        """Whole or not at all, and safe beside another process that writes the same."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=".")
+    def _write(self, path: Path, parts: Decomposition) -> bool:
+        """Whole or not at all, and safe beside another process that writes the same; whether it could."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=".")
+        except OSError:
+            return False
         os.close(handle)
         try:
             save_file({"U": parts.U, "S": parts.S, "Vt": parts.Vt}, scratch)
             os.replace(scratch, path)
+        except (OSError, SafetensorError):
+            # a full disk
+            Path(scratch).unlink(missing_ok=True)
+            return False
         except BaseException:
             Path(scratch).unlink(missing_ok=True)
             raise
+        return True
+
+
+def _cache() -> Path | None:
+    try:
+        return cache_folder() / "svd"
+    except CacheError:
+        return None
 
 
 def weight_key(weight: Float[Tensor, "M N"], dtype: torch.dtype) -> str:

@@ -11,6 +11,7 @@ A library is a folder of such folders; `transformer` names the one that ships fo
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -174,7 +175,7 @@ def find_library(name: str) -> Path:
     shipped = library_folders()
     if name in shipped:
         return shipped[name]
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     if not folder.is_dir():
         raise UnknownNameError("library of experts", name, known=shipped)
     if not any(folder.glob(f"*/{CARD}")):

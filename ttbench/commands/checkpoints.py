@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from ttbench.errors import CheckpointError, GateError, UsageError
 from ttbench.harness import measure
 from ttbench.harness.engine import Engine
 from ttbench.harness.tokenizer import Tokenizer
+from ttbench.suite import parse_ctx
 
 MARKS = {True: Text("ok", style="green"), False: Text("FAILED", style="bold red"), None: Text("n/a", style="dim")}
 
@@ -38,13 +40,16 @@ def generate(
     """Write the greedy continuation of `prompt` to stdout as it comes."""
     from ttbench.harness.checkpoint import resolve
     from ttbench.harness.loading import load_engine, load_tokenizer
+    from ttbench.harness.special_tokens import no_tokenizer
 
-    data = sys.stdin.buffer.read() if prompt == "-" else prompt.encode()
+    data = sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt)
     found = resolve(checkpoint, dtype=dtype, engine=engine)
     tokenizer = load_tokenizer(found)
     if tokenizer is None:
-        raise CheckpointError(f"checkpoint '{found.name}' has no tokenizer, so it can neither read text nor write it")
-    measure.pin_threads(threads or measure.num_cores())
+        raise CheckpointError(no_tokenizer(Path(found.path), found.name))
+    if tokenizer.remark:
+        console.say(tokenizer.remark, style="yellow")
+    measure.pin_threads(threads or measure.default_threads())
     model = load_engine(found, device=device, dtype=dtype, attention=attention, engine=engine)
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     ids = np.concatenate([np.asarray(start, dtype=np.int64), tokenizer.encode(data)])
@@ -58,32 +63,40 @@ def generate(
             sys.stdout.write(piece)
             sys.stdout.flush()
     took = time.monotonic() - began
+    # one piece for each token, and one for what is left of a character
+    written = len(pieces) - 1
     if as_json:
         document = {
             "checkpoint": found.name,
             "weights_digest": found.weights_digest,
             "prompt": data.decode(errors="replace"),
         }
-        console.print_json({**document, "text": "".join(pieces), "num_tokens": num_tokens, "seconds": took})
+        console.print_json({**document, "text": "".join(pieces), "num_tokens": written, "seconds": took})
         return
     sys.stdout.write("\n")
-    words = f"{len(ids)} tokens read, {num_tokens} written in {console.span(took)}"
+    ended = "" if written == num_tokens else ", the last before an end-of-text token"
+    words = f"{len(ids)} tokens read, {written} written{ended} in {console.span(took)}"
     console.say(f"{words}; state {console.size(model.state_bytes)}", style="dim")
 
 
 def stream(engine: Engine, tokenizer: Tokenizer, ids: Int[np.ndarray, "T"], *, num_tokens: int) -> Iterator[str]:
-    """The greedy continuation of `ids`, as text, whole characters at a time."""
+    """The greedy continuation of `ids`, as text, whole characters at a time, up to a token that ends a text.
+
+    One piece for each token, and what is left of a character at the end.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     engine.reset(1, len(ids) + num_tokens)
     logits = engine.prefill(ids[None])
     for _ in range(num_tokens):
         token = int(logits[0].argmax())
+        if token in tokenizer.end_ids:
+            break
         yield decoder.decode(tokenizer.decode(np.array([token])))
         logits = engine.decode(np.array([token]))
     yield decoder.decode(b"", final=True)
 
 
-def check(checkpoint: str, *, device: str, dtype: str, engine: str, as_json: bool) -> None:
+def check(checkpoint: str, *, device: str, dtype: str, engine: str, ctx: str | None, as_json: bool) -> None:
     """Run the probes on a checkpoint, or on `architecture:NAME`, and print what they found.
 
     Raises GateError when one of them failed.
@@ -93,10 +106,12 @@ def check(checkpoint: str, *, device: str, dtype: str, engine: str, as_json: boo
     from ttbench.harness.check import check_engine as probe
 
     kind, _, name = checkpoint.partition(":")
+    # of several lengths the longest
+    looked = None if ctx is None else parse_ctx(ctx)[-1]
     if kind == "architecture":
-        results = check_architecture(name, device=device)
+        results = check_architecture(name, device=device, ctx=looked)
     else:
-        results = probe(checkpoint, device=device, dtype=dtype, engine=engine)
+        results = probe(checkpoint, device=device, dtype=dtype, engine=engine, ctx=looked)
     if as_json:
         console.print_json([result.to_json() for result in results])
     else:
@@ -139,7 +154,7 @@ def train(names: Sequence[str], *, recipe: Path | None, share: float, out: Path,
     taken = [name for name in wanted if (out / name).exists()]
     if taken:
         raise CheckpointError(f"{out / taken[0]} exists already; remove it or choose another folder with --out")
-    measure.pin_threads(threads or measure.num_cores())
+    measure.pin_threads(threads or measure.default_threads())
     for name in wanted:
         words = f"{settings.num_steps} steps, {console.count(settings.num_tokens)} tokens"
         console.say(f"training {name}: {words}, recipe {recipe or RECIPE}", style="bold")
@@ -168,7 +183,7 @@ def grid(names: Sequence[str], rates: str, *, recipe: Path | None, threads: int 
 
     tried = _rates(rates)
     settings, trainees = find_trainees(names, recipe or RECIPE)
-    measure.pin_threads(threads or measure.num_cores())
+    measure.pin_threads(threads or measure.default_threads())
     done: list[trials.Trial] = []
     for trainee in trainees.values():
         for trial in trials.run_trials(trainee, settings, tried, report=lambda at: console.say(trainer.describe(at))):

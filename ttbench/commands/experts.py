@@ -27,6 +27,7 @@ def train_experts(
     from ttbench.adapt.trainer import train_expert
     from ttbench.harness.checkpoint import resolve
     from ttbench.harness.loading import load_engine, load_tokenizer
+    from ttbench.harness.special_tokens import no_tokenizer
 
     path = recipe or course_path()
     course = read_course(path)
@@ -42,9 +43,9 @@ def train_experts(
     tokenizer = load_tokenizer(base)
     if tokenizer is None:
         raise CheckpointError(
-            f"checkpoint '{base.name}' has no tokenizer, so it cannot read what experts are trained on"
+            f"{no_tokenizer(Path(base.path), base.name)}; without one nothing can be read that experts are trained on"
         )
-    measure.pin_threads(threads or measure.num_cores())
+    measure.pin_threads(threads or measure.default_threads())
     engine = load_engine(base, device="cpu", dtype="float32", attention=None)
     cache = DecompositionCache()
     for name in wanted:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -11,11 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ttbench import __version__, console
+from ttbench.calibration import busy, with_times
+from ttbench.commands.price import price
 from ttbench.console import Column
 from ttbench.errors import UnknownNameError
+from ttbench.estimate import Estimate
+from ttbench.harness import measure
+from ttbench.harness.special_tokens import folder_remark
+from ttbench.names import quote
 from ttbench.plan import Plan
 from ttbench.registry import TASKS
 from ttbench.report import words
+from ttbench.report.headline import headline
 from ttbench.report.results import write_derived
 from ttbench.report.table import render, summarise
 from ttbench.store import Store, find_done
@@ -27,6 +33,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 INTERRUPTED = 130
+LONG_S = 15 * 60.0  # seconds of a run that one is warned of
+SHORT_S = 5 * 60.0  # seconds that the advice aims at
+FEW = 4  # documents or trials, where all were asked for
 # The options in force, as the command line spells them.
 OPTIONS: Mapping[str, Callable[[Cell], Any]] = {
     "device": lambda cell: cell.device,
@@ -36,6 +45,7 @@ OPTIONS: Mapping[str, Callable[[Cell], Any]] = {
     "batch-size": lambda cell: cell.batch_size,
     "threads": lambda cell: cell.threads,
     "seed": lambda cell: cell.seed,
+    "unchecked": lambda cell: "yes" if cell.unchecked else "no",
     "timeout": lambda cell: "none" if cell.timeout_s is None else console.span(cell.timeout_s),
 }
 
@@ -68,11 +78,14 @@ class Request:
             value = getattr(self.options, item.name)
             if value is None or value == {}:
                 continue
-            if item.name == "checkpoints":
+            if value is True:
+                words.append(f"--{item.name}")
+            elif item.name == "checkpoints":
                 words += [word for name in value for word in ("--checkpoint", str(name))]
             else:
                 words += [f"--{item.name.replace('_', '-')}", str(value)]
-        return shlex.join(words if self.out == Path("runs") else [*words, "--out", str(self.out)])
+        words += [] if self.out == Path("runs") else ["--out", str(self.out)]
+        return " ".join(map(quote, words))
 
     def to_json(self) -> dict[str, Any]:
         return {"target": self.target, **dataclasses.asdict(self.options), "out": str(self.out)}
@@ -80,11 +93,12 @@ class Request:
 
 def run(request: Request, *, as_json: bool) -> int:
     """Measure; return the exit code. Ctrl-C prints the command that goes on."""
-    plan = request.plan()
+    plan, done = timed_plan(request)
     print_header(plan, request)
-    print_estimate(plan, done=find_done(request.out, [cell.cell_id for cell in plan.cells]))
+    print_estimate(plan, done=done)
+    warn_of_length(plan, request, done=done)
     try:
-        with console.RunDisplay() as display:
+        with console.RunDisplay(number=_number_of) as display:
             result = run_cells(
                 plan,
                 out=request.out,
@@ -102,19 +116,29 @@ def run(request: Request, *, as_json: bool) -> int:
         console.say(f"  {interrupted.command}", style="bold")
         return INTERRUPTED
     table = summarise(result.rows())
-    files = write_derived(table, result.folder)
     if as_json:
+        files = write_derived(table, result.folder, warn=console.warn)
         console.print_json(_result_json(result, table=table, files=files))
-    else:
-        console.out().print(render(table))
-    print_end(result, files=files, request=request)
+        print_end(result, files=files, request=request)
+        return 1 if result.num_failed else 0
+    # The numbers first: nothing that is made of them may cost them, nor a closed terminal cost the files.
+    try:
+        console.print_rich(render(table))
+    finally:
+        print_end(result, files=write_derived(table, result.folder, warn=console.warn), request=request)
+    for sentence in price(plan, result.rows(), options=request.options, out=str(request.out)):
+        console.say(sentence)
     return 1 if result.num_failed else 0
+
+
+def _number_of(folder: str, cell: Cell) -> str | None:
+    """What a cell of a run gave, in words."""
+    return headline(Store(folder).read(cell.cell_id))
 
 
 def plan(request: Request, *, as_json: bool) -> None:
     """Show what a run would do."""
-    plan = request.plan()
-    done = find_done(request.out, [cell.cell_id for cell in plan.cells])
+    plan, done = timed_plan(request)
     if as_json:
         console.print_json(_plan_json(plan, done=done, request=request))
         return
@@ -125,6 +149,7 @@ def plan(request: Request, *, as_json: bool) -> None:
     for status, reason, number in _skips(plan):
         console.say(f"not run: {number} x {status}: {reason}", style="yellow")
     print_estimate(plan, done=done)
+    warn_of_length(plan, request, done=done)
     console.say(f"to run it: {request.command()}")
 
 
@@ -147,7 +172,48 @@ def print_header(plan: Plan, request: Request) -> None:
             settings["rounds"] = f"{max(cell.round for cell in cells) + 1}, each in a fresh process"
         rows = [(words, value) for words, value in settings.items() if value != ""]
         console.print_table(rows, [Column(""), Column("", wrap=True)], stderr=True, head=False)
+    for remark in _remarks(plan):
+        console.say(remark, style="yellow")
+    for note in plan.notes:
+        console.say(note, style="yellow")
     console.say(f"runs are kept in {request.out}/")
+
+
+def _remarks(plan: Plan) -> list[str]:
+    """What checkpoints' files contradict each other about, each once."""
+    folders = dict.fromkeys(cell.checkpoint.path for cell in plan.cells if cell.checkpoint.tokenizer_digest is not None)
+    return [remark for remark in map(folder_remark, map(Path, folders)) if remark is not None]
+
+
+def timed_plan(request: Request) -> tuple[Plan, Mapping[str, Path]]:
+    """The plan with the times of what is left of it, and the cells that earlier runs answered."""
+    plan = request.plan()
+    done = find_done(request.out, [cell.cell_id for cell in plan.cells])
+    return with_times(plan, [cell for cell in plan.cells if cell.cell_id not in done]), done
+
+
+def warn_of_length(plan: Plan, request: Request, *, done: Mapping[str, Path]) -> None:
+    """Say on stderr that a run will be long, and what a smaller one would take; never asks."""
+    left = [cell for cell in plan.cells if cell.cell_id not in done]
+    seconds = plan.seconds_of(left)
+    if seconds is None or seconds <= LONG_S:
+        return
+    advice = _shorter(left, request, seconds=seconds)
+    console.say(f"this will take about {console.span(seconds)}; {advice}", style="yellow")
+
+
+def _shorter(left: list[Cell], request: Request, *, seconds: float) -> str:
+    """What to type for a run of less than `LONG_S`."""
+    limits = {cell.params["limit"] for cell in left if "limit" in cell.params}
+    most = max((limit for limit in limits if isinstance(limit, int)), default=None)
+    limit = FEW if most is None else max(1, int(most * SHORT_S / seconds))
+    if limits and (most is None or limit < most):
+        options = dataclasses.replace(request.options, limit=limit)
+        smaller, done = timed_plan(dataclasses.replace(request, options=options))
+        shorter = smaller.seconds_of([cell for cell in smaller.cells if cell.cell_id not in done])
+        if shorter is not None and shorter < seconds / 2:
+            return f"--limit {limit} takes about {console.span(shorter)}"
+    return "shorter contexts (--ctx) or fewer checkpoints (--checkpoint) take less"
 
 
 def print_estimate(plan: Plan, *, done: Mapping[str, Path]) -> None:
@@ -161,17 +227,21 @@ def print_estimate(plan: Plan, *, done: Mapping[str, Path]) -> None:
         return
     estimates = [plan.estimates[cell.cell_id] for cell in left]
     known = [estimate.seconds for estimate in estimates if estimate.seconds is not None]
+    seconds = plan.seconds_of(left)
     work = console.flop(sum(estimate.flops or 0.0 for estimate in estimates))
     state = console.size(max(estimate.state_bytes or 0 for estimate in estimates))
     unknown = sum(estimate.flops is None for estimate in estimates)
-    if len(known) == len(left):
-        time = f"about {console.span(sum(known))}, going by earlier runs on this machine"
+    if seconds is not None:
+        begins = sum(estimate.setup_s or 0.0 for estimate in estimates)
+        source = "earlier runs" if all(estimate.exact for estimate in estimates) else "the rates of this machine"
+        time = f"about {console.span(seconds)}, of which {console.span(begins)} to start, going by {source}"
     elif known:
-        new = len(left) - len(known)
-        time = f"at least {console.span(sum(known))}: {new} of {len(left)} cells are new to this machine"
+        time = f"at least {console.span(sum(known))}: {len(left) - len(known)} of {len(left)} cells cannot be told"
     else:
-        time = "not known yet: nothing like it has run on this machine; the first cells will tell"
-    known_work = f"at most {work}, largest state {state}" if unknown < len(left) else "work and state not known"
+        time = "not known: its rates could not be measured; the first cells will tell"
+    if busy():
+        time += f"; longer while other programs run (load {measure.load_average():.1f})"
+    known_work = f"about {work}, largest state {state}" if unknown < len(left) else "work and state not known"
     without = f", {unknown} cells without a formula not counted" if 0 < unknown < len(left) else ""
     console.say(f"{_number(len(left), 'cell')} to do: {known_work}{without}; time {time}")
 
@@ -241,7 +311,7 @@ def _plan_rows(plan: Plan, *, done: Mapping[str, Path]) -> list[tuple[Any, ...]]
 
 def _plan_json(plan: Plan, *, done: Mapping[str, Path], request: Request) -> dict[str, Any]:
     cells = [
-        {**_cell_json(cell), **dataclasses.asdict(plan.estimates[cell.cell_id]), "done": cell.cell_id in done}
+        {**_cell_json(cell), **_estimate_json(plan.estimates[cell.cell_id]), "done": cell.cell_id in done}
         for cell in plan.cells
     ]
     skips = [{**_cell_json(skip.cell), "status": skip.status, "reason": skip.reason} for skip in plan.skips]
@@ -249,10 +319,15 @@ def _plan_json(plan: Plan, *, done: Mapping[str, Path], request: Request) -> dic
         "command": request.command(),
         "cells": cells,
         "skips": skips,
+        "notes": list(plan.notes),
         "flops": plan.flops,
         "state_bytes": plan.state_bytes,
-        "seconds": plan.seconds,
+        "seconds": plan.seconds_of([cell for cell in plan.cells if cell.cell_id not in done]),
     }
+
+
+def _estimate_json(estimate: Estimate) -> dict[str, Any]:
+    return {name: getattr(estimate, name) for name in ("flops", "state_bytes", "seconds", "setup_s", "exact")}
 
 
 def _cell_json(cell: Cell) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from ttbench import console
 from ttbench.commands import listing, reading
 from ttbench.console import Column
 from ttbench.errors import UsageError
+from ttbench.names import folder_name
 from ttbench.report import words
 from ttbench.report.compare import compare as compare_rows
 from ttbench.report.compare import render_comparison
@@ -32,7 +33,7 @@ def compare(first: str, second: str, *, runs: Sequence[str], root: Path, as_json
     if as_json:
         console.print_json(words.records(found))
     elif len(found):
-        console.out().print(render_comparison(found))
+        console.print_rich(render_comparison(found))
     else:
         console.say(f"'{names[0]}' and '{names[1]}' have no metric in common yet", style="yellow")
 
@@ -40,20 +41,20 @@ def compare(first: str, second: str, *, runs: Sequence[str], root: Path, as_json
 def _in_rows(side: str) -> str:
     """One side as rows spell it: a folder by its last name."""
     name = read_variant(side).name
-    return side if not Path(name).is_dir() else Path(name).resolve().name + side.removeprefix(name)
+    return side if not Path(name).is_dir() else folder_name(Path(name).resolve()) + side.removeprefix(name)
 
 
 def figures(folders: Sequence[str], *, into: Path | None, root: Path, as_json: bool) -> None:
     """Make CSVs and figures: in each folder from its rows.parquet, or `into` one from the rows of several runs."""
     if into is not None:
         runs = [listing.find_run(name, root) for name in folders or ["last"]]
-        files = write_results(reading.rows_of_runs(runs), into)
+        files = write_results(reading.rows_of_runs(runs), into, warn=console.warn)
     else:
         found = [Path(name) if Path(name).is_dir() else listing.find_run(name, root) for name in folders]
         sources = [path.parent for folder in found or [reading.RESULTS] for path in reading.published_rows(folder)]
         if not sources:
             raise UsageError(f"no {ROWS} in {', '.join(folders) or reading.RESULTS}; see: ttbench list runs")
-        files = [path for source in sources for path in derive(source)]
+        files = [path for source in sources for path in derive(source, warn=console.warn)]
     if as_json:
         console.print_json([str(path) for path in files])
     else:
@@ -194,7 +195,7 @@ def show(run: str, cell: str | None, *, sample: int | None, root: Path, as_json:
                 f"{run} holds published results: rows, without the cells they came from; leave out '{cell}'"
             )
         summary = summarise(read_rows(published))
-        console.print_json(words.records(summary)) if as_json else console.out().print(render(summary))
+        console.print_json(words.records(summary)) if as_json else console.print_rich(render(summary))
         return
     folder = listing.find_run(run, root)
     if sample is not None:

@@ -22,8 +22,10 @@ from ttbench.harness.files import MAX_CONFIG_BYTES, member, read_json
 from ttbench.harness.folder import refuse_taken, whole_folder
 from ttbench.harness.loading import write_config
 from ttbench.harness.sources import Source, find_source
+from ttbench.harness.special_tokens import GENERATION, SETTINGS, SLOW, TOKENIZER, TOKENS_MAP, WRITE_FAST
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+# What lies beside weights and says which ids a text has, and which of them end one.
+BESIDE = (TOKENIZER, SETTINGS, GENERATION, TOKENS_MAP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,17 +82,20 @@ def convert(
         elif found.format == "torch":
             convert_torch(found.path, writer, report=report)
         else:
-            config, no_tokenizer = convert_gguf(found.path, writer, building, report=report)
-            remarks += [no_tokenizer] if no_tokenizer else []
+            config, said = convert_gguf(found.path, writer, building, report=report)
+            remarks += said
         writer.close()
         write_config(building, config or {})
         if found.format != "gguf":
-            for name in TOKENIZER_FILES:
+            for name in BESIDE:
                 path = member(beside, name)
                 if path is not None:
                     shutil.copyfile(path, building / name)
-        architecture = _reader(building, must_fit=found.format == "jax-stream", remarks=remarks)
-        has_tokenizer = member(building, TOKENIZER_FILES[0]) is not None
+        architecture = _reader(building, source=found, out=out, remarks=remarks)
+        has_tokenizer = member(building, TOKENIZER) is not None
+        slow = [name for name in SLOW if member(beside, name)]
+        if not has_tokenizer and found.format != "gguf" and slow:
+            remarks.append(f"{slow[0]} is not read; {WRITE_FAST}")
     return Converted(
         folder=str(out),
         format=found.format,
@@ -119,15 +124,19 @@ def _configuration(source: Source, given: Mapping[str, Any] | None) -> dict[str,
     return ttt_config(config) if source.format == "jax-stream" else config
 
 
-def _reader(folder: Path, *, must_fit: bool, remarks: list[str]) -> str | None:
-    """The architecture here that reads the folder; None with a remark when none does."""
+def _reader(folder: Path, *, source: Source, out: Path, remarks: list[str]) -> str | None:
+    """The architecture here that reads `folder`; None with a remark when none does.
+
+    `folder` is still being built, under a name that nobody will see again: messages say `out` or the source instead.
+    """
     config = read_config(folder)
     try:
         identity = identify(config)
         fitted(folder, config, identity)
     except CheckpointError as error:
-        if must_fit:
-            raise
-        remarks.append(f"no architecture here reads it: {error}")
+        said = str(error)
+        if source.format == "jax-stream":
+            raise type(error)(said.replace(str(folder), str(source.path))) from error
+        remarks.append(f"no architecture here reads it: {said.replace(str(folder), str(out))}")
         return None
     return identity.architecture

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ttbench.convert.flax_stream import Key, read_stream
 from ttbench.convert.output import WeightWriter
-from ttbench.errors import WeightsError
+from ttbench.errors import CheckpointError, WeightsError
 from ttbench.models.ttt_config import TTTConfig
 
 # Roots under which a whole train state, and a file of parameters alone, keep the model.
@@ -84,6 +84,7 @@ def convert_stream(path: Path, writer: WeightWriter, *, report: Callable[[int, i
         WeightsError: the file is broken, holds no parameters, or one that is unknown.
     """
     skipped: list[Key] = []
+    inner = False
 
     def wanted(key: Key) -> bool:
         if parameter(key) is None:
@@ -95,7 +96,13 @@ def convert_stream(path: Path, writer: WeightWriter, *, report: Callable[[int, i
         name, change = _target(parameter(key) or "", path=path)
         if (tensor.ndim < 2 and change is not _same) or (tensor.ndim != 3 and change is _conv):
             raise WeightsError(f"'{'/'.join(key)}' in '{path}' has shape {list(tensor.shape)}, which no TTT model has")
+        inner |= key[-1] == "ttt_dense_0"
         writer.add(name, change(tensor))
+    if writer.num_tensors and not inner:
+        raise WeightsError(
+            f"'{path}' holds no weights of an inner model (ttt_dense_0): it is the authors' JAX Transformer "
+            "(seq_modeling_block self_attention), and only TTT models are converted"
+        )
     if not writer.num_tensors:
         roots = sorted({"/".join(key[:2]) for key in skipped})[:4]
         raise WeightsError(f"'{path}' holds no parameters: its keys begin with {', '.join(roots) or 'nothing'}")
@@ -111,9 +118,57 @@ def _target(source: str, *, path: Path) -> tuple[str, Callable[[Tensor], Tensor]
     return name if layer is None else name.replace("{i}", layer[1]), change
 
 
+# The authors' JAX configuration names the layer in one word: which inner model, and which backbone.
+_BLOCKS = {
+    "ttt_linear": {"ttt_layer_type": "linear", "use_gate": True, "share_qk": True},
+    "ttt_mlp": {"ttt_layer_type": "mlp", "use_gate": True, "share_qk": True},
+    "ttt_linear_base": {"ttt_layer_type": "linear", "use_gate": False, "share_qk": False},
+    "ttt_mlp_base": {"ttt_layer_type": "mlp", "use_gate": False, "share_qk": False},
+}
+_RENAMED = {"conv_width": "conv_kernel", "max_sequence_length": "max_position_embeddings"}
+# Training, and what is always so.
+_JAX_ONLY = frozenset(
+    {"ttt_base_lr_init", "ttt_base_lr_warmup", "remat_mini_batch_group_size", "remat_block", "remat_attention"}
+    | {"remat_mlp", "remat_conv", "use_rotary_emb", "resid_pdrop", "embd_pdrop", "attn_pdrop", "output_ttt_stats"}
+    | {"fcm_min_ratio", "fcm_max_ratio", "scan_attention", "scan_mlp", "scan_query_chunk_size", "scan_key_chunk_size"}
+    | {"scan_mlp_chunk_size", "bos_token_id", "eos_token_id", "use_cache"}
+)
+
+
 def ttt_config(given: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json for a converted checkpoint: the fields given, checked and completed. Raises CheckpointError."""
-    return {**given, **TTTConfig.from_json(given).to_json()}
+    """config.json for a converted checkpoint: the fields given, checked and completed. Raises CheckpointError.
+
+    The authors' two spellings are read: PyTorch's config.json, and JAX's, which says `seq_modeling_block` and
+    `conv_width`.
+    """
+    fields = dict(given)
+    if "seq_modeling_block" in fields:
+        fields = _from_jax(fields)
+    return {**fields, **TTTConfig.from_json(fields).to_json()}
+
+
+def _from_jax(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a JAX configuration in PyTorch's words. Raises CheckpointError."""
+    block = given["seq_modeling_block"]
+    if block not in _BLOCKS:
+        what = ", the authors' Transformer" if block == "self_attention" else ""
+        raise CheckpointError(
+            f"the configuration has seq_modeling_block={block!r}{what}; converted are {', '.join(_BLOCKS)}"
+        )
+    if "pre_conv" not in given:
+        raise CheckpointError(
+            "the configuration lacks pre_conv, which the authors' JAX presets state; add true or false"
+        )
+    kept = {key: value for key, value in given.items() if key not in _JAX_ONLY and key != "seq_modeling_block"}
+    found = {_RENAMED.get(key, key): value for key, value in kept.items()} | {"model_type": "ttt"}
+    for key, value in _BLOCKS[block].items():
+        if given.get(key, value) != value:
+            raise CheckpointError(
+                f"the configuration has seq_modeling_block={block!r}, which is {key}={value!r}, and "
+                f"{key}={given[key]!r}; leave one of them out"
+            )
+        found[key] = value
+    return found
 
 
 # hidden_size, intermediate_size, num_hidden_layers, num_attention_heads

@@ -1,8 +1,9 @@
 """Whether a loaded checkpoint does what its architecture promises, asked before its scores are believed.
 
-The structural probes run in float64, where rounding cannot hide a fault: an error of 1e-8 is a fault, not noise.
-The text probes run in the dtype asked for. `ttbench check MODEL` prints the results; the same probes run on every
-architecture in the tests, and `ttbench check architecture:NAME` runs them on one that has no checkpoint yet.
+The structural probes run in float64, where rounding cannot hide a fault: an error of 1e-8 is a fault, not noise. So do
+those of `ttbench.harness.probes`, which look as far as is asked. The text probes run in the dtype asked for.
+`ttbench check MODEL` prints the results; the same probes run on every architecture in the tests, and
+`ttbench check architecture:NAME` runs them on one that has no checkpoint yet.
 """
 
 from __future__ import annotations
@@ -11,19 +12,21 @@ import dataclasses
 import functools
 import math
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ttbench.errors import UnknownNameError, UnsupportedError
+from ttbench.harness.check_result import CheckResult, counted, not_applicable
 from ttbench.harness.checkpoint import resolve
 from ttbench.harness.eager import EagerEngine
 from ttbench.harness.engine import Engine
 from ttbench.harness.loading import load_model, load_tokenizer, save_checkpoint
+from ttbench.harness.probes import guarded
+from ttbench.harness.probing import probe, probe_interface
+from ttbench.harness.reading import NEAR
 from ttbench.harness.tokenizer import Tokenizer
 from ttbench.models.base import SequenceModel
 from ttbench.registry import ARCHITECTURES
@@ -58,35 +61,23 @@ slowly, by people who were in no hurry, and they were willing to wait until the 
 '''
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckResult:
-    """What one probe found."""
-
-    name: str
-    passed: bool | None  # None: the probe does not apply, and the explanation says why
-    measured: float | None
-    limit: float | None  # the greatest value that passes
-    unit: str
-    explanation: str
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-
-def check_engine(checkpoint: str, *, device: str, dtype: str, engine: str) -> list[CheckResult]:
+def check_engine(checkpoint: str, *, device: str, dtype: str, engine: str, ctx: int | None = None) -> list[CheckResult]:
     """Run every probe on a checkpoint under an engine. Raises as `check`."""
     if engine == "hf":
         # Late: transformers takes seconds and memory.
         from ttbench.harness.hf_check import check_hf
 
-        return check_hf(checkpoint, device=device, dtype=dtype)
+        return check_hf(checkpoint, device=device, dtype=dtype, ctx=ctx)
     if engine not in ENGINES:
         raise UnknownNameError("engine", engine, known=ENGINES)
-    return check(checkpoint, device=device, dtype=dtype)
+    return check(checkpoint, device=device, dtype=dtype, ctx=ctx)
 
 
-def check(checkpoint: str | Checkpoint, *, device: str, dtype: str) -> list[CheckResult]:
-    """Run every probe on a checkpoint; the results are in a fixed order.
+def check(checkpoint: str | Checkpoint, *, device: str, dtype: str, ctx: int | None = None) -> list[CheckResult]:
+    """Run every probe on a checkpoint; the results are in a fixed order. A model that fails `interface` stops there.
+
+    Args:
+        ctx: tokens to look at; None: what the checkpoint was trained on, at most NEAR.
 
     Raises:
         UsageError: an unknown device or dtype.
@@ -95,8 +86,10 @@ def check(checkpoint: str | Checkpoint, *, device: str, dtype: str) -> list[Chec
     if isinstance(checkpoint, str):
         checkpoint = resolve(checkpoint, dtype=dtype)
     exact = load_model(checkpoint, device=device, dtype="float64", attention=None)
-    results = list(structural_probes(exact, device=device))
     tokenizer = load_tokenizer(checkpoint)
+    results = model_probes(exact, device=device, looked=ctx or default_look(checkpoint), tokenizer=tokenizer)
+    if results[0].name == "interface":
+        return results
     if not exact.strictly_causal:
         return [*results, *no_text(NOT_CAUSAL)]
     if tokenizer is None:
@@ -105,13 +98,50 @@ def check(checkpoint: str | Checkpoint, *, device: str, dtype: str) -> list[Chec
     return [*results, *text_probes(engine, EagerEngine(exact, device=device, dtype="float64"), tokenizer)]
 
 
+def default_look(checkpoint: Checkpoint) -> int:
+    """Tokens that are looked at where nobody says how many."""
+    return min(checkpoint.train_ctx or NEAR, NEAR)
+
+
+def model_probes(
+    model: SequenceModel, *, device: str, looked: int, tokenizer: Tokenizer | None = None
+) -> list[CheckResult]:
+    """Every probe that needs no text, in float64; `interface` alone where that fails.
+
+    Those that look far are asked of a model that passes the short ones: a fault needs finding once.
+    """
+    engine = EagerEngine(model, device=device, dtype="float64")
+    shapes = probe_interface(engine)
+    if shapes.passed is False:
+        return [shapes]
+    results = list(structural_probes(model, device=device))
+    if any(result.passed is False for result in results):
+        return results
+    looked = looked if engine.max_context is None else min(looked, engine.max_context)
+    return results + reading_probes(engine, looked=looked, tokenizer=tokenizer, windows=sorted(declared_windows(model)))
+
+
+def reading_probes(
+    engine: Engine, *, looked: int, tokenizer: Tokenizer | None, windows: Sequence[int]
+) -> list[CheckResult]:
+    """What a run asks before its first score, on `looked` tokens; see `ttbench.harness.probes`.
+
+    Without those that the short probes have asked already.
+    """
+    ids = None if tokenizer is None else tokenizer.encode(TEXT)
+    found = probe(engine, looked=looked, ids=ids, windows=windows, seed=20240707)
+    return [result for result in found.results if result.name not in ("interface", "rows") or result.passed is False]
+
+
 def no_text(why: str = NO_TOKENIZER) -> list[CheckResult]:
     """The probes on text, for a checkpoint that can read none."""
-    return [_not_applicable(name, why) for name in ("tokenizer", "rounding", "perplexity")]
+    return [not_applicable(name, why) for name in ("tokenizer", "rounding", "perplexity")]
 
 
-def check_architecture(name: str, *, device: str) -> list[CheckResult]:
+def check_architecture(name: str, *, device: str, ctx: int | None = None) -> list[CheckResult]:
     """Run every probe that needs no training on an architecture's `tiny()`; the results are in a fixed order.
+
+    `ctx` as for `check`, half of NEAR where it is None.
 
     Every weight is moved from its start value, so that zeros and ones hide nothing.
 
@@ -127,7 +157,10 @@ def check_architecture(name: str, *, device: str) -> list[CheckResult]:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.2 * torch.randn_like(parameter))
-    return [write_and_load(model, name, device=device), *structural_probes(model, device=device)]
+    found = model_probes(model, device=device, looked=ctx or NEAR // 2)
+    if found[0].name == "interface":
+        return found
+    return [write_and_load(model, name, device=device), *found]
 
 
 def write_and_load(model: SequenceModel, name: str, *, device: str) -> CheckResult:
@@ -140,7 +173,7 @@ def write_and_load(model: SequenceModel, name: str, *, device: str) -> CheckResu
     before, after = (EagerEngine(each, device=device, dtype="float64").logits(ids) for each in (model, loaded))
     num_changed = int((before != after).sum()) + (checkpoint.architecture != name)
     words = f"logits that differ after writing and loading, as '{checkpoint.dialect}' of '{checkpoint.architecture}'"
-    return _count("write_and_load", num_changed, words)
+    return counted("write_and_load", num_changed, words)
 
 
 def structural_probes(model: SequenceModel, *, device: str) -> Iterator[CheckResult]:
@@ -160,11 +193,11 @@ def structural_probes(model: SequenceModel, *, device: str) -> Iterator[CheckRes
         "state_bytes": state_bytes,
     }
     stateless = ("causality", "batch_independence")
-    for name, probe in probes.items():
+    for name, ask in probes.items():
         if not model.strictly_causal and name not in stateless:
-            yield _not_applicable(name, NOT_CAUSAL)
+            yield not_applicable(name, NOT_CAUSAL)
             continue
-        result = probe(engine, ids)
+        result = guarded(name, functools.partial(ask, engine, ids))
         if model.float32_inside and result.limit == EXACT_LIMIT:
             result = widened(result, limit)
             words = "the architecture declares that parts of it compute in float32"
@@ -208,7 +241,7 @@ def long_prompt(engine: EagerEngine, ids: Tensor) -> CheckResult:
     room = engine.max_context or max(lengths) + LONG_STEPS
     lengths = sorted(length for length in lengths if length + LONG_STEPS <= room)
     if not lengths:
-        return _not_applicable("long_prompt", f"the model takes {room} tokens at most")
+        return not_applicable("long_prompt", f"the model takes {room} tokens at most")
     row = torch.randint(
         engine.vocab_size, (1, lengths[-1] + LONG_STEPS), generator=torch.Generator().manual_seed(20240706)
     )
@@ -278,7 +311,7 @@ def save_and_load(engine: Engine, ids: Tensor, *, limit: float = EXACT_LIMIT) ->
     twice = torch.stack([engine.decode(first[:, read + t].expand(2)) for t in range(written)])
     if _relative(twice, before[:, None].expand_as(twice)) > limit:
         num_changed += 1
-    return _count("save_and_load", num_changed, f"logits that differ in {written} steps after a state is brought back")
+    return counted("save_and_load", num_changed, f"logits that differ in {written} steps after a state is brought back")
 
 
 def reset_restores(engine: EagerEngine, ids: Tensor) -> CheckResult:
@@ -291,7 +324,7 @@ def reset_restores(engine: EagerEngine, ids: Tensor) -> CheckResult:
     num_changed = int((fresh != again).sum()) + sum(
         a != b for a, b in zip(addresses, engine.state_addresses, strict=True)
     )
-    return _count("reset_restores", num_changed, "logits and addresses that differ after a used state is reset")
+    return counted("reset_restores", num_changed, "logits and addresses that differ after a used state is reset")
 
 
 def state_bytes(engine: EagerEngine, ids: Tensor) -> CheckResult:
@@ -299,7 +332,7 @@ def state_bytes(engine: EagerEngine, ids: Tensor) -> CheckResult:
     try:
         cost = type(engine.model).cost(engine.model.config, dtype_bytes=8)
     except UnsupportedError as error:
-        return _not_applicable("state_bytes", str(error))
+        return not_applicable("state_bytes", str(error))
     lengths = (1, 17, ids.shape[1])
     worst, seen = 0, []
     for length in lengths:
@@ -307,15 +340,16 @@ def state_bytes(engine: EagerEngine, ids: Tensor) -> CheckResult:
         engine.prefill(ids[:1, :length])
         worst = max(worst, abs(engine.state_bytes - cost.state_nbytes(length)))
         seen.append(f"{engine.state_bytes} of {cost.state_nbytes(length)} after {length} tokens")
-    return _count("state_bytes", worst, f"bytes used against the formula, float64: {', '.join(seen)}", unit="bytes")
+    return counted("state_bytes", worst, f"bytes used against the formula, float64: {', '.join(seen)}", unit="bytes")
 
 
 def text_probes(engine: Engine, exact: Engine, tokenizer: Tokenizer) -> Iterator[CheckResult]:
     """What must hold for a checkpoint that has learned something, on a page of text."""
     ids = tokenizer.encode(TEXT)
+    said = f"; {tokenizer.remark}" if tokenizer.remark else ""
     num_wrong = abs(int(tokenizer.byte_lengths(ids).sum()) - len(TEXT)) + (tokenizer.decode(ids) != TEXT)
-    yield _count(
-        "tokenizer", num_wrong, f"bytes of {len(TEXT)} that {len(ids)} tokens do not account for", unit="bytes"
+    yield counted(
+        "tokenizer", num_wrong, f"bytes of {len(TEXT)} that {len(ids)} tokens do not account for{said}", unit="bytes"
     )
     if tokenizer.bos_id is not None:
         ids = np.concatenate(([tokenizer.bos_id], ids))
@@ -362,13 +396,3 @@ def _exact(name: str, measured: float, explanation: str, *, found: str = "") -> 
         unit="relative",
         explanation=f"{explanation}, {words}{found}",
     )
-
-
-def _count(name: str, measured: int, explanation: str, *, unit: str = "count") -> CheckResult:
-    return CheckResult(
-        name=name, passed=measured == 0, measured=float(measured), limit=0.0, unit=unit, explanation=explanation
-    )
-
-
-def _not_applicable(name: str, why: str) -> CheckResult:
-    return CheckResult(name=name, passed=None, measured=None, limit=None, unit="", explanation=why)

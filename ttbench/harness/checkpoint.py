@@ -25,6 +25,7 @@ from ttbench.harness.sources import conversion_hint
 from ttbench.harness.tokenizer import tokenizer_digest
 from ttbench.harness.weights import INDEX, SINGLE, StoredWeights, read_weights
 from ttbench.models.base import Dialect, SequenceModel
+from ttbench.names import as_text, folder_name, quote
 from ttbench.registry import ARCHITECTURES
 from ttbench.types import Checkpoint, Cost
 
@@ -71,7 +72,7 @@ def resolve(name: str, *, dtype: str = "float32", engine: str = "eager") -> Chec
     zoo = _zoo()
     if name in zoo:
         return read_checkpoint(zoo[name], name=name, provenance="zoo", dtype=dtype, engine=engine)
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     if folder.is_dir():
         return read_checkpoint(folder, provenance="local", dtype=dtype, engine=engine)
     if folder.exists():
@@ -108,7 +109,7 @@ def _refuse_format(repo: str, *, lacks: str) -> NoReturn:
     )
 
 
-def _refuse_unconverted(folder: Path) -> None:
+def refuse_unconverted(folder: Path) -> None:
     """Raise CheckpointError for a folder whose only weights `ttbench convert` has to read first."""
     hint = None if member(folder, SINGLE) or member(folder, INDEX) else conversion_hint(folder)
     if hint:
@@ -138,16 +139,17 @@ def read_checkpoint(
 ) -> Checkpoint:
     """Identify the checkpoint in a local folder. Raises CheckpointError or WeightsError as `resolve` does."""
     dtype_bytes = torch_dtype(dtype).itemsize
+    _refuse_other_encodings(Path(os.path.abspath(folder)))
     if engine == "hf":
         return _hf().read_hf_checkpoint(folder, provenance=provenance, name=name, revision=revision)
     folder = Path(os.path.abspath(folder))
     config = read_config(folder)
     identity = identify(config)
-    _refuse_unconverted(folder)
+    refuse_unconverted(folder)
     model, stored, _ = fitted(folder, config, identity)
     num_params, num_params_non_embedding = model.num_params()
     return Checkpoint(
-        name=name or folder.name,
+        name=name or folder_name(folder),
         path=os.fspath(folder),
         architecture=identity.architecture,
         architecture_version=identity.model_class.version,
@@ -166,6 +168,17 @@ def read_checkpoint(
         cost=_cost(identity, dtype_bytes=dtype_bytes),
         attention=identity.model_class.ATTENTION,
     )
+
+
+def _refuse_other_encodings(folder: Path) -> None:
+    """The library that reads the weights opens no path that is not UTF-8."""
+    try:
+        os.fsencode(folder).decode()
+    except UnicodeDecodeError as error:
+        raise CheckpointError(
+            f"the path of checkpoint '{as_text(str(folder))}' is not UTF-8, and safetensors opens no such file; "
+            f"rename it, or give a link to it: ln -s {quote(str(folder))} NAME"
+        ) from error
 
 
 def _cost(identity: Identity, *, dtype_bytes: int) -> Cost | None:
@@ -193,20 +206,18 @@ def identify(config: Mapping[str, Any]) -> Identity:
     Raises:
         CheckpointError: no dialect or more than one matches, or the one that does cannot read it.
     """
-    known: list[str] = []
     found: list[tuple[str, type[SequenceModel], Dialect]] = []
     for name in ARCHITECTURES:
         model_class = ARCHITECTURES.load(name)
         for dialect in model_class.DIALECTS:
-            known.append(f"{dialect.name} ({name})")
             if dialect.matches(config):
                 found.append((name, model_class, dialect))
     if len(found) != 1:
-        matching = ", ".join(f"{dialect.name} ({name})" for name, _, dialect in found) or "none"
-        raise CheckpointError(
-            f"{CONFIG} with model_type={config.get('model_type')!r} must be known to exactly one dialect; it is known "
-            f"to {matching}. Dialects: {', '.join(known)}. To run it through transformers' own code, add --engine hf"
-        )
+        kind = config.get("model_type")
+        if found:
+            matching = " and ".join(f"{dialect.name} ({name})" for name, _, dialect in found)
+            raise CheckpointError(f"{CONFIG} with model_type={kind!r} is known to {matching}, and one may read it")
+        raise CheckpointError(f"{CONFIG} has model_type={kind!r}, which no architecture here reads; {_beyond(kind)}")
     name, model_class, dialect = found[0]
     try:
         parsed = dialect.config(config)
@@ -215,6 +226,22 @@ def identify(config: Mapping[str, Any]) -> Identity:
             f"{CONFIG} cannot be read as {dialect.name}: {type(error).__name__}: {error}; check its fields"
         ) from error
     return Identity(architecture=name, model_class=model_class, dialect=dialect, config=parsed)
+
+
+def _beyond(model_type: Any) -> str:
+    """What transformers says to a model_type that no architecture here reads, and what to do."""
+    try:
+        knows = _hf().knows(model_type)
+    except UsageError:
+        return "transformers may: pip install 'ttbench[hf]', then add --engine hf"
+    if knows:
+        return "transformers' own code does: add --engine hf"
+    return f"neither does transformers {_hf().transformers.__version__}. See ttbench list architectures"
+
+
+def is_native(config: Mapping[str, Any]) -> bool:
+    """Whether an architecture here reads this config.json."""
+    return any(dialect.matches(config) for name in ARCHITECTURES for dialect in ARCHITECTURES.load(name).DIALECTS)
 
 
 def fitted(

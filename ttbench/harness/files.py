@@ -17,9 +17,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from platformdirs import user_cache_path
-
-from ttbench.errors import CheckpointError
+from ttbench.cache import cache_folder
+from ttbench.errors import CacheError, CheckpointError
 from ttbench.types import canonical_json, digest
 
 MAX_CONFIG_BYTES = 4 * 1024**2
@@ -138,8 +137,8 @@ def content_digest(paths: Iterable[Path]) -> str:
 
 def _file_digest(path: Path) -> str:
     before = _identity(path)
-    note = user_cache_path("ttbench") / "digests" / f"{digest(canonical_json(before))}.json"
-    known = _recall(note, before)
+    note = _note(before)
+    known = None if note is None else _recall(note, before)
     if known is not None:
         return known
     state = hashlib.blake2b(digest_size=16)
@@ -152,8 +151,8 @@ def _file_digest(path: Path) -> str:
     if _identity(path) != before:
         raise CheckpointError(f"'{path}' changed while it was read; wait until whatever writes it has finished")
     found = state.hexdigest()
-    if time.time() - max(before["mtime_ns"], before["ctime_ns"]) / 1e9 > SETTLED_S:
-        _remember(note, {"file": before, "digest": found})
+    if note is not None and time.time() - max(before["mtime_ns"], before["ctime_ns"]) / 1e9 > SETTLED_S:
+        write_note(note, {"file": before, "digest": found})
     return found
 
 
@@ -172,6 +171,14 @@ def _identity(path: Path) -> dict[str, Any]:
     }
 
 
+def _note(identity: Mapping[str, Any]) -> Path | None:
+    """Where a digest is remembered; None where there is no place to: the file is then read each time."""
+    try:
+        return cache_folder() / "digests" / f"{digest(canonical_json(identity))}.json"
+    except CacheError:
+        return None
+
+
 def _recall(note: Path, identity: Mapping[str, Any]) -> str | None:
     """The remembered digest; None when there is no whole and matching note."""
     try:
@@ -183,7 +190,7 @@ def _recall(note: Path, identity: Mapping[str, Any]) -> str | None:
     return data["digest"]
 
 
-def _remember(note: Path, data: Mapping[str, Any]) -> None:
+def write_note(note: Path, data: Mapping[str, Any]) -> None:
     """Write a note whole or not at all. The cache only saves time: where it cannot be written, nothing is lost."""
     with contextlib.suppress(OSError):
         note.parent.mkdir(parents=True, exist_ok=True)

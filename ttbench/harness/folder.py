@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ttbench.disk import sync
 from ttbench.errors import CheckpointError
 
 
@@ -33,9 +34,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         yield building
         for path in (*building.iterdir(), building):
             path.chmod(0o755 if path is building else 0o644)
-            _sync(path)
+            sync(path)
         os.rename(building, folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     except OSError as error:
         shutil.rmtree(building, ignore_errors=True)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -52,11 +53,3 @@ def refuse_taken(folder: Path) -> None:
     """Raise CheckpointError when `folder` is anything but absent or an empty folder."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"'{folder}' already holds something; remove it or choose another folder")
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -40,15 +40,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import platformdirs
-
-from ttbench.errors import CorpusError, TtbenchError
+from ttbench.cache import cache_folder
+from ttbench.errors import CorpusError, MissingDataError, TtbenchError
 from ttbench.harness.data import SPLITS, Corpus, Document, make_corpus
 
 PACKAGE = "ragout-examples 2.3-4"
 URL = "http://deb.debian.org/debian/pool/main/r/ragout/ragout-examples_2.3-4_all.deb"
 MEMBERS = "./usr/share/doc/ragout/examples/"
-COMMAND = "make genomes"  # of a checkout; python -m ttbench.harness.genomes of an installed package
+COMMAND = "python -m ttbench.harness.genomes"  # the same as `make genomes`, which only a checkout has
 STRETCH = 131_072  # bases of a document of valid and test
 BASES = b"ACGT"
 _COMPLEMENT = bytes.maketrans(BASES, BASES[::-1])
@@ -117,7 +116,7 @@ NEW_SPECIES, NEAR_DUPLICATE = ("v-cholerae/o395",), ("e-coli/dh1",)
 def genomes_corpus() -> Corpus:
     """Bacterial genomes, tested on a species that training never saw; fetched by `make genomes`.
 
-    Raises CorpusError when they are not on this machine.
+    Raises MissingDataError when they are not on this machine.
     """
     return _corpus("genomes", test=NEW_SPECIES, remark="the test species is in no other split")
 
@@ -126,7 +125,7 @@ def genomes_corpus() -> Corpus:
 def strain_corpus() -> Corpus:
     """The same training genomes, tested on a near duplicate of one of them: what a model remembers.
 
-    Raises CorpusError when they are not on this machine.
+    Raises MissingDataError when they are not on this machine.
     """
     return _corpus("genomes-strain", test=NEAR_DUPLICATE, remark="the test strain is a near duplicate of one in train")
 
@@ -143,13 +142,13 @@ def _corpus(name: str, *, test: Iterable[str], remark: str) -> Corpus:
 def read_genome(genome: Genome, *, cut: bool) -> list[Document]:
     """The records of a genome as documents, each whole or cut in stretches.
 
-    Raises CorpusError when the file is not in the cache, or not as it should be.
+    Raises MissingDataError when the file is not in the cache, CorpusError when it is not as it should be.
     """
     path = place(genome)
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise CorpusError(
+        raise MissingDataError(
             f"the genomes are not on this machine ({path}); fetch them once (18 MB): {COMMAND}"
         ) from error
     if hashlib.sha256(data).hexdigest() != genome.sha256:
@@ -182,7 +181,7 @@ def read_fasta(data: bytes, *, where: str) -> Iterator[bytes]:
 
 def place(genome: Genome) -> Path:
     """Where a genome is kept."""
-    return platformdirs.user_cache_path("ttbench") / "data" / "genomes" / f"{genome.name.replace('/', '-')}.fasta.gz"
+    return cache_folder() / "data" / "genomes" / f"{genome.name.replace('/', '-')}.fasta.gz"
 
 
 def fetch(deb: Path | None = None) -> list[Path]:
@@ -214,7 +213,7 @@ def _download() -> bytes:
     except (urllib.error.URLError, TimeoutError) as error:
         raise CorpusError(
             f"{URL} cannot be fetched: {error}; get the package elsewhere (apt-get download ragout-examples), "
-            f"then: {COMMAND} DEB=FILE"
+            f"then: {COMMAND} --deb FILE"
         ) from error
 
 

@@ -17,11 +17,12 @@ source, which the repository does not state.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ttbench.errors import CorpusError
+from ttbench.errors import CorpusError, MissingDataError
 from ttbench.harness.data import Corpus, Document, make_corpus
 
 KIND = "genomic-benchmarks"
@@ -98,15 +99,16 @@ BENCHMARKS: dict[str, Benchmark] = {
 def open_benchmark(text: str) -> Corpus:
     """The data set of a catalogue name or of a folder, with splits train and test.
 
-    Raises CorpusError when it is not there, is not laid out so, or has other numbers than the catalogue says.
+    Raises MissingDataError when a data set of the catalogue is not there, CorpusError when a folder is not there, is
+    not laid out so, or has other numbers than the catalogue says.
     """
-    folder = Path.home() / HOME / text if text in BENCHMARKS else Path(text).expanduser()
+    folder = Path(os.path.expanduser(f"~/{HOME}/{text}" if text in BENCHMARKS else text))
     if not folder.is_dir():
         if text not in BENCHMARKS:
             raise CorpusError(
                 f"corpus '{KIND}:{text}': no such folder, and none of the catalogue: {', '.join(BENCHMARKS)}"
             )
-        raise CorpusError(
+        raise MissingDataError(
             f"'{text}' is not in '{folder}'; where the network allows it: pip install genomic-benchmarks, then python "
             f"-c \"from genomic_benchmarks.loc2seq import download_dataset as d; d('{text}')\"; or give a folder: "
             f"--corpus {KIND}:PATH"

@@ -9,7 +9,10 @@ type, copied whole for a snapshot, measured by its tensors. By mode, T new token
     steps    at once when P = 0, else one by one
     whole    together with the P before them; the state is the tokens
 
-In `steps` and `whole` a prompt is read in one piece, so [T, V] logits stand in memory while it is scored.
+In `steps` and `whole` a prompt is read in one piece, so [T, V] logits stand in memory while it is scored. A model
+whose tables move with the length of a text (`ttbench.harness.hf_length`) is read in mode whole where more is asked for
+than it is steady at, with fresh tables for each forward: a token's loss is then that of one forward over all that was
+read, whatever was read before.
 Letters: B batch, T tokens, P tokens before, V vocabulary, N tokens written.
 """
 
@@ -31,7 +34,8 @@ from ttbench.harness.eager import CHUNK_LEN, HEAD_ELEMENTS, torch_device, torch_
 from ttbench.harness.engine import Ids
 from ttbench.harness.hf_cache import broadcast, copy_cache, nbytes_allocated, nbytes_used
 from ttbench.harness.hf_checkpoint import load_hf_model, position_limit
-from ttbench.harness.hf_forward import Forward, Probe, probe
+from ttbench.harness.hf_forward import Forward, Mode, Probe, probe, spans
+from ttbench.harness.hf_length import Tables, steady_length
 from ttbench.harness.ids import as_ids, scored_places
 from ttbench.types import NO_ATTENTION, Checkpoint
 
@@ -45,10 +49,12 @@ class HFSnapshot:
     cache: Any
 
 
-def load_hf_engine(checkpoint: Checkpoint, *, device: str, dtype: str, attention: str | None) -> HFEngine:
+def load_hf_engine(
+    checkpoint: Checkpoint, *, device: str, dtype: str, attention: str | None, unchecked: bool = False
+) -> HFEngine:
     """Open a checkpoint with transformers. Raises as `ttbench.harness.loading.load_engine`."""
     model = load_hf_model(checkpoint, device=torch_device(device), dtype=torch_dtype(dtype), attention=attention)
-    return HFEngine(model, device=device, dtype=dtype, vocab_size=checkpoint.vocab_size)
+    return HFEngine(model, device=device, dtype=dtype, vocab_size=checkpoint.vocab_size, unchecked=unchecked)
 
 
 class HFEngine:
@@ -56,14 +62,28 @@ class HFEngine:
 
     name = "hf"
 
-    def __init__(self, model: transformers.PreTrainedModel, *, device: str, dtype: str, vocab_size: int) -> None:
+    def __init__(
+        self,
+        model: transformers.PreTrainedModel,
+        *,
+        device: str,
+        dtype: str,
+        vocab_size: int,
+        unchecked: bool = False,
+    ) -> None:
+        """Probe the model. `unchecked`: read and score it even where it looks ahead."""
         self.model, self.device, self.dtype, self.vocab_size = model, device, dtype, vocab_size
         self._device = torch_device(device)
         tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
         self.weight_bytes = sum(t.numel() * t.element_size() for t in tensors.values())
         self.max_context = position_limit(model)
-        self._forward = Forward(model)
-        self.probe: Probe = probe(self._forward, vocab_size=vocab_size, most=self.max_context)
+        self._forward = Forward(model, dtype=dtype)
+        self._unchecked = unchecked
+        self._tables = Tables(model)
+        self.steady_len = steady_length(model)  # tokens; None: any length
+        self.probe: Probe = probe(self._forward, vocab_size=vocab_size, most=self.steady_len or self.max_context)
+        self._forward.watch.settle()
+        self._mode: Mode = self.probe.mode
         self._batch_size = 0
         self._room = 0  # tokens that the last reset asked for
         self._num_tokens = 0
@@ -74,12 +94,18 @@ class HFEngine:
 
         Raises:
             TooLongError: the model has no positions for `max_len` tokens.
-            UnsupportedError: several sequences at once do not give what each gives alone.
+            UnsupportedError: the model looks ahead, so a score of the next token would mean nothing; or several
+                sequences at once do not give what each gives alone.
         """
         if batch_size < 1 or max_len < 1:
             raise UsageError(f"batch_size and max_len must be at least 1; got {batch_size} and {max_len}")
         if self.max_context is not None and max_len > self.max_context:
             raise TooLongError(f"the model has {self.max_context} positions; {max_len} tokens were asked for")
+        if not self.probe.causal and not self._unchecked:
+            raise UnsupportedError(
+                f"probe 'causality' failed: earlier logits move by {self.probe.leak:.1e} of the greatest when later "
+                "tokens change, so this model sees what it is scored on; --unchecked scores it all the same"
+            )
         if batch_size > 1 and not self.probe.batched and self.probe.causal:
             found = self.probe.batch
             raise UnsupportedError(
@@ -87,26 +113,61 @@ class HFEngine:
                 f"({found if isinstance(found, str) else f'off by {found:.1e}'}); use --batch-size 1"
             )
         self._batch_size, self._room, self._num_tokens, self._cache = batch_size, max_len, 0, None
+        self._mode = "whole" if self._moving else self.probe.mode
+        self._tables.restore()
+
+    def forget(self) -> None:
+        """Let the state's memory go; the next call must be `reset`."""
+        self._room, self._num_tokens, self._cache = 0, 0, None
+
+    @property
+    def _moving(self) -> bool:
+        """Whether the texts that `reset` made room for may be longer than the model is steady at."""
+        return self.steady_len is not None and self._room > self.steady_len
+
+    @property
+    def windows(self) -> list[int]:
+        """Spans of tokens that the config names."""
+        return sorted(spans(self.model.config).values())
+
+    @property
+    def batched(self) -> bool:
+        return self.probe.batched
+
+    @property
+    def forward_len(self) -> int | None:
+        """Tokens of one forward; None where a call is one forward over all that was read."""
+        return CHUNK_LEN if self._mode == "chunks" else None
 
     @torch.inference_mode()
     def prefill(self, ids: Ids) -> Float[Tensor, "B V"]:
         """Continue the state over ids [B, T], T >= 1; float32 logits of the last token (float64 in float64)."""
+        last = self._last(self._ids("ids", ids, num_dims=2))
+        self._forward.watch.settle()
+        return last
+
+    @torch.inference_mode()
+    def decode(self, ids: Ids) -> Float[Tensor, "B V"]:
+        """Continue the state by one token each, ids [B]."""
+        return self._last(self._ids("ids", ids, num_dims=1)[:, None])
+
+    def _last(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
+        """Continue the state; logits of the last token."""
         last: Tensor | None = None
-        for logits, _ in self._read(self._ids("ids", ids, num_dims=2), all_logits=False):
+        for logits, _ in self._read(ids, all_logits=False):
             last = logits[:, -1]
         assert last is not None
         return last.clone()
 
     @torch.inference_mode()
-    def decode(self, ids: Ids) -> Float[Tensor, "B V"]:
-        """Continue the state by one token each, ids [B]."""
-        return self.prefill(self._ids("ids", ids, num_dims=1)[:, None])
-
-    @torch.inference_mode()
     def logits(self, ids: Ids) -> Float[Tensor, "B T V"]:
         """All logits of ids [B, T] by one forward, stateless: the engine's state is neither read nor changed."""
         tokens = as_ids("ids", ids, num_dims=2, batch_size=None, vocab_size=self.vocab_size)
-        return self._forward(tokens, keep_cache=False)[0]
+        self._tables.restore()
+        logits = self._forward(tokens, keep_cache=False)[0]
+        self._tables.restore()
+        self._forward.watch.settle()
+        return logits
 
     def features(self, ids: Ids, first: int) -> Float[np.ndarray, "B D"]:
         """Always refused: models of transformers differ in what stands between their states and their logits.
@@ -129,12 +190,18 @@ class HFEngine:
         tokens = self._ids("ids", ids, num_dims=2)
         wanted = self._ids("targets", targets, num_dims=2, lowest=-1).cpu()
         scored = scored_places(tokens, wanted, lengths)
+        if self._moving and lengths is not None and len(set(np.asarray(lengths).tolist())) > 1:
+            raise UnsupportedError(
+                f"beyond {self.steady_len} tokens a loss of this model depends on how long its text is, so texts of "
+                "several lengths cannot be read together; use --batch-size 1"
+            )
         nats = torch.zeros(tokens.shape, dtype=torch.float64)
         top = torch.zeros(tokens.shape, dtype=torch.bool)
         for logits, (start, end) in self._read(tokens, all_logits=True):
             where = scored[:, start:end]
             if where.any():
                 nats[:, start:end][where], top[:, start:end][where] = self._judge(logits, where, wanted[:, start:end])
+        self._forward.watch.settle()
         return nats.numpy(), top.numpy()
 
     def _judge(
@@ -163,6 +230,7 @@ class HFEngine:
             written[:, place] = logits.argmax(-1).cpu().numpy()
             if place + 1 < num_tokens:
                 logits = self.decode(written[:, place])
+        self._forward.watch.settle()
         return written
 
     @torch.inference_mode()
@@ -187,7 +255,7 @@ class HFEngine:
             )
         if snapshot.batch_size == self._batch_size:
             self._cache = copy_cache(snapshot.cache)
-        elif self.probe.mode == "whole":
+        elif self._mode == "whole":
             self._cache = None if snapshot.cache is None else snapshot.cache.repeat(self._batch_size, 1)
         else:
             self._cache = broadcast(snapshot.cache, self._batch_size)
@@ -197,6 +265,7 @@ class HFEngine:
         """Wait until the device has finished; nothing to wait for on a CPU."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+        self._forward.watch.settle()
 
     @property
     def num_tokens(self) -> int:
@@ -217,7 +286,9 @@ class HFEngine:
     def kernel_path(self) -> dict[str, str]:
         found = self.probe
         attends = getattr(self.model.config, "_attn_implementation", None) or NO_ATTENTION
-        path = {"model": f"transformers {transformers.__version__}", "attention": attends, "cache": found.mode}
+        path = {"model": f"transformers {transformers.__version__}", "attention": attends, "cache": self._mode}
+        if self.steady_len is not None:
+            path["steady_tokens"] = str(self.steady_len)
         if not found.causal:
             path["leak"] = f"{found.leak:.1e}"
         for name, span in found.beyond.items():
@@ -250,14 +321,16 @@ class HFEngine:
         """Logits of ids, piece by piece, and the span of tokens of each; the last token's alone unless `all_logits`."""
         num_tokens = ids.shape[1]
         self._need_room(num_tokens)
-        if self.probe.mode == "whole":
+        if self._mode == "whole":
             before = ids[:, :0] if self._cache is None else self._cache
             self._cache = torch.cat([before, ids.to(before.device)], dim=1)
             self._num_tokens += num_tokens
             last = num_tokens if all_logits else 1
+            if self._moving:
+                self._tables.restore()
             yield self._forward(self._cache, keep_cache=False, last=last)[0], (num_tokens - last, num_tokens)
             return
-        at_once = CHUNK_LEN if self.probe.mode == "chunks" else num_tokens if self._num_tokens == 0 else 1
+        at_once = CHUNK_LEN if self._mode == "chunks" else num_tokens if self._num_tokens == 0 else 1
         for start in range(0, num_tokens, at_once):
             end = min(start + at_once, num_tokens)
             last = 0 if all_logits else 1

@@ -22,18 +22,26 @@ from ttbench.harness.loading import load_tokenizer
 _LIMIT = LIMITS[torch.float64]
 
 
-def check_hf(checkpoint: str, *, device: str, dtype: str) -> list[CheckResult]:
+def check_hf(checkpoint: str, *, device: str, dtype: str, ctx: int | None = None) -> list[CheckResult]:
     """Run every probe on a checkpoint that transformers runs; the results are in a fixed order.
+
+    `ctx` as for `ttbench.harness.check.check`.
 
     Raises:
         UsageError: an unknown device or dtype.
         CheckpointError: it cannot be found, identified or read.
     """
     found = resolve(checkpoint, dtype=dtype, engine="hf")
-    engine = load_hf_engine(found, device=device, dtype=dtype, attention=None)
-    exact = engine if dtype == "float64" else load_hf_engine(found, device=device, dtype="float64", attention=None)
-    results = [cache_mode(engine), leak(engine), *engine_probes(exact)]
+    engine = load_hf_engine(found, device=device, dtype=dtype, attention=None, unchecked=True)
+    exact = engine
+    if dtype != "float64":
+        exact = load_hf_engine(found, device=device, dtype="float64", attention=None, unchecked=True)
     tokenizer = load_tokenizer(found)
+    looked = ctx or check.default_look(found)
+    looked = looked if engine.max_context is None else min(looked, engine.max_context)
+    results = [cache_mode(engine), leak(engine), length(engine, looked=looked), *engine_probes(exact)]
+    if engine.probe.causal:
+        results += check.reading_probes(exact, looked=looked, tokenizer=tokenizer, windows=engine.windows)
     if tokenizer is None:
         return [*results, *check.no_text()]
     return [*results, *check.text_probes(engine, exact, tokenizer)]
@@ -71,6 +79,19 @@ def leak(engine: HFEngine) -> CheckResult:
         explanation=f"change of earlier logits when later tokens change, {engine.dtype}; a model that looks ahead is "
         "scored on tokens that it has seen",
     )
+
+
+def length(engine: HFEngine, *, looked: int) -> CheckResult:
+    """Up to which length the model is one function of its text."""
+    steady = engine.steady_len
+    if steady is None:
+        words = "tables that move with the length of a text, at every length that the config names"
+        return check.counted("length", 0, words)
+    words = (
+        f"one function up to {steady:,} tokens; beyond, tables move with the length of the text, and the engine reads "
+        "in mode whole with fresh ones: a loss is that of one forward over all that was read"
+    )
+    return check.not_applicable("length", words)
 
 
 def engine_probes(engine: HFEngine) -> Iterator[CheckResult]:

@@ -7,7 +7,8 @@ as strict as for native architectures: a weight that is missing, unexpected, of 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,42 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from transformers.initialization import no_init_weights
 
 from ttbench.errors import CheckpointError, UnsupportedError, WeightsError
-from ttbench.harness.checkpoint import CONFIG, HF_DIALECT, read_config, train_ctx, train_kinds
+from ttbench.harness.checkpoint import (
+    CONFIG,
+    HF_DIALECT,
+    is_native,
+    read_config,
+    refuse_unconverted,
+    train_ctx,
+    train_kinds,
+)
 from ttbench.harness.files import content_digest, json_digest
 from ttbench.harness.fit import Unfilled, check_layers
 from ttbench.harness.tokenizer import tokenizer_digest
-from ttbench.harness.weights import read_weights
+from ttbench.harness.weights import StoredWeights, read_weights
+from ttbench.names import folder_name
 from ttbench.types import Checkpoint
 
+# Tensors that are no weights: causal masks of GPT-2, GPT-J, GPT-Neo and their heirs, what stood in masked places,
+# rotary frequencies, and the numbers of positions. Name -> what shape they have.
+_CONSTANTS: Mapping[re.Pattern[str], Callable[[tuple[int, ...]], bool]] = {
+    re.compile(r"(^|\.)(attn|attention)\.(bias|causal_mask)$"): lambda shape: (
+        len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3]
+    ),
+    re.compile(r"(^|\.)(attn|attention)\.masked_bias$"): lambda shape: shape in ((), (1,)),
+    re.compile(r"(^|\.)rotary_emb\.inv_freq$"): lambda shape: len(shape) == 1,
+    re.compile(r"(^|\.)position_ids$"): lambda shape: len(shape) == 2 and shape[0] == 1,
+}
 VERSION = 1  # of what this engine makes of a model
 
 # Progress bars and advice are for people who call transformers themselves.
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
+
+
+def knows(model_type: Any) -> bool:
+    """Whether transformers has a configuration of this name."""
+    return model_type in transformers.CONFIG_MAPPING
 
 
 def hf_config(folder: Path, config: Mapping[str, Any]) -> PreTrainedConfig:
@@ -38,8 +63,9 @@ def hf_config(folder: Path, config: Mapping[str, Any]) -> PreTrainedConfig:
     Raises CheckpointError when transformers has no language model for it, or only code that came with the weights.
     """
     model_type = config.get("model_type")
-    hint = "leave --engine hf out where a native architecture reads it; see ttbench list architectures"
-    if model_type not in transformers.CONFIG_MAPPING:
+    natively = "leave --engine hf out: an architecture here reads it"
+    hint = natively if is_native(config) else "no architecture here reads it either; see ttbench list architectures"
+    if not knows(model_type):
         remote = " (the folder brings code of its own, which is never run)" if "auto_map" in config else ""
         raise CheckpointError(
             f"transformers {transformers.__version__} has no model_type {model_type!r}, which '{folder / CONFIG}' "
@@ -65,6 +91,7 @@ def read_hf_checkpoint(
     """Identify the checkpoint in a local folder for engine hf. Raises CheckpointError or WeightsError."""
     folder = Path(os.path.abspath(folder))
     config = read_config(folder)
+    refuse_unconverted(folder)
     stored = read_weights(folder)
     check_layers(config, stored)
     built = hf_config(folder, config)
@@ -73,7 +100,7 @@ def read_hf_checkpoint(
     text = built.get_text_config()
     known = train_ctx(folder, config)
     return Checkpoint(
-        name=name or folder.name,
+        name=name or folder_name(folder),
         path=os.fspath(folder),
         architecture=str(config["model_type"]),
         architecture_version=VERSION,
@@ -163,16 +190,27 @@ def load_hf_model(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.
         model, report = loaded
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, OSError, ImportError) as error:
         raise CheckpointError(f"transformers cannot load '{folder}': {type(error).__name__}: {error}") from error
-    _require_fit(report, folder)
+    _require_fit(report, stored, folder)
     _require_finite(model, folder)
     return model.to(device).eval()
 
 
-def _require_fit(report: Mapping[str, Any], folder: Path) -> None:
+def _is_constant(key: str, stored: StoredWeights) -> bool:
+    """Whether a stored tensor is one that older versions saved and the model's code makes by itself, by name and shape.
+
+    transformers may say a key with or without the prefix of the model under its head.
+    """
+    shapes = {tensor.shape for name, tensor in stored.tensors.items() if name == key or key.endswith(f".{name}")}
+    return any(pattern.search(key) and fits(shape) for shape in shapes for pattern, fits in _CONSTANTS.items())
+
+
+def _require_fit(report: Mapping[str, Any], stored: StoredWeights, folder: Path) -> None:
     """Refuse weights that transformers made up or dropped. Raises WeightsError."""
     problems = []
     for kind in ("missing", "unexpected", "mismatched"):
         keys = sorted(str(key) for key in report.get(f"{kind}_keys") or ())
+        if kind == "unexpected":
+            keys = [key for key in keys if not _is_constant(key, stored)]
         if keys:
             more = f", and {len(keys) - 4} more" if len(keys) > 4 else ""
             problems.append(f"{len(keys)} {kind}: {', '.join(keys[:4])}{more}")
@@ -197,8 +235,9 @@ def position_limit(model: PreTrainedModel) -> int | None:
     """Tokens after which the model has no positions left; None when it can go on.
 
     A limit is a table: a second embedding, or a buffer, with one row for each of `max_position_embeddings` positions
-    (OPT has two more). Rotary and recurrent models have the field without the table: there it is what they were
-    trained for.
+    (OPT has two more). RoBERTa and its heirs give padding a row and begin to count behind it, so a table of 514 rows
+    has 512 positions. Rotary and recurrent models have the field without the table: there it is what they were trained
+    for.
     """
     text = model.config.get_text_config()
     most = getattr(text, "max_position_embeddings", None)
@@ -206,7 +245,10 @@ def position_limit(model: PreTrainedModel) -> int | None:
         return None
     sizes = (most, most + 2)
     words = model.get_input_embeddings()
-    tables = (m for m in model.modules() if isinstance(m, nn.Embedding) and m is not words)
-    in_table = any(table.num_embeddings in sizes for table in tables)
+    tables = [m for m in model.modules() if isinstance(m, nn.Embedding) and m is not words]
+    tables = [table for table in tables if table.num_embeddings in sizes]
+    behind = [most - 1 - table.padding_idx for table in tables if table.padding_idx is not None]
+    if behind:
+        return min(behind)
     in_buffer = any(buffer.ndim >= 2 and sizes[0] in buffer.shape for buffer in model.buffers())
-    return most if in_table or in_buffer or getattr(text, "axial_pos_embds", False) else None
+    return most if tables or in_buffer or getattr(text, "axial_pos_embds", False) else None

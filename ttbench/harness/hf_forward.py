@@ -26,6 +26,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ttbench.harness.finite import Watch
+
 Mode = Literal["chunks", "steps", "whole"]
 
 # Under which names models hand out their cache, and take it back under the same.
@@ -43,8 +45,9 @@ SPANS = ("sliding_window", "attention_window_size", "attention_chunk_size", "mam
 class Forward:
     """The forward of one model, with its cache passed under the name that the model uses."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, dtype: str) -> None:
         self.model = model
+        self.watch = Watch(dtype=dtype)
         self._parameters = inspect.signature(model.forward).parameters
         self._cache_name: str | None = None
 
@@ -57,7 +60,7 @@ class Forward:
     ) -> tuple[Float[Tensor, "B S V"], Any]:
         """Logits of the last `last` tokens (0: all), float32 or better, and the cache; None when it gives none.
 
-        `cache` may be changed in place; it is of no use afterwards.
+        `cache` may be changed in place; it is of no use afterwards. `watch` sees the logits.
         """
         given: dict[str, Any] = {} if cache is None else {str(self._cache_name): cache}
         if "use_cache" in self._parameters:
@@ -66,6 +69,7 @@ class Forward:
             given["logits_to_keep"] = last
         out = self.model(input_ids=ids.to(self.device), **given)
         logits = out.logits[:, -last:] if last else out.logits
+        self.watch.see(logits)
         found = None
         if keep_cache:
             self._cache_name = next((name for name in CACHES if out.get(name) is not None), None)
@@ -100,8 +104,8 @@ class Probe:
 @torch.inference_mode()
 def probe(forward: Forward, *, vocab_size: int, most: int | None) -> Probe:
     """Try a model on random tokens, at most `most` of them."""
-    spans = _spans(forward.model.config)
-    num_tokens = max([PROBE_LEN, *(span + 40 for span in spans.values() if span + 40 <= PROBE_MOST)])
+    found = spans(forward.model.config)
+    num_tokens = max([PROBE_LEN, *(span + 40 for span in found.values() if span + 40 <= PROBE_MOST)])
     num_tokens = num_tokens if most is None else min(num_tokens, most)
     generator = torch.Generator().manual_seed(20241122)
     ids = torch.randint(vocab_size, (1, num_tokens), generator=generator)
@@ -122,11 +126,11 @@ def probe(forward: Forward, *, vocab_size: int, most: int | None) -> Probe:
         batch: float | str = _relative(forward(two, keep_cache=False)[0], wholes)
     else:
         batch = _continued(forward, two, wholes, plans[mode])
-    beyond = {name: span for name, span in spans.items() if span >= num_tokens}
+    beyond = {name: span for name, span in found.items() if span >= num_tokens}
     return Probe(mode=mode, errors=errors, batch=batch, leak=leak, limit=limit, num_tokens=num_tokens, beyond=beyond)
 
 
-def _spans(config: Any) -> dict[str, int]:
+def spans(config: Any) -> dict[str, int]:
     text = config.get_text_config()
     found = {name: getattr(text, name, None) for name in SPANS}
     return {name: value for name, value in found.items() if type(value) is int and value > 0}

@@ -15,10 +15,11 @@ from typing import Literal, cast
 from ttbench.errors import CheckpointError
 from ttbench.harness.files import MAX_INDEX_BYTES, member, read_json
 from ttbench.harness.sources import conversion_hint
+from ttbench.harness.special_tokens import GENERATION, SETTINGS, TOKENIZER, TOKENS_MAP
 from ttbench.harness.weights import INDEX, SINGLE, read_weights
 
 _ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[A-Za-z0-9][\w./-]*))?")
-_SMALL = ["config.json", "tokenizer.json", "tokenizer_config.json", INDEX]
+_SMALL = ["config.json", TOKENIZER, SETTINGS, GENERATION, TOKENS_MAP, INDEX]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

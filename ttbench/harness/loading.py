@@ -31,13 +31,20 @@ from ttbench.types import ENGINES, Checkpoint
 
 
 def load_engine(
-    checkpoint: str | Checkpoint, *, device: str, dtype: str, attention: str | None, engine: str = "eager"
+    checkpoint: str | Checkpoint,
+    *,
+    device: str,
+    dtype: str,
+    attention: str | None,
+    engine: str = "eager",
+    unchecked: bool = False,
 ) -> Engine:
     """Open a checkpoint as an Engine.
 
     Args:
         attention: back end of attention; None takes the checkpoint's default.
         engine: eager, or hf: transformers' own code.
+        unchecked: let engine hf score a model that looks ahead.
 
     Raises:
         UsageError: an unknown device, dtype, engine or attention back end.
@@ -54,7 +61,7 @@ def load_engine(
         # Late: transformers takes seconds and memory, and only this engine needs it.
         from ttbench.harness.hf import load_hf_engine
 
-        return load_hf_engine(checkpoint, device=device, dtype=dtype, attention=attention)
+        return load_hf_engine(checkpoint, device=device, dtype=dtype, attention=attention, unchecked=unchecked)
     model = load_model(checkpoint, device=device, dtype=dtype, attention=attention)
     return EagerEngine(model, device=device, dtype=dtype)
 
@@ -150,7 +157,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
         CheckpointError: it is broken, cannot be byte exact, or has more ids than the model.
     """
     folder = Path(checkpoint.path)
-    tokenizer = read_tokenizer(folder, read_config(folder))
+    tokenizer = read_tokenizer(folder, read_config(folder), num_ids=checkpoint.vocab_size)
     if tokenizer is not None and tokenizer.vocab_size > checkpoint.vocab_size:
         raise CheckpointError(
             f"the tokenizer in '{folder}' has ids up to {tokenizer.vocab_size - 1} and the model only "

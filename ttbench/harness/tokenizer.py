@@ -17,18 +17,31 @@ import numpy as np
 from jaxtyping import Int
 
 from ttbench.errors import CheckpointError, UsageError
-from ttbench.harness.files import MAX_CONFIG_BYTES, MAX_TOKENIZER_BYTES, member, parse_json, read_bytes, read_json
-from ttbench.types import digest
+from ttbench.harness.files import MAX_TOKENIZER_BYTES, member, parse_json, read_bytes
+from ttbench.harness.special_tokens import TOKENIZER, find_special_tokens, given_fields, special_contents
+from ttbench.types import canonical_json, digest
 
 SPACE_MARK = "▁"
+# Of a tokenizer.json without any file beside it.
+NOTHING_GIVEN: Mapping[str, Any] = {
+    "bos": {},
+    "add_bos_token": None,
+    "add_eos_token": None,
+    "eos": None,
+    "config_bos": None,
+    "config_eos": None,
+    "generation_eos": None,
+}
 
 
 class Tokenizer(Protocol):
     """What tasks see of a tokenizer. Ids are int64."""
 
     name: str
-    vocab_size: int  # ids are 0 .. vocab_size - 1
+    vocab_size: int  # ids that texts are encoded to, and BOS, are 0 .. vocab_size - 1
     bos_id: int | None  # stands in front of every document; None: the checkpoint has none
+    end_ids: frozenset[int]  # each ends a text that is written
+    remark: str | None  # where the checkpoint's files disagree about BOS, and which is taken
     digest: str
 
     def encode(self, text: bytes) -> Int[np.ndarray, "T"]:
@@ -36,7 +49,7 @@ class Tokenizer(Protocol):
         ...
 
     def decode(self, ids: Int[np.ndarray, "T"]) -> bytes:
-        """The bytes that ids stand for; BOS stands for none."""
+        """The bytes that ids stand for; BOS, other special tokens and a model's padding stand for none."""
         ...
 
     def byte_lengths(self, ids: Int[np.ndarray, "T"]) -> Int[np.ndarray, "T"]:
@@ -50,31 +63,45 @@ class ByteTokenizer:
     name = "bytes"
     vocab_size = 257
     bos_id: int | None = 256
+    # it begins the next document, and so ends one
+    end_ids = frozenset({256})
+    remark: str | None = None
     digest = digest("ttbench byte tokenizer: ids 0..255 are bytes, 256 is BOS")
+
+    def __init__(self, *, num_ids: int = vocab_size) -> None:
+        """`num_ids` is the model's vocabulary: what is beyond the tokenizer's own ids is padding."""
+        self._num_ids = max(num_ids, self.vocab_size)
 
     def encode(self, text: bytes) -> Int[np.ndarray, "T"]:
         return np.frombuffer(text, dtype=np.uint8).astype(np.int64)
 
     def decode(self, ids: Int[np.ndarray, "T"]) -> bytes:
-        ids = _valid(ids, self.vocab_size)
+        ids = _valid(ids, self._num_ids)
         return ids[ids < 256].astype(np.uint8).tobytes()
 
     def byte_lengths(self, ids: Int[np.ndarray, "T"]) -> Int[np.ndarray, "T"]:
-        return (_valid(ids, self.vocab_size) < 256).astype(np.int64)
+        return (_valid(ids, self._num_ids) < 256).astype(np.int64)
 
 
 class TableTokenizer:
     """A tokenizer.json of the `tokenizers` library, with the exact bytes of every id in a table.
 
     Read are byte-level vocabularies (GPT-2 and its heirs) and vocabularies with "▁" for a space (SentencePiece, as
-    in Llama 2). The space that the latter put in front of a text is left away: it is no byte of the text. What looks
-    like a special token in a text is spelled out, not obeyed.
+    in Llama 2). The space that the latter put in front of a text is left away: it is no byte of the text. No special
+    token is ever encoded from text: what looks like one is spelled out, whatever the vocabulary's model.
     """
 
     name = "tokenizers"
 
-    def __init__(self, data: bytes, *, bos: str | int | None, where: Path) -> None:
-        """Read the content of tokenizer.json; `bos` is the id or text of BOS, `where` is for messages.
+    def __init__(
+        self, data: bytes, *, given: Mapping[str, Any] | None = None, where: Path, num_ids: int | None = None
+    ) -> None:
+        """Read the content of tokenizer.json.
+
+        Args:
+            given: what the folder's files say of BOS and EOS, of `given_fields`; None: nothing.
+            where: for messages.
+            num_ids: the model's vocabulary, padding among it; None: the tokenizer's own.
 
         Raises:
             CheckpointError: the library cannot read it, or it cannot be byte exact.
@@ -84,27 +111,39 @@ class TableTokenizer:
             import tokenizers
         except ImportError as error:
             raise CheckpointError(f"'{where}' needs the tokenizers library; pip install tokenizers") from error
+        given = NOTHING_GIVEN if given is None else given
         spec = parse_json(data, where=where)
+        written = dict(spec)
         byte_level = _make_exact(spec, where=where)
+        found = find_special_tokens(written, given, where=where)
+        special = special_contents(spec, found)
+        ordinary = {entry["content"] for entry in spec.get("added_tokens") or ()} - special
+        hidden = _hide(spec, special)
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(spec))
         except Exception as error:  # the library raises nothing narrower
             raise CheckpointError(f"'{where}' is not read by the tokenizers library: {error}") from error
         self._tokenizer.encode_special_tokens = True
         self._where = where
-        vocab = self._tokenizer.get_vocab(with_added_tokens=True)
-        added = self._tokenizer.get_added_tokens_decoder().values()
-        self.bos_id = _bos_id(bos, vocab, where=where)
-        special = {vocab[token.content] for token in added if token.special} - {self.bos_id}
-        self.vocab_size = 1 + max(index for index in vocab.values() if index not in special)
-        verbatim = {token.content for token in added}
-        table = dict.fromkeys(range(self.vocab_size), b"")
-        for token, index in vocab.items():
-            if index in table and index != self.bos_id:
-                table[index] = token.encode() if token in verbatim else _token_bytes(token, byte_level=byte_level)
-        self._table = [table[index] for index in range(self.vocab_size)]
+        vocab = {
+            hidden.get(token, token): index
+            for token, index in self._tokenizer.get_vocab(with_added_tokens=True).items()
+        }
+        self._special = np.array(sorted(vocab[token] for token in special if token in vocab), dtype=np.int64)
+        if found.bos_id is not None and found.bos_id not in vocab.values():
+            raise CheckpointError(
+                f"BOS is given as {found.bos_id}, which is no token of '{where}'; correct bos_token_id"
+            )
+        self.bos_id, self.end_ids, self.remark = found.bos_id, frozenset(found.eos_ids), found.remark
+        texts = {index: token for token, index in vocab.items() if token not in special}
+        self.vocab_size = 1 + max(*texts, -1 if self.bos_id is None else self.bos_id)
+        # Special tokens and padding stand for no text.
+        self._table = [b""] * max(num_ids or 0, *(index + 1 for index in vocab.values()))
+        for index, token in texts.items():
+            verbatim = byte_level and token in ordinary
+            self._table[index] = token.encode() if verbatim else _token_bytes(token, byte_level=byte_level)
         self._lengths = np.array([len(piece) for piece in self._table], dtype=np.int64)
-        self.digest = _table_digest(data, bos)
+        self.digest = _table_digest(data, given)
 
     def encode(self, text: bytes) -> Int[np.ndarray, "T"]:
         try:
@@ -115,8 +154,8 @@ class TableTokenizer:
                 "use a UTF-8 text, or a checkpoint with the byte tokenizer"
             ) from error
         ids = np.array(encoding.ids, dtype=np.int64)
-        back = b"".join(self._table[index] if index < self.vocab_size else b"" for index in encoding.ids)
-        if back != text:
+        back = b"".join(self._table[index] for index in encoding.ids)
+        if back != text or np.isin(ids, self._special).any():
             same = next(
                 (i for i, (a, b) in enumerate(zip(back, text, strict=False)) if a != b), min(len(back), len(text))
             )
@@ -127,35 +166,38 @@ class TableTokenizer:
         return ids
 
     def decode(self, ids: Int[np.ndarray, "T"]) -> bytes:
-        return b"".join(self._table[index] for index in _valid(ids, self.vocab_size))
+        return b"".join(self._table[index] for index in _valid(ids, len(self._table)))
 
     def byte_lengths(self, ids: Int[np.ndarray, "T"]) -> Int[np.ndarray, "T"]:
-        return self._lengths[_valid(ids, self.vocab_size)]
+        return self._lengths[_valid(ids, len(self._table))]
 
 
-def read_tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer | None:
+def read_tokenizer(folder: Path, config: Mapping[str, Any], *, num_ids: int | None = None) -> Tokenizer | None:
     """The tokenizer of a checkpoint folder with this config.json; None when it has none.
+
+    Args:
+        num_ids: the model's vocabulary; ids between the tokenizer's and it are padding, which stands for no text.
 
     Raises:
         CheckpointError: config.json names an unknown one, or tokenizer.json is broken or cannot be byte exact.
     """
     if _is_bytes(config):
-        return ByteTokenizer()
-    path = member(folder, "tokenizer.json")
+        return ByteTokenizer(num_ids=num_ids or ByteTokenizer.vocab_size)
+    path = member(folder, TOKENIZER)
     if path is None:
         return None
     data = read_bytes(path, max_bytes=MAX_TOKENIZER_BYTES)
-    return TableTokenizer(data, bos=_bos_given(folder, config), where=path)
+    return TableTokenizer(data, given=given_fields(folder, config), where=path, num_ids=num_ids)
 
 
 def tokenizer_digest(folder: Path, config: Mapping[str, Any]) -> str | None:
     """Digest of what `read_tokenizer` would give, without building it. Raises CheckpointError."""
     if _is_bytes(config):
         return ByteTokenizer.digest
-    path = member(folder, "tokenizer.json")
+    path = member(folder, TOKENIZER)
     if path is None:
         return None
-    return _table_digest(read_bytes(path, max_bytes=MAX_TOKENIZER_BYTES), _bos_given(folder, config))
+    return _table_digest(read_bytes(path, max_bytes=MAX_TOKENIZER_BYTES), given_fields(folder, config))
 
 
 def _is_bytes(config: Mapping[str, Any]) -> bool:
@@ -167,27 +209,32 @@ def _is_bytes(config: Mapping[str, Any]) -> bool:
     return kind == "bytes"
 
 
-def _table_digest(data: bytes, bos: str | int | None) -> str:
-    return digest(data + f"\nBOS {bos!r}".encode())
+def _table_digest(data: bytes, given: Mapping[str, Any]) -> str:
+    return digest(data + f"\nBOS and EOS {canonical_json(given)}".encode())
 
 
-def _bos_given(folder: Path, config: Mapping[str, Any]) -> str | int | None:
-    """BOS as config.json (an id) or else tokenizer_config.json (a text) gives it."""
-    bos = config.get("bos_token_id")
-    if bos is None:
-        path = member(folder, "tokenizer_config.json")
-        bos = None if path is None else read_json(path, max_bytes=MAX_CONFIG_BYTES).get("bos_token")
-        bos = bos.get("content") if isinstance(bos, dict) else bos
-    if bos is not None and type(bos) not in (int, str):
-        raise CheckpointError(f"'{folder}' gives BOS as {bos!r}; expected one token id or one token")
-    return bos
+def _hide(spec: dict[str, Any], special: set[str]) -> dict[str, str]:
+    """Give special tokens, in place, texts that no text contains; the tokens by their new texts.
 
-
-def _bos_id(bos: str | int | None, vocab: Mapping[str, int], *, where: Path) -> int | None:
-    index = vocab.get(bos) if isinstance(bos, str) else bos
-    if bos is not None and index not in vocab.values():
-        raise CheckpointError(f"BOS is given as {bos!r}, which is no token of '{where}'; correct bos_token_id")
-    return index
+    A Unigram model finds a piece wherever its text stands, and a BPE that looks pieces up whole does too, whatever the
+    library is told of special tokens; ids stay what they are.
+    """
+    model = spec["model"]
+    names = {token: f"\U0010fffe{number}\U0010ffff" for number, token in enumerate(sorted(special))}
+    vocab = model.get("vocab")
+    if isinstance(vocab, list):
+        model["vocab"] = [[names.get(piece, piece), score] for piece, score in vocab]
+    elif isinstance(vocab, dict):
+        model["vocab"] = {names.get(token, token): index for token, index in vocab.items()}
+    if isinstance(model.get("unk_token"), str):
+        model["unk_token"] = names[model["unk_token"]]
+    if model.get("merges"):
+        pairs = [pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model["merges"]]
+        model["merges"] = [pair for pair in pairs if not {*pair, "".join(pair)} & special]
+    for entry in spec.get("added_tokens") or ():
+        if entry["content"] in names:
+            entry |= {"content": names[entry["content"]], "special": True, "normalized": False}
+    return {name: token for token, name in names.items()}
 
 
 def _parts(step: Any, *, inner: str) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from ttbench.harness.files import MAX_INDEX_BYTES, member, read_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ADAPTER_CONFIG = "adapter_config.json"  # of peft
+_SHARD = re.compile(r"model-\d{5}-of-(?P<count>\d{5})\.safetensors")
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
 # dtype -> bits of one element
@@ -62,27 +65,62 @@ def read_weights(folder: Path) -> StoredWeights:
     """
     single, index = member(folder, SINGLE), member(folder, INDEX)
     if single and index:
-        raise CheckpointError(
-            f"'{folder}' holds both {SINGLE} and {INDEX}, which may disagree; remove the one that is not meant"
-        )
+        others = sorted({str(name) for name in _weight_map(index).values()} - {SINGLE})
+        if not others:
+            return _read_shards(folder, index)
+        if any(member(folder, name) for name in others):
+            raise CheckpointError(
+                f"'{folder}' holds both {SINGLE} and the shards of {INDEX}, which may disagree; give a copy of the "
+                "folder with one of them"
+            )
+        # what an index without its shards says is about files that are not here
     if single:
         return StoredWeights(paths=(single,), tensors=read_header(single))
     if index:
         return _read_shards(folder, index)
-    found = sorted(
-        path.name for path in folder.iterdir() if path.suffix in (".bin", ".gguf", ".pt", ".pth", ".msgpack")
-    )
+    raise CheckpointError(f"'{folder}' has no {SINGLE}{_instead(folder)}")
+
+
+def _instead(folder: Path) -> str:
+    """What a folder without weights under the names that are read holds instead, and what to do about it."""
+    names = sorted(path.name for path in folder.iterdir())
+    if ADAPTER_CONFIG in names:
+        base = read_json(folder / ADAPTER_CONFIG, max_bytes=MAX_INDEX_BYTES).get("base_model_name_or_path")
+        return (
+            f"; it holds an adapter of {base!r}, not a model. Merge it into its base first (peft: merge_and_unload(), "
+            "then save_pretrained(DIR)), and give DIR"
+        )
+    safetensors = [name for name in names if name.endswith(".safetensors")]
+    parts = [match for match in map(_SHARD.fullmatch, safetensors) if match]
+    if parts:
+        return (
+            f" and no {INDEX}; it holds {len(parts)} of {int(parts[0]['count'])} shards, which only the index puts "
+            f"together. Download {INDEX} too"
+        )
+    if any(name.startswith("consolidated") for name in safetensors):
+        return (
+            f"; it holds {safetensors[0]}, the authors' own layout under other tensor names, which is not read. "
+            f"Download the same repository's {SINGLE}, or its shards with {INDEX}"
+        )
+    if safetensors:
+        return f"; it holds {', '.join(safetensors[:4])}. If these are the weights, name the file {SINGLE}"
+    found = [name for name in names if Path(name).suffix in (".bin", ".gguf", ".pt", ".pth", ".msgpack")]
     seen = f" (it holds {', '.join(found)}, which is not read)" if found else ""
-    raise CheckpointError(
-        f"'{folder}' has no {SINGLE} and no {INDEX}{seen}; only safetensors is read. Load the weights with the "
-        f"program that wrote them and save them with safetensors.torch.save_file(state_dict, '{SINGLE}')"
+    return (
+        f" and no {INDEX}{seen}; only safetensors is read. Load the weights with the program that wrote them and save "
+        f"them with safetensors.torch.save_file(state_dict, '{SINGLE}')"
     )
 
 
-def _read_shards(folder: Path, index: Path) -> StoredWeights:
+def _weight_map(index: Path) -> dict[str, str]:
     weight_map = read_json(index, max_bytes=MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
         raise WeightsError(f"'{index}' has no weight_map from tensor names to file names; download it again")
+    return weight_map
+
+
+def _read_shards(folder: Path, index: Path) -> StoredWeights:
+    weight_map = _weight_map(index)
     paths: list[Path] = []
     tensors: dict[str, StoredTensor] = {}
     for name in sorted(set(weight_map.values())):

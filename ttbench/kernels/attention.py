@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ttbench.errors import UnsupportedError
@@ -66,7 +66,7 @@ def step(
     q: Float[Tensor, "B H 1 D"],
     k: Float[Tensor, "B G S D"],
     v: Float[Tensor, "B G S D"],
-    seen: Float[Tensor, "1 1 1 S"],
+    seen: Bool[Tensor, "1 1 1 S"],
 ) -> Float[Tensor, "B H 1 D"]:
     """One query over a buffer of which only the keys marked in the boolean mask `seen` exist."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=k.shape[1] != q.shape[1])
@@ -85,7 +85,7 @@ def eager_step(
     q: Float[Tensor, "B H 1 D"],
     k: Float[Tensor, "B G S D"],
     v: Float[Tensor, "B G S D"],
-    seen: Float[Tensor, "1 1 1 S"],
+    seen: Bool[Tensor, "1 1 1 S"],
 ) -> Float[Tensor, "B H 1 D"]:
     """As `step`, written out."""
     return _softmax_attention(q, k, v, seen[0, 0])
@@ -95,7 +95,7 @@ def _softmax_attention(
     q: Float[Tensor, "B H T D"],
     k: Float[Tensor, "B G S D"],
     v: Float[Tensor, "B G S D"],
-    mask: Float[Tensor, "#T S"],
+    mask: Bool[Tensor, "#T S"],
 ) -> Float[Tensor, "B H T D"]:
     dtype, exact = q.dtype, torch.promote_types(q.dtype, torch.float32)
     q, k, v = q.to(exact).unflatten(1, (k.shape[1], -1)), k.to(exact), v.to(exact)  # q: [B, G, R, T, D]
@@ -127,7 +127,7 @@ def flash_step(
     q: Float[Tensor, "B H 1 D"],
     k: Float[Tensor, "B G S D"],
     v: Float[Tensor, "B G S D"],
-    seen: Float[Tensor, "1 1 1 S"],
+    seen: Bool[Tensor, "1 1 1 S"],
 ) -> Float[Tensor, "B H 1 D"]:
     """As `step` where every one of the S keys exists: the kernel takes no mask, and `seen` is not looked at."""
     check_flash(q)

@@ -48,7 +48,7 @@ MAX_RISE = 30.0  # exponents of a chunk above its first token's: the products of
 class FavorState:
     """What the tokens so far left; see the module docstring."""
 
-    sums: Float[Tensor, "B H R D+1"]  # of phi(k) [v, 1], each row without its exp(peak)
+    sums: Float[Tensor, "B H R _"]  # [B, H, R, D + 1], of phi(k) [v, 1], each row without its exp(peak)
     peak: Float[Tensor, "B H R"]  # largest exponent of each feature; last with eps: C_t
 
     @classmethod

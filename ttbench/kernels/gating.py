@@ -24,9 +24,9 @@ from torch import Tensor
 class Mixes:
     """What the gates of a chunk say about its tokens, apart from any weights. Leading dimensions: B, H, maybe N."""
 
-    A: Float[Tensor, "... C C"]  # of M_j in u_i
-    B: Float[Tensor, "... C 1"]  # of M_j in M_0
-    f: Float[Tensor, "... C 1"]  # of M_j in S_0
+    A: Float[Tensor, "... J C"]  # of M_j in u_i, for J places j of the chunk: all C, or a step's own
+    B: Float[Tensor, "... J 1"]  # of M_j in M_0
+    f: Float[Tensor, "... J 1"]  # of M_j in S_0
     last_momentum: Float[Tensor, "... C 1"]  # of S_C in u_i
     last_decay: Float[Tensor, "... 1 1"]  # of S_C in S_0
 

@@ -21,9 +21,8 @@ before it, and takes queries by blocks there: work and memory grow with T R M an
 
 Source: Kitaev et al. 2020, Reformer, arXiv 2001.04451, equations 3 to 6 and, for N, equation 8 of appendix A. The scale
 of q . k is that of the authors' code (trax), where keys of root mean square one are divided by sqrt(D).
-Letters: B batch, H heads, T tokens, D head dim, R rounds, N buckets, M keys kept of a bucket, S = N M slots of a round,
-P rotated directions = N / 2,
-L places of an order, C queries of a block.
+Letters: B batch, H heads, T tokens, D head dim, E that of values, R rounds, N buckets, M keys kept of a bucket, S = N M
+slots of a round, P rotated directions = N / 2, L places of an order, C queries of a block.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 SELF = -1e5  # score of a token for itself
@@ -173,7 +172,7 @@ def _like(rows: Int[Tensor, "B H R L 1"], x: Tensor) -> Int[Tensor, "B H R L D"]
     return rows.expand(*rows.shape[:4], x.shape[-1])
 
 
-def _each_round(x: Float[Tensor, "B H D"], like: Tensor) -> Float[Tensor, "B H R 1 D"]:
+def _each_round(x: Num[Tensor, "B H D"], like: Tensor) -> Num[Tensor, "B H R 1 D"]:
     """A token's row for every round."""
     return x[:, :, None, None].expand(*like.shape[:3], 1, x.shape[-1])
 
@@ -211,12 +210,12 @@ def chunked(
 
 def whole(
     q: Float[Tensor, "B H T D"],
-    v: Float[Tensor, "B H T D"],
+    v: Float[Tensor, "B H T E"],
     buckets: Int[Tensor, "B H R T"],
     *,
     num_buckets: int,
     num_kept: int,
-) -> Float[Tensor, "B H T D"]:
+) -> Float[Tensor, "B H T E"]:
     """`chunked` from an empty state, without the state it would leave: for training."""
     order, ends = _sort(buckets, num_buckets=num_buckets, num_kept=0)
     codes = buckets * BUCKET + _places(order, buckets, ends) + num_kept + 1
@@ -250,7 +249,7 @@ def _places(
     return _inverse(order)[..., -buckets.shape[-1] :] - starts.gather(-1, buckets)
 
 
-def _rows(x: Float[Tensor, "B H *R K D"], index: Int[Tensor, "B H R L"]) -> Float[Tensor, "B H R L D"]:
+def _rows(x: Num[Tensor, "B H *rounds K D"], index: Int[Tensor, "B H R L"]) -> Num[Tensor, "B H R L D"]:
     """Rows of `x` by number, whole rows at a time; without R they are the same for all rounds."""
     groups = torch.arange(x.shape[:-2].numel(), device=x.device).view(*x.shape[:-2], *(1,) * (6 - x.ndim))
     return x.flatten(0, -2).index_select(0, (groups * x.shape[-2] + index).flatten()).view(*index.shape, x.shape[-1])
@@ -263,7 +262,7 @@ def _attend(
     order: Int[Tensor, "B H R L"],
     source: Int[Tensor, "B H R L"],
     num_kept: int,
-) -> Float[Tensor, "B H T D"]:
+) -> Float[Tensor, "B H T E"]:
     """Every token's attention to its predecessors in the order.
 
     Args:

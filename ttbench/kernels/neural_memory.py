@@ -43,14 +43,14 @@ class MemoryState:
     Rows of X, D and gates from the number of tokens in the chunk on are not read.
     """
 
-    M: tuple[Float[Tensor, "B H I O"], ...]  # one of each for every memory layer
-    S: tuple[Float[Tensor, "B H I O"], ...]
-    X: tuple[Float[Tensor, "B H C I"], ...]  # inputs of the layer
-    D: tuple[Float[Tensor, "B H C O"], ...]  # gradients with respect to its outputs
+    M: tuple[Float[Tensor, "B H _ _"], ...]  # [B, H, I, O]; one of each for every memory layer
+    S: tuple[Float[Tensor, "B H _ _"], ...]  # [B, H, I, O]
+    X: tuple[Float[Tensor, "B H C _"], ...]  # [B, H, C, I]: inputs of the layer
+    D: tuple[Float[Tensor, "B H C _"], ...]  # [B, H, C, O]: gradients with respect to its outputs
     gates: Float[Tensor, "B H C 3"]  # theta, log eta, log keep
 
     @classmethod
-    def initial(cls, weights: Sequence[Float[Tensor, "H I O"]], *, batch_size: int, chunk_size: int) -> MemoryState:
+    def initial(cls, weights: Sequence[Float[Tensor, "H _ _"]], *, batch_size: int, chunk_size: int) -> MemoryState:
         """State before the first token, from weights that are broadcast, not copied."""
         M = tuple(w.expand(batch_size, *w.shape) for w in weights)
         nothing = weights[0].new_zeros(1)
@@ -101,7 +101,7 @@ def gelu_grad(x: Tensor) -> Tensor:
     return 0.5 * (1 + torch.erf(x / math.sqrt(2))) + x * torch.exp(-0.5 * x.square()) / math.sqrt(2 * math.pi)
 
 
-def apply(weights: Sequence[Float[Tensor, "... I O"]], x: Float[Tensor, "... T D"]) -> Float[Tensor, "... T D"]:
+def apply(weights: Sequence[Float[Tensor, "... _ _"]], x: Float[Tensor, "... T D"]) -> Float[Tensor, "... T D"]:
     """M(x)."""
     for weight in weights[:-1]:
         x = F.gelu(x @ weight)

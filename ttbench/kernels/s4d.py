@@ -16,7 +16,7 @@ and only then cast: their angles grow with the place in a chunk.
 Source: Gu et al. 2022, "On the Parameterization and Initialization of Diagonal State Space Models" (arXiv 2206.11893),
 sections 3 and 4; zero-order hold, and the Vandermonde product of section 3.3 for K.
 Complex tensors cross the border as pairs of reals, [..., 2].
-Letters: B batch, T tokens, H channels, N complex states of a channel (half of the paper's N).
+Letters: B batch, T tokens, H channels, N complex states of a channel (half of the paper's N), N2 = 2 N.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def reference(
     """
     dtA, B_bar = _discretise(dt, A)
     A_bar, B_bar = _cast(dtA.exp(), initial_state.dtype), _cast(B_bar, initial_state.dtype)
-    read = torch.view_as_complex(C.to(initial_state.dtype).contiguous())
-    x, wide, outs = torch.view_as_complex(initial_state.contiguous()), u.to(initial_state.dtype), []
+    read = _complex(C.to(initial_state.dtype))
+    x, wide, outs = _complex(initial_state), u.to(initial_state.dtype), []
     for t in range(u.shape[1]):
         x = A_bar * x + B_bar * wide[:, t, :, None]
         outs.append(2 * (read * x).real.sum(-1) + D * wide[:, t])
@@ -71,7 +71,7 @@ def chunked(
     # T[t, s] = kernel[t - s], 0 above the diagonal
     toeplitz = F.pad(kernel, (chunk_len - 1, 0)).unfold(1, chunk_len, 1).flip(-1)
     wide = u.to(dtype)
-    x = torch.view_as_complex(initial_state.contiguous()).movedim(0, -1)  # [H, N, B]
+    x = _complex(initial_state).movedim(0, -1)  # [H, N, B]
     whole = num_tokens // chunk_len * chunk_len
     outs = []
     for start, stop, size in ((0, whole, chunk_len), (whole, num_tokens, num_tokens - whole)):
@@ -92,9 +92,17 @@ def flops(num_states: int) -> float:
 
 def _discretise(dt: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
     """dt A and Bbar, complex128 [H, N]."""
-    eigenvalues = torch.view_as_complex(A.double().contiguous())
+    eigenvalues = _complex(A.double())
     dtA = dt.double()[:, None] * eigenvalues
     return dtA, (dtA.exp() - 1) / eigenvalues
+
+
+def _complex(parts: Tensor) -> Tensor:
+    """Real and imaginary parts in the last dimension as complex numbers, wherever in memory they lie.
+
+    torch's view_as_complex refuses tensors that begin at an odd place, such as a slice of one channel.
+    """
+    return torch.complex(parts[..., 0], parts[..., 1])
 
 
 def _cast(z: Tensor, dtype: torch.dtype) -> Tensor:
@@ -104,10 +112,10 @@ def _cast(z: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _tables(
     dt: Tensor, A: Tensor, C: Tensor, chunk_len: int, dtype: torch.dtype
-) -> tuple[Float[Tensor, "H T"], Float[Tensor, "H 2*N T"], Float[Tensor, "H T 2*N"], Tensor]:
+) -> tuple[Float[Tensor, "H T"], Float[Tensor, "H N2 T"], Float[Tensor, "H T N2"], Tensor]:
     """The kernel K; Bbar Abar^(T - 1 - s); 2 C Abar^(t + 1), conjugate; and Abar^0..T, complex [H, N, T + 1]."""
     dtA, B_bar = _discretise(dt, A)
-    out = torch.view_as_complex(C.double().contiguous())
+    out = _complex(C.double())
     powers = (dtA[..., None] * torch.arange(chunk_len + 1, device=dt.device)).exp()
     kernel = 2 * torch.einsum("hn,hnt->ht", out * B_bar, powers[..., :-1]).real
     write = torch.view_as_real((B_bar[..., None] * powers[..., :-1]).flip(-1))  # [H, N, T, 2]
@@ -133,7 +141,7 @@ def _chunks(u: Tensor, made: Tensor, read: Tensor, decay: Tensor, x: Tensor) -> 
     batch_size, num_chunks, size, _ = u.shape
     added = made @ u.permute(3, 2, 0, 1).flatten(2)  # [H, size + 2 * states, B * G]
     y, gained = added[:, :size], added[:, size:].unflatten(1, (-1, 2)).unflatten(-1, (batch_size, num_chunks))
-    gained = torch.view_as_complex(gained.movedim(2, -1).contiguous())  # [H, states, B, G]
+    gained = torch.complex(gained[:, :, 0], gained[:, :, 1])  # [H, states, B, G]
     before = []
     for chunk in range(num_chunks):
         before.append(x)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ttbench.errors import CorpusError, UsageError
+from ttbench.errors import CorpusError, MissingDataError, UsageError
 from ttbench.types import canonical_json, digest
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def load_task(name: str) -> LMEvalTask:
 
     Raises:
         UsageError: there is no such task, or it stands for several.
-        CorpusError: its data are not here and cannot be fetched.
+        MissingDataError: its data are not here and cannot be fetched.
     """
     # Late, as in all of ttbench.lmeval: a second or two.
     import lm_eval.tasks
@@ -119,7 +119,7 @@ def _data_of(name: str) -> Iterator[None]:
     except CorpusError:
         raise
     except (OSError, ValueError) as error:
-        raise CorpusError(missing_data(error, task=name)) from error
+        raise MissingDataError(missing_data(error, task=name)) from error
 
 
 def missing_data(error: BaseException, *, task: str) -> str:

@@ -78,6 +78,8 @@ class EngineLM(TemplateLM):
         if self.batch_size != batch_size:
             log.warning("this model computes several sequences at once wrongly; batch size 1 is used")
         self._identity = dict(identity)
+        if text.remark:
+            log.warning("%s", text.remark)
         self.extents: dict[tuple[str | None, int | None, int], Extent] = {}
 
     @classmethod
@@ -160,11 +162,20 @@ class EngineLM(TemplateLM):
         return answers
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Log-likelihood of whole texts, each token scored once, in lm-eval's windows of at most `max_length`."""
+        """Log-likelihood of whole texts, each token scored once, in lm-eval's windows of at most `max_length`.
+
+        A text begins with BOS once, and BOS is never scored. lm-eval's own wrapper puts its prefix before what the
+        tokenizer returns, so that where the tokenizer adds BOS a second one is read and scored as text.
+        """
+        if self.text.adds_prefix:
+            log.warning(
+                "this tokenizer puts BOS in front of a text by itself; it is read once and not scored, where lm-eval's "
+                "own model 'hf' reads it twice and scores the second: its rolling numbers are a little higher"
+            )
         rows: list[Request] = []
         owners: list[int] = []
         for index, instance in enumerate(requests):
-            ids = self.tok_encode(instance.args[0], add_special_tokens=None if self.text.rolling_prefix else False)
+            ids = self.tok_encode(instance.args[0], add_special_tokens=False)
             windows = list(
                 get_rolling_token_windows(
                     token_list=ids,
@@ -216,7 +227,7 @@ class EngineLM(TemplateLM):
         text = ""
         while len(written) < order.num_tokens:
             token = int(logits[0].argmax())
-            if token == self.text.end_id:
+            if token in self.text.end_ids:
                 break
             written.append(token)
             text = self.text.decode(written)

@@ -13,8 +13,10 @@ from ttbench.harness import measure
 from ttbench.harness.checkpoint import resolve
 from ttbench.harness.engine import Engine
 from ttbench.harness.loading import load_engine
+from ttbench.harness.probing import vouch
+from ttbench.harness.reading import NEAR
 from ttbench.lmeval.text import Text, read_text
-from ttbench.types import Checkpoint
+from ttbench.types import NO_ATTENTION, Checkpoint
 
 AUTO_BATCH_SIZE = 8  # continuations; for lm-eval's "auto"
 
@@ -30,7 +32,8 @@ class Settings:
     attention: str | None = None  # None: the checkpoint's default
     max_length: int | None = None  # tokens; None: as the checkpoint allows
     batch_size: int = 1  # continuations side by side
-    threads: int | None = None  # None: all cores this process may use
+    threads: int | None = None  # None: `measure.default_threads`
+    unchecked: bool = False  # score also what looks ahead or otherwise fails its probes
 
     @classmethod
     def read(cls, given: Mapping[str, Any], options: Mapping[str, Any]) -> Settings:
@@ -53,6 +56,8 @@ class Settings:
         for name in ("max_length", "batch_size", "threads"):
             if name in values:
                 values[name] = _count(name, values[name])
+        if "unchecked" in values and not isinstance(values["unchecked"], bool):
+            raise UsageError(f"unchecked={values['unchecked']} must be True or False")
         for name in ("checkpoint", "dtype", "device", "engine", "attention"):
             if name in values:
                 values[name] = str(values[name])
@@ -79,11 +84,14 @@ class Parts:
 
 
 def open_parts(settings: Settings) -> Parts:
-    """Find and load a checkpoint. Raises as `load_engine`, and UnsupportedError without a tokenizer."""
+    """Find and load a checkpoint.
+
+    Raises as `load_engine`, and UnsupportedError without a tokenizer, or when a probe finds that the model looks ahead.
+    """
     checkpoint = resolve(settings.checkpoint, dtype=settings.dtype, engine=settings.engine)
     # Before the weights: a checkpoint without a tokenizer must not cost their loading.
     text = read_text(Path(checkpoint.path))
-    measure.pin_threads(settings.threads or measure.num_cores())
+    measure.pin_threads(settings.threads or measure.default_threads())
     measure.flush_denormals()
     engine = load_engine(
         checkpoint,
@@ -91,8 +99,14 @@ def open_parts(settings: Settings) -> Parts:
         dtype=settings.dtype,
         attention=settings.attention,
         engine=settings.engine,
+        unchecked=settings.unchecked,
     )
     limit = settings.max_length or reading_limit(checkpoint, engine)
+    if not settings.unchecked:
+        attention = settings.attention or next(iter(checkpoint.attention), NO_ATTENTION)
+        # how much lm-eval will ask is not known yet
+        looked = min(limit or NEAR, NEAR)
+        vouch(engine, checkpoint, attention=attention, looked=looked, text=lambda length: None).require()
     return Parts(checkpoint=checkpoint, engine=engine, text=text, max_length=limit)
 
 

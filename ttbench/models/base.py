@@ -183,6 +183,14 @@ class SequenceModel(nn.Module, ABC):
     def forward(self, ids: Int[Tensor, "B T"], state: State | None = None) -> Float[Tensor, "B T D"]:
         """Hidden states before the head. Continues `state` in place; None: stateless (training)."""
 
+    def prefill(self, ids: Int[Tensor, "B T"], state: State) -> Float[Tensor, "B D"]:
+        """Continue `state` in place as `forward` does; the last token's hidden state alone.
+
+        The default computes those of all tokens. An architecture may leave out what nobody reads: what its last layer
+        writes for the tokens before.
+        """
+        return self(ids, state)[:, -1]
+
     @abstractmethod
     def step(self, ids: Int[Tensor, "B"], state: State, variant: int) -> Float[Tensor, "B D"]:
         """One token: no host sync, no allocation of state, no branch on a tensor."""

@@ -70,6 +70,10 @@ class FullAttention(Attention):
     def conv_kernel(config: HybridConfig) -> int:
         return 0
 
+    @staticmethod
+    def bias(config: HybridConfig) -> bool:
+        return False
+
 
 class SlidingAttention(FullAttention):
     """Attention to the last W tokens, whose keys and values lie in a ring."""
@@ -96,6 +100,9 @@ class SlidingAttention(FullAttention):
         q, k, v = self.project(x, None, at=at)
         kept = None if part is None else (part["ring_keys"], part["ring_values"])
         return self.merge(ring.attend(q, (k, v), kept, window=self.window, read=read))
+
+    def last(self, x: Float[Tensor, "B T M"], part: Part | None, *, at: At, read: int) -> Float[Tensor, "B 1 M"]:
+        return self(x, part, at=at, read=read)[:, -1:]
 
     def step(self, x: Float[Tensor, "B 1 M"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 M"]:
         q, k, v = self.project(x, None, at=at)

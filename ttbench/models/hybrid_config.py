@@ -12,12 +12,23 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from ttbench.errors import CheckpointError
+from ttbench.models.known_fields import require_known_fields
 
 KINDS = ("mamba", "attention", "sliding_attention")
 MAX_LAYERS = 10_000  # every layer is named, so a depth must be believed before the weights are looked at
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 _JAMBA_ONLY = {"hidden_act": "silu", "sliding_window": None}
 _JAMBA_SHARED = ("mamba_d_state", "mamba_d_conv", "mamba_expand", "mamba_conv_bias", "mamba_proj_bias", "rms_norm_eps")
+
+_JAMBA_READ = (
+    *("num_experts", "attn_layer_period", "attn_layer_offset", "num_key_value_heads", "head_dim", "mamba_dt_rank"),
+    "tie_word_embeddings",
+)
+# Of mixtures of experts, which a dense Jamba has none of, and of speed.
+_JAMBA_FREE = (
+    *("expert_layer_period", "expert_layer_offset", "num_experts_per_tok", "router_aux_loss_coef"),
+    *("output_router_logits", "use_mamba_kernels", "use_mambapy", "use_associative_scan", "num_logits_to_keep"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +62,10 @@ class HybridConfig:
     @property
     def mlp_size(self) -> int:
         return self.intermediate_size
+
+    @property
+    def mlp_bias(self) -> bool:
+        return False
 
     @property
     def norm_eps(self) -> float:
@@ -123,6 +138,7 @@ class HybridConfig:
         """Read a config.json with model_type hybrid. Raises CheckpointError."""
         _require(data, (*_SIZES[:3], "num_attention_heads", "layer_types"))
         known = {field.name for field in dataclasses.fields(cls)} - {"written_by"}
+        require_known_fields(data, read=(*known, "num_hidden_layers"), model="hybrid")
         found = {key: value for key, value in data.items() if key in known}
         found["layer_types"] = tuple(data["layer_types"])
         if data.get("num_hidden_layers", len(found["layer_types"])) != len(found["layer_types"]):
@@ -136,6 +152,8 @@ class HybridConfig:
     def from_jamba(cls, data: Mapping[str, Any]) -> Self:
         """Read a Jamba config.json without experts. Raises CheckpointError."""
         _require(data, _SIZES)
+        read = (*_SIZES, *_JAMBA_SHARED, *_JAMBA_ONLY, *_JAMBA_READ, *_JAMBA_FREE)
+        require_known_fields(data, read=read, model="jamba")
         num_experts = data.get("num_experts", 16)
         if num_experts != 1:
             raise CheckpointError(

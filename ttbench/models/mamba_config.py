@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from ttbench.errors import CheckpointError
+from ttbench.models.known_fields import require_known_fields
 
 SSM_EPSILON = 1e-5  # of every norm in mamba_ssm, which has no field for it
 
@@ -46,6 +47,13 @@ _SSM_MIXER_2 = {
 _SSM_NO_EFFECT = ("dt_min", "dt_max", "dt_init_floor")
 _SSM_NO_EFFECT_1 = (*_SSM_NO_EFFECT, "dt_init", "dt_scale", "use_fast_path")
 _SSM_NO_EFFECT_2 = (*_SSM_NO_EFFECT, "conv_init", "A_init_range", "chunk_size", "use_mem_eff_path")
+# Of transformers' config.json, beside our fields: start weights, speed, and the authors' own names for sizes.
+_FREE_TRANSFORMERS = (
+    *("rescale_prenorm_residual", "time_step_floor", "time_step_init_scheme", "time_step_max", "time_step_min"),
+    *("time_step_scale", "time_step_rank", "use_associative_scan", "use_mambapy", "chunk_size", "fused_add_norm"),
+    *("d_inner", "d_model", "n_layer", "ssm_cfg", "pad_vocab_size_multiple"),
+)
+_FREE_SSM = ("ssm_cfg", "attn_cfg", "pad_vocab_size_multiple", "fused_add_norm")
 # Variants that are not built: the one value that is.
 _ONLY_TRANSFORMERS = {"hidden_act": "silu", "rms_norm": True}
 _ONLY_TOP = {"rms_norm": True, "d_intermediate": 0, "attn_layer_idx": []}
@@ -79,6 +87,10 @@ class MambaConfig:
     def mlp_size(self) -> int:
         """There is no MLP."""
         return 0
+
+    @property
+    def mlp_bias(self) -> bool:
+        return False
 
     @property
     def norm_eps(self) -> float:
@@ -147,6 +159,10 @@ class Mamba2Config:
         return 0
 
     @property
+    def mlp_bias(self) -> bool:
+        return False
+
+    @property
     def norm_eps(self) -> float:
         return self.layer_norm_epsilon
 
@@ -211,6 +227,8 @@ def _given(cls: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
         raise CheckpointError(f"config.json lacks {', '.join(missing)}; a Mamba config must state them")
     _refuse(data, _ONLY_TRANSFORMERS)
     known = {field.name for field in dataclasses.fields(cls)} - {"written_by"}
+    read = (*known, *_ONLY_TRANSFORMERS, *_FREE_TRANSFORMERS, "intermediate_size")
+    require_known_fields(data, read=read, model=str(data.get("model_type")))
     return {key: value for key, value in data.items() if key in known and value is not None}
 
 
@@ -224,6 +242,7 @@ def _given_by_ssm(
     missing = [_SSM_TOP[key] for key in ("vocab_size", "hidden_size", "num_hidden_layers") if _SSM_TOP[key] not in data]
     if missing:
         raise CheckpointError(f"config.json lacks {', '.join(missing)}; a Mamba config must state them")
+    require_known_fields(data, read=(*_SSM_TOP.values(), *_ONLY_TOP, *_FREE_SSM), model="mamba_ssm")
     mixer = data.get("ssm_cfg") or {}
     unknown = sorted(mixer.keys() - {"layer", *names.values(), *no_effect, *only})
     if unknown:

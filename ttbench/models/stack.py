@@ -90,6 +90,10 @@ class Mixer(nn.Module, ABC):
     def forward(self, x: Float[Tensor, "B T W"], part: Part | None, *, at: At, read: int) -> Float[Tensor, "B T W"]:
         """Mix `x`, which follows `read` tokens held in `part`; None: nothing is before, and nothing is kept."""
 
+    def last(self, x: Float[Tensor, "B T W"], part: Part | None, *, at: At, read: int) -> Float[Tensor, "B 1 W"]:
+        """As `forward`, of the last token alone; a mixer may leave out what only the others' outputs need."""
+        return self(x, part, at=at, read=read)[:, -1:]
+
     @abstractmethod
     def step(self, x: Float[Tensor, "B 1 W"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 W"]:
         """One token: no host sync, no allocation of state, no branch on a tensor."""
@@ -139,7 +143,7 @@ class Block(nn.Module):
         self.mixer_norm = RMSNorm(width, eps=eps)
         self.mixer = mixer
         self.mlp_norm = RMSNorm(width, eps=eps) if config.mlp_size else None
-        self.mlp = SwiGLU(width, config.mlp_size) if config.mlp_size else None
+        self.mlp = SwiGLU(width, config.mlp_size, bias=config.mlp_bias) if config.mlp_size else None
 
     def outputs(self) -> list[nn.Linear]:
         """What writes to the stream."""
@@ -153,6 +157,11 @@ class Block(nn.Module):
         """Any number of tokens; arguments as `Mixer.forward`."""
         x = self.before(x, part)
         return self._after(x + self.mixer(self.mixer_norm.read(x), part, at=at, read=read))
+
+    def last(self, x: Float[Tensor, "B T W"], part: Part | None, *, at: At, read: int) -> Float[Tensor, "B 1 W"]:
+        """As `forward`, of the last token alone."""
+        x = self.before(x, part)
+        return self._after(x[:, -1:] + self.mixer.last(self.mixer_norm.read(x), part, at=at, read=read))
 
     def step(self, x: Float[Tensor, "B 1 W"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 W"]:
         """One token; arguments as `Mixer.step`."""
@@ -259,6 +268,14 @@ class Stack(SequenceModel):
                 tensor[1:] = tensor[:1]
 
     def forward(self, ids: Int[Tensor, "B T"], state: State | None = None) -> Float[Tensor, "B T W"]:
+        return self._read(ids, state, last=False)
+
+    def prefill(self, ids: Int[Tensor, "B T"], state: State) -> Float[Tensor, "B W"]:
+        """As `forward`, of the last token alone: nothing reads what the last layer writes for the tokens before."""
+        return self._read(ids, state, last=True)[:, -1]
+
+    def _read(self, ids: Int[Tensor, "B T"], state: State | None, *, last: bool) -> Float[Tensor, "B _ W"]:
+        """Hidden states of all tokens, or of the `last` one."""
         require_no_grad(state)
         assert state is None or isinstance(state, StackState)
         x, positions, read = self._stream(ids), torch.arange(ids.shape[1], device=ids.device), 0
@@ -266,7 +283,8 @@ class Stack(SequenceModel):
             positions, read = positions + state.position, state.num_tokens
         at = At(positions=positions, turns=self.turns(positions))
         for i, block in enumerate(self.blocks()):
-            x = block(x, None if state is None else state.layer(i), at=at, read=read)
+            run = block.last if last and i + 1 == len(self.layers) else block
+            x = run(x, None if state is None else state.layer(i), at=at, read=read)
         if state is not None:
             state.position += ids.shape[1]
         return self.norm.read(x)

@@ -11,10 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from ttbench.errors import CheckpointError, UnknownNameError
-
-# What config.json holds beside the architecture's own fields; no model reads it.
-ABOUT = ("architectures", "model_type", "dtype", "transformers_version", "train_ctx", "train_kinds", "tokenizer")
+from ttbench.errors import CheckpointError
+from ttbench.models.known_fields import require_known_fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +33,11 @@ class StackConfig:
         return self.intermediate_size
 
     @property
+    def mlp_bias(self) -> bool:
+        """Whether the SwiGLU's three maps have biases."""
+        return False
+
+    @property
     def norm_eps(self) -> float:
         """Of the norms before mixer, MLP and head."""
         return self.rms_norm_eps
@@ -52,11 +55,7 @@ class StackConfig:
         """
         fields = dataclasses.fields(cls)
         known = [f.name for f in fields]
-        for name in data:
-            # read as its default, a misspelt field would make another model in silence
-            if name not in (*known, *ABOUT):
-                where = f"config.json of a {cls.model_type}"
-                raise CheckpointError(str(UnknownNameError("field", name, known=known, where=where)))
+        require_known_fields(data, read=known, model=cls.model_type)
         missing = [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in data]
         if missing:
             raise CheckpointError(

@@ -14,6 +14,8 @@ Letters: B batch, T tokens, H query heads, G key/value heads, D head dim, L laye
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -25,9 +27,15 @@ from ttbench.errors import CheckpointError
 from ttbench.kernels import attention
 from ttbench.models import cache
 from ttbench.models.base import Dialect
+from ttbench.models.known_fields import require_known_fields
 from ttbench.models.layers import ShortConv, rotate_half
 from ttbench.models.stack import At, Mixer, Part, Slot, Stack, Work, stack_weights
 from ttbench.models.stack_config import StackConfig, require_at_least, require_positive
+
+# Variants that are not built: the one value that is.
+_ONLY = {"hidden_act": "silu", "sliding_window": None}
+_ROPE_FIELDS = ("rope_scaling", "rope_parameters", "partial_rotary_factor")
+_ROPE_KEYS = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +47,8 @@ class TransformerConfig(StackConfig):
     num_key_value_heads: int
     head_dim: int
     rope_theta: float = 10000.0
+    attention_bias: bool = False  # of all four projections
+    mlp_bias: bool = False
     conv_kernel: int = 0  # tokens; 0: no convolution
 
     def check(self) -> None:
@@ -56,7 +66,12 @@ class TransformerConfig(StackConfig):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Read a Llama config.json. Raises CheckpointError on a missing field or a variant that is not built."""
+        """Read a Llama config.json.
+
+        Raises CheckpointError on a missing or an unknown field, or a variant that is not built.
+        """
+        own = [field.name for field in dataclasses.fields(cls)]
+        require_known_fields(data, read=(*own, *_ROPE_FIELDS, *_ONLY), model=str(data.get("model_type")))
         missing = [
             key
             for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -64,12 +79,7 @@ class TransformerConfig(StackConfig):
         ]
         if missing:
             raise CheckpointError(f"config.json lacks {', '.join(missing)}; a Llama config must state them")
-        for key, allowed in (
-            ("hidden_act", "silu"),
-            ("attention_bias", False),
-            ("mlp_bias", False),
-            ("sliding_window", None),
-        ):
+        for key, allowed in _ONLY.items():
             if data.get(key, allowed) != allowed:
                 raise CheckpointError(f"config.json has {key}={data[key]!r}; the transformer reads only {allowed!r}")
         num_heads = data["num_attention_heads"]
@@ -86,6 +96,8 @@ class TransformerConfig(StackConfig):
             rms_norm_eps=float(data.get("rms_norm_eps", 1e-6)),
             rope_theta=_rope_theta(data),
             tie_word_embeddings=bool(data.get("tie_word_embeddings", False)),
+            attention_bias=bool(data.get("attention_bias", False)),
+            mlp_bias=bool(data.get("mlp_bias", False)),
             conv_kernel=int(data.get("conv_kernel", 0)),
         )
         config.check()
@@ -97,8 +109,8 @@ class TransformerConfig(StackConfig):
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
             "hidden_act": "silu",
-            "attention_bias": False,
-            "mlp_bias": False,
+            "attention_bias": self.attention_bias,
+            "mlp_bias": self.mlp_bias,
             "vocab_size": self.vocab_size,
             "hidden_size": self.hidden_size,
             "intermediate_size": self.intermediate_size,
@@ -116,18 +128,26 @@ class TransformerConfig(StackConfig):
 
 
 def _rope_theta(data: Mapping[str, Any]) -> float:
-    """`rope_theta`, or transformers 5's `rope_parameters`; scaled variants are refused, never approximated."""
-    parameters = data.get("rope_parameters") or {}
-    scaling = data.get("rope_scaling") or {}
-    kind = parameters.get("rope_type") or scaling.get("rope_type") or scaling.get("type") or "default"
-    if kind != "default":
+    """The rotary base; scaled variants are refused, never approximated.
+
+    transformers 5 takes `rope_scaling` instead of `rope_parameters` where both are given, not beside it, and the base
+    inside either before the one at the top; so does this. Source: transformers 5.23.0 modeling_rope_utils.py.
+    """
+    parameters = data.get("rope_scaling") or data.get("rope_parameters") or {}
+    unknown = [key for key in parameters if key not in _ROPE_KEYS]
+    kind = parameters.get("rope_type", parameters.get("type", "default"))
+    if kind != "default" or unknown:
+        what = f"rotary scaling {kind!r}" if kind != "default" else f"rotary {', '.join(unknown)}"
         raise CheckpointError(
-            f"config.json asks for rotary scaling '{kind}'; only 'default' is built, and reading the weights without "
-            "the scaling would give wrong numbers"
+            f"config.json asks for {what}; only 'default' is built, and reading the weights without the scaling would "
+            "give wrong numbers; run it as transformers does, with --engine hf"
         )
-    if parameters.get("partial_rotary_factor", 1.0) != 1.0 or data.get("partial_rotary_factor", 1.0) != 1.0:
+    if parameters.get("partial_rotary_factor", data.get("partial_rotary_factor", 1.0)) not in (1.0, None):
         raise CheckpointError("config.json asks for a partial rotary embedding; the transformer rotates whole heads")
-    return float(parameters.get("rope_theta", data.get("rope_theta", 10000.0)))
+    theta = parameters.get("rope_theta", data.get("rope_theta", 10000.0))
+    if type(theta) not in (int, float) or not 0 < theta < math.inf:
+        raise CheckpointError(f"config.json has rope_theta={theta!r}; allowed: a finite positive number")
+    return float(theta)
 
 
 class Attention(Mixer):
@@ -139,10 +159,11 @@ class Attention(Mixer):
         super().__init__()
         self.head_dim, conv_kernel = config.head_dim, self.conv_kernel(config)
         q_dim, kv_dim = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
-        self.q_proj = nn.Linear(config.hidden_size, q_dim, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, kv_dim, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, kv_dim, bias=False)
-        self.o_proj = nn.Linear(q_dim, config.hidden_size, bias=False)
+        bias = self.bias(config)
+        self.q_proj = nn.Linear(config.hidden_size, q_dim, bias=bias)
+        self.k_proj = nn.Linear(config.hidden_size, kv_dim, bias=bias)
+        self.v_proj = nn.Linear(config.hidden_size, kv_dim, bias=bias)
+        self.o_proj = nn.Linear(q_dim, config.hidden_size, bias=bias)
         dims = (q_dim, kv_dim, kv_dim) if conv_kernel else ()
         self.convs = nn.ModuleList(ShortConv(dim, conv_kernel, bias=False) for dim in dims)
 
@@ -150,6 +171,11 @@ class Attention(Mixer):
     def conv_kernel(config: Any) -> int:
         """Tokens that the short convolutions see; 0: there are none."""
         return config.conv_kernel
+
+    @staticmethod
+    def bias(config: Any) -> bool:
+        """Whether the four projections have biases."""
+        return config.attention_bias
 
     @classmethod
     def slots(cls, config: Any) -> dict[str, Slot]:
@@ -187,6 +213,12 @@ class Attention(Mixer):
         q, k, v = self.project(x, part, at=at)
         return self.merge(attention.BACKENDS[self.backend].prefill(q, *cache.extend(part, k, v, read=read)))
 
+    def last(self, x: Float[Tensor, "B T W"], part: Part | None, *, at: At, read: int) -> Float[Tensor, "B 1 W"]:
+        """Keys and values of all tokens, and the query of the last one only."""
+        q, k, v = self.project(x, part, at=at)
+        kept = cache.extend(part, k, v, read=read)
+        return self.merge(attention.BACKENDS[self.backend].prefill(q[:, :, -1:], *kept))
+
     def step(self, x: Float[Tensor, "B 1 W"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 W"]:
         q, k, v = self.project(x, part, at=at)
         kept = cache.extend_step(part, k, v, at=at, seen_len=variant)
@@ -203,8 +235,12 @@ class Attention(Mixer):
 _NAMES = {
     "input_layernorm.weight": "mixer_norm.weight",
     "post_attention_layernorm.weight": "mlp_norm.weight",
-    **{f"self_attn.{part}_proj.weight": f"mixer.{part}_proj.weight" for part in "qkvo"},
-    **{f"mlp.{part}_proj.weight": f"mlp.{part}_proj.weight" for part in ("gate", "up", "down")},
+    **{f"self_attn.{part}_proj.{leaf}": f"mixer.{part}_proj.{leaf}" for part in "qkvo" for leaf in ("weight", "bias")},
+    **{
+        f"mlp.{part}_proj.{leaf}": f"mlp.{part}_proj.{leaf}"
+        for part in ("gate", "up", "down")
+        for leaf in ("weight", "bias")
+    },
 }
 _CONV_NAMES = {f"self_attn.{part}_conv.weight": f"mixer.convs.{index}.weight" for index, part in enumerate("qkv")}
 _BUFFER = "self_attn.rotary_emb.inv_freq"
@@ -229,6 +265,7 @@ def _dialect(name: str, names: Mapping[str, str]) -> Dialect:
 class Transformer(Stack):
     """Decoder-only Transformer. See the module docstring."""
 
+    version = 2
     mixer_class = Attention
     config_class = TransformerConfig
     rotary = True

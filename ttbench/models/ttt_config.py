@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from ttbench.errors import CheckpointError
+from ttbench.models.known_fields import require_known_fields
 from ttbench.models.stack_config import HeadedConfig
 
 
@@ -36,7 +37,12 @@ class TTTConfig(HeadedConfig):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Read a TTT config.json. Raises CheckpointError on a missing field or a variant that is not built."""
+        """Read a TTT config.json.
+
+        Raises CheckpointError on a missing or an unknown field, or a variant that is not built.
+        """
+        own = [field.name for field in dataclasses.fields(cls)]
+        require_known_fields(data, read=(*own, "hidden_act"), model="ttt")
         required = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
         missing = [key for key in required if data.get(key) is None]
         if missing:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,7 +19,6 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#6B6B6B"
 _STYLE: Mapping[str, object] = {
-    "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -35,20 +36,45 @@ _STYLE: Mapping[str, object] = {
     "svg.hashsalt": "ttbench",
     "svg.fonttype": "path",
     "path.simplify": False,
+    # names are text: a dollar sign begins no formula
+    "text.parse_math": False,
 }
 SIZE = (7.0, 4.0)  # inches; README width
 DPI = 180  # dots per inch of the PNG
 
 
+def load_library() -> None:
+    """Import matplotlib; before anything else of it is imported.
+
+    Raises ImportError or OSError where it is broken. A notebook's MPLBACKEND names a window, which need not be
+    installed here and is not needed for files.
+    """
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib  # noqa: F401
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+
+
 @contextmanager
-def style() -> Iterator[None]:
-    """matplotlib's settings for one figure, put back afterwards."""
+def style(texts: Iterable[str] = ()) -> Iterator[str]:
+    """matplotlib's settings for one figure with these texts, put back afterwards.
+
+    Yields the letters that no installed font can draw; they come out as boxes.
+    """
+    load_library()
     import matplotlib
 
-    with matplotlib.rc_context():
+    from ttbench.report import fonts
+
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        preferred = fonts.users_families()
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(cast("Any", _STYLE))
-        yield
+        families, missing = fonts.families(texts, preferred=preferred)
+        matplotlib.rcParams.update(cast("Any", {**_STYLE, "font.family": families}))
+        yield missing
 
 
 def new_canvas(title: str, entries: Sequence[Record], size: tuple[float, float]) -> Canvas:

@@ -251,7 +251,7 @@ def _effect(one: summary.Group, two: summary.Group, *, free: Collection[str]) ->
     """The effect at one point, or the reason why there is none."""
     for group in (one, two):
         if not len(group.rows):
-            return f"{group.line['checkpoint']}: {group.failures.first('status')}"
+            return f"{group.line['checkpoint']}: {group.ended[0]}"
     metric = one.metric
     if summary.is_timing(metric):
         return _timing_effect(one, two)

@@ -73,7 +73,8 @@ def draw_curves(
         made = [entry for entry in line if entry["value"] is not None]
         if made:
             _line(axes, made, scale, colour, marker, width=max(2.3 - 0.3 * index, 1.4))
-            labels.append((made[-1]["value"] / scale.size, words.line_name(line[0], varying), colour))
+            mark = " !" if any(is_unchecked(entry) for entry in made) else ""
+            labels.append((made[-1]["value"] / scale.size, words.line_name(line[0], varying) + mark, colour))
         failed = [entry for entry in line if entry["value"] is None]
         lost += bool(failed)
         _crosses(axes, failed, colour, lost)
@@ -83,6 +84,11 @@ def draw_curves(
     _make_room(canvas, axes)
     _explain(canvas, entries, lost=lost)
     return canvas
+
+
+def is_unchecked(entry: Record) -> bool:
+    """Whether a number was made without probes, by request."""
+    return entry.get("checked") == "unchecked"
 
 
 def _line(axes: Axes, made: Sequence[Record], scale: Scale, colour: str, marker: str, *, width: float) -> None:
@@ -198,6 +204,8 @@ def _explain(canvas: Canvas, entries: Sequence[Record], *, lost: int) -> None:
         told.append("tick: training context")
     if any(entry["extrapolated"] for entry in entries):
         told.append("dashed, hollow: beyond it")
+    if any(is_unchecked(entry) for entry in entries):
+        told.append("! " + words.UNCHECKED)
     if lost:
         told.append("cross: no number")
     width, height = canvas.get_size_inches()

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 from ttbench.report import words
-from ttbench.report.canvas import DPI, style
+from ttbench.report.canvas import DPI, load_library, style
 from ttbench.report.curves import draw_curves
 from ttbench.report.heatmaps import draw_heatmap
 from ttbench.report.words import Record
@@ -133,8 +134,13 @@ def available(table: pd.DataFrame) -> tuple[Figure, ...]:
     return tuple(found)
 
 
-def draw(figure: Figure, table: pd.DataFrame, folder: Path) -> tuple[Path, ...]:
-    """Draw a figure from a summary into `folder`, as PNG and SVG; of several corpora, each apart. Returns the files."""
+def draw(
+    figure: Figure, table: pd.DataFrame, folder: Path, *, warn: Callable[[str], None] = warnings.warn
+) -> tuple[Path, ...]:
+    """Draw a figure from a summary into `folder`, as PNG and SVG; of several corpora, each apart. Returns the files.
+
+    `warn` is told in a line of names that no installed font can draw.
+    """
     entries = [_rounded(entry) for entry in words.records(table)]
     names = list(dict.fromkeys(entry["checkpoint"] for entry in entries if entry["checkpoint"] is not None))
     corpora = words.by(_entries(entries, figure.metric, figure.task), "corpus")
@@ -142,7 +148,10 @@ def draw(figure: Figure, table: pd.DataFrame, folder: Path) -> tuple[Path, ...]:
     for mine in corpora:
         corpus = mine[0]["corpus"]
         apart = f"_{re.sub(r'[^A-Za-z0-9.-]+', '-', str(corpus))}" if len(corpora) > 1 else ""
-        with style():
+        texts = {value for entry in mine for value in entry.values() if isinstance(value, str)}
+        with style(texts) as missing:
+            if missing:
+                warn(f"no installed font has {missing}: boxes stand for these letters in {figure.name}{apart}")
             if figure.kind == "heatmap":
                 canvas = draw_heatmap(figure.title, mine, x_axis=figure.x_axis, y_axis=figure.y_axis)
             else:
@@ -172,6 +181,8 @@ def _rounded(entry: Record) -> dict[str, Any]:
 def same_pixels(one: Path, two: Path) -> bool:
     """Whether two PNG files show the same picture."""
     import numpy as np
+
+    load_library()
     from matplotlib.image import imread
 
     a, b = imread(one), imread(two)

@@ -42,6 +42,8 @@ def draw_heatmap(title: str, entries: Sequence[Record], *, x_axis: str, y_axis: 
         bottom = 1 - (0.75 + (row + 1) * (panel + 0.55) - 0.45) / height
         axes = canvas.add_axes((left, bottom, (room - 0.28) / width, panel / height))
         name = words.line_name({**line[0], x_axis: None, y_axis: None}, varying)
+        # as in the table and in curves
+        name += " !" if any(entry.get("checked") == "unchecked" for entry in line) else ""
         axes.set_title(name, fontsize=10, fontweight="bold")
         _panel(axes, line, (x_axis, xs), (y_axis, ys), scale)
         axes.set_yticks(range(len(ys)), labels if column == 0 else [])
@@ -51,6 +53,7 @@ def draw_heatmap(title: str, entries: Sequence[Record], *, x_axis: str, y_axis: 
         axes.set_xlabel(across if row == rows - 1 else "")
     told = f"{scale.unit} and 95% interval in each cell"
     told += " · upright line: training context, to its right extrapolation" if x_axis == CONTEXT else ""
+    told += f" · ! {words.UNCHECKED}" if any(entry.get("checked") == "unchecked" for entry in entries) else ""
     canvas.text(0.12 / width, 0.1 / height, told, fontsize=8, color=GREY, va="bottom")
     return canvas
 

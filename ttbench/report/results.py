@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 import json
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -29,10 +30,11 @@ from ttbench.types import canonical_json
 
 ROWS = "rows.parquet"
 MAX_ROWS_BYTES = 2 * 1024**2
+Warn = Callable[[str], None]
 
 
-def write_results(rows: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write rows and everything made from them into `folder`; returns the files.
+def write_results(rows: pd.DataFrame, folder: Path, *, warn: Warn | None = None) -> list[Path]:
+    """Write rows and everything made from them into `folder`; returns the files. For `warn` see `write_derived`.
 
     Raises:
         UsageError: the rows take more than 2 MiB; the folder is left as it was.
@@ -45,7 +47,7 @@ def write_results(rows: pd.DataFrame, folder: Path) -> list[Path]:
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / ROWS, data)
-    return [folder / ROWS, *derive(folder)]
+    return [folder / ROWS, *derive(folder, warn=warn)]
 
 
 def rows_bytes(rows: pd.DataFrame) -> bytes:
@@ -64,23 +66,48 @@ def rows_bytes(rows: pd.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def derive(folder: Path, *, into: Path | None = None) -> list[Path]:
+def derive(folder: Path, *, into: Path | None = None, warn: Warn | None = None) -> list[Path]:
     """Make the CSVs and figures of `folder` from its rows, there or `into` another folder; returns the files.
+
+    For `warn` see `write_derived`.
 
     Raises StoreError when the folder holds no rows.
     """
     if not (folder / ROWS).is_file():
         raise StoreError(f"{folder} holds no {ROWS}; name a folder that does, such as results/<suite>/<device>")
-    return write_derived(summarise(read_rows(folder / ROWS)), into or folder)
+    return write_derived(summarise(read_rows(folder / ROWS)), into or folder, warn=warn)
 
 
-def write_derived(table: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write a summary, its comparisons and its figures into `folder`, the same bytes each time; returns the files."""
+def write_derived(table: pd.DataFrame, folder: Path, *, warn: Warn | None = None) -> list[Path]:
+    """Write a summary, its comparisons and its figures into `folder`, the same bytes each time; returns the files.
+
+    Args:
+        table: of `summarise`.
+        folder: exists.
+        warn: told in one line of each figure that cannot be drawn, which costs that figure alone; None: it raises.
+    """
     files = [_write_csv(table, folder / "table.csv")]
     comparisons = pd.DataFrame(table.attrs["comparisons"])
     if len(comparisons):
         files.append(_write_csv(comparisons, folder / "comparisons.csv"))
-    return [*files, *(path for figure in figures.available(table) for path in figures.draw(figure, table, folder))]
+    for figure in figures.available(table):
+        files += _draw(figure, table, folder, warn=warn)
+    return files
+
+
+def _draw(figure: figures.Figure, table: pd.DataFrame, folder: Path, *, warn: Warn | None) -> Sequence[Path]:
+    if warn is None:
+        return figures.draw(figure, table, folder)
+    try:
+        return figures.draw(figure, table, folder, warn=warn)
+    except StoreError:
+        raise
+    # The border to the drawing library, which needs fonts, a cache folder and a working installation: whatever it
+    # raises is worth less than the numbers.
+    except Exception as error:
+        first = next(iter(str(error).splitlines()), "")
+        warn(f"figure {figure.name} cannot be drawn: {type(error).__name__}: {first}; the tables are complete")
+        return ()
 
 
 def _write_csv(frame: pd.DataFrame, path: Path) -> Path:

@@ -40,6 +40,8 @@ ROUND = "round"  # the cluster of timings
 # Verdicts of a comparison, and the two kinds of its effect: a - b, and a / b.
 A_BETTER, B_BETTER, NOT_SHOWN, NOT_COMPARABLE = "a better", "b better", "no difference shown", "not comparable"
 DIFFERENCE, RATIO = "difference", "ratio"
+# What rows say of the probes before them (`ttbench.harness.probing`).
+UNCHECKED, PARTLY, PASSED = "unchecked", "partly", "passed"
 PER_TOKEN = ("num_tokens", "page_tokens")  # denominators that depend on the tokenizer
 NOISY_IQR = 0.1  # quartiles further apart than this share of the median: noisy
 
@@ -57,6 +59,14 @@ class Group:
     point: Mapping[str, Scalar]  # axis -> value
     rows: Part  # ok rows that count
     failures: Part  # rows of cells that ended otherwise
+    invalid: Part  # ok rows that the metric's `valid` rules out
+
+    @property
+    def ended(self) -> tuple[Scalar, Scalar]:
+        """Status and reason of a group without rows that count."""
+        if len(self.failures):
+            return self.failures.first("status"), self.failures.first("reason")
+        return "unsupported", self.metric.invalid
 
 
 def metrics_of(rows: pd.DataFrame) -> dict[str, tuple[Metric, ...]]:
@@ -110,16 +120,18 @@ def groups(rows: Part, task: str, metric: Metric, *, reference: bool = False) ->
         failed = failed.select(np.zeros(len(failed), dtype=bool))
         counted = counted.once([*columns, *axes, *([metric.cluster] if metric.cluster else [])])
     ok_lines, lost_lines = _points(counted, columns, axes), _points(failed, columns, axes)
-    for line in dict.fromkeys((*ok_lines, *lost_lines)):
-        points, lost = ok_lines.get(line, {}), lost_lines.get(line, {})
-        for point in sorted(points.keys() | lost.keys(), key=_sort_key):
+    invalid_lines = _points(_invalid(mine, metric), columns, axes)
+    for line in dict.fromkeys((*ok_lines, *lost_lines, *invalid_lines)):
+        points, lost, void = ok_lines.get(line, {}), lost_lines.get(line, {}), invalid_lines.get(line, {})
+        for point in sorted(points.keys() | lost.keys() | void.keys(), key=_sort_key):
             yield Group(
                 task=task,
                 metric=metric,
                 line=dict(zip(columns, line, strict=True)),
                 point=dict(zip(axes, point, strict=True)),
-                rows=points.get(point, NOTHING),
+                rows=_believed(points.get(point, NOTHING)),
                 failures=lost.get(point, NOTHING),
+                invalid=void.get(point, NOTHING),
             )
 
 
@@ -136,7 +148,27 @@ def _points(rows: Part, columns: Sequence[str], axes: Sequence[str]) -> dict[Key
 def _counted(rows: Part, metric: Metric) -> Part:
     ok = rows.equal({"status": "ok", **metric.where})
     keep = ok.present(metric.numerator)
+    if metric.valid is not None:
+        keep &= ~_ruled_out(ok, metric.valid)
     return ok.select(keep if metric.denominator is None else keep & ok.present(metric.denominator))
+
+
+def _believed(rows: Part) -> Part:
+    """Without what was measured unchecked, where the same was measured after its probes."""
+    unchecked = rows.values("checked") == UNCHECKED
+    return rows if unchecked.all() or not unchecked.any() else rows.select(~unchecked)
+
+
+def _invalid(rows: Part, metric: Metric) -> Part:
+    """The ok rows that `valid` rules out."""
+    if metric.valid is None:
+        return NOTHING
+    ok = rows.equal({"status": "ok", **metric.where})
+    return ok.select(_ruled_out(ok, metric.valid))
+
+
+def _ruled_out(rows: Part, valid: str) -> np.ndarray:
+    return np.array([value is False for value in rows.values(valid)], dtype=bool)
 
 
 def _failed(rows: Part, metric: Metric) -> Part:
@@ -240,8 +272,14 @@ def head(group: Group) -> dict[str, Any]:
 
 def extrapolated(group: Group) -> Scalar:
     """Whether the point lies beyond the line's training context; None when unknown or without meaning."""
-    rows = group.rows if len(group.rows) else group.failures
+    rows = next((rows for rows in (group.rows, group.failures) if len(rows)), group.invalid)
     return rows.first("extrapolated") if "checkpoint" in group.line else None
+
+
+def checked(group: Group) -> Scalar:
+    """The worst that the rows of a number say of its probes: unchecked, then partly; None where nothing was probed."""
+    found = set(group.rows.values("checked")) if "checkpoint" in group.line else set()
+    return next((word for word in (UNCHECKED, PARTLY, PASSED) if word in found), None)
 
 
 def record(group: Group) -> dict[str, Any]:
@@ -249,12 +287,14 @@ def record(group: Group) -> dict[str, Any]:
     metric, rows, failures = group.metric, group.rows, group.failures
     what = head(group) | {
         "num_samples": len(rows),
-        "num_failed": len(set(failures.values("cell_id"))),
+        "num_failed": len({*failures.values("cell_id"), *group.invalid.values("cell_id")}),
         "extrapolated": extrapolated(group),
+        "checked": checked(group),
     }
     if not len(rows):
         nothing = dict.fromkeys(("value", "low", "high", "method", "noisy", "num_outliers"))
-        ended = {"status": failures.first("status"), "reason": failures.first("reason"), "num_clusters": 0}
+        status, reason = group.ended
+        ended = {"status": status, "reason": reason, "num_clusters": 0}
         return what | nothing | ended
     made = estimate(rows, metric)
     noisy, num_outliers = noise(rows, metric)
@@ -290,7 +330,7 @@ _TAIL = (
         "num_pairs",
         "num_failed",
     ),
-    *("num_outliers", "status", "reason", "extrapolated", "noisy"),
+    *("num_outliers", "status", "reason", "extrapolated", "noisy", "checked"),
 )
 
 
@@ -299,6 +339,9 @@ def tidy(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     names = list(dict.fromkeys(name for entry in records for name in entry)) or ["task", "metric", *_TAIL]
     order = [*(name for name in names if name not in _TAIL), *(name for name in _TAIL if name in names)]
     frame = pd.DataFrame({name: [entry.get(name) for entry in records] for name in order}, dtype=object)
+    # rows from before the probes say nothing of them
+    if "checked" in frame and frame["checked"].isna().all():
+        frame = frame.drop(columns="checked")
     for kind, columns in (("Float64", _FLOATS), ("boolean", _TRUTHS), ("Int64", _COUNTS)):
         frame = frame.astype(dict.fromkeys((name for name in columns if name in frame), kind))
     return frame

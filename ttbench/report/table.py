@@ -28,13 +28,16 @@ from rich.text import Text
 from ttbench.report import summary, words
 from ttbench.report.columns import all_rows
 from ttbench.report.compare import all_pairs, compare_pairs
+from ttbench.report.notes import corpus_notes
 from ttbench.report.words import Record, Scale
 from ttbench.types import Scalar
 
-EXTRAPOLATED, NOISY, NOT_RUN = "*", "~", "-"
+EXTRAPOLATED, NOISY, UNCHECKED, PARTLY, NOT_RUN = "*", "~", "!", "?", "-"
 _LEGEND = {
     EXTRAPOLATED: words.BEYOND,
     NOISY: "noisy: the quartiles of the repeats are more than 10% of the median apart",
+    UNCHECKED: words.UNCHECKED,
+    PARTLY: "the probes of causality did not look as far as this number reads (probed_tokens in kernel_path)",
 }
 _STYLES = {"oom": "yellow", "too_long": "yellow", "too_short": "yellow", "unsupported": "yellow"}
 
@@ -44,7 +47,8 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
 
     Columns: task, metric, label, unit, better, statistic; checkpoint and its digests (null for a reference such as a
     compressor, which belongs to the corpus); settings and `param_*`; the axes, `context_len` first; value, low, high
-    (95 %), method, num_clusters, num_samples, num_failed (cells), num_outliers, status, reason, extrapolated, noisy.
+    (95 %), method, num_clusters, num_samples, num_failed (cells), num_outliers, status, reason, extrapolated, noisy,
+    and checked where rows say what probes found.
     `attrs["metrics"]` is that of the rows; `attrs["comparisons"]` holds the paired comparisons of all checkpoints as
     records, which `render` puts into words.
 
@@ -62,6 +66,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     table = summary.tidy(found)
     names = list(dict.fromkeys(rows["checkpoint"]))
     table.attrs["metrics"] = rows.attrs["metrics"]
+    table.attrs["corpus_notes"] = corpus_notes(rows)
     table.attrs["comparisons"] = words.records(compare_pairs(rows, all_pairs(names)))
     return table
 
@@ -69,13 +74,14 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
 def render(table: pd.DataFrame) -> Group:
     """A summary as a rich renderable, fitted to the width it is printed at."""
     entries = words.records(table)
-    comparisons = table.attrs.get("comparisons", [])
+    comparisons, notes = table.attrs.get("comparisons", []), table.attrs.get("corpus_notes", {})
     tasks = dict.fromkeys(entry["task"] for entry in entries)
     return Group(
         *(
             TaskTable(
                 [entry for entry in entries if entry["task"] == task],
                 words.sentences([entry for entry in comparisons if entry["task"] == task]),
+                notes.get(task, []),
             )
             for task in tasks
         )
@@ -114,21 +120,17 @@ class Section:
 class TaskTable:
     """The table of one task: metrics as sections, lines in them; in blocks when too wide."""
 
-    def __init__(self, entries: Sequence[Record], sentences: Sequence[str]) -> None:
-        self.task, self.sentences = entries[0]["task"], sentences
+    def __init__(self, entries: Sequence[Record], sentences: Sequence[str], corpora: Sequence[str] = ()) -> None:
+        self.task, self.sentences, self.corpora = entries[0]["task"], sentences, corpora
         contexts = sorted({entry["context_len"] for entry in entries if entry["context_len"] is not None})
         heads: dict[Scalar, str] = {context_len: words.context(context_len) for context_len in contexts}
         self.contexts = Columns(axis="context_len", corner="", heads=heads)
         self.constant, self.varying = words.settings(entries)
-        self.marks = {
-            mark
-            for entry in entries
-            for mark, flag in ((EXTRAPOLATED, "extrapolated"), (NOISY, "noisy"))
-            if entry[flag]
-        }
+        self.marks = {mark for entry in entries for mark in _marks(entry)}
         ranked = [part for part in words.by(entries, "metric") if part[0]["checkpoint"] is not None]
         beneath = [part for part in words.by(entries, "metric") if part[0]["checkpoint"] is None]
         self.intervals = _intervals(entries)
+        self.room = 80  # letters across, of the terminal
         self.sections = []
         for part in ranked:
             # a reference stands beneath the first metric that it can be read against
@@ -137,6 +139,7 @@ class TaskTable:
             self.sections.append(self._section(part, mine))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        self.room = options.max_width
         yield Text(" · ".join([self.task, *self.constant]), style="bold")
         for columns, sections in groupby(self.sections, lambda section: section.columns):
             mine = list(sections)
@@ -145,7 +148,7 @@ class TaskTable:
                 yield from self._block(mine, columns, block)
         yield Text()
         notes = [f"{mark} {_LEGEND[mark]}" for mark in _LEGEND if mark in self.marks]
-        notes += self.intervals
+        notes += [*self.corpora, *self.intervals]
         if self.sentences and self.intervals:
             notes.append(
                 "differences are judged in pairs, on the same targets: they can be sure where intervals overlap"
@@ -211,7 +214,7 @@ class TaskTable:
         # names of checkpoints decide; those of references are wrapped
         longest = max((len(line.name) for section in self.sections for line in section.lines if line.ours), default=0)
         corner = max((len(section.columns.corner) for section in self.sections), default=0)
-        return 2 + max(min(max(longest, 18), 30), corner)
+        return 2 + max(min(max(longest, 18), 30, max(self.room - 26, 12)), corner)
 
     @property
     def _left(self) -> int:
@@ -260,11 +263,17 @@ def _extra_axes(entry: Record) -> list[str]:
     return [name for name in entry["axes"].split(",") if name != "context_len"]
 
 
+def _marks(entry: Record) -> str:
+    """Characters behind a number, each explained beneath the table."""
+    marks = (EXTRAPOLATED if entry["extrapolated"] else "") + (NOISY if entry["noisy"] else "")
+    return marks + {summary.UNCHECKED: UNCHECKED, summary.PARTLY: PARTLY}.get(entry.get("checked") or "", "")
+
+
 def _cell(entry: Record, scale: Scale) -> list[Text]:
     """The number with its marks, and its interval beneath it; the status of a cell that has no number."""
     if entry["value"] is None:
         return [Text(entry["status"] + " ", style=_STYLES.get(entry["status"], "bold red"))]
-    marks = (EXTRAPOLATED if entry["extrapolated"] else "") + (NOISY if entry["noisy"] else "")
+    marks = _marks(entry)
     style = "italic" if entry["extrapolated"] else ""
     cell = [Text(scale.text(entry["value"]) + (marks or " "), style=style)]
     if entry["low"] is not None:

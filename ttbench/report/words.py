@@ -24,6 +24,7 @@ _MULTIPLES: Mapping[str, Sequence[tuple[str, float]]] = {
 _WORDS = {"bit/byte": "bits per byte", "bit/base": "bits per base", "1": ""}
 MOST_IN_A_UNIT = 10_000  # a table moves to the next multiple before its largest number has more than four digits
 
+UNCHECKED = "unchecked: scored by request without asking, or despite, the probes that find a look ahead"
 BEYOND = "beyond the training context: extrapolation, no evidence that long context is used"
 
 Record = Mapping[str, Any]

@@ -40,8 +40,8 @@ from ttbench.errors import UnknownNameError, UnsupportedError, UsageError
 from ttbench.harness import measure
 from ttbench.harness.ends import prompt_ends
 from ttbench.tasks.adapt_metrics import METRICS
-from ttbench.tasks.base import Bench, Task
-from ttbench.types import Metric, Sample, digest
+from ttbench.tasks.base import Bench, Task, columns
+from ttbench.types import ColumnType, Metric, Sample, digest
 
 if TYPE_CHECKING:
     from ttbench.adapt.strategies import Strategy
@@ -75,6 +75,14 @@ class Adapt(Task):
     name: ClassVar[str] = "adapt"
     version: ClassVar[int] = 2
     Params: ClassVar[type[Any]] = AdaptParams
+    columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
+        text="strategy domain item source phase method sent_to",
+        whole=(
+            "num_items num_exact num_hits num_tokens num_bytes num_dispatched_right num_prompts num_switches "
+            "extra_peak_bytes held_bytes expert_params num_experts num_decomposed num_picked"
+        ),
+        real="nats pass1_s pass2_s switch_s decompose_s",
+    )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "cell"
     needs_corpus: ClassVar[bool] = False
     default_ctx: ClassVar[str] = "256"

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import typing
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from ttbench.types import Cell, Metric, Sample
+from ttbench.types import Cell, ColumnType, Cost, Metric, Sample
+from ttbench.work import Calls, Texts, Work
 
 if TYPE_CHECKING:
     from ttbench.harness.data import Corpus
     from ttbench.harness.engine import Engine
     from ttbench.harness.tokenizer import Tokenizer
+
+# A parameter that counts documents or questions: suites and the command line spell None as `all`.
+Limit = Annotated[int | None, {"all": None}]
 
 
 @dataclass(kw_only=True)
@@ -29,6 +34,9 @@ class Bench:
     open_corpus: Callable[[], Corpus]
     open_tokenizer: Callable[[], Tokenizer]
     progress: Callable[[int, int], None]  # samples done, samples in all
+    # What earlier cells of this process left for later ones. It saves time and never changes a number: a cell that
+    # finds nothing here measures the same by itself.
+    memo: dict[Any, Any] = field(default_factory=dict)
 
     @cached_property
     def engine(self) -> Engine:
@@ -43,22 +51,38 @@ class Bench:
         return self.open_tokenizer()
 
 
+def columns(*, text: str = "", whole: str = "", real: str = "", truth: str = "") -> Mapping[str, ColumnType]:
+    """Names of a task's columns by what they hold, with blanks between them."""
+    kinds: dict[ColumnType, str] = {"text": text, "whole": whole, "real": real, "truth": truth}
+    found: dict[str, ColumnType] = {}
+    for kind, names in kinds.items():
+        found |= dict.fromkeys(names.split(), kind)
+    return found
+
+
 class Task(ABC):
     """One kind of measurement.
 
     `Params` is a frozen dataclass whose fields are the task's parameters with their defaults: YAML and the command
     line are validated against it. `version` is bumped whenever the numbers of an unchanged cell would move.
+
+    `columns` declares every key and value of the task's samples, so that all files of its rows have one schema; a
+    sample with another name or type fails its cell. A task that declares none has types inferred from each file's
+    rows, and a column without a single value has none.
     """
 
     name: ClassVar[str]
     version: ClassVar[int]
     Params: ClassVar[type[Any]]
     metrics: ClassVar[tuple[Metric, ...]]
+    columns: ClassVar[Mapping[str, ColumnType] | None] = None
     isolation: ClassVar[Literal["checkpoint", "cell"]]  # cells of a checkpoint share a process, or one process per cell
     needs_corpus: ClassVar[bool]
     default_ctx: ClassVar[str]  # in the grammar of --ctx
     default_corpus: ClassVar[str] = "code"  # for tasks that need one
+    corpus_splits: ClassVar[tuple[str, ...]] = ("test",)  # splits of the corpus that are read
     default_batch_size: ClassVar[int] = 1
+    imports: ClassVar[tuple[str, ...]] = ()  # slow modules that a worker imports for it, beside torch
     default_checkpoints: ClassVar[tuple[str, ...] | None] = None  # None: the whole zoo
 
     def num_rounds(self, params: Any) -> int:
@@ -68,22 +92,75 @@ class Task(ABC):
     def check(self, params: Any) -> None:
         """Raise UsageError when a combination of parameters has no meaning. The default accepts all."""
 
+    def check_corpus(self, corpus: Corpus) -> None:
+        """Raise CorpusError or UsageError when no cell could read this corpus; asked once per plan."""
+        for split in self.corpus_splits:
+            corpus.documents(split)
+
     def settle(self, params: Any, context_lens: tuple[int, ...]) -> Any:
         """Parameters for a sweep over `context_lens`; called once per plan. The default leaves them as they are."""
         return params
 
     def tokens(self, params: Any, context_len: int) -> int:
-        """Tokens that one cell will push through the model, for the plan's FLOPs; an estimate from above."""
+        """Tokens that one cell will push through the model, where its corpus is not known; an estimate from above."""
         return context_len
 
-    def sequences(self, params: Any, context_len: int, batch_size: int) -> int:
-        """Sequences that a cell holds at once when `batch_size` are asked for, for the plan's bytes of state."""
+    def order(self, params: Any, context_lens: tuple[int, ...]) -> tuple[int, ...]:
+        """The contexts of a checkpoint in the order they are measured in; by default the shortest comes first."""
+        return tuple(sorted(context_lens))
+
+    def shares(self, params: Any) -> bool:
+        """Whether a cell takes over what a longer context of the same process has read, so that it reads nothing."""
+        return False
+
+    def work(self, params: Any, context_len: int, batch_size: int, *, texts: Texts) -> Work:
+        """What one cell does, for the plan's FLOP and seconds; by default as many sequences as its tokens make.
+
+        Args:
+            batch_size: sequences that are read at once, as `sequences` tells them.
+            texts: sizes of the corpus's documents; empty for a task that reads none.
+        """
+        reach = self.reach(params, context_len)
+        num_sequences = self.tokens(params, context_len) / max(1, reach)
+        batch_size = max(1, min(batch_size, round(num_sequences)))
+        return Work(calls=(Calls(num=num_sequences / batch_size, num_tokens=reach, batch_size=batch_size),))
+
+    def sequences(self, params: Any, context_len: int, batch_size: int, *, cost: Cost | None) -> int:
+        """Sequences that a cell holds at once when `batch_size` are asked for, for the plan's bytes of state.
+
+        Args:
+            cost: of the checkpoint; None: it has no formula.
+        """
         return batch_size
 
     def reach(self, params: Any, context_len: int) -> int:
-        """Tokens of the longest sequence that a cell reads; beyond the training context its rows are extrapolated."""
+        """Tokens of the longest sequence that a cell reads for a score: never more than `context_len`.
+
+        Targets are among them. Where it is beyond the training context of a checkpoint the rows are extrapolated.
+        """
         return context_len
 
     @abstractmethod
     def measure(self, bench: Bench) -> Iterator[Sample]:
         """Yield the samples of `bench.cell`. Raises CellAnswer to end with a status such as too_long."""
+
+
+def declared_columns(task: type[Task] | Task) -> dict[str, ColumnType]:
+    """The types of a task's columns: its parameters' as `param_<name>`, then its samples' where it declares them."""
+    kinds: dict[type, ColumnType] = {str: "text", int: "whole", float: "real", bool: "truth"}
+    found: dict[str, ColumnType] = {}
+    for name, hint in typing.get_type_hints(task.Params).items():
+        mine = {kinds.get(kind) for kind in _plain_types(hint)}
+        kind = "real" if mine == {"whole", "real"} else mine.pop() if len(mine) == 1 else None
+        # Others are refused where parameters are read.
+        if kind is not None:
+            found[f"param_{name}"] = kind
+    return {**found, **(task.columns or {})}
+
+
+def _plain_types(hint: Any) -> set[type]:
+    """The types that a field's annotation allows, beside None."""
+    if typing.get_origin(hint) is Literal:
+        return {type(value) for value in typing.get_args(hint)} - {type(None)}
+    parts = typing.get_args(hint)
+    return set().union(*map(_plain_types, parts)) if parts else {hint} - {type(None)}

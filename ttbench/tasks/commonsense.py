@@ -32,8 +32,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ttbench.errors import UsageError
-from ttbench.tasks.base import Bench, Task
-from ttbench.types import Metric, Sample, Scalar
+from ttbench.tasks.base import Bench, Limit, Task, columns
+from ttbench.types import ColumnType, Metric, Sample, Scalar
 
 if TYPE_CHECKING:
     from ttbench.lmeval.evaluation import Aggregate, Outcome
@@ -52,7 +52,7 @@ class CommonsenseParams:
 
     task: str = "social_iqa_evals"  # lm-eval's id of one task
     num_fewshot: int | None = None  # worked examples before each question; None: the task's own number
-    limit: int | None = None  # the first so many questions; None: all
+    limit: Limit = None  # the first so many questions; None: all
 
 
 def _accuracy(name: str, label: str, numerator: str) -> Metric:
@@ -88,10 +88,23 @@ class Commonsense(Task):
     name: ClassVar[str] = "commonsense"
     version: ClassVar[int] = 1
     Params: ClassVar[type[Any]] = CommonsenseParams
+    columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
+        text=(
+            "lm_eval_task lm_eval_version lm_eval_release dataset data_digest not_comparable_because filter "
+            "lm_eval_metric"
+        ),
+        whole=(
+            "num_fewshot max_length question num_questions num_words num_bytes num_targets num_tokens cut_tokens "
+            "cut_at_2048 num_windows"
+        ),
+        real="acc acc_norm chance nats lm_eval_value lm_eval_stderr",
+        truth="comparable_to_published beyond_train_ctx",
+    )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
     needs_corpus: ClassVar[bool] = False
     default_ctx: ClassVar[str] = "32k"
     default_batch_size: ClassVar[int] = 8
+    imports: ClassVar[tuple[str, ...]] = ("ttbench.lmeval.evaluation",)
     metrics: ClassVar[tuple[Metric, ...]] = (
         _accuracy("accuracy", "right answers (acc)", "acc"),
         _accuracy("accuracy_norm", "right answers, by length (acc_norm)", "acc_norm"),
@@ -121,7 +134,7 @@ class Commonsense(Task):
         """Yield one sample per question (and filter), then one per number that lm-eval reports.
 
         Raises:
-            CorpusError: the task's data are not on this machine.
+            MissingDataError: the task's data are not on this machine.
             UnsupportedError: the checkpoint has no tokenizer.
             TooLongError: the checkpoint cannot take a choice.
         """

@@ -5,8 +5,8 @@ Measured: the negative log-likelihood of DNA of a species (corpus `genomes`) or 
 the bases before them, every window from an empty state behind BOS.
 
     stretch of 131,072 bases   ........................................[  S targets  ]......
-    c = 512                                                BOS|-- 512 ---||  scored     |
-    c = 2048                       BOS|-------------- 2048 ----------||  scored     |
+    c = 512                                                BOS|------ 512 -|-  scored ---|
+    c = 2048                           BOS|--------------- 2048 -----------|-  scored ---|
 
 Bits are over all tokens of the vocabulary: a model of bytes that spends probability on bytes that are no base pays for
 it, so its score stands beside that of any other tokenizer, and beside, on the same bases or the same stretches:
@@ -28,29 +28,31 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from ttbench.errors import UsageError
+from ttbench.harness.data import Corpus
 from ttbench.tasks import kmers
-from ttbench.tasks.base import Bench, Task
+from ttbench.tasks.base import Bench, Limit, Task, columns
 from ttbench.tasks.compressors import OncePerDocument
 from ttbench.tasks.markov import bases_of, markov_of
-from ttbench.tasks.windows import Window, draw_windows, originals, require_room, score_windows
-from ttbench.types import Metric, Sample
+from ttbench.tasks.windows import Window, draw_windows, fit_batch, originals, require_room, score_windows
+from ttbench.types import ColumnType, Cost, Metric, Sample
+from ttbench.work import Calls, Texts, Work
 
-# A batch holds at most this many tokens, whatever --batch-size says.
-MAX_BATCH_TOKENS = 65_536
+# For plans: seconds of counting a base of the train split, measured on one core of a server of 2024.
+COUNT_S = 2e-7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenomicsParams:
     """Parameters of the genomics task."""
 
-    limit: int | None = None  # stretches at most, in seeded order; None: all
+    limit: Limit = None  # stretches at most, in seeded order; None: all
     window: int = 256  # targets in one window, tokens
     windows: int = 64  # in all before the limit, dealt over the stretches; each gives one at least
     max_context: int = 8_192  # tokens; contexts up to this one score the same targets
@@ -76,8 +78,14 @@ class Genomics(Task):
     name: ClassVar[str] = "genomics"
     version: ClassVar[int] = 1
     Params: ClassVar[type[Any]] = GenomicsParams
+    columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
+        text="document",
+        whole="window_start shared_context num_tokens num_bases seen_bases document_bytes bzip2_bytes xz_bytes",
+        real="nats even_nats markov_nats",
+    )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
     needs_corpus: ClassVar[bool] = True
+    corpus_splits: ClassVar[tuple[str, ...]] = ("train", "test")
     default_ctx: ClassVar[str] = "128..8k"
     default_corpus: ClassVar[str] = "genomes"
     default_batch_size: ClassVar[int] = 8
@@ -109,14 +117,29 @@ class Genomics(Task):
         """A sweep beyond `max_context` raises it, so that all its contexts score the same targets."""
         return dataclasses.replace(params, max_context=max(params.max_context, *context_lens))
 
+    def check_corpus(self, corpus: Corpus) -> None:
+        for split in self.corpus_splits:
+            for document in corpus.documents(split):
+                bases_of(document)
+
     def tokens(self, params: GenomicsParams, context_len: int) -> int:
-        return params.windows * self.reach(params, context_len)
+        return params.windows * context_len
 
-    def sequences(self, params: GenomicsParams, context_len: int, batch_size: int) -> int:
-        return max(1, min(batch_size, MAX_BATCH_TOKENS // self.reach(params, context_len)))
+    def work(self, params: GenomicsParams, context_len: int, batch_size: int, *, texts: Texts) -> Work:
+        """Windows of the stretches at hand, the compressors on each stretch, and counting in the train split."""
+        long = texts.at_least(max(params.max_context, context_len))
+        if not long:
+            return super().work(params, context_len, batch_size, texts=texts)
+        chosen = min(len(long), params.limit or len(long))
+        dealt = min(len(long), max(params.limit or len(long), params.windows))
+        num = chosen * max(params.windows, dealt) / dealt
+        at_once = max(1, min(batch_size, round(num)))
+        calls = Calls(num=num / at_once, num_tokens=context_len, batch_size=at_once)
+        counted = texts.tokens("train") * texts.token_bytes * COUNT_S
+        return Work(calls=(calls,), compressed_bytes=chosen * sum(long) / len(long), seconds=counted)
 
-    def reach(self, params: GenomicsParams, context_len: int) -> int:
-        return context_len + params.window
+    def sequences(self, params: GenomicsParams, context_len: int, batch_size: int, *, cost: Cost | None) -> int:
+        return fit_batch(batch_size, context_len, cost=cost)
 
     def measure(self, bench: Bench) -> Iterator[Sample]:
         """Yield one sample per window.
@@ -124,7 +147,8 @@ class Genomics(Task):
         Raises:
             UsageError: the corpus holds anything but A, C, G and T.
             CorpusError: it has no train split to count in.
-            TooShortError: no stretch holds the context and a window.
+            UnsupportedError: the context does not hold a window.
+            TooShortError: no stretch holds the context.
             TooLongError: the checkpoint cannot take it.
         """
         params: GenomicsParams = self.Params(**bench.cell.params)
@@ -140,9 +164,10 @@ class Genomics(Task):
             size=params.window,
             num_windows=params.windows,
             limit=params.limit,
-        )
-        require_room(bench, cell.context_len + params.window - (bench.tokenizer.bos_id is None))
-        batch_size = self.sequences(params, cell.context_len, cell.batch_size)
+            memo=bench.memo,
+        ).windows
+        require_room(bench)
+        batch_size = self.sequences(params, cell.context_len, cell.batch_size, cost=cell.checkpoint.cost)
         for first in range(0, len(windows), batch_size):
             batch = windows[first : first + batch_size]
             for window, nats in zip(batch, score_windows(bench, batch, size=params.window), strict=True):

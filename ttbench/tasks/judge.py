@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 
 from ttbench.errors import LeakError
 from ttbench.harness.ends import prompt_ends
+from ttbench.harness.ids import before_end
 from ttbench.tasks.prompts import Prompt, Recipe
 from ttbench.tasks.reading import Answer
 from ttbench.tasks.riddle import answer_ids
@@ -48,6 +49,7 @@ class Judge:
     candidates: Sequence[str]  # values scored, the true one first
     control: Answer
     departures: Sequence[str]  # from what is published, as far as the parameters tell
+    words_drawn: bool  # trials in one wording are not independent of each other then
 
     def refuse_leaks(self, recipe: Recipe) -> None:
         """Raise LeakError when the control's answer shows a value that stands nowhere in its prompt."""
@@ -65,13 +67,16 @@ class Judge:
         """One row; the control's tokens are counted in the last of a haystack."""
         tokenizer = self.tokenizer
         ids, sums, control = prompt.ids, answer.sums, self.control.sums
-        text = tokenizer.decode(answer.generated[: self.answer_tokens]) if "generate" in self.scorers else None
+        text = self._text(answer.generated[: self.answer_tokens]) if "generate" in self.scorers else None
         value_ids = answer_ids(recipe.values[0], tokenizer)
         greedy = np.array_equal(answer.generated[: len(value_ids)], value_ids)
         because = self._not_comparable(ids)
         return Sample(
             keys={
                 "haystack": recipe.haystack,
+                "wording": recipe.wording,
+                # what is drawn anew: trials that share it belong together in an interval
+                "draw": f"wording {recipe.wording}" if self.words_drawn else recipe.haystack,
                 "depth": recipe.depth,
                 "recipe": recipe.to_text(),
                 "comparable_to_published": not because,
@@ -95,6 +100,10 @@ class Judge:
             evidence=self._evidence(recipe, ids, answer, text),
         )
 
+    def _text(self, ids: Int[np.ndarray, "T"]) -> bytes:
+        """An answer as text: up to the first token that ends one."""
+        return self.tokenizer.decode(before_end(ids, self.tokenizer.end_ids))
+
     def _evidence(
         self, recipe: Recipe, ids: Int[np.ndarray, "T"], answer: Answer, text: bytes | None
     ) -> dict[str, Any]:
@@ -108,7 +117,7 @@ class Judge:
             "answer": None if text is None else text.decode(errors="replace"),
             "answer_ids": answer.generated.tolist() if len(answer.generated) else None,
             "control_answer": (
-                tokenizer.decode(self.control.generated).decode(errors="replace") if text is not None else None
+                self._text(self.control.generated).decode(errors="replace") if text is not None else None
             ),
             "candidates": list(self.candidates) if "choice" in self.scorers else None,
             "nats": _rounded(answer.sums) if scored else None,

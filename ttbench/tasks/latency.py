@@ -26,8 +26,9 @@ a lone warm-up call; a parent that polls; denormals (flushed, and `denormals_flu
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -37,8 +38,9 @@ from jaxtyping import Int
 from ttbench.errors import TooLongError, UsageError
 from ttbench.harness import measure
 from ttbench.harness.measure import Stopwatch, WarmUp
-from ttbench.tasks.base import Bench, Task
-from ttbench.types import Metric, Sample, Scalar
+from ttbench.tasks.base import Bench, Task, columns
+from ttbench.types import ColumnType, Metric, Sample, Scalar
+from ttbench.work import Calls, Texts, Work
 
 if TYPE_CHECKING:
     from ttbench.harness.engine import Engine
@@ -46,6 +48,9 @@ if TYPE_CHECKING:
 PHASES = ("prefill", "decode")
 # streams of random ids, apart from each other
 _FIRST_CALL, _WARM_UP, _TIMED = range(3)
+
+
+WARM_UP_CALLS = 10  # that `measure.warm_up` takes where times are steady at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +98,12 @@ class Latency(Task):
     name: ClassVar[str] = "latency"
     version: ClassVar[int] = 1
     Params: ClassVar[type[Any]] = LatencyParams
+    columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
+        text="phase",
+        whole="repeat num_calls num_tokens warm_up_calls",
+        real="wall_s cpu_s call_s call_cpu_s load steal_s warm_up_s",
+        truth="steady",
+    )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "cell"
     needs_corpus: ClassVar[bool] = False
     default_ctx: ClassVar[str] = "512,2k,8k"
@@ -126,6 +137,18 @@ class Latency(Task):
     def tokens(self, params: LatencyParams, context_len: int) -> int:
         # first call, ten calls of warm-up, repeats; short contexts are bound by min_seconds instead
         return (11 + params.min_repeats) * (context_len + params.decode_tokens)
+
+    def work(self, params: LatencyParams, context_len: int, batch_size: int, *, texts: Texts) -> Work:
+        """The first call; then of each phase a warm-up until it is steady, and repeats until both minima are met."""
+        prefill = Calls(num=1, num_tokens=context_len, batch_size=batch_size)
+        decode = Calls(num=1, num_tokens=params.decode_tokens, batch_size=batch_size, after=context_len, steps=True)
+        calls = [prefill]
+        for phase in _phases(params):
+            one = prefill if phase == "prefill" else decode
+            if params.warm_up_s > 0:
+                calls.append(dataclasses.replace(one, num=WARM_UP_CALLS, most_s=params.warm_up_s))
+            calls.append(dataclasses.replace(one, num=params.min_repeats, least_s=params.min_seconds))
+        return Work(calls=tuple(calls))
 
     def measure(self, bench: Bench) -> Iterator[Sample]:
         cell = bench.cell
@@ -177,6 +200,7 @@ def _sample(
             "call_cpu_s": watch.cpu_s / num_calls,
             "load": watch.load,
             "steal_s": watch.steal_s,
+            "throttled_s": watch.throttled_s,
             "warm_up_calls": None if warm_up is None else warm_up.num_calls,
             "warm_up_s": None if warm_up is None else warm_up.seconds,
             "steady": None if warm_up is None else warm_up.steady,

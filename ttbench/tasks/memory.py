@@ -33,8 +33,9 @@ import numpy as np
 
 from ttbench.errors import TooLongError, UsageError
 from ttbench.harness import measure
-from ttbench.tasks.base import Bench, Task
-from ttbench.types import Cell, Metric, Sample
+from ttbench.tasks.base import Bench, Task, columns
+from ttbench.types import Cell, ColumnType, Metric, Sample
+from ttbench.work import Calls, Texts, Work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +56,8 @@ def _peak(name: str, label: str, numerator: str, phase: str) -> Metric:
         numerator=numerator,
         cluster="round",
         where={"phase": phase},
+        valid="peak_reset",
+        invalid="the peak of this phase could not be told from an earlier one: the system does not reset its counter",
     )
 
 
@@ -77,6 +80,14 @@ class Memory(Task):
     name: ClassVar[str] = "memory"
     version: ClassVar[int] = 1
     Params: ClassVar[type[Any]] = MemoryParams
+    columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
+        text="phase method",
+        whole=(
+            "peak_rss_bytes rss_bytes working_peak_bytes weight_bytes state_bytes state_allocated_bytes "
+            "state_bytes_analytic"
+        ),
+        truth="peak_reset",
+    )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "cell"
     needs_corpus: ClassVar[bool] = False
     default_ctx: ClassVar[str] = "512,2k,8k"
@@ -109,6 +120,14 @@ class Memory(Task):
 
     def tokens(self, params: MemoryParams, context_len: int) -> int:
         return context_len + params.decode_tokens
+
+    def work(self, params: MemoryParams, context_len: int, batch_size: int, *, texts: Texts) -> Work:
+        return Work(
+            calls=(
+                Calls(num=1, num_tokens=context_len, batch_size=batch_size),
+                Calls(num=1, num_tokens=params.decode_tokens, batch_size=batch_size, after=context_len, steps=True),
+            )
+        )
 
     def measure(self, bench: Bench) -> Iterator[Sample]:
         cell = bench.cell
@@ -168,7 +187,7 @@ def _sample(
             "peak_rss_bytes": peak,
             "rss_bytes": measure.rss(),
             "peak_reset": reset,
-            "working_peak_bytes": None if loaded is None else peak - loaded,
+            "working_peak_bytes": peak - loaded if reset and loaded is not None else None,
             **_NOTHING,
             **values,
         },

@@ -15,6 +15,10 @@ Protocols are RULER's tasks. In depth mode `grid` a needle stands at each of the
 asked by beginning the needle's sentence again (cloze); in mode `ruler` depths are drawn, the question is RULER's, and
 128 tokens are kept for the answer. The answer's tokens count inside the context in both.
 
+A share holds for the wording it was asked in: others can lose a third of the hits. With `wording: drawn`, as the suite
+`needle` has it, each trial is in one of ten (`ttbench.tasks.wordings`), RULER's among them, and trials in one wording
+are one cluster, so that the interval is over wordings and, within them, haystacks. By default it is RULER's alone.
+
 A prompt is as long as asked (up to a line where a haystack has lines, and to the few tokens by which two spellings of
 a needle differ), never cut: what does not fit ends the cell as too_long or too_short. Haystacks come from the corpus's
 test documents, prose (kjv) by default, in tokens; the same key, value and place in the corpus at every length.
@@ -24,9 +28,9 @@ even odds, cannot have it from the prompt: its state leaks, or it was told; the 
 D evenly spread depths cost about D/2 + 1 prefills, control included; `prefilled_tokens` counts what was really read
 (by a trial, with the stretch of shared text it added; the control's own are counted in the haystack's last trial).
 
-Statistic: share of hits, Wilson interval; trials with one haystack are one cluster. Not measured: reasoning,
-paraphrase. Traps: a prompt cut at the front loses shallow needles; a random depth hides where a model forgets; a value
-that a model likes anyway (hence the control); more room for the answer than the question needs.
+Statistic: share of hits, Wilson interval; trials with one haystack, or in one drawn wording, are one cluster. Not
+measured: reasoning, paraphrase. Traps: a prompt cut at the front loses shallow needles; a random depth hides where a
+model forgets; a value that a model likes anyway (hence the control); more room for the answer than the question needs.
 `comparable_to_published` says whether a row may stand beside RULER's table, and `not_comparable_because` why not.
 """
 
@@ -41,20 +45,22 @@ import numpy as np
 from jaxtyping import Int
 
 from ttbench.errors import TooLongError, UnknownNameError, UnsupportedError, UsageError
-from ttbench.tasks.base import Bench, Task
+from ttbench.tasks.base import Bench, Task, columns
 from ttbench.tasks.haystack import gather
 from ttbench.tasks.judge import Judge
 from ttbench.tasks.prompts import prepare
 from ttbench.tasks.reading import Reader
-from ttbench.tasks.riddle import answer_ids, draw_candidates, draw_riddle
+from ttbench.tasks.riddle import answer_ids, draw_candidates, draw_riddle, draw_wording
 from ttbench.tasks.ruler import ANSWER_TOKENS, VARIANTS, Variant, departures
-from ttbench.types import Cell, Metric, Sample
+from ttbench.types import Cell, ColumnType, Metric, Sample
+from ttbench.work import Calls, Texts, Work
 
 SCORERS: Mapping[str, frozenset[str]] = {
     "both": frozenset({"generate", "choice"}),
     "all": frozenset({"generate", "loglik", "choice"}),
     **{name: frozenset({name}) for name in ("generate", "loglik", "choice")},
 }
+CANDIDATE_TOKENS = 8  # of a value, for plans
 GRID_DEPTHS = "0,0.25,0.5,0.75,1"
 GRID_ANSWER_TOKENS = {"numbers": 32, "uuids": 64}  # by kind of value; a byte is a token for some
 
@@ -68,6 +74,7 @@ class NeedleParams:
     depth_mode: Literal["grid", "ruler"] = "grid"  # depths in turn, or drawn anew for each needle
     depths: str | None = None  # shares of the haystack before the needle; grid only
     scorer: Literal["both", "generate", "loglik", "choice", "all"] | None = None  # both: generate and choice
+    wording: Literal["ruler", "drawn"] = "ruler"  # drawn: each trial in one of ten wordings; ruler: its own
     question: Literal["ruler", "cloze"] | None = None  # cloze: the needle's sentence begun again, for base models
     candidates: int = 10  # choice: values to choose from, the true one included
     answer_tokens: int | None = None  # generate: tokens written, kept free inside the context
@@ -97,7 +104,7 @@ def _metric(name: str, label: str, numerator: str, *axes: str) -> Metric:
         statistic="proportion",
         numerator=numerator,
         denominator="num_trials",
-        cluster="haystack",
+        cluster="draw",
         axes=axes,
         # a drawn depth is no axis: trials of a cell lie all over it
         where={"param_depth_mode": "grid"} if "depth" in axes else {},
@@ -108,8 +115,14 @@ class Needle(Task):
     """Hits by length and depth."""
 
     name: ClassVar[str] = "needle"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     Params: ClassVar[type[Any]] = NeedleParams
+    columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
+        text="haystack wording draw recipe not_comparable_because",
+        whole="num_trials loglik_tokens needle_index prompt_tokens prompt_bytes prefilled_tokens",
+        real="depth hits_generate hits_choice hits_loglik loglik_nats actual_depth value_nats value_control_nats",
+        truth="comparable_to_published",
+    )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
     needs_corpus: ClassVar[bool] = True
     default_corpus: ClassVar[str] = "kjv"
@@ -126,7 +139,7 @@ class Needle(Task):
             statistic="ratio",
             numerator="loglik_nats",
             denominator="loglik_tokens",
-            cluster="haystack",
+            cluster="draw",
         ),
         _metric("retrieval_by_depth", "needles retrieved (generate)", "hits_generate", "context_len", "depth"),
         _metric("recognition_by_depth", "needles recognised (choice)", "hits_choice", "context_len", "depth"),
@@ -143,6 +156,11 @@ class Needle(Task):
             if getattr(params, name) < least:
                 raise UsageError(f"needle parameter {name} is {getattr(params, name)}; it must be at least {least}")
         num_answers = VARIANTS[params.protocol].num_answers
+        if num_answers > 1 and params.wording != "ruler":
+            raise UsageError(
+                f"needle protocol {params.protocol} asks for {num_answers} values, which is worded as RULER words it "
+                f"only; got wording {params.wording}"
+            )
         for name, wanted in (("depth_mode", "ruler"), ("question", "ruler"), ("scorer", "generate")):
             if num_answers > 1 and getattr(params, name) != wanted:
                 raise UsageError(
@@ -161,6 +179,24 @@ class Needle(Task):
         passes = sum(1 - depth for depth in depths) + 1 if params.share_prefixes else len(depths) + 1
         return params.limit * (round(passes * context_len) + (len(depths) + 1) * 256)
 
+    def work(self, params: NeedleParams, context_len: int, batch_size: int, *, texts: Texts) -> Work:
+        """Prompts and controls, of which only what depths do not share is read again, and answers token by token."""
+        params = settled(params)
+        depths = (0.0,) if params.depths is None else read_depths(params.depths)
+        shared = params.share_prefixes
+        reads = [Calls(num=params.limit, num_tokens=context_len * (1 if shared else len(depths) + 1))]
+        if shared:
+            reads += [Calls(num=params.limit, num_tokens=(1 - d) * context_len, after=d * context_len) for d in depths]
+        answers = params.limit * (len(depths) + 1)
+        scorers = _scorers(params)
+        if "generate" in scorers:
+            length = params.answer_tokens or 0
+            reads.append(Calls(num=answers, num_tokens=length, after=context_len, steps=True))
+        if "choice" in scorers or "loglik" in scorers:
+            each = params.candidates if "choice" in scorers else 1
+            reads.append(Calls(num=answers * each, num_tokens=CANDIDATE_TOKENS, after=context_len))
+        return Work(calls=tuple(reads))
+
     def measure(self, bench: Bench) -> Iterator[Sample]:
         """Yield one sample per haystack and depth.
 
@@ -174,9 +210,11 @@ class Needle(Task):
         params = settled(self.Params(**cell.params))
         self.check(params)
         _require_room(bench)
-        variant = VARIANTS[params.protocol]
+        variant, drawn = VARIANTS[params.protocol], params.wording == "drawn"
         hay = gather(bench.corpus, bench.tokenizer) if variant.haystack == "essay" else None
         for trial in range(params.limit):
+            if drawn:
+                variant = variant.worded(draw_wording(seed=cell.seed, trial=trial))
             riddle = draw_riddle(variant, seed=cell.seed, trial=trial)
             values, candidates = _candidates(riddle.asked(variant), variant, params, bench, trial=trial)
             made = prepare(
@@ -202,7 +240,8 @@ class Needle(Task):
                 answer_tokens=params.answer_tokens or 0,
                 candidates=values,
                 control=readings.control,
-                departures=_departures(params, cell),
+                departures=_departures(variant, params, cell),
+                words_drawn=drawn,
             )
             judge.refuse_leaks(made[0][0])
             for index, ((recipe, prompt), answer) in enumerate(zip(made, readings.answers, strict=True)):
@@ -258,9 +297,9 @@ def _reader(bench: Bench, params: NeedleParams, candidates: Int[np.ndarray, "N T
     )
 
 
-def _departures(params: NeedleParams, cell: Cell) -> tuple[str, ...]:
+def _departures(variant: Variant, params: NeedleParams, cell: Cell) -> tuple[str, ...]:
     found = departures(
-        VARIANTS[params.protocol],
+        variant,
         depth_mode=params.depth_mode,
         question=params.question or "ruler",
         answer_tokens=params.answer_tokens or 0,

@@ -6,8 +6,8 @@ Protocols:
     fixed (default)   the same targets at every context: what more context is worth
 
         document      ........................................[  S targets  ]......
-        c = 512                                BOS|-- 512 ---||  scored     |
-        c = 2048           BOS|-------------- 2048 ----------||  scored     |
+        c = 512                                BOS|------ 512 -|-  scored ---|
+        c = 2048           BOS|--------------- 2048 -----------|-  scored ---|
 
     packed            documents end to end, cut in blocks of c, each read from an empty state, every token scored:
                       how the papers of this field report "at length c"
@@ -18,8 +18,20 @@ Protocols:
     hf-stride         the loop of Hugging Face's page on perplexity: windows of c tokens, `stride` apart
     lme-rolling       lm-eval's rolling log-likelihood with max_length c: each document in disjoint windows
 
+A context of c tokens is all that is read for a score, the targets among it: at its training length a checkpoint reads
+no token beyond that length.
+
 Not measured: generation, calibration, anything downstream. A state starts empty, behind BOS; BOS is never scored
 and counts 0 bytes. Contexts and windows are in tokens of the checkpoint's tokenizer, bytes are those of the targets.
+
+By default 12 documents are scored, one window each; `limit` takes another count, or `all`. A larger limit adds
+documents and windows and moves none. `num_documents` of each row is what the limit chose from.
+
+One pass serves every context that its definition lets it serve: of `packed`, `position` and `lme-rolling`, a stretch
+of c tokens is the beginning of one of 2c at the same place, so the cells of a process go from the longest context to
+the shortest and take over what has been read (`reused_tokens`, which took none of the cell's seconds). Windows of
+`fixed` begin elsewhere at each context and share nothing; nor does `hf-stride`, which scores only the end of a window,
+nor `stream`, whose memory is that of its own reading.
 
 Statistic: rows are sums of nats, tokens and bytes; bits per byte is the ratio of sums, its interval is over documents,
 since windows of one document resemble each other. `bzip2 -9` and `xz -9` of each scored document, whole, stand on the
@@ -48,20 +60,24 @@ import numpy as np
 from ttbench.errors import UnknownNameError, UsageError
 from ttbench.harness import measure
 from ttbench.harness.data import Document
-from ttbench.tasks.base import Bench, Task
-from ttbench.tasks.blocks import lay_out, score_blocks
+from ttbench.tasks.base import Bench, Limit, Task, columns
+from ttbench.tasks.blocks import Nats, lay_out, score_blocks
 from ttbench.tasks.compressors import OncePerDocument
 from ttbench.tasks.rolling import lay_rolling, lay_strided, score_spans
-from ttbench.tasks.windows import draw_windows, originals, rank, require_room, score_windows
-from ttbench.types import Metric, Sample, Scalar
+from ttbench.tasks.windows import draw_windows, fit_batch, originals, rank, require_room, score_windows
+from ttbench.types import ColumnType, Cost, Metric, Sample, Scalar
+from ttbench.work import Calls, Texts, Work
 
 PROTOCOLS = ("fixed", "packed", "position", "stream", "hf-stride", "lme-rolling")
-# A batch holds at most this many tokens, whatever --batch-size says: state and activations stay within a few GiB.
-MAX_BATCH_TOKENS = 65_536
+# Those whose longer contexts serve the shorter ones.
+SHARED = ("packed", "position", "lme-rolling")
 NO_KEYS: dict[str, Scalar] = dict.fromkeys(
     ("window_start", "shared_context", "position", "position_end", "stride", "bos")
 )
-NO_VALUES: dict[str, int | float | None] = dict.fromkeys(("num_words", "page_nats", "page_tokens", "peak_rss_bytes"))
+NO_VALUES: dict[str, int | float | None] = {
+    **dict.fromkeys(("num_words", "page_nats", "page_tokens", "peak_rss_bytes")),
+    "reused_tokens": 0,
+}
 # For plans only: test documents of a corpus, and tokens of one, when no limit is given.
 TYPICAL_DOCUMENTS, TYPICAL_DOCUMENT_LEN = 64, 131_072
 
@@ -71,9 +87,9 @@ class PerplexityParams:
     """Parameters of the perplexity task."""
 
     protocol: Literal["fixed", "packed", "position", "stream", "hf-stride", "lme-rolling"] = "fixed"
-    limit: int | None = None  # test documents at most, in seeded order; None: all
+    limit: Limit = 12  # test documents at most, in seeded order; None: all
     window: int = 256  # fixed: targets in one window, tokens
-    windows: int = 32  # fixed: windows in all before the limit, dealt over the documents; each gives one at least
+    windows: int = 12  # fixed: windows in all before the limit, dealt over the documents; each gives one at least
     max_context: int = 32_768  # fixed: tokens; contexts up to this one score the same targets
     chunk: int = 2_048  # stream: tokens read at a time
     stride: int | None = None  # hf-stride: tokens from one window to the next; None: half a window
@@ -83,8 +99,16 @@ class Perplexity(Task):
     """Nats, tokens and bytes of test documents."""
 
     name: ClassVar[str] = "perplexity"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     Params: ClassVar[type[Any]] = PerplexityParams
+    columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
+        text="document bos",
+        whole=(
+            "window_start shared_context position position_end stride num_tokens num_bytes num_words "
+            "peak_rss_bytes document_bytes bzip2_bytes xz_bytes num_documents reused_tokens"
+        ),
+        real="nats page_nats page_tokens",
+    )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
     needs_corpus: ClassVar[bool] = True
     default_ctx: ClassVar[str] = "512..32k"
@@ -202,19 +226,44 @@ class Perplexity(Task):
         """Tokens read: windows with their context, or the documents once."""
         num_documents = params.limit or TYPICAL_DOCUMENTS
         if params.protocol == "fixed":
-            return max(params.windows, num_documents) * (context_len + params.window)
+            return max(params.windows, num_documents) * context_len
         num_tokens = num_documents * TYPICAL_DOCUMENT_LEN
         return (
             num_tokens * context_len // _stride(params, context_len) if params.protocol == "hf-stride" else num_tokens
         )
 
-    def sequences(self, params: PerplexityParams, context_len: int, batch_size: int) -> int:
-        """`stream` reads one sequence at a time, for its memory; no batch holds more than MAX_BATCH_TOKENS."""
-        return 1 if params.protocol == "stream" else _batch_size(batch_size, self.reach(params, context_len))
+    def order(self, params: PerplexityParams, context_lens: tuple[int, ...]) -> tuple[int, ...]:
+        """The longest context first where it serves the shorter ones."""
+        return tuple(sorted(context_lens, reverse=params.protocol in SHARED))
 
-    def reach(self, params: PerplexityParams, context_len: int) -> int:
-        """`fixed` reads its window after the context."""
-        return context_len + params.window if params.protocol == "fixed" else context_len
+    def shares(self, params: PerplexityParams) -> bool:
+        return params.protocol in SHARED
+
+    def work(self, params: PerplexityParams, context_len: int, batch_size: int, *, texts: Texts) -> Work:
+        """Windows or blocks of the documents at hand, and the compressors on each document."""
+        sizes = texts.sizes.get("test", ())
+        if not sizes:
+            return super().work(params, context_len, batch_size, texts=texts)
+        chosen = min(len(sizes), params.limit or len(sizes))
+        compressed = chosen * sum(sizes) / len(sizes)
+        if params.protocol == "fixed":
+            # Where no document is long enough the longest context falls, and few documents are left.
+            long = texts.at_least(max(params.max_context, context_len)) or (max(sizes),)
+            chosen = min(len(long), params.limit or len(long))
+            dealt = min(len(long), max(params.limit or len(long), params.windows))
+            num, length = chosen * max(params.windows, dealt) / dealt, context_len
+            compressed = chosen * sum(long) / len(long)
+        else:
+            num_tokens = texts.tokens(limit=params.limit)
+            length = min(context_len, num_tokens)
+            num = num_tokens / (_stride(params, context_len) if params.protocol == "hf-stride" else length)
+        at_once = max(1, min(batch_size, round(num)))
+        calls = Calls(num=num / at_once, num_tokens=length, batch_size=at_once)
+        return Work(calls=(calls,), compressed_bytes=compressed)
+
+    def sequences(self, params: PerplexityParams, context_len: int, batch_size: int, *, cost: Cost | None) -> int:
+        """`stream` reads one sequence at a time, for its memory."""
+        return 1 if params.protocol == "stream" else fit_batch(batch_size, context_len, cost=cost)
 
     def measure(self, bench: Bench) -> Iterator[Sample]:
         """Yield one sample per window (`fixed`), or per document and bucket of positions.
@@ -222,11 +271,13 @@ class Perplexity(Task):
         Raises:
             TooShortError: the corpus has no text for this context.
             TooLongError: the checkpoint cannot take it.
-            UnsupportedError: the protocol asks for a BOS that the tokenizer does not have, or a window has no target.
+            UnsupportedError: the protocol asks for a BOS that the tokenizer does not have, or for a window that has no
+                target or is longer than the context.
         """
         params: PerplexityParams = self.Params(**bench.cell.params)
         self.check(params)
-        batch_size = self.sequences(params, bench.cell.context_len, bench.cell.batch_size)
+        cell = bench.cell
+        batch_size = self.sequences(params, cell.context_len, cell.batch_size, cost=cell.checkpoint.cost)
         if params.protocol == "fixed":
             yield from _measure_fixed(bench, params, batch_size)
         elif params.protocol in ("hf-stride", "lme-rolling"):
@@ -236,10 +287,8 @@ class Perplexity(Task):
 
 
 def _measure_fixed(bench: Bench, params: PerplexityParams, batch_size: int) -> Iterator[Sample]:
-    cell, bos_id = bench.cell, bench.tokenizer.bos_id
-    # BOS, the context and the window, of which the last token is not read
-    num_read = cell.context_len + params.window - (bos_id is None)
-    windows = draw_windows(
+    cell = bench.cell
+    drawn = draw_windows(
         bench.corpus,
         bench.tokenizer,
         seed=cell.seed,
@@ -248,9 +297,11 @@ def _measure_fixed(bench: Bench, params: PerplexityParams, batch_size: int) -> I
         size=params.window,
         num_windows=params.windows,
         limit=params.limit,
+        memo=bench.memo,
     )
-    require_room(bench, num_read)
-    rows = _Rows(bench, bos="none" if bos_id is None else "window")
+    require_room(bench)
+    windows, bos = drawn.windows, "none" if bench.tokenizer.bos_id is None else "window"
+    rows = _Rows(bench, bos=bos, num_documents=drawn.num_documents)
     for first in range(0, len(windows), batch_size):
         batch = windows[first : first + batch_size]
         for window, nats in zip(batch, score_windows(bench, batch, size=params.window), strict=True):
@@ -266,7 +317,7 @@ def _measure_fixed(bench: Bench, params: PerplexityParams, batch_size: int) -> I
 def _measure_blocks(bench: Bench, params: PerplexityParams, batch_size: int) -> Iterator[Sample]:
     cell, streams = bench.cell, params.protocol == "stream"
     text = lay_out(_documents(bench, params), bench.tokenizer)
-    require_room(bench, cell.context_len)
+    require_room(bench)
     # Where the system cannot reset the peak, nobody knows the stream's own.
     watched = streams and measure.reset_peak_rss()
     sums = score_blocks(
@@ -276,10 +327,12 @@ def _measure_blocks(bench: Bench, params: PerplexityParams, batch_size: int) -> 
         chunk_len=params.chunk if streams else cell.context_len,
         batch_size=batch_size,
         by_position=params.protocol == "position",
+        known=None if streams else _known(bench, params),
         progress=bench.progress,
     )
     peak: int | None = measure.peak_rss() if watched else None
-    rows = _Rows(bench, bos="none" if text.bos_id is None else "block and document")
+    bos = "none" if text.bos_id is None else "block and document"
+    rows = _Rows(bench, bos=bos, num_documents=len(bench.corpus.documents("test")))
     for (index, bucket), num_tokens in np.ndenumerate(sums.num_tokens):
         if num_tokens == 0:
             continue
@@ -292,6 +345,7 @@ def _measure_blocks(bench: Bench, params: PerplexityParams, batch_size: int) -> 
                 "num_bytes": int(sums.num_bytes[index, bucket]),
                 "nats": float(sums.nats[index, bucket]),
                 "peak_rss_bytes": peak,
+                "reused_tokens": int(sums.num_reused[index, bucket]),
             },
         )
         peak = None
@@ -305,9 +359,10 @@ def _measure_spans(bench: Bench, params: PerplexityParams, batch_size: int) -> I
         tape, spans = lay_rolling(documents, bench.tokenizer, max_len=context_len)
     else:
         tape, spans = lay_strided(documents, bench.tokenizer, max_len=context_len, stride=stride)
-    require_room(bench, context_len)
-    totals = score_spans(tape, spans, bench.engine, batch_size=batch_size, progress=bench.progress)
-    rows = _Rows(bench, bos="none" if strided else "document")
+    require_room(bench)
+    known = {} if strided else _known(bench, params)
+    totals = score_spans(tape, spans, bench.engine, batch_size=batch_size, known=known, progress=bench.progress)
+    rows = _Rows(bench, bos="none" if strided else "document", num_documents=len(bench.corpus.documents("test")))
     for index, document in enumerate(tape.documents):
         if totals.num_tokens[index] == 0:
             continue
@@ -322,6 +377,7 @@ def _measure_spans(bench: Bench, params: PerplexityParams, batch_size: int) -> I
                 "num_bytes": int(totals.num_bytes[index]),
                 "nats": float(totals.nats[index]),
                 "num_words": words,
+                "reused_tokens": int(totals.num_reused[index]),
                 # a stride of 1 leaves the page no weight beyond the first window
                 **(page if strided and page["page_tokens"] else {}),
             },
@@ -332,11 +388,19 @@ def _documents(bench: Bench, params: PerplexityParams) -> list[Document]:
     return rank(bench.corpus.documents("test"), seed=bench.cell.seed)[: params.limit]
 
 
+def _known(bench: Bench, params: PerplexityParams) -> dict[int, Nats]:
+    """Nats that longer contexts of this process gave, by the place that their stretch begins at."""
+    layout = "rolling" if params.protocol == "lme-rolling" else "blocks"
+    key = ("nats", layout, bench.cell.corpus_digest, bench.tokenizer.digest, bench.cell.seed, params.limit)
+    return bench.memo.setdefault(key, {})
+
+
 class _Rows:
     """Samples of one cell: the columns of every protocol, and each document under the name of its text."""
 
-    def __init__(self, bench: Bench, *, bos: str) -> None:
+    def __init__(self, bench: Bench, *, bos: str, num_documents: int) -> None:
         self._bos = bos  # before what BOS stands
+        self._num_documents = num_documents  # that the limit chose from
         self._originals = originals(bench.corpus.documents("test"))
         self._compressed = OncePerDocument()
 
@@ -351,7 +415,12 @@ class _Rows:
         name = self._originals[document.name]
         return Sample(
             keys={"document": name, **NO_KEYS, "bos": self._bos, **keys},
-            values={**NO_VALUES, **values, **self._compressed.sizes(name, document.text)},
+            values={
+                **NO_VALUES,
+                "num_documents": self._num_documents,
+                **values,
+                **self._compressed.sizes(name, document.text),
+            },
             evidence=evidence,
         )
 
@@ -359,7 +428,3 @@ class _Rows:
 def _stride(params: PerplexityParams, context_len: int) -> int:
     """As on the page, where windows of 1,024 tokens are 512 apart."""
     return max(1, context_len // 2) if params.stride is None else params.stride
-
-
-def _batch_size(asked: int, num_tokens: int) -> int:
-    return max(1, min(asked, MAX_BATCH_TOKENS // num_tokens))

@@ -23,7 +23,7 @@ flatters wide states; a limit takes sequences at random, the same for every chec
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -31,13 +31,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ttbench.errors import CorpusError, UnknownNameError, UsageError
-from ttbench.harness.data import Document
+from ttbench.harness.data import Corpus, Document
 from ttbench.harness.ends import ENDS_BYTES, readable
-from ttbench.tasks.base import Bench, Task
+from ttbench.tasks.base import Bench, Limit, Task, columns
 from ttbench.tasks.draw import shuffled
 from ttbench.tasks.logistic import fit
 from ttbench.tasks.windows import originals
-from ttbench.types import Metric, Sample
+from ttbench.types import ColumnType, Cost, Metric, Sample
+from ttbench.work import Calls, Texts, Work
 
 POOLS = ("mean", "last")
 WORD = 4  # letters of the words that are counted
@@ -52,7 +53,7 @@ class ProbeParams:
     """Parameters of the probe task."""
 
     pool: Literal["mean", "last"] = "mean"
-    limit: int | None = None  # sequences of each split at most, in seeded order; None: all
+    limit: Limit = None  # sequences of each split at most, in seeded order; None: all
 
 
 def _share(name: str, label: str, numerator: str, *, ours: bool = False) -> Metric:
@@ -74,8 +75,15 @@ class Probe(Task):
     name: ClassVar[str] = "probe"
     version: ClassVar[int] = 2
     Params: ClassVar[type[Any]] = ProbeParams
+    columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
+        text="sequence label not_comparable_because",
+        whole="num_classes num_train num_sequences hits counts_hits num_tokens cut_tokens in_train",
+        real="chance_hits penalty nats",
+        truth="comparable_to_published",
+    )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
     needs_corpus: ClassVar[bool] = True
+    corpus_splits: ClassVar[tuple[str, ...]] = ("train", "test")
     default_ctx: ClassVar[str] = "1k"
     default_corpus: ClassVar[str] = "genomic-benchmarks:human_nontata_promoters"
     default_batch_size: ClassVar[int] = 32
@@ -92,10 +100,27 @@ class Probe(Task):
         if params.limit is not None and params.limit < 1:
             raise UsageError(f"probe parameter limit is {params.limit}; it must be at least 1")
 
+    def check_corpus(self, corpus: Corpus) -> None:
+        _classes(corpus.name, corpus.documents("train"), corpus.documents("test"))
+
     def tokens(self, params: ProbeParams, context_len: int) -> int:
         return 2 * (params.limit or TYPICAL_SEQUENCES) * self.reach(params, context_len)
 
-    def sequences(self, params: ProbeParams, context_len: int, batch_size: int) -> int:
+    def work(self, params: ProbeParams, context_len: int, batch_size: int, *, texts: Texts) -> Work:
+        """Sequences of both splits, each read once; sequences of one length go together."""
+        calls = []
+        for split in self.corpus_splits:
+            sizes = texts.sizes.get(split, ())
+            num = min(len(sizes), params.limit or len(sizes))
+            if not num:
+                return super().work(params, context_len, batch_size, texts=texts)
+            length = min(context_len, sum(sizes) / len(sizes) / texts.token_bytes)
+            # Lengths of real sequences seldom agree, unless all of them do.
+            at_once = max(1, min(batch_size, num // len(set(sizes))))
+            calls.append(Calls(num=num / at_once, num_tokens=length, batch_size=at_once))
+        return Work(calls=tuple(calls))
+
+    def sequences(self, params: ProbeParams, context_len: int, batch_size: int, *, cost: Cost | None) -> int:
         return max(1, min(batch_size, MAX_BATCH_TOKENS // self.reach(params, context_len)))
 
     def reach(self, params: ProbeParams, context_len: int) -> int:

@@ -27,6 +27,7 @@ from ttbench.tasks.draw import generator
 from ttbench.tasks.haystack import Hay, Haystack, cut_essay, gather, put_in, stack_lines
 from ttbench.tasks.riddle import Riddle, draw_lines, draw_riddle
 from ttbench.tasks.ruler import DEPTHS, NOISE, VARIANTS, Question, Variant
+from ttbench.tasks.wordings import RULER
 from ttbench.types import canonical_json
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Recipe:
     values: tuple[str, ...]  # the answer
     depth: float | None  # asked for; None: drawn
     insert_at: tuple[int, ...]  # tokens of the haystack, other needles included, before each needle asked for
+    wording: str = RULER  # of statement and question
 
     def to_text(self) -> str:
         """JSON, as rows carry it."""
@@ -157,6 +159,7 @@ def prepare(
             values=tuple(value for _, value in riddle.asked(variant)),
             depth=depth,
             insert_at=tuple(place for place, _ in needles),
+            wording=RULER if variant.wording is None else variant.wording.name,
         )
         made.append((recipe, Prompt(head=head, haystack=base.ids, needles=needles, question=ask)))
     return made
@@ -178,7 +181,7 @@ def rebuild(
     for noun, wanted, found in (("corpus", recipe.corpus, given), ("tokenizer", recipe.tokenizer, tokenizer.digest)):
         if wanted != found:
             raise UsageError(f"the recipe was made with the {noun} of digest {wanted}; this one has {found}")
-    variant, seed, trial = VARIANTS[recipe.protocol], recipe.seed, recipe.trial
+    variant, seed, trial = VARIANTS[recipe.protocol].worded(recipe.wording), recipe.seed, recipe.trial
     riddle = draw_riddle(variant, seed=seed, trial=trial)
     hay = gather(corpus, tokenizer) if given is not None and corpus is not None else None
     haystack = _lay_haystack(

@@ -13,8 +13,10 @@ looked up (`ttbench.harness.puzzles` has the definitions and sources). It is a t
 on such sequences (`ttbench/zoo/recipe-synthetic.yaml`) and tested there and beyond its length. A model that never
 saw them scores chance, which says nothing about what it could learn. Form `text` asks a pretrained model without any
 training: key/value sentences stated once and asked for once (mqar), random strings repeated (copy), as in the rows that
-the zoo was trained on. Parity and S5 have no such form: no text poses them. `trained_format` says whether the
-checkpoint was trained on rows of the cell's kind and form; null where its config.json does not tell.
+the zoo was trained on. Both fill the context in the checkpoint's own tokens, mqar with sentences that nobody asks for;
+`read_tokens` is what was really read, and `extrapolated` follows it. Parity and S5 have no such form: no text poses
+them. `trained_format` says whether the checkpoint was trained on rows of the cell's kind and form; null where its
+config.json does not tell.
 
 Measured, in one pass: a question is answered when each token of its answer is the likeliest of the whole vocabulary,
 given those before it (teacher forcing; one token in form symbols). Parity and S5 are asked after every symbol, and the
@@ -30,7 +32,7 @@ everything, so compare at equal `state_bytes`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -38,10 +40,11 @@ import numpy as np
 
 from ttbench.errors import TooLongError, UnsupportedError, UsageError
 from ttbench.harness.puzzles import KEYS, LETTERS, PERMUTATIONS, VALUES, most_pairs
-from ttbench.tasks.base import Bench, Task
+from ttbench.tasks.base import Bench, Task, columns
 from ttbench.tasks.sequences import ROW_KINDS, TEXT_PAIR_LEN, Form, Kind, Recipe, make
 from ttbench.tasks.sequences import Sequence as Tokens
-from ttbench.types import Checkpoint, Metric, Sample
+from ttbench.types import Checkpoint, ColumnType, Metric, Sample
+from ttbench.work import Calls, Texts, Work
 
 FEWEST_TOKENS = 16  # of a context
 FEWEST_PAIRS = 4  # of the numbers of pairs that are asked when none are named
@@ -87,8 +90,14 @@ class Recall(Task):
     """Questions answered, by length and number of pairs."""
 
     name: ClassVar[str] = "recall"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     Params: ClassVar[type[Any]] = RecallParams
+    columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
+        text="sequence recipe",
+        whole="pairs num_questions hits answer_tokens read_tokens state_bytes",
+        real="chance chance_hits chance_stated nats",
+        truth="trained_format",
+    )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
     needs_corpus: ClassVar[bool] = False
     default_ctx: ClassVar[str] = "256..2k"
@@ -146,6 +155,11 @@ class Recall(Task):
     def tokens(self, params: RecallParams, context_len: int) -> int:
         """Tokens of all sequences, as if each filled its context."""
         return context_len * params.limit * len(_asked_pairs(settled(params), context_len))
+
+    def work(self, params: RecallParams, context_len: int, batch_size: int, *, texts: Texts) -> Work:
+        num = params.limit * len(_asked_pairs(settled(params), context_len))
+        at_once = max(1, min(batch_size, num))
+        return Work(calls=(Calls(num=num / at_once, num_tokens=context_len, batch_size=at_once),))
 
     def measure(self, bench: Bench) -> Iterator[Sample]:
         """Yield one sample per sequence.
@@ -258,10 +272,10 @@ def _judge(recipe: Recipe, tokens: Tokens, nats: np.ndarray, top: np.ndarray, st
             "hits": int((missed == 0).sum()),
             "chance": chance,
             "chance_hits": chance * number,
-            "chance_stated": None if recipe.pairs is None else 1 / recipe.pairs,
+            "chance_stated": None if tokens.num_stated is None else 1 / tokens.num_stated,
             "nats": float(answers.sum()),
             "answer_tokens": int(asked.sum()),
-            "sequence_tokens": len(tokens.ids),
+            "read_tokens": len(tokens.ids),
             "state_bytes": state_bytes,
         },
         evidence={

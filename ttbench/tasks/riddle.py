@@ -18,6 +18,7 @@ from ttbench.errors import UnsupportedError
 from ttbench.harness.needle_words import ADJECTIVES, NOUNS
 from ttbench.tasks.draw import generator
 from ttbench.tasks.ruler import NUM_DIGITS, Variant
+from ttbench.tasks.wordings import NAMES
 
 if TYPE_CHECKING:
     from ttbench.harness.tokenizer import Tokenizer
@@ -57,6 +58,12 @@ def draw_riddle(variant: Variant, *, seed: int, trial: int) -> Riddle:
     )
     dealt = tuple(tuple(values[i : i + variant.num_values]) for i in range(0, len(values), variant.num_values))
     return Riddle(keys=tuple(keys), values=dealt, share=share)
+
+
+def draw_wording(*, seed: int, trial: int) -> str:
+    """The name of a trial's wording: each comes once in as many trials as there are wordings, in seeded order."""
+    order = generator(seed, "needle", "wordings", trial // len(NAMES)).permutation(len(NAMES))
+    return NAMES[order[trial % len(NAMES)]]
 
 
 def draw_lines(variant: Variant, riddle: Riddle, *, seed: int, trial: int) -> Iterator[str]:

@@ -74,6 +74,7 @@ class Totals:
     nats: Float[np.ndarray, "N"]
     page_tokens: Float[np.ndarray, "N"]
     page_nats: Float[np.ndarray, "N"]
+    num_reused: Int[np.ndarray, "N"]  # of num_tokens, those that were known already
 
 
 def lay_tape(documents: Sequence[Document], tokenizer: Tokenizer, *, bos_id: int | None) -> Tape:
@@ -172,18 +173,35 @@ def score_spans(
     engine: Engine,
     *,
     batch_size: int,
+    known: dict[int, Float[np.ndarray, "S"]],
     progress: Callable[[int, int], None],
 ) -> Totals:
-    """Score every window, up to `batch_size` of one length at a time, so that nothing is ever padded."""
-    nats, weights, scored = (np.zeros(len(tape.ids)) for _ in range(3))
+    """Score every window, up to `batch_size` of one length at a time, so that nothing is ever padded.
+
+    Args:
+        known: nats of the tokens behind a place, read from an empty state, by that place: windows that are among them
+            are not read again, and those of which every token is scored are added.
+    """
+    nats, weights, scored, reused = (np.zeros(len(tape.ids)) for _ in range(4))
     done, total = 0, sum(span.end - span.first for span in spans)
-    for batch in _batches(spans, batch_size=batch_size):
-        for span, found in zip(batch, _score_batch(tape, batch, engine), strict=True):
-            place = slice(span.first, span.end)
-            nats[place], scored[place] = found, 1
-            weights[place] = span.page_tokens / (span.end - span.first)
+    fresh = []
+    for span in spans:
+        place = slice(span.first, span.end)
+        scored[place], weights[place] = 1, span.page_tokens / (span.end - span.first)
+        read = known.get(span.begin, ())
+        if len(read) < span.num_read:
+            fresh.append(span)
+        else:
+            nats[place], reused[place] = read[span.first - 1 - span.begin : span.num_read], 1
             done += span.end - span.first
+    for batch in _batches(fresh, batch_size=batch_size):
+        for span, found in zip(batch, _score_batch(tape, batch, engine), strict=True):
+            nats[span.first : span.end] = found
+            done += span.end - span.first
+            if span.first == span.begin + 1:
+                known[span.begin] = found
         progress(done, total)
+    progress(done, total)
 
     def summed(values: np.ndarray) -> Float[np.ndarray, "N"]:
         return np.bincount(tape.owner, weights=values, minlength=len(tape.documents))
@@ -194,6 +212,7 @@ def score_spans(
         nats=summed(nats),
         page_tokens=summed(weights),
         page_nats=summed(nats * weights),
+        num_reused=summed(reused).astype(np.int64),
     )
 
 

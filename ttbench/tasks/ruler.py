@@ -16,9 +16,12 @@ letter.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from ttbench.tasks.wordings import WORDINGS, Wording
 
 TEMPLATE = (
     "Some special magic {type_needle_v} are hidden within the following text. Make sure to memorize it. "
@@ -50,6 +53,11 @@ class Variant:
     num_keys: int = 1
     num_values: int = 1  # of each key
     num_queries: int = 1  # keys asked for
+    wording: Wording | None = None  # None: RULER's
+
+    def worded(self, name: str) -> Variant:
+        """The same in another wording."""
+        return dataclasses.replace(self, wording=WORDINGS.get(name))
 
     @property
     def num_answers(self) -> int:
@@ -58,12 +66,17 @@ class Variant:
 
     def needle(self, key: str, value: str) -> str:
         """A needle's sentence."""
+        if self.wording is not None:
+            return self.wording.needle.format(noun=self.value.removesuffix("s"), key=key, value=value)
         return NEEDLE.format(type_needle_v=self.value, key=key, value=value)
 
     def around(self, question: Question, keys: Sequence[str]) -> tuple[str, str]:
         """What stands before the haystack and what after it, when these keys are asked for."""
         if question == "cloze":
-            return "", "\n" + NEEDLE.format(type_needle_v=self.value, key=keys[0], value="\0").split(" \0")[0]
+            return "", "\n" + self.needle(keys[0], "\0").split(" \0")[0]
+        if self.wording is not None:
+            asked = self.wording.question.format(noun=self.value.removesuffix("s"), key=keys[0])
+            return f"{self.wording.before}\n", f"\n{asked}"
         query = keys[0] if len(keys) == 1 else f"{', '.join(keys[:-1])}, and {keys[-1]}"
         template, noun = TEMPLATE + ANSWER_PREFIX, str(self.value)
         if self.num_answers == 1:
@@ -88,16 +101,24 @@ VARIANTS: Mapping[str, Variant] = {variant.name: variant for variant in _VARIANT
 
 
 def departures(
-    variant: Variant, *, depth_mode: str, question: str, answer_tokens: int, context_len: int, corpus: str
+    variant: Variant,
+    *,
+    depth_mode: str,
+    question: str,
+    answer_tokens: int,
+    context_len: int,
+    corpus: str,
 ) -> list[str]:
     """Why a share of values found is not to be put beside RULER's published table, as far as the parameters tell."""
     found = []
     if variant.haystack == "essay":
-        found.append(f"haystack: {corpus} for Paul Graham's essays")
+        found.append(f"haystack: {corpus}, white space kept, for Paul Graham's essays")
     if "words" in (variant.key, variant.value):
         found.append("data: keys of this package's word lists for those of wonderwords")
     if depth_mode != "ruler":
         found.append("depth: set for random")
+    if variant.wording is not None:
+        found.append(f"wording: {variant.wording.name} for RULER's sentences")
     if question != "ruler":
         found.append("question: the needle's sentence begun again")
     if answer_tokens != ANSWER_TOKENS:

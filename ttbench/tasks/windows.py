@@ -1,11 +1,12 @@
 """The targets of the protocol `fixed`: windows of test documents, drawn once for a whole sweep of contexts.
 
     document   |----------------------------|=====|-------|=====|---------|
-                <-- shared_context tokens -->  ^ windows of S targets, disjoint
+                <----- shared_context tokens ----->  ^ windows of S targets, disjoint
 
-A window may start only where the longest context of the sweep fits before it, so that every context scores the same
-targets, and cells measured on different days stay comparable. The draw depends on the document's name, the seed, S
-and `shared_context`; never on the context, the checkpoint or the batch size.
+A context of c tokens holds its window: c - S tokens stand before the S targets. A window may end only where the longest
+context of the sweep has its room, so that every context scores the same targets, and cells measured on different days
+stay comparable. The draw depends on the document's name, the seed, S and `shared_context`; never on the context, the
+checkpoint or the batch size.
 """
 
 from __future__ import annotations
@@ -13,29 +14,41 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from ttbench.errors import TooLongError, TooShortError
+from ttbench.errors import TooLongError, TooShortError, UnsupportedError
 from ttbench.harness.data import Corpus, Document
 from ttbench.tasks.base import Bench
 from ttbench.tasks.draw import deal, generator, shuffled
+from ttbench.types import Cost
 
 if TYPE_CHECKING:
     from ttbench.harness.tokenizer import Tokenizer
 
+# Where a state grows, a batch holds at most this many tokens, whatever --batch-size says: states stay within a few GiB.
+MAX_BATCH_TOKENS = 65_536
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """S targets of a document and the context before them."""
+    """S targets of a document and what is read before them."""
 
     document: Document
     start: int  # tokens of the document before the first target
     shared_context: int  # tokens; every context up to this one scores the same targets
-    ids: Int[np.ndarray, "T"]  # the context, then the targets; no BOS
+    ids: Int[np.ndarray, "T"]  # what stands before the targets, then they; no BOS
     num_bytes: int  # bytes of the targets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Windows:
+    """What is scored, and out of how much."""
+
+    windows: Sequence[Window]
+    num_documents: int  # long enough, before the limit
 
 
 def rank(documents: Sequence[Document], *, seed: int) -> list[Document]:
@@ -51,6 +64,17 @@ def originals(documents: Iterable[Document]) -> dict[str, str]:
     """
     first: dict[bytes, str] = {}
     return {document.name: first.setdefault(document.text, document.name) for document in documents}
+
+
+def fit_batch(asked: int, num_tokens: int, *, cost: Cost | None) -> int:
+    """Sequences of `num_tokens` tokens that are read at once.
+
+    Where the state has one size those are all that were asked for: such a model gains by a batch, whose memory does not
+    grow with the tokens.
+    """
+    if cost is not None and not cost.state_bytes_per_token:
+        return asked
+    return max(1, min(asked, MAX_BATCH_TOKENS // num_tokens))
 
 
 def draw_starts(
@@ -72,45 +96,57 @@ def draw_windows(
     size: int,
     num_windows: int,
     limit: int | None,
-) -> list[Window]:
+    memo: dict[Any, Any],
+) -> Windows:
     """The windows of one cell, document by document.
 
-    Documents shorter than the longest context plus one window are left out, for every context alike. When none is
-    long enough the longest context falls to the largest power of two that the longest document has room for.
-    `num_windows` are dealt evenly over the documents; each gives at least one. The limit comes after: it leaves out
-    documents and moves no window.
+    Documents shorter than the longest context are left out, for every context alike. When none is long enough the
+    longest context falls to the largest power of two that the longest document has room for. `num_windows` are dealt
+    evenly over the documents; each gives at least one. The limit comes after: it leaves out documents and moves no
+    window.
+
+    Args:
+        memo: what earlier cells of this process have left (`Bench.memo`).
 
     Raises:
-        TooShortError: no document holds a window after `context_len` tokens.
+        UnsupportedError: a context of `context_len` tokens does not hold a window.
+        TooShortError: no document has `context_len` tokens.
     """
+    if context_len < size:
+        raise UnsupportedError(
+            f"a context of {context_len:,} tokens does not hold a window of {size:,} targets; ask for at least "
+            f"{size:,} tokens, or for a smaller window"
+        )
     ranked = rank(corpus.documents("test"), seed=seed)
-    # With as many documents as windows each gives one, however many more there are.
-    enough = None if limit is None else max(limit, num_windows)
+    lengths = _lengths(corpus, tokenizer, memo=memo)
     shared_context = max(max_context, context_len)
-    encoded = _encode_long(ranked, tokenizer, num_tokens=shared_context + size, enough=enough)
-    if not encoded:
-        lengths = {document.name: len(tokenizer.encode(document.text)) for document in ranked}
-        shared_context = _largest_shared(lengths, corpus=corpus, context_len=context_len, size=size)
-        encoded = _encode_long(ranked, tokenizer, num_tokens=shared_context + size, enough=enough)
-    dealt = zip(encoded, deal(max(num_windows, len(encoded)), encoded), strict=True)
-    windows = []
-    for (document, ids), count in itertools.islice(dealt, limit):
+    if max(lengths.values()) <= shared_context:
+        shared_context = _largest_shared(lengths, corpus=corpus, context_len=context_len)
+    # One token more than the context has: without BOS it is read first.
+    long = [document for document in ranked if lengths[document.name] > shared_context]
+    before = context_len - size + (tokenizer.bos_id is None)
+    found = []
+    for document, count in itertools.islice(zip(long, deal(max(num_windows, len(long)), long), strict=True), limit):
+        ids = tokenizer.encode(document.text)
         rng = generator(seed, "perplexity", document.name, size, shared_context)
-        for start in draw_starts(len(ids), first=shared_context, size=size, count=count, rng=rng):
-            windows.append(
+        for start in draw_starts(len(ids), first=shared_context - size + 1, size=size, count=count, rng=rng):
+            found.append(
                 Window(
                     document=document,
                     start=int(start),
                     shared_context=shared_context,
-                    ids=ids[start - context_len : start + size].copy(),
+                    ids=ids[start - before : start + size].copy(),
                     num_bytes=int(tokenizer.byte_lengths(ids[start : start + size]).sum()),
                 )
             )
-    return windows
+    return Windows(windows=found, num_documents=len(long))
 
 
 def score_windows(bench: Bench, windows: Sequence[Window], *, size: int) -> Float[np.ndarray, "B S"]:
-    """Nats of the targets of windows with equally long contexts, each read from an empty state behind BOS."""
+    """Nats of the targets of windows in equally long contexts, each read from an empty state behind BOS.
+
+    As many tokens are read as the context has. Without BOS the first of them is one more of the document.
+    """
     ids = np.stack([window.ids for window in windows])  # [B, context and targets]
     if bench.tokenizer.bos_id is not None:
         ids = np.concatenate([np.full((len(windows), 1), bench.tokenizer.bos_id), ids], axis=1)
@@ -123,39 +159,33 @@ def score_windows(bench: Bench, windows: Sequence[Window], *, size: int) -> Floa
     return bench.engine.score(inputs[:, before:], targets)
 
 
-def require_room(bench: Bench, num_tokens: int) -> None:
-    """Raise TooLongError when the checkpoint cannot take `num_tokens`."""
-    most = bench.engine.max_context
-    if most is not None and num_tokens > most:
+def require_room(bench: Bench) -> None:
+    """Raise TooLongError when the checkpoint cannot take the context."""
+    most, context_len = bench.engine.max_context, bench.cell.context_len
+    if most is not None and context_len > most:
         raise TooLongError(
-            f"a context of {bench.cell.context_len:,} needs {num_tokens:,} tokens with its targets; "
-            f"checkpoint '{bench.cell.checkpoint.name}' takes at most {most:,}"
+            f"a context of {context_len:,} tokens was asked for; checkpoint "
+            f"'{bench.cell.checkpoint.name}' takes at most {most:,}"
         )
 
 
-def _encode_long(
-    documents: Sequence[Document], tokenizer: Tokenizer, *, num_tokens: int, enough: int | None
-) -> list[tuple[Document, Int[np.ndarray, "T"]]]:
-    """The first `enough` documents of at least `num_tokens` tokens, with their ids."""
-    found: list[tuple[Document, Int[np.ndarray, "T"]]] = []
-    for document in documents:
-        if enough is not None and len(found) >= enough:
-            break
-        ids = tokenizer.encode(document.text)
-        if len(ids) >= num_tokens:
-            found.append((document, ids))
-    return found
+def _lengths(corpus: Corpus, tokenizer: Tokenizer, *, memo: dict[Any, Any]) -> dict[str, int]:
+    """Tokens of each test document, counted once for all cells of a process."""
+    key = ("lengths", corpus.digest, tokenizer.digest)
+    if key not in memo:
+        memo[key] = {document.name: len(tokenizer.encode(document.text)) for document in corpus.documents("test")}
+    return memo[key]
 
 
-def _largest_shared(lengths: dict[str, int], *, corpus: Corpus, context_len: int, size: int) -> int:
-    room = max(lengths.values()) - size
+def _largest_shared(lengths: dict[str, int], *, corpus: Corpus, context_len: int) -> int:
+    room = max(lengths.values()) - 1
     shared = 1 << (room.bit_length() - 1) if room > 0 else 0
     if context_len > shared:
         longest = sorted(lengths.items(), key=lambda item: -item[1])[:5]
         listing = ", ".join(f"{name} {num_tokens:,}" for name, num_tokens in longest)
         allowed = f"ask for at most {shared:,} tokens of context" if shared else "give longer text"
         raise TooShortError(
-            f"no test document of corpus '{corpus.name}' holds {context_len:,} tokens of context and {size} targets; "
+            f"no test document of corpus '{corpus.name}' has more than {context_len:,} tokens; "
             f"the longest have (tokens): {listing}; {allowed}, or give longer documents"
         )
     return shared

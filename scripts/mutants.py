@@ -1,0 +1,380 @@
+"""`make mutants`: would the tests notice a wrong number? Changes the code in small ways, and runs the tests each time.
+
+A sample of each module's mutations (`mutations.py`), the same for the same seed, is tried in copies of the tree. A
+mutant is killed when a test fails, or when the tests need many times their usual processor time. First the module's own
+tests run, then, where those pass, all others that read it. Outcomes are kept in `.cache/mutants`, so that an
+interrupted run goes on; survivors are tried again when a test has changed.
+
+    python scripts/mutants.py [--sample 10] [--seed 0] [--jobs 2] [--only PART-OF-PATH] [--report]
+
+`--report` writes docs/mutants.md, where each survivor's reason, written by hand, is kept. The exit code is 1 when fewer
+than 95 % are killed or a survivor has no reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mutations import Mutation, mutations
+
+ROOT = Path(__file__).parents[1]
+KEPT = ROOT / ".cache" / "mutants"
+PAGE = ROOT / "docs" / "mutants.md"
+SCOPE = ("ttbench/kernels/*.py", "ttbench/tasks/*.py", "ttbench/stats.py", "ttbench/report/*.py")
+# How things look, not what they say: canvas sizes, colours, line widths.
+LOOKS = {"canvas.py", "curves.py", "figures.py", "heatmaps.py"}
+# Tests of modules that no test file mirrors, before all that import them.
+TESTS = {
+    "kernels/gating.py": ["tests/kernels/test_favor.py", "tests/models/test_titans.py"],
+    "tasks/base.py": ["tests/test_suite.py"],
+    "tasks/haystack.py": ["tests/tasks/test_prompts.py", "tests/tasks/test_needle.py"],
+    "tasks/sequences.py": ["tests/tasks/test_recall.py"],
+}
+LEAST_SHARE = 0.95
+LEAST_CPU_S, CPU_FACTOR = 20, 4  # processor seconds that a mutant's tests may take: these and so many times the usual
+WALL_S = 1800  # and seconds of the clock, on however busy a machine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mutant:
+    """A mutation of one module."""
+
+    path: str  # below the root
+    mutation: Mutation
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a mutant."""
+
+    key: str
+    path: str
+    function: str
+    before: str
+    after: str
+    tests: str  # digest of the tests that ran
+    killed_by: str | None  # a test file, or "time"; None: it survived
+
+
+# What is tried
+
+
+def modules(only: str) -> list[Path]:
+    """The modules in scope."""
+    return [path for pattern in SCOPE for path in sorted(ROOT.glob(pattern)) if only in str(path.relative_to(ROOT))]
+
+
+def sample(path: Path, *, num_mutants: int, seed: int) -> list[Mutant]:
+    """Some mutants of a module, by a draw that does not change when lines move."""
+    name = str(path.relative_to(ROOT))
+    found = [Mutant(path=name, mutation=each, key=each.key(name)) for each in mutations(path.read_text("utf-8"))]
+    if path.name in LOOKS:
+        found = [mutant for mutant in found if not _is_look(mutant.mutation)]
+    return sorted(found, key=lambda mutant: hashlib.sha256(f"{seed} {mutant.key}".encode()).digest())[:num_mutants]
+
+
+def _is_look(mutation: Mutation) -> bool:
+    """A number changed, or a keyword argument left out, in a module that draws."""
+    numbers = re.compile(r"\d[\d.]*(e-?\d+)?")
+    left_out = re.findall(r"\b\w+=[^=]", mutation.before), re.findall(r"\b\w+=[^=]", mutation.after)
+    return numbers.sub("0", mutation.before) == numbers.sub("0", mutation.after) or left_out[0] != left_out[1]
+
+
+def tests_of(path: str) -> list[list[str]]:
+    """Test files in two rounds: the module's own, and all others that import it, directly or by what they import."""
+    below = path.removeprefix("ttbench/")
+    mirror = ROOT / "tests" / Path(below).parent / f"test_{Path(below).name}"
+    own = [str(mirror.relative_to(ROOT))] if mirror.is_file() else []
+    own += [test for test in TESTS.get(below, []) if test not in own]
+    module = path.removesuffix(".py").replace("/", ".")
+    direct = [name for name, imported in _imports().items() if module in imported]
+    near = {module, *(each for each in _package() if module in _package()[each])}
+    others = [name for name, imported in _imports().items() if near & imported]
+    if not own:
+        own, direct = direct, []
+    rest = sorted(set(direct + others) - set(own))
+    if "/kernels/" in path or "/models/" in path:
+        rest = [name for name in rest if "/kernels/" in name or "/conformance/" in name or "/models/" in name]
+    return [own, rest] if own else [rest]
+
+
+def _names(path: Path) -> set[str]:
+    """Modules that a file imports."""
+    found = set[str]()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+_cache: dict[str, dict[str, set[str]]] = {}
+
+
+def _imports() -> dict[str, set[str]]:
+    if "tests" not in _cache:
+        files = sorted((ROOT / "tests").rglob("test_*.py"))
+        helpers = {path.stem: _names(path) for path in (ROOT / "tests").rglob("*.py") if path not in files}
+        _cache["tests"] = {}
+        for path in files:
+            names = _names(path)
+            beside = _names(path.parent / "conftest.py") if (path.parent / "conftest.py").is_file() else set()
+            _cache["tests"][str(path.relative_to(ROOT))] = names.union(beside, *(helpers.get(n, ()) for n in names))
+    return _cache["tests"]
+
+
+def _package() -> dict[str, set[str]]:
+    if "package" not in _cache:
+        paths = (ROOT / "ttbench").rglob("*.py")
+        _cache["package"] = {
+            str(path.relative_to(ROOT)).removesuffix(".py").replace("/", "."): _names(path) for path in paths
+        }
+    return _cache["package"]
+
+
+# Running
+
+
+class Slot:
+    """A copy of the tree in which one mutant at a time lives."""
+
+    def __init__(self, number: int) -> None:
+        self.folder = KEPT / f"tree-{number}"
+        shutil.rmtree(self.folder, ignore_errors=True)
+        ignored = shutil.ignore_patterns(".*", "runs", "trained", "dist", "build", "__pycache__")
+        shutil.copytree(ROOT, self.folder, ignore=ignored)
+        self._time = time.time() - 1e6
+        self._path: Path | None = None
+
+    def put(self, mutant: Mutant | None) -> None:
+        """The tree as it is, but for this mutant."""
+        if self._path is not None:
+            self._write(self._path, (ROOT / self._path).read_text("utf-8"))
+        self._path = None if mutant is None else Path(mutant.path)
+        if mutant is not None:
+            self._write(Path(mutant.path), mutant.mutation.source)
+
+    def _write(self, path: Path, source: str) -> None:
+        """With a time of its own, by which Python tells whether its compiled file is stale."""
+        self._time += 10
+        (self.folder / path).write_text(source, "utf-8")
+        os.utime(self.folder / path, (self._time, self._time))
+
+    def start(self, tests: Sequence[str], *, cpu_s: int) -> int:
+        """Fork a process, which has torch already, and run these tests in it."""
+        pid = os.fork()
+        if pid:
+            return pid
+        code = 70
+        try:
+            os.setsid()
+            os.chdir(self.folder)
+            out_of_sight = (ROOT, ROOT / "scripts")
+            sys.path[:] = [
+                str(self.folder),
+                *(each for each in sys.path if Path(each or ".").resolve() not in out_of_sight),
+            ]
+            log = os.open(self.folder / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            for stream in (1, 2):
+                os.dup2(log, stream)
+            resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 5))
+            import pytest
+
+            # What was imported before the fork is no test.
+            options = ["-W", "ignore::pytest.PytestAssertRewriteWarning", "-p", "no:cacheprovider"]
+            code = pytest.main(["-x", "-q", *options, *tests])
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(int(code))
+
+    def passed(self, tests: Sequence[str], *, cpu_s: int) -> Generator[None, None, tuple[str | None, float]]:
+        """Run tests, yielding while they run: what ended them, None where they passed, and their processor seconds."""
+        pid, began = self.start(tests, cpu_s=cpu_s), time.monotonic()
+        while not (ended := os.wait4(pid, os.WNOHANG))[0]:
+            if time.monotonic() - began > WALL_S:
+                os.kill(pid, signal.SIGKILL)
+            yield
+        # Workers that a test had started.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+        _, status, usage = ended
+        spent = usage.ru_utime + usage.ru_stime
+        if os.WIFSIGNALED(status):
+            return ("time" if os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL) else "a crash"), spent
+        if os.WEXITSTATUS(status) == 0:
+            return None, spent
+        found = re.search(r"^(?:FAILED|ERROR) (\S+)", (self.folder / "log").read_text(errors="replace"), re.M)
+        return (found.group(1) if found else f"exit code {os.WEXITSTATUS(status)}"), spent
+
+
+def lane(slot: Slot, modules: list[tuple[str, list[Mutant]]]) -> Iterator[Outcome | None]:
+    """Take modules from the list, one after the other, and try their mutants; None while tests run."""
+    while modules:
+        path, mutants = modules.pop(0)
+        rounds = [tests for tests in tests_of(path) if tests]
+        limits: dict[int, int] = {}
+        for mutant in mutants:
+            killed_by = None
+            for number, tests in enumerate(rounds):
+                if number not in limits:
+                    limits[number] = yield from _limit(slot, tests)
+                slot.put(mutant)
+                killed_by, _ = yield from slot.passed(tests, cpu_s=limits[number])
+                if killed_by:
+                    break
+            yield outcome(mutant, killed_by)
+
+
+def _limit(slot: Slot, tests: Sequence[str]) -> Generator[None, None, int]:
+    """Processor seconds that these tests may take: from what they take on the code as it is, where they must pass."""
+    slot.put(None)
+    failed, spent = yield from slot.passed(tests, cpu_s=WALL_S)
+    if failed:
+        log = (slot.folder / "log").read_text(errors="replace")
+        sys.exit(f"the tests fail on the code as it is: {failed}\n{log[-2000:]}")
+    return int(LEAST_CPU_S + CPU_FACTOR * spent)
+
+
+def run(mutants: Sequence[Mutant], *, jobs: int) -> Iterator[Outcome]:
+    """Try mutants, `jobs` modules at a time. Raises SystemExit when the tests fail on the code as it is."""
+    modules = [(path, list(those)) for path, those in itertools.groupby(mutants, key=lambda mutant: mutant.path)]
+    lanes = [lane(Slot(number), modules) for number in range(min(jobs, len(modules)))]
+    while lanes:
+        for each in list(lanes):
+            try:
+                found = next(each)
+            except StopIteration:
+                lanes.remove(each)
+                continue
+            if found is not None:
+                yield found
+        time.sleep(0.05)
+
+
+def outcome(mutant: Mutant, killed_by: str | None) -> Outcome:
+    """As it is kept."""
+    change = mutant.mutation
+    return Outcome(
+        key=mutant.key,
+        path=mutant.path,
+        function=change.function,
+        before=change.before.strip(),
+        after=change.after.strip(),
+        tests=_digest(mutant.path),
+        killed_by=killed_by,
+    )
+
+
+def _digest(path: str) -> str:
+    """Of the tests that a survivor was tried on."""
+    files = sorted({name for part in tests_of(path) for name in part})
+    return hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in files)).hexdigest()[:16]
+
+
+# What is kept and told
+
+
+def kept() -> dict[str, Outcome]:
+    """Outcomes of earlier runs that still hold."""
+    found: dict[str, Outcome] = {}
+    if (KEPT / "outcomes.jsonl").is_file():
+        for line in (KEPT / "outcomes.jsonl").read_text("utf-8").splitlines():
+            each = Outcome(**json.loads(line))
+            found[each.key] = each
+    return {key: each for key, each in found.items() if each.killed_by or each.tests == _digest(each.path)}
+
+
+def reasons() -> dict[str, str]:
+    """Why survivors live, by key, as the page says."""
+    text = PAGE.read_text("utf-8") if PAGE.is_file() else ""
+    rows = (line.strip("| ").split(" | ") for line in text.splitlines() if re.match(r"\| `[0-9a-f]{16}` \|", line))
+    return {cells[0].strip("`"): cells[-1].strip() for cells in rows}
+
+
+def page(outcomes: Sequence[Outcome], known: dict[str, str]) -> str:
+    """docs/mutants.md."""
+    killed = sum(each.killed_by is not None for each in outcomes)
+    lines = [
+        "# Mutants",
+        "",
+        "Would the tests notice a wrong number? `make mutants` changes the code in small ways, one at a time (`<` for",
+        "`<=`, 2 for 1, `log10` for `log`, an argument left out), runs the tests each time, and writes this page: a",
+        "sample of the mutations of each module, drawn by seed. A survivor changes nothing that matters, as its reason",
+        "says, or is a gap in the tests. Where modules draw, sizes and colours are left alone.",
+        "",
+        f"**{killed} of {len(outcomes)} mutants were killed ({killed / max(len(outcomes), 1):.1%}).**",
+        "",
+        "| module | mutants | killed |",
+        "|---|---:|---:|",
+    ]
+    for path in sorted({each.path for each in outcomes}):
+        here = [each for each in outcomes if each.path == path]
+        lines.append(f"| `{path}` | {len(here)} | {sum(each.killed_by is not None for each in here)} |")
+    lines += ["", "## Survivors", "", "| key | where | change | why it lives |", "|---|---|---|---|"]
+    for each in sorted(outcomes, key=lambda each: (each.path, each.function, each.after)):
+        if each.killed_by is None:
+            change = f"`{each.before}` becomes `{each.after}`".replace("|", "\\|")
+            where = f"`{each.path.removeprefix('ttbench/')}` {each.function}"
+            lines.append(f"| `{each.key}` | {where} | {change} | {known.get(each.key, '')} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--sample", type=int, default=10, help="mutants of each module")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--only", default="", help="part of the path of the modules to try")
+    parser.add_argument("--report", action="store_true", help="write docs/mutants.md")
+    given = parser.parse_args()
+    KEPT.mkdir(parents=True, exist_ok=True)
+    # Once, before the forks: torch and what the tests need beside it.
+    import numpy, pandas, pyarrow.parquet, pytest, scipy.stats, tokenizers, torch, transformers, typer.testing  # noqa
+
+    torch.set_num_threads(1)
+    wanted = [
+        mutant for path in modules(given.only) for mutant in sample(path, num_mutants=given.sample, seed=given.seed)
+    ]
+    known = kept()
+    todo = [mutant for mutant in wanted if mutant.key not in known]
+    print(f"{len(wanted)} mutants, {len(wanted) - len(todo)} known from earlier runs", flush=True)
+    with open(KEPT / "outcomes.jsonl", "a", encoding="utf-8") as file:
+        for number, each in enumerate(run(todo, jobs=given.jobs), start=1):
+            known[each.key] = each
+            file.write(json.dumps(dataclasses.asdict(each)) + "\n")
+            file.flush()
+            end = f"killed by {each.killed_by}" if each.killed_by else "SURVIVED"
+            print(f"{number}/{len(todo)} {each.path} {each.function}: {each.before} -> {each.after}: {end}", flush=True)
+    outcomes = [known[mutant.key] for mutant in wanted]
+    text = page(outcomes, reasons())
+    if given.report:
+        PAGE.write_text(text, "utf-8")
+    survivors = [each for each in outcomes if each.killed_by is None]
+    open_ones = [each for each in survivors if not reasons().get(each.key)]
+    share = 1 - len(survivors) / max(len(outcomes), 1)
+    print(f"{share:.1%} killed; {len(survivors)} survivors, {len(open_ones)} of them without a reason")
+    return int(share < LEAST_SHARE or bool(open_ones))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

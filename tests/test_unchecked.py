@@ -1,0 +1,196 @@
+"""A model that looks ahead gets no score; by --unchecked it gets one that every table and figure marks."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+from typer.testing import CliRunner
+
+from ttbench import rows
+from ttbench.cli import app
+from ttbench.commands.measure import Request
+from ttbench.errors import SuiteError
+from ttbench.harness import files, measure, probing
+from ttbench.harness.loading import save_checkpoint
+from ttbench.models.transformer import Transformer
+from ttbench.record import CellRecord
+from ttbench.report.table import render, summarise
+from ttbench.request import Options, plan_task
+from ttbench.suite import load_suite
+from ttbench.types import Cell
+from ttbench.worker import Channel, Group, run_cell
+
+CHEATS = Path(__file__).parent / "fakes" / "cheats"
+
+
+class Silent(Channel):
+    """Nobody listens."""
+
+    def __init__(self) -> None: ...
+
+    def send(self, kind: str, **fields: Any) -> None: ...
+
+    def progress(self, cell_id: str, done: int, total: int) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def plug_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The plug-in is installed, findings are kept in a folder of the test, and this process keeps its threads."""
+    monkeypatch.syspath_prepend(str(CHEATS))
+    importlib.import_module("ttbench_cheats")
+    monkeypatch.setattr(files, "user_cache_path", lambda name: tmp_path / "cache" / name)
+    monkeypatch.setattr(measure, "pin_threads", lambda threads: None)
+    monkeypatch.setattr(measure, "flush_denormals", lambda: None)
+
+
+def folder(parent: Path, model_type: str) -> Path:
+    """A tiny checkpoint of an architecture, with byte tokens."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Transformer.tiny(conv_kernel=0, tie_word_embeddings=True)
+    save_checkpoint(model, parent / model_type, dtype="float32", extra={"tokenizer": "bytes", "train_ctx": 1024})
+    path = parent / model_type / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": model_type}))
+    return parent / model_type
+
+
+def cells(path: Path, *, ctx: str = "1k", unchecked: bool = False) -> tuple[Cell, ...]:
+    text = path.parent / "text.txt"
+    text.write_bytes(bytes(range(97, 123)) * 120)
+    params = {"protocol": "packed", "limit": 1}
+    asked = Options(checkpoints=(str(path),), ctx=ctx, corpus=f"text:{text}", params=params, unchecked=unchecked)
+    return plan_task("perplexity", asked).cells
+
+
+def run(path: Path, *, ctx: str = "1k", unchecked: bool = False) -> CellRecord:
+    asked = cells(path, ctx=ctx, unchecked=unchecked)
+    return run_cell(asked[-1], group=Group(asked), channel=Silent())
+
+
+def test_a_model_that_looks_ahead_from_token_600_is_refused_by_the_probe_s_name(tmp_path: Path) -> None:
+    record = run(folder(tmp_path, "looks-ahead"))
+    assert (record.status, record.samples, record.checked) == ("unsupported", (), "failed")
+    assert str(record.reason).startswith("probe 'later_tokens' failed: losses of 1024 tokens up to token ")
+    assert "--unchecked" in str(record.reason)
+    assert not record.evidence
+
+
+def test_a_sound_model_is_scored_and_its_row_says_how_far_was_looked(tmp_path: Path) -> None:
+    record = run(folder(tmp_path, "llama"))
+    assert (record.status, record.checked, record.kernel_path["probed_tokens"]) == ("ok", "passed", "1024")
+
+
+def test_what_a_plug_in_raises_is_one_sentence_and_no_traceback(tmp_path: Path) -> None:
+    record = run(folder(tmp_path, "raises"))
+    assert (record.status, record.evidence) == ("unsupported", ())
+    assert str(record.reason).startswith("probe 'interface' failed: the model raised TypeError: unsupported operand;")
+
+
+def test_what_is_asked_for_unchecked_is_scored_and_marked(tmp_path: Path) -> None:
+    path = folder(tmp_path, "looks-ahead")
+    record = run(path, unchecked=True)
+    assert (record.status, record.checked) == ("ok", "unchecked")
+    frame = rows.frame(rows.table([record]))
+    assert frame["checked"].tolist() == ["unchecked"] * len(frame)
+    table = summarise(frame)
+    assert set(table.loc[table["checkpoint"].notna(), "checked"]) == {"unchecked"}
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(render(table))
+    text = console.export_text()
+    assert "!" in next(line for line in text.splitlines() if "looks-ahead" in line)
+    assert "! unchecked: scored by request" in " ".join(text.split())
+
+
+def test_an_unchecked_cell_never_answers_for_a_checked_one(tmp_path: Path) -> None:
+    path = folder(tmp_path, "llama")
+    asked, unchecked = cells(path)[0], cells(path, unchecked=True)[0]
+    assert asked.cell_id != unchecked.cell_id
+    assert "unchecked" not in asked.identity()
+    assert Cell.from_json(json.loads(json.dumps(unchecked.to_json()))) == unchecked
+
+
+def test_a_finding_is_kept_and_asked_again_only_where_more_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    whole = probing.probe
+
+    def counting(engine: Any, **options: Any) -> Any:
+        asked.append(options["looked"])
+        return whole(engine, **options)
+
+    monkeypatch.setattr(probing, "probe", counting)
+    path = folder(tmp_path, "looks-ahead")
+    assert run(path, ctx="512").checked == "passed"
+    assert run(path, ctx="512").checked == "passed"
+    assert asked == [512]
+    assert run(path, ctx="1k").checked == "failed"
+    assert asked == [512, 1024]
+    # what failed fails however far is looked
+    assert run(path, ctx="512").checked == "failed"
+    assert asked == [512, 1024]
+    notes = list((tmp_path / "cache").rglob("findings/*.json"))
+    assert len(notes) == 1
+    # a note that somebody wrote over is no finding
+    notes[0].write_text(notes[0].read_text().replace('"later_tokens"', "null"))
+    assert run(path, ctx="1k").checked == "failed"
+    assert asked == [512, 1024, 1024]
+
+
+def test_without_a_folder_that_can_be_written_every_process_asks_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(files, "user_cache_path", lambda name: tmp_path / "file" / name)
+    path = folder(tmp_path, "looks-ahead")
+    assert [run(path).checked for _ in range(2)] == ["failed", "failed"]
+
+
+def test_probes_read_a_twentieth_of_the_run_or_the_near_text() -> None:
+    # 4,096 tokens are always affordable
+    assert probing.affordable(600, num_tokens=1000) == 600
+    assert probing.affordable(33_000, num_tokens=1000) == 4096
+    for reach, num_tokens in ((33_000, 10**6), (33_000, 2 * 10**6), (131_072, 10**7)):
+        looked = probing.affordable(reach, num_tokens=num_tokens)
+        assert 4096 < looked <= reach
+        # three readings of the near text, one of the rest, and what is repeated of it
+        assert 3 * 4096 + 1.3 * looked <= 0.05 * num_tokens + 1
+
+
+def test_a_cell_that_reads_further_than_was_looked_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "affordable", lambda reach, num_tokens: 500)
+    record = run(folder(tmp_path, "looks-ahead"))
+    assert (record.status, record.checked, record.kernel_path["probed_tokens"]) == ("ok", "partly", "500")
+    table = summarise(rows.frame(rows.table([record])))
+    assert set(table.loc[table["checkpoint"].notna(), "checked"]) == {"partly"}
+
+
+def test_rows_from_before_the_probes_make_the_same_table_as_ever() -> None:
+    frame = pd.DataFrame({"task": ["t"], "checkpoint": ["a"], "status": ["ok"], "hits": [1], "trials": [2]})
+    metric = {"name": "hits", "label": "hits", "unit": "1", "better": "higher", "statistic": "ratio"}
+    metric |= {"numerator": "hits", "denominator": "trials", "axes": [], "where": {}, "scale": 1.0, "cluster": None}
+    frame["cell_id"], frame["sample"] = "c", 0
+    frame.attrs["metrics"] = {"t": [metric]}
+    assert "checked" not in summarise(frame)
+
+
+def test_the_command_line_suites_and_python_say_unchecked_alike(tmp_path: Path) -> None:
+    request = Request(target="perplexity", options=Options(unchecked=True), out=Path("runs"))
+    assert request.command() == "ttbench run perplexity --unchecked"
+    suite = tmp_path / "s.yaml"
+    suite.write_text("title: t\nunchecked: true\ntasks:\n  - task: needle\n")
+    assert load_suite(suite).tasks[0].unchecked is True
+    suite.write_text("title: t\nunchecked: maybe\ntasks:\n  - task: needle\n")
+    with pytest.raises(SuiteError, match="unchecked must be true or false"):
+        load_suite(suite)
+    command = ["plan", "latency", "--checkpoint", "ttt-linear", "--ctx", "1k", "--unchecked", "--json"]
+    shown = CliRunner().invoke(app, command)
+    assert json.loads(shown.stdout)["command"].endswith("--unchecked")

@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rows": BASE | {"record"},
     "store": BASE | {"record", "rows"},
     "report": BASE | {"rows", "store"},
-    "plan": BASE | {"code", "tasks", "estimate", "work"},
+    "plan": BASE | {"code", "harness", "tasks", "estimate", "work"},
     "calibrate": BASE | {"harness", "tasks"},
     "calibration": BASE | {"code", "harness", "store", "estimate", "plan", "rates", "work"},
     "evidence": BASE | {"harness", "record", "store"},

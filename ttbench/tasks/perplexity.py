@@ -64,9 +64,18 @@ from ttbench.tasks.base import Bench, Limit, Task, columns
 from ttbench.tasks.blocks import Nats, lay_out, score_blocks
 from ttbench.tasks.compressors import OncePerDocument
 from ttbench.tasks.rolling import lay_rolling, lay_strided, score_spans
-from ttbench.tasks.windows import draw_windows, fit_batch, originals, rank, require_room, score_windows
+from ttbench.tasks.windows import (
+    block_work,
+    draw_windows,
+    fit_batch,
+    originals,
+    rank,
+    require_room,
+    score_windows,
+    window_work,
+)
 from ttbench.types import ColumnType, Cost, Metric, Sample, Scalar
-from ttbench.work import Calls, Texts, Work
+from ttbench.work import Texts, Work
 
 PROTOCOLS = ("fixed", "packed", "position", "stream", "hf-stride", "lme-rolling")
 # Those whose longer contexts serve the shorter ones.
@@ -228,9 +237,8 @@ class Perplexity(Task):
         if params.protocol == "fixed":
             return max(params.windows, num_documents) * context_len
         num_tokens = num_documents * TYPICAL_DOCUMENT_LEN
-        return (
-            num_tokens * context_len // _stride(params, context_len) if params.protocol == "hf-stride" else num_tokens
-        )
+        strided = params.protocol == "hf-stride"
+        return num_tokens * context_len // _stride(params, context_len) if strided else num_tokens
 
     def order(self, params: PerplexityParams, context_lens: tuple[int, ...]) -> tuple[int, ...]:
         """The longest context first where it serves the shorter ones."""
@@ -241,25 +249,12 @@ class Perplexity(Task):
 
     def work(self, params: PerplexityParams, context_len: int, batch_size: int, *, texts: Texts) -> Work:
         """Windows or blocks of the documents at hand, and the compressors on each document."""
-        sizes = texts.sizes.get("test", ())
-        if not sizes:
-            return super().work(params, context_len, batch_size, texts=texts)
-        chosen = min(len(sizes), params.limit or len(sizes))
-        compressed = chosen * sum(sizes) / len(sizes)
         if params.protocol == "fixed":
-            # Where no document is long enough the longest context falls, and few documents are left.
-            long = texts.at_least(max(params.max_context, context_len)) or (max(sizes),)
-            chosen = min(len(long), params.limit or len(long))
-            dealt = min(len(long), max(params.limit or len(long), params.windows))
-            num, length = chosen * max(params.windows, dealt) / dealt, context_len
-            compressed = chosen * sum(long) / len(long)
+            found = window_work(params, context_len, batch_size, texts=texts)
         else:
-            num_tokens = texts.tokens(limit=params.limit)
-            length = min(context_len, num_tokens)
-            num = num_tokens / (_stride(params, context_len) if params.protocol == "hf-stride" else length)
-        at_once = max(1, min(batch_size, round(num)))
-        calls = Calls(num=num / at_once, num_tokens=length, batch_size=at_once)
-        return Work(calls=(calls,), compressed_bytes=compressed)
+            stride = _stride(params, context_len) if params.protocol == "hf-stride" else None
+            found = block_work(context_len, batch_size, stride=stride, limit=params.limit, texts=texts)
+        return found or super().work(params, context_len, batch_size, texts=texts)
 
     def sequences(self, params: PerplexityParams, context_len: int, batch_size: int, *, cost: Cost | None) -> int:
         """`stream` reads one sequence at a time, for its memory."""

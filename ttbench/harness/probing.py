@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ttbench.cache import cache_folder
 from ttbench.code import code_digest
 from ttbench.errors import UnsupportedError
 from ttbench.harness import files
@@ -77,7 +78,7 @@ def vouch(
     """
     looked = max(looked, SHORT) if engine.max_context is None else min(max(looked, SHORT), engine.max_context)
     key = _key(engine, checkpoint, attention=attention)
-    note = files.user_cache_path("ttbench") / "findings" / f"{digest(canonical_json(key))}.json"
+    note = cache_folder() / "findings" / f"{digest(canonical_json(key))}.json"
     known = recall(note, key)
     if known is not None and (known.failed is not None or known.looked >= looked):
         return known

@@ -25,7 +25,7 @@ from ttbench.record import CellRecord
 from ttbench.types import SCHEMA_VERSION, canonical_json
 
 METRICS_KEY = b"ttbench.metrics"
-READ = "read_tokens"  # of a sample: the longest sequence that was read for it, where that is not the context
+READ = "sequence_tokens"  # of a sample: the longest sequence that was read for it, where that is not the context
 
 COLUMNS: Mapping[str, pa.DataType] = {
     "run_id": pa.string(),

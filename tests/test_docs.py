@@ -33,7 +33,7 @@ def value(formula: str, letters: dict[str, float]) -> float:
     for before, token in zip(["", *tokens], tokens, strict=False):
         if re.match(r"[\w)²³]", before) and re.match(r"[A-Za-z\d(]", token):
             code += " * "
-        code += powers[token] if token in powers else token
+        code += powers.get(token, token)
     return eval(code, {"__builtins__": {}}, dict(letters))
 
 

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from ttbench import rows
 from ttbench.cli import app
 from ttbench.commands.measure import Request
-from ttbench.errors import SuiteError, UnsupportedError, UsageError
-from ttbench.harness import files, measure, probing
+from ttbench.errors import CacheError, SuiteError, UnsupportedError, UsageError
+from ttbench.harness import measure, probing
 from ttbench.harness.loading import save_checkpoint
 from ttbench.lmeval.opening import Settings, open_parts
 from ttbench.models.transformer import Transformer
@@ -42,7 +42,7 @@ class Silent(Channel):
 
     def send(self, kind: str, **fields: Any) -> None: ...
 
-    def progress(self, cell_id: str, done: int, total: int) -> None: ...
+    def progress(self, cell_id: str, done: int, total: int, setup_s: float) -> None: ...
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def plug_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The plug-in is installed, findings are kept in a folder of the test, and this process keeps its threads."""
     monkeypatch.syspath_prepend(str(CHEATS))
     importlib.import_module("ttbench_cheats")
-    monkeypatch.setattr(files, "user_cache_path", lambda name: tmp_path / "cache" / name)
+    monkeypatch.setattr(probing, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setattr(measure, "pin_threads", lambda threads: None)
     monkeypatch.setattr(measure, "flush_denormals", lambda: None)
 
@@ -187,10 +187,14 @@ def test_a_finding_is_kept_and_asked_again_only_where_more_is_looked_at(
 def test_without_a_folder_that_can_be_written_every_process_asks_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def nowhere() -> Path:
+        raise CacheError("no home")
+
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(files, "user_cache_path", lambda name: tmp_path / "file" / name)
     path = folder(tmp_path, "looks-ahead")
-    assert [run(path).checked for _ in range(2)] == ["failed", "failed"]
+    for place in (lambda: tmp_path / "file", nowhere):
+        monkeypatch.setattr(probing, "cache_folder", place)
+        assert run(path).checked == "failed"
 
 
 def test_probes_read_a_twentieth_of_the_run_or_the_near_text() -> None:

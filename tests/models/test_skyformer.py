@@ -208,7 +208,7 @@ class Silent(Channel):
     def __init__(self) -> None:
         """Leave stdout alone."""
 
-    def progress(self, cell_id: str, done: int, total: int) -> None: ...
+    def progress(self, cell_id: str, done: int, total: int, setup_s: float) -> None: ...
 
 
 # A probe reads whole sequences, and is what such a model is good for; `adapt` refuses it before, as it has no experts.

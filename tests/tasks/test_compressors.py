@@ -11,8 +11,8 @@ import pytest
 
 from ttbench.tasks.compressors import OncePerDocument, compressed_sizes
 
-# Half a megabyte in which each stretch comes back 240 kB later: levels below 3 of bzip2 look at blocks too short for
-# that, and a dictionary of xz that is shorter does not reach back.
+# Half a megabyte in which each stretch comes back 240 kB later: low levels of bzip2 look at blocks too short for it,
+# and a shorter dictionary of xz does not reach back.
 STRETCH = np.random.default_rng(0).integers(97, 123, 240_000, dtype=np.uint8).tobytes()
 LONG = STRETCH * 2 + STRETCH[:100_000]
 

@@ -198,15 +198,18 @@ class Metric:
     """How a table makes one number, with its interval, from the rows of a task.
 
     statistic: "ratio" sum(numerator) / sum(denominator) * scale; "exp_ratio" exp of that ratio;
-    "proportion" the same as ratio with values in 0..1 and a Wilson interval; "median" of numerator * scale
-    over rounds; "max" of numerator * scale.
+    "proportion" the same as ratio with values in 0..1 and a Wilson interval; "median" of numerator / denominator *
+    scale (denominator 1 without one); "max" of numerator * scale; "count" the highest of numerator * scale, a count
+    that is the same whenever it is taken again: exact, and the only statistic that is.
+
+    Where the cluster is the round, a number is made in each round alone, and the geometric mean over rounds is shown.
     """
 
     name: str
     label: str  # words for a table's head
     unit: str
     better: Literal["lower", "higher", "neither"]
-    statistic: Literal["ratio", "exp_ratio", "proportion", "median", "max"]
+    statistic: Literal["ratio", "exp_ratio", "proportion", "median", "max", "count"]
     numerator: str  # column
     denominator: str | None = None  # column
     scale: float = 1.0
@@ -215,6 +218,9 @@ class Metric:
     where: Mapping[str, Scalar] = field(default_factory=dict)  # rows that count: column -> value
     valid: str | None = None  # truth column; a row where it is false holds no number. None: every row holds one
     invalid: str = ""  # why such a row holds none
+    # differences below it do not matter: in `unit`, or where a / b is compared (times, bytes, perplexities), a share
+    smallest_effect: float = 0.01
+    restates: str | None = None  # metric of the task that is this one on another scale, and is judged for both
 
     def to_json(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "axes": list(self.axes), "where": dict(self.where)}

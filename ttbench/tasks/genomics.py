@@ -69,6 +69,7 @@ def _bits(name: str, label: str, numerator: str, denominator: str, *, scale: flo
         denominator=denominator,
         scale=scale,
         cluster="document",
+        smallest_effect=0.005,
     )
 
 

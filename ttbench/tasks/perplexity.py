@@ -124,6 +124,7 @@ class Perplexity(Task):
             denominator="num_bytes",
             scale=1 / math.log(2),
             cluster="document",
+            smallest_effect=0.005,
         ),
         Metric(
             name="perplexity",
@@ -134,6 +135,7 @@ class Perplexity(Task):
             numerator="nats",
             denominator="num_tokens",
             cluster="document",
+            restates="bits_per_byte",
         ),
         Metric(
             name="bits_per_byte_by_position",
@@ -147,6 +149,7 @@ class Perplexity(Task):
             cluster="document",
             axes=("context_len", "position"),
             where={"param_protocol": "position"},
+            smallest_effect=0.005,
         ),
         Metric(
             name="page_perplexity",
@@ -158,6 +161,7 @@ class Perplexity(Task):
             denominator="page_tokens",
             cluster="document",
             where={"param_protocol": "hf-stride"},
+            restates="bits_per_byte",
         ),
         Metric(
             name="word_perplexity",
@@ -169,6 +173,7 @@ class Perplexity(Task):
             denominator="num_words",
             cluster="document",
             where={"param_protocol": "lme-rolling"},
+            restates="bits_per_byte",
         ),
         # One process, which the cells of a checkpoint share: to be read along a line, not to rank lines by.
         Metric(

@@ -128,7 +128,7 @@ class Recall(Task):
             "state_bytes",
             unit="bytes",
             better="lower",
-            statistic="max",
+            statistic="count",
             cluster=None,
         ),
     )

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -115,7 +116,7 @@ def test_a_rate_added_to_every_document_moves_the_interval_by_itself() -> None:
     assert (two.low, two.high) == (pytest.approx((one.low or 0) + 3), pytest.approx((one.high or 0) + 3))
 
 
-def committed(table: str) -> pd.DataFrame:
+def committed(table: str) -> Any:
     return pd.read_csv(CALIBRATION / f"{table}.csv")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import lzma
 import subprocess
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ LONG = STRETCH * 2 + STRETCH[:100_000]
 
 
 def test_sizes_are_those_of_level_nine_where_the_level_matters() -> None:
-    sizes = compressed_sizes(LONG)
+    sizes: dict[str, Any] = compressed_sizes(LONG)
     by_level = {level: len(bz2.compress(LONG, level)) for level in (1, 4, 9)}
     assert sizes["bzip2_bytes"] == by_level[9] < min(size for level, size in by_level.items() if level < 5)
     assert sizes["xz_bytes"] == len(lzma.compress(LONG, preset=9))
@@ -40,7 +41,8 @@ def test_the_programs_of_that_name_give_the_same_sizes(name: str, column: str) -
     except FileNotFoundError:
         pytest.skip(f"no {name} on this machine")
     # xz writes its index with sizes in it, as the library does not for one block: a few bytes
-    assert abs(compressed_sizes(LONG)[column] - len(done.stdout)) <= 16
+    sizes: dict[str, Any] = compressed_sizes(LONG)
+    assert abs(sizes[column] - len(done.stdout)) <= 16
 
 
 def test_a_document_is_compressed_at_its_first_row_alone() -> None:

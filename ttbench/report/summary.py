@@ -342,7 +342,7 @@ def tidy(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     order = [*(name for name in names if name not in _TAIL), *(name for name in _TAIL if name in names)]
     frame = pd.DataFrame({name: [entry.get(name) for entry in records] for name in order}, dtype=object)
     # rows from before the probes say nothing of them
-    if "checked" in frame and frame["checked"].isna().all():
+    if "checked" in frame and all(entry is None for entry in frame["checked"].tolist()):
         frame = frame.drop(columns="checked")
     for kind, columns in (("Float64", _FLOATS), ("boolean", _TRUTHS), ("Int64", _COUNTS)):
         frame = frame.astype(dict.fromkeys((name for name in columns if name in frame), kind))

@@ -150,7 +150,7 @@ def declared_columns(task: type[Task] | Task) -> dict[str, ColumnType]:
         mine = {kinds.get(kind) for kind in _plain_types(hint)}
         if mine == {"whole", "real"}:
             mine.discard("whole")
-        kind = mine.pop() if len(mine) == 1 else None
+        kind: ColumnType | None = mine.pop() if len(mine) == 1 else None
         # Others are refused where parameters are read.
         if kind is not None:
             found[f"param_{name}"] = kind

@@ -25,6 +25,7 @@ from ttbench.options import (
     Device,
     Dtype,
     Engine,
+    Fresh,
     Grid,
     Json,
     Limit,
@@ -69,7 +70,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-
 RUNS = Path("runs")
 
 
@@ -107,11 +107,12 @@ def run(
     out: Out = RUNS,
     timeout: Timeout = None,
     unchecked: Unchecked = False,
+    fresh: Fresh = False,
     json: Json = False,
 ) -> None:
     """Measure a task or a suite.
 
-    Cells that earlier runs in the same folder answered are not measured again.
+    Cells that earlier runs in the same folder answered are not measured again, unless their code has changed.
     """
     from ttbench.commands import measure
 
@@ -157,7 +158,7 @@ def _request(given: dict[str, Any]) -> Request:
         unchecked=given["unchecked"] or None,
         **{name: given[name] for name in names},
     )
-    return Request(target=given["target"], options=options, out=given["out"])
+    return Request(target=given["target"], options=options, out=given["out"], fresh=given.get("fresh", False))
 
 
 @app.command()

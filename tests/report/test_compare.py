@@ -303,7 +303,8 @@ def test_unknown_and_equal_names_are_refused() -> None:
 def test_two_weights_under_one_name_are_refused() -> None:
     records = perplexity_rows(MODELS, [512])
     again = [row | {"weights_digest": "other", "cell_id": "other" + row["cell_id"]} for row in records[-68:]]
-    with pytest.raises(UsageError, match="several weights or revisions called 'ttt-linear'"):
+    message = "'ttt-linear' stands for 2 checkpoints; say which is meant: ttt-linear@weights="
+    with pytest.raises(UsageError, match=message):
         compare(make_rows(records, again), "transformer", "ttt-linear")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ttbench.harness.data import Corpus, Document, make_corpus
 from ttbench.harness.tokenizer import ByteTokenizer, Tokenizer
-from ttbench.record import CellRecord, cell_lines
+from ttbench.record import CellRecord, cell_text
 from ttbench.tasks.base import Bench, Task, declared_columns
 from ttbench.types import Cell, Checkpoint, Cost, Sample, Scalar, digest
 
@@ -218,5 +218,5 @@ def run_task(
         samples=tuple(samples),
         columns=declared_columns(task),
     )
-    assert len(list(cell_lines(record))) == 1 + len(samples)
+    assert cell_text(record).count("\n") == 2 + len(samples)
     return samples

@@ -14,22 +14,24 @@ nothing is judged. A metric that restates another one is judged there.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.console import Group
 from rich.text import Text
 
 from ttbench import stats
-from ttbench.errors import UnknownNameError, UsageError
+from ttbench.errors import UsageError
 from ttbench.report import summary, words
-from ttbench.report.columns import all_rows
+from ttbench.report.columns import Part, all_rows
 from ttbench.report.effects import effect_of, least_to_be_shown, ready_to_compare, verdict_of
+from ttbench.report.matching import Points, by_settings, differing_settings, spread
 from ttbench.report.sentences import caption, effect, sentences
 from ttbench.report.side_by_side import SideBySide
 from ttbench.report.summary import A_BETTER, B_BETTER, EXACT, NOT_COMPARABLE, NOT_JUDGED, NOT_SHOWN, TOO_SMALL
-from ttbench.report.variants import VARIANT_SETTINGS, read_variant, require_rows
+from ttbench.report.variants import SHOWN, Side, read_variant, side_of
 from ttbench.types import NO_ATTENTION, Metric, Scalar
 
 # Settings in which the only two lines of a quality metric may differ and still be compared.
@@ -37,10 +39,11 @@ ALWAYS_FREE = "architecture_version"
 HARMLESS = ("architecture_version", "engine", "attention", "batch_size")
 
 
-def compare(rows: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
+def compare(rows: pd.DataFrame, a: str, b: str, *, rows_b: pd.DataFrame | None = None) -> pd.DataFrame:
     """Every metric of two checkpoints, paired: one row per metric, settings and point.
 
-    `a` and `b` are names of checkpoints, or settings of them as `ttbench.report.variants` reads them.
+    `a` and `b` are names of checkpoints, or settings of them as `ttbench.report.variants` reads them; `rows_b` are the
+    rows of b where they are not among those of a. `attrs["left_out"]` says which rows were not read.
 
     `effect` is a - b (kind "difference") or a / b (kind "ratio": times, bytes, perplexities) of the very values beside
     it; `low` and `high` hold at `level`, so that all `num_points` hold together in 95 of 100. `verdict` is "a better",
@@ -50,20 +53,36 @@ def compare(rows: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
 
     Raises:
         UnknownNameError: no row of that checkpoint.
-        UsageError: a is b, one name stands for several weights or settings, or no row has the settings named.
+        UsageError: a is b, one name stands for several contents or settings, or no row has the settings named.
     """
-    known, axes = list(dict.fromkeys(rows["checkpoint"])), _axes(rows)
-    for side in (a, b):
-        variant = read_variant(side, axes=axes)
-        if variant.name not in known:
-            raise UnknownNameError("checkpoint", variant.name, known=known, where="the rows")
-        require_rows(rows, variant)
-    if read_variant(a) == read_variant(b):
+    one, two = _side(rows, a), _side(rows if rows_b is None else rows_b, b)
+    if one.variant.settings == two.variant.settings:
+        _require_two(one, two)
+    result = _compare_sides([(one, two)])
+    result.attrs["left_out"] = [*dict.fromkeys((*one.left_out, *two.left_out))]
+    return result
+
+
+def _side(rows: pd.DataFrame, text: str) -> Side:
+    return side_of(rows, read_variant(text, axes=_axes(rows), names=set(rows["checkpoint"])))
+
+
+def _require_two(one: Side, two: Side) -> None:
+    """Raises UsageError when both sides stand for the same measurements."""
+    cells = [set(zip(side.rows["cell_id"], side.rows["run_id"], strict=True)) for side in (one, two)]
+    a, b = one.variant.name, two.variant.name
+    if cells[0] != cells[1]:
+        return
+    if a == b and not one.variant.choices and not two.variant.choices:
         raise UsageError(
-            f"'{a}' cannot be compared with itself; available: {', '.join(known)}, or settings of one: "
-            f"{a}@engine=hf, {a}@attention=flash"
+            f"'{a}' cannot be compared with itself; name another checkpoint, or settings of one: {a}@engine=hf, "
+            f"{a}@attention=flash, {a}@code=1a2b3c, {a}@run=ID"
         )
-    return compare_pairs(rows, [(a, b)])
+    weights = str(one.rows["weights_digest"].iloc[0])[:SHOWN]
+    raise UsageError(
+        f"'{one.text}' and '{two.text}' stand for the same measurements of the same checkpoint (weights {weights}); "
+        "to measure it again: ttbench run TASK --fresh"
+    )
 
 
 def _axes(rows: pd.DataFrame) -> list[str]:
@@ -74,36 +93,55 @@ def _axes(rows: pd.DataFrame) -> list[str]:
 
 def compare_pairs(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
     """`compare` for several pairs; a family of points stays within a pair."""
+    found = {text: _side(rows, text) for text in dict.fromkeys(itertools.chain(*pairs))}
+    return _compare_sides([(found[a], found[b]) for a, b in pairs])
+
+
+def _compare_sides(pairs: Sequence[tuple[Side, Side]]) -> pd.DataFrame:
     records: list[dict[str, Any]] = []
-    part = all_rows(rows)
-    for task, metrics in summary.metrics_of(rows).items():
+    if not pairs:
+        return summary.tidy(records)
+    unlike = {side.text: side.rows for pair in pairs for side in pair}
+    # One table, so that all sides are told apart by the same settings; objects, since columns may be missing in some.
+    both = pd.concat([rows.astype(object) for rows in unlike.values()])
+    whole, ends = all_rows(both), np.cumsum([len(rows) for rows in unlike.values()])
+    places = zip(unlike, np.split(whole.places, ends[:-1]), strict=True)
+    parts = {text: Part(whole.columns, mine) for text, mine in places}
+    declared = {
+        task: metrics for pair in pairs for side in pair for task, metrics in summary.metrics_of(side.rows).items()
+    }
+    for task, metrics in declared.items():
         for metric in metrics:
             if metric.better != "neither":
-                found = list(summary.groups(part, task, metric))
-                for a, b in pairs:
-                    records += _compare_metric(found, metric, a, b)
+                found = {text: list(summary.groups(part, task, metric, among=whole)) for text, part in parts.items()}
+                for one, two in pairs:
+                    records += _compare_metric(found, metric, one, two)
     result = summary.tidy(records)
-    result.attrs["metrics"] = rows.attrs["metrics"]
+    result.attrs["metrics"] = {task: [metric.to_json() for metric in metrics] for task, metrics in declared.items()}
     return result
 
 
-def _compare_metric(found: Iterable[summary.Group], metric: Metric, a: str, b: str) -> list[dict[str, Any]]:
-    variants = {side: read_variant(side) for side in (a, b)}
+def _compare_metric(
+    found: Mapping[str, Sequence[summary.Group]], metric: Metric, one: Side, two: Side
+) -> list[dict[str, Any]]:
+    a, b = one.text, two.text
+    variants = {a: one.variant, b: two.variant}
     free = (ALWAYS_FREE, *variants[a].settings, *variants[b].settings)
     if not (variants[a].axes | variants[b].axes) <= set(metric.axes):
         return []
     mine = {
-        side: [group for group in found if variants[side].matches({**group.line, **group.point})] for side in (a, b)
+        side: [group for group in found[side] if variants[side].matches({**group.line, **group.point})]
+        for side in (a, b)
     }
-    groups = {side: _by_settings(mine[side], leave_out=free) for side in (a, b)}
+    groups = {side: by_settings(mine[side], leave_out=free) for side in (a, b)}
     if not groups[a] or not groups[b]:
         return []
     alone = len(groups[a]) == len(groups[b]) == 1
     if alone and not summary.is_timing(metric):
-        groups = {side: _by_settings(mine[side], leave_out=(*free, *HARMLESS)) for side in (a, b)}
-    groups = {a: _spread(groups[a], groups[b]), b: _spread(groups[b], groups[a])}
+        groups = {side: by_settings(mine[side], leave_out=(*free, *HARMLESS)) for side in (a, b)}
+    groups = {a: spread(groups[a], groups[b]), b: spread(groups[b], groups[a])}
     if not groups[a].keys() & groups[b].keys():
-        differing = _differing_settings(next(iter(groups[a])), next(iter(groups[b])))
+        differing = differing_settings(next(iter(groups[a])), next(iter(groups[b])))
         record = _record(next(iter(next(iter(groups[a].values())).values())), a, b)
         reason = f"settings differ: {differing}"
         return [record | dict.fromkeys(record["axes"].split(",")) | {"verdict": NOT_COMPARABLE, "reason": reason}]
@@ -112,54 +150,6 @@ def _compare_metric(found: Iterable[summary.Group], metric: Metric, a: str, b: s
         if settings in groups[b]:
             records += _family(groups[a][settings], groups[b][settings], a, b)
     return records
-
-
-Settings = tuple[tuple[str, Scalar], ...]
-Points = dict[tuple[Scalar, ...], summary.Group]
-
-
-def _by_settings(groups: Iterable[summary.Group], *, leave_out: Sequence[str]) -> dict[Settings, Points]:
-    found: dict[Settings, Points] = {}
-    for group in groups:
-        settings = tuple(
-            (name, value) for name, value in group.line.items() if name not in (*summary.CHECKPOINT, *leave_out)
-        )
-        points = found.setdefault(settings, {})
-        point = tuple(value for axis, value in group.point.items() if axis not in leave_out)
-        before = points.get(point)
-        if before is not None and len(before.rows) and len(group.rows):
-            raise UsageError(_ambiguous(before, group))
-        if before is None or len(group.rows):  # a lost cell has no place on most axes
-            points[point] = group
-    return found
-
-
-def _spread(groups: dict[Settings, Points], other: Iterable[Settings]) -> dict[Settings, Points]:
-    """`groups`, in which an architecture without attention stands under every attention of the other side."""
-    found = {settings: points for settings, points in groups.items() if dict(settings).get("attention") != NO_ATTENTION}
-    values = dict.fromkeys(value for settings in other for name, value in settings if name == "attention")
-    for settings, points in groups.items():
-        for value in values if settings not in found else ():
-            found.setdefault(tuple((name, value if name == "attention" else own) for name, own in settings), points)
-    return found
-
-
-def _ambiguous(one: summary.Group, two: summary.Group) -> str:
-    """Why two numbers stand at one point, and what to do."""
-    name = one.line["checkpoint"]
-    told = [{**group.line, **group.point} for group in (one, two)]
-    names = (*VARIANT_SETTINGS, *one.point)
-    differing = [setting for setting in names if told[0].get(setting) != told[1].get(setting)]
-    if not differing:
-        return f"rows hold several weights or revisions called '{name}'; compare rows with one of them"
-    setting = differing[0]
-    spellings = " or ".join(f"{name}@{setting}={words.plain(group[setting])}" for group in told)
-    return f"rows of '{name}' differ in {', '.join(differing)}; say which are meant: {spellings}"
-
-
-def _differing_settings(a: Settings, b: Settings) -> str:
-    pairs = zip(a, b, strict=False)
-    return ", ".join(f"{one[0].removeprefix('param_')} {one[1]} and {two[1]}" for one, two in pairs if one != two)
 
 
 def _family(a_points: Points, b_points: Points, a: str, b: str) -> list[dict[str, Any]]:
@@ -210,7 +200,7 @@ def _record(one: summary.Group, a: str, b: str, two: summary.Group | None = None
     head, free = summary.head(one), _free_axes(one, a, b)
     head["axes"] = ",".join(axis for axis in one.metric.axes if axis not in free)
     names = ("task", "metric", "label", "unit", "better", "statistic", "cluster", "counted", "axes")
-    settings = {name: _setting(name, one, two) for name in one.line if name not in summary.CHECKPOINT}
+    settings = {name: _setting(name, one, two) for name in one.line if name not in summary.CONTENT}
     extrapolated = [summary.extrapolated(group) for group in (one, two) if group is not None]
     return {
         **{name: head[name] for name in names},

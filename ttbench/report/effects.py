@@ -59,6 +59,8 @@ def ready_to_compare(one: summary.Group, two: summary.Group, *, free: Collection
             return "no shared rounds"
         pairs = [a[label] for label in labels], [b[label] for label in labels]
         return Ready(metric=metric, rounds=pairs) if min(map(min, pairs)) > 0 else POSITIVE_ONLY
+    if set(one.rows.values("seed")) != set(two.rows.values("seed")):
+        return "the seeds differ, and each draws targets of its own"
     same_tokenizer = one.line["tokenizer_digest"] == two.line["tokenizer_digest"]
     if summary.is_per_token(metric) and not same_tokenizer:
         return "the tokenizers differ, and a number per token ranks tokenizers; compare bits per byte"

@@ -10,6 +10,7 @@ made round by round, and their lines are also told apart by machine and threads.
 from __future__ import annotations
 
 import math
+import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,9 @@ from ttbench.stats import Estimate
 from ttbench.types import Metric, Scalar
 
 CHECKPOINT = ("checkpoint", "architecture", "revision", "weights_digest", "tokenizer_digest", "train_ctx")
+# What else makes a number another checkpoint's or another code's; columns of the table where one name has several.
+APART = ("config_digest", "code_digest")
+CONTENT = (*CHECKPOINT, *APART)
 SETTINGS = (
     "task_version",
     "architecture_version",
@@ -35,7 +39,7 @@ SETTINGS = (
     "attention",
     "batch_size",
 )
-TIMING_SETTINGS = ("threads", "machine")
+TIMING_SETTINGS = ("threads", "machine", "software")
 ROUND = "round"  # the cluster of timings
 # Verdicts of a comparison, and the two kinds of its effect: a - b, and a / b.
 A_BETTER, B_BETTER, NOT_SHOWN, NOT_COMPARABLE = "a better", "b better", "no difference shown", "not comparable"
@@ -82,7 +86,12 @@ def metrics_of(rows: pd.DataFrame) -> dict[str, tuple[Metric, ...]]:
             f"rows carry no metrics for {', '.join(map(repr, missing)) or 'any task'}; "
             "read them with ttbench.rows.read_rows or Store.rows, which keep rows.attrs['metrics']"
         )
-    return {task: tuple(Metric.from_json(metric) for metric in declared[task]) for task in tasks}
+    # A statistic of a later version is not read: another one's number would stand under its name.
+    known = typing.get_args(typing.get_type_hints(Metric)["statistic"])
+    return {
+        task: tuple(Metric.from_json(metric) for metric in declared[task] if metric["statistic"] in known)
+        for task in tasks
+    }
 
 
 def is_timing(metric: Metric) -> bool:
@@ -103,20 +112,35 @@ def is_reference(metric: Metric, metrics: Iterable[Metric]) -> bool:
 
 
 def line_columns(rows: Part, metric: Metric, *, reference: bool = False) -> list[str]:
-    """Columns that tell lines apart."""
+    """Columns that tell lines apart. Each seed draws targets of its own: where there are several, each has a line."""
     names = rows.columns.names
+    seeds = len(rows.once(["seed"])) > 1
     parameters = [name for name in names if name.startswith("param_") and rows.present(name).any()]
-    settings = [*SETTINGS, *(TIMING_SETTINGS if is_timing(metric) else ()), *parameters]
+    settings = [*SETTINGS, *(["seed"] if seeds else []), *(TIMING_SETTINGS if is_timing(metric) else ()), *parameters]
     if reference:
         # of the corpus, not of the architecture that read it
-        return [name for name in settings if name in ("corpus", "corpus_digest", *parameters)]
-    return [*CHECKPOINT, *settings]
+        return [name for name in settings if name in ("corpus", "corpus_digest", "seed", *parameters)]
+    return [*CHECKPOINT, *(name for name in APART if _several(rows, name)), *settings]
 
 
-def groups(rows: Part, task: str, metric: Metric, *, reference: bool = False) -> Iterator[Group]:
-    """All numbers of one metric: by line, then by point in ascending order of the axes."""
-    mine = rows.equal({"task": task}).once(["cell_id", "sample"])
-    columns, axes = line_columns(mine, metric, reference=reference), list(metric.axes)
+def _several(rows: Part, name: str) -> bool:
+    """Whether one checkpoint has rows of several entries in this column under one engine."""
+    line = ["checkpoint", "weights_digest", "engine"]
+    return len(rows.once([*line, name])) > len(rows.once(line))
+
+
+def groups(
+    rows: Part, task: str, metric: Metric, *, reference: bool = False, among: Part | None = None
+) -> Iterator[Group]:
+    """All numbers of one metric: by line, then by point in ascending order of the axes.
+
+    Args:
+        reference: of a line that belongs to the corpus, not to a checkpoint.
+        among: rows whose settings decide which columns tell lines apart; None: these rows alone.
+    """
+    mine = rows.equal({"task": task}).once(["checkpoint", "cell_id", "sample"])
+    alike = mine if among is None else among.equal({"task": task})
+    columns, axes = line_columns(alike, metric, reference=reference), list(metric.axes)
     counted = _counted(mine, metric)
     failed = _failed(mine, metric)
     if reference:
@@ -328,7 +352,7 @@ _FLOATS = (
 _TRUTHS = ("extrapolated", "noisy")
 _COUNTS = (
     *("num_clusters", "num_samples", "num_pairs", "num_points", "num_failed", "num_outliers"),
-    *("context_len", "train_ctx", "train_ctx_a", "train_ctx_b", "batch_size", "threads"),
+    *("context_len", "train_ctx", "train_ctx_a", "train_ctx_b", "batch_size", "threads", "seed"),
 )
 _TAIL = (
     *("kind", *_FLOATS, "num_points", "verdict", "method", "axes", "cluster", "num_clusters", "num_samples"),

@@ -30,6 +30,7 @@ from ttbench.report.columns import all_rows
 from ttbench.report.compare import all_pairs, compare_pairs
 from ttbench.report.notes import corpus_notes
 from ttbench.report.sentences import sentences
+from ttbench.report.variants import sides, twins
 from ttbench.report.words import Record, Scale
 from ttbench.types import Scalar
 
@@ -51,7 +52,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     (95 %), method, num_clusters, num_samples, num_failed (cells), num_outliers, status, reason, extrapolated, noisy,
     and checked where rows say what probes found.
     `attrs["metrics"]` is that of the rows; `attrs["comparisons"]` holds the paired comparisons of all checkpoints as
-    records, which `render` puts into words.
+    records, which `render` puts into words, and `attrs["notes"]` says which names stand for one checkpoint.
 
     Raises:
         UsageError: the rows carry no metric declarations.
@@ -65,10 +66,10 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
         for group in summary.groups(part, task, metric, reference=summary.is_reference(metric, declared))
     ]
     table = summary.tidy(found)
-    names = list(dict.fromkeys(rows["checkpoint"]))
     table.attrs["metrics"] = rows.attrs["metrics"]
     table.attrs["corpus_notes"] = corpus_notes(rows)
-    table.attrs["comparisons"] = words.records(compare_pairs(rows, all_pairs(names)))
+    table.attrs["comparisons"] = words.records(compare_pairs(rows, all_pairs(sides(rows))))
+    table.attrs["notes"] = twins(rows)
     return table
 
 
@@ -85,7 +86,8 @@ def render(table: pd.DataFrame) -> Group:
                 notes.get(task, []),
             )
             for task in tasks
-        )
+        ),
+        *(words.Paragraph(note) for note in table.attrs.get("notes", ())),
     )
 
 

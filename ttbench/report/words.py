@@ -170,14 +170,18 @@ def settings(entries: Sequence[Record]) -> tuple[list[str], list[str]]:
             varying.append(name)
         elif found:
             constant.append(setting(name, found[0]))
-    # several weights under one name are told apart too
-    weights = {(entry.get("checkpoint"), entry.get("weights_digest")) for entry in entries}
-    if len(weights) > len({name for name, _ in weights}):
-        varying.append("weights_digest")
+    # what else may differ under one name is told apart too; quality has no machine, and old rows no code
+    for name in _APART:
+        known = [entry for entry in entries if entry.get("checkpoint") is not None]
+        known = [entry for entry in known if name == "code_digest" or entry.get(name) is not None]
+        found = {(entry["checkpoint"], entry.get("engine"), entry.get(name)) for entry in known}
+        if len(found) > len({entry[:2] for entry in found}):
+            varying.append(name)
     return constant, varying
 
 
-_SETTINGS = ("corpus", "dtype", "device", "engine", "attention", "batch_size", "threads")
+_APART = ("weights_digest", "config_digest", "tokenizer_digest", "code_digest", "machine", "software")
+_SETTINGS = ("seed", "corpus", "dtype", "device", "engine", "attention", "batch_size", "threads")
 
 
 def told(entry: Record, varying: Sequence[str]) -> str:
@@ -215,8 +219,10 @@ def setting(name: str, value: Any) -> str:
         return ""
     if name in ("dtype", "device", "engine", "attention"):
         return str(value)
-    if name == "weights_digest":
-        return f"weights {value[:6]}"
+    if name == "software":
+        return str(value)
+    if name in _APART:
+        return f"{name.removesuffix('_digest')} {value[:6]}"
     return f"{name.removeprefix('param_').replace('_', ' ')} {plain(value)}"
 
 

@@ -169,7 +169,9 @@ def test_an_editable_install_counts_as_the_installed_package_does(
     assert of_plug_in() != before
 
 
-def test_what_a_bare_module_imports_from_beside_it_belongs_to_it(tmp_path: Path, install: Callable[..., object]) -> None:
+def test_what_a_bare_module_imports_from_beside_it_belongs_to_it(
+    tmp_path: Path, install: Callable[..., object]
+) -> None:
     (tmp_path / "plug.py").write_text("import os\nfrom beside import scale\n")
     (tmp_path / "beside.py").write_text("import further\nscale = 1.0\n")
     (tmp_path / "further.py").write_text("")

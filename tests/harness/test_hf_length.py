@@ -49,7 +49,13 @@ def phi3() -> Phi3Config:
 
 def xglm() -> XGLMConfig:
     """Sinusoidal positions in a table that grows when a text is longer than any before."""
-    sizes: dict[str, Any] = {"d_model": 32, "ffn_dim": 48, "num_layers": 2, "attention_heads": 4, "max_position_embeddings": 96}
+    sizes: dict[str, Any] = {
+        "d_model": 32,
+        "ffn_dim": 48,
+        "num_layers": 2,
+        "attention_heads": 4,
+        "max_position_embeddings": 96,
+    }
     return XGLMConfig(**{**SHARED, **sizes})
 
 

@@ -147,7 +147,7 @@ def declared_columns(task: type[Task] | Task) -> dict[str, ColumnType]:
     kinds: dict[type, ColumnType] = {str: "text", int: "whole", float: "real", bool: "truth"}
     found: dict[str, ColumnType] = {}
     for name, hint in typing.get_type_hints(task.Params).items():
-        mine = {kinds.get(kind) for kind in _plain_types(hint)}
+        mine: set[ColumnType | None] = {kinds.get(kind) for kind in _plain_types(hint)}
         if mine == {"whole", "real"}:
             mine.discard("whole")
         kind: ColumnType | None = mine.pop() if len(mine) == 1 else None

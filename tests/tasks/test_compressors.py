@@ -23,7 +23,7 @@ def test_sizes_are_those_of_level_nine_where_the_level_matters() -> None:
     assert sizes["bzip2_bytes"] == by_level[9] < min(size for level, size in by_level.items() if level < 5)
     assert sizes["xz_bytes"] == len(lzma.compress(LONG, preset=9))
     # a text that comes back is nearly free, and 26 letters cost log2(26) = 4.7 bits
-    assert 240_000 * 4.7 / 8 < sizes["xz_bytes"] < 240_000 * 4.7 / 8 * 1.07
+    assert 240_000 * 4.7 / 8 < (sizes["xz_bytes"] or 0) < 240_000 * 4.7 / 8 * 1.07
 
 
 @pytest.mark.parametrize("size", [0, 1, 4_097, 70_000])
@@ -40,7 +40,7 @@ def test_the_programs_of_that_name_give_the_same_sizes(name: str, column: str) -
     except FileNotFoundError:
         pytest.skip(f"no {name} on this machine")
     # xz writes its index with sizes in it, as the library does not for one block: a few bytes
-    assert abs(compressed_sizes(LONG)[column] - len(done.stdout)) <= 16
+    assert abs((compressed_sizes(LONG)[column] or 0) - len(done.stdout)) <= 16
 
 
 def test_a_document_is_compressed_at_its_first_row_alone() -> None:

@@ -94,6 +94,17 @@ def test_a_run_of_every_task_has_the_columns_of_its_metrics_and_makes_its_table(
     assert not table["value"].isna().to_numpy().any()
 
 
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_a_bit_is_the_natural_logarithm_of_two_in_nats(task: str) -> None:
+    metrics = [metric for metric in TASKS.load(task).metrics if metric.unit.startswith("bit/")]
+    assert metrics or task not in ("perplexity", "genomics", "commonsense")
+    for metric in metrics:
+        nats = metric.numerator == "nats" or "nats" in metric.numerator
+        # half a nat is 0.72134752 bits; compressors are counted in bytes of 8 bits
+        expected = 0.7213475204444817 if nats else 4.0
+        assert 0.5 * metric.scale == pytest.approx(expected, rel=1e-12), metric.name
+
+
 @pytest.mark.parametrize("path", sorted(list_suites().values()), ids=lambda path: path.stem)
 def test_a_plan_of_every_suite_has_a_cell_or_says_what_is_missing(path: Path) -> None:
     suite = load_suite(path)

@@ -13,13 +13,11 @@ import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ttbench.code import code_digest
 from ttbench.errors import UnknownNameError, UsageError
 from ttbench.estimate import Estimate, Estimator, Timings
-from ttbench.harness.special_tokens import no_tokenizer
 from ttbench.registry import TASKS
 from ttbench.tasks.base import Task
 from ttbench.types import ATTENTION, ENGINES, INT64, NO_ATTENTION, Cell, Checkpoint, Scalar, Status
@@ -250,7 +248,7 @@ def _skip(task: Task, cell: Cell, *, missing_data: str | None) -> Skip | None:
     if missing_data is not None:
         return Skip(cell=cell, status="unsupported", reason=missing_data)
     if task.needs_corpus and cell.checkpoint.tokenizer_digest is None:
-        reason = f"{no_tokenizer(Path(cell.checkpoint.path), cell.checkpoint.name)}; {cell.task} reads text"
+        reason = f"checkpoint '{cell.checkpoint.name}' has no tokenizer, and {cell.task} reads text"
         return Skip(cell=cell, status="unsupported", reason=reason)
     if cell.attention not in (*cell.checkpoint.attention, NO_ATTENTION):
         known = ", ".join(cell.checkpoint.attention)

@@ -147,8 +147,8 @@ def declared_columns(task: type[Task] | Task) -> dict[str, ColumnType]:
     kinds: dict[type, ColumnType] = {str: "text", int: "whole", float: "real", bool: "truth"}
     found: dict[str, ColumnType] = {}
     for name, hint in typing.get_type_hints(task.Params).items():
-        mine = {kinds.get(kind) for kind in _plain_types(hint)}
-        if mine == {"whole", "real"}:
+        mine: set[ColumnType | None] = {kinds.get(kind) for kind in _plain_types(hint)}
+        if "real" in mine:
             mine.discard("whole")
         kind = mine.pop() if len(mine) == 1 else None
         # Others are refused where parameters are read.

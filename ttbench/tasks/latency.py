@@ -102,7 +102,7 @@ class Latency(Task):
     columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
         text="phase",
         whole="repeat num_calls num_tokens warm_up_calls",
-        real="wall_s cpu_s call_s call_cpu_s load steal_s warm_up_s",
+        real="wall_s cpu_s call_s call_cpu_s load steal_s throttled_s warm_up_s",
         truth="steady",
     )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "cell"

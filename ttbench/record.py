@@ -75,7 +75,7 @@ def cell_text(record: CellRecord) -> str:
     }
     text = f"{_line(header)}\n"
     for index, sample in enumerate(record.samples):
-        _require_declared(record, {**sample.keys, **sample.values})
+        require_declared(record.cell.task, record.columns, sample)
         keys = {name: _stored(value, f"sample {index}", name) for name, value in sample.keys.items()}
         values = {name: _stored(value, f"sample {index}", name) for name, value in sample.values.items()}
         words = [name for name, value in values.items() if isinstance(value, str)]
@@ -105,17 +105,17 @@ _TYPES: Mapping[ColumnType, tuple[type, ...]] = {
 }
 
 
-def _require_declared(record: CellRecord, sample: Mapping[str, Any]) -> None:
+def require_declared(task: str, columns: Mapping[str, ColumnType], sample: Sample) -> None:
     """Raise ValueError where a sample has a column, or a type, that the task does not declare."""
-    if all(name.startswith("param_") for name in record.columns):
+    if all(name.startswith("param_") for name in columns):
         return
-    for name, value in sample.items():
-        kind = record.columns.get(name)
+    for name, value in {**sample.keys, **sample.values}.items():
+        kind = columns.get(name)
         if kind is None:
-            raise ValueError(f"task '{record.cell.task}' gives column '{name}', which its `columns` do not declare")
+            raise ValueError(f"task '{task}' gives column '{name}', which its `columns` do not declare")
         plain = value.tolist() if hasattr(value, "tolist") else value
         if plain is not None and (not isinstance(plain, _TYPES[kind]) or (isinstance(plain, bool) and kind != "truth")):
-            raise ValueError(f"task '{record.cell.task}' gives {plain!r} in column '{name}', declared as {kind}")
+            raise ValueError(f"task '{task}' gives {plain!r} in column '{name}', declared as {kind}")
 
 
 def evidence_lines(record: CellRecord) -> Iterator[str]:

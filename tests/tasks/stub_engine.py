@@ -10,7 +10,7 @@ import numpy as np
 
 from ttbench.harness.data import Corpus, Document, make_corpus
 from ttbench.harness.tokenizer import ByteTokenizer, Tokenizer
-from ttbench.record import CellRecord, cell_text
+from ttbench.record import CellRecord, cell_text, require_declared
 from ttbench.tasks.base import Bench, Task, declared_columns
 from ttbench.types import Cell, Checkpoint, Cost, Sample, Scalar, digest
 
@@ -141,6 +141,13 @@ def corpus_of(texts: Mapping[str, bytes]) -> Corpus:
 # A state of some bytes a token, and one of the same bytes however long the text is.
 GROWING = Cost(flops_per_token=0, flops_per_context_token=0, state_bytes=0, state_bytes_per_token=4)
 CONSTANT = Cost(flops_per_token=0, flops_per_context_token=0, state_bytes=4, state_bytes_per_token=0)
+
+
+def stored(task: Task, samples: list[Sample]) -> list[Sample]:
+    """The samples, which a worker would store: each with the columns that the task declares."""
+    for sample in samples:
+        require_declared(task.name, declared_columns(task), sample)
+    return samples
 
 
 def run_task(

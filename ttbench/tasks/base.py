@@ -148,7 +148,7 @@ def declared_columns(task: type[Task] | Task) -> dict[str, ColumnType]:
     found: dict[str, ColumnType] = {}
     for name, hint in typing.get_type_hints(task.Params).items():
         mine: set[ColumnType | None] = {kinds.get(kind) for kind in _plain_types(hint)}
-        if mine == {"whole", "real"}:
+        if "real" in mine:
             mine.discard("whole")
         kind: ColumnType | None = mine.pop() if len(mine) == 1 else None
         # Others are refused where parameters are read.

@@ -22,7 +22,7 @@ PYRIGHT_ENV := PYRIGHT_PYTHON_IGNORE_WARNINGS=1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup bench real estimates commonsense architectures peers genomes genomics test check lint types pytest
-.PHONY: mutants lowest newest format figures zoo wheel constraints clean distclean
+.PHONY: mutants lowest newest format figures calibration zoo wheel constraints clean distclean
 
 help:  ## list the goals
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -116,6 +116,9 @@ format: $(STAMP)  ## let ruff rewrite what it can
 
 figures: $(STAMP)  ## rebuild every CSV and figure in results/ from its rows.parquet
 	@$(BIN)/ttbench figures
+
+calibration: $(STAMP)  ## how often the intervals hold the truth, by simulation, into results/calibration (minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m ttbench.report.calibration --jobs $(JOBS)
 
 zoo: $(STAMP)  ## train the checkpoints of the zoo again, into trained/ (hours)
 	@$(BIN)/ttbench train --out trained

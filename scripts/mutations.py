@@ -112,6 +112,8 @@ class _Finder(ast.NodeVisitor):
         """The node's own edits, then those of its children."""
         if isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr | ast.Import | ast.ImportFrom):
             return
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            return
         named = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             self._names.append(node.name)
@@ -123,8 +125,6 @@ class _Finder(ast.NodeVisitor):
 
     def _children(self, node: ast.AST) -> Iterator[ast.AST]:
         skipped = {"annotation", "returns", "decorator_list"}
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            return
         for name, value in ast.iter_fields(node):
             if name not in skipped:
                 for child in value if isinstance(value, list) else [value]:

@@ -55,7 +55,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return on_path
 
 
-def wheel(site: Path, install: Callable[..., None]) -> Path:
+def wheel(site: Path, install: Callable[..., object]) -> Path:
     package = lay_sources(site)
     names = [f"plug/{name}" for name in ("__init__.py", "model.py", "maths.py")]
     lay_metadata(site, value="plug.model:Plug", record=[*names, "plug-1.dist-info/METADATA"])
@@ -118,7 +118,7 @@ def test_a_library_that_decides_about_logits_counts_with_its_version(monkeypatch
 
 
 @pytest.mark.parametrize("name", ["model.py", "maths.py", "kernel.cu", "inner/deep.py"])
-def test_any_code_file_of_a_plug_in_moves_its_digest(tmp_path: Path, install: Callable[..., None], name: str) -> None:
+def test_any_code_file_of_a_plug_in_moves_its_digest(tmp_path: Path, install: Callable[..., object], name: str) -> None:
     package = wheel(tmp_path, install)
     before = of_plug_in()
     (package / name).parent.mkdir(exist_ok=True)
@@ -127,7 +127,7 @@ def test_any_code_file_of_a_plug_in_moves_its_digest(tmp_path: Path, install: Ca
 
 
 def test_a_file_that_keeps_its_size_and_time_to_the_second_is_read_again(
-    tmp_path: Path, install: Callable[..., None]
+    tmp_path: Path, install: Callable[..., object]
 ) -> None:
     package = wheel(tmp_path, install)
     before = of_plug_in()
@@ -154,7 +154,7 @@ def test_place_time_and_caches_do_not_matter(tmp_path: Path, monkeypatch: pytest
 
 
 def test_an_editable_install_counts_as_the_installed_package_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, install: Callable[..., None]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, install: Callable[..., object]
 ) -> None:
     with monkeypatch.context() as patch:
         wheel(tmp_path / "wheel", lambda *folders: [patch.syspath_prepend(str(each)) for each in folders])
@@ -169,7 +169,9 @@ def test_an_editable_install_counts_as_the_installed_package_does(
     assert of_plug_in() != before
 
 
-def test_what_a_bare_module_imports_from_beside_it_belongs_to_it(tmp_path: Path, install: Callable[..., None]) -> None:
+def test_what_a_bare_module_imports_from_beside_it_belongs_to_it(
+    tmp_path: Path, install: Callable[..., object]
+) -> None:
     (tmp_path / "plug.py").write_text("import os\nfrom beside import scale\n")
     (tmp_path / "beside.py").write_text("import further\nscale = 1.0\n")
     (tmp_path / "further.py").write_text("")
@@ -185,7 +187,7 @@ def test_what_a_bare_module_imports_from_beside_it_belongs_to_it(tmp_path: Path,
     assert of_plug_in() in seen
 
 
-def test_a_namespace_package_counts_without_its_neighbours(tmp_path: Path, install: Callable[..., None]) -> None:
+def test_a_namespace_package_counts_without_its_neighbours(tmp_path: Path, install: Callable[..., object]) -> None:
     for name in ("mine", "theirs"):
         (tmp_path / "space" / name).mkdir(parents=True)
         (tmp_path / "space" / name / "__init__.py").write_text("")
@@ -198,7 +200,7 @@ def test_a_namespace_package_counts_without_its_neighbours(tmp_path: Path, insta
     assert of_plug_in() != before
 
 
-def test_modules_of_the_package_that_a_plug_in_builds_on_count(tmp_path: Path, install: Callable[..., None]) -> None:
+def test_modules_of_the_package_that_a_plug_in_builds_on_count(tmp_path: Path, install: Callable[..., object]) -> None:
     package = wheel(tmp_path, install)
     before = of_plug_in()
     (package / "maths.py").write_text("from ttbench.kernels import (\n    favor,  # features\n)\n")
@@ -208,7 +210,7 @@ def test_modules_of_the_package_that_a_plug_in_builds_on_count(tmp_path: Path, i
 
 
 def test_packages_that_a_plug_in_requires_count_by_their_version(
-    tmp_path: Path, install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, install: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lay_sources(tmp_path)
     lay_metadata(
@@ -224,14 +226,14 @@ def test_packages_that_a_plug_in_requires_count_by_their_version(
     assert of_plug_in() != before
 
 
-def test_a_plug_in_without_its_module_is_refused_in_words(tmp_path: Path, install: Callable[..., None]) -> None:
+def test_a_plug_in_without_its_module_is_refused_in_words(tmp_path: Path, install: Callable[..., object]) -> None:
     lay_metadata(tmp_path, value="plug_that_is_gone.model:Plug", record=None)
     install(tmp_path)
     with pytest.raises(UsageError, match=r"plug_that_is_gone\.model, which is not installed"):
         of_plug_in()
 
 
-def test_nothing_is_imported(tmp_path: Path, install: Callable[..., None]) -> None:
+def test_nothing_is_imported(tmp_path: Path, install: Callable[..., object]) -> None:
     wheel(tmp_path, install)
     of_plug_in()
     assert "plug" not in sys.modules

@@ -27,13 +27,13 @@ ROWS = {
 
 def value(formula: str, letters: dict[str, float]) -> float:
     """A formula in the page's notation, with these values for its letters."""
-    tokens = re.findall(r"[A-Za-z]\w*|\d+|[²³]|[-+/()]", formula, re.ASCII)
+    tokens: list[str] = re.findall(r"[A-Za-z]\w*|\d+|[²³]|[-+/()]", formula, re.ASCII)
     assert "".join(tokens) == formula.replace(" ", ""), formula
     code, powers = "", {"²": "**2", "³": "**3"}
     for before, token in zip(["", *tokens], tokens, strict=False):
         if re.match(r"[\w)²³]", before) and re.match(r"[A-Za-z\d(]", token):
             code += " * "
-        code += powers[token] if token in powers else token
+        code += powers.get(token, token)
     return eval(code, {"__builtins__": {}}, dict(letters))
 
 

@@ -24,7 +24,7 @@ from ttbench.worker import Channel, Group, run_cell
 SMOKE = {entry.task: entry for entry in load_suite(list_suites()["smoke"]).tasks}
 # What makes an entry of `smoke` shorter still.
 SHORTER: dict[str, dict[str, Any]] = {
-    "perplexity": {"limit": 2, "windows": 1, "max_context": 128},
+    "perplexity": {"limit": 2, "windows": 1, "max_context": 256},
     "latency": {"decode_tokens": 2},
     "memory": {"decode_tokens": 2},
     "probe": {"limit": 8},
@@ -39,7 +39,7 @@ class Silent(Channel):
     def __init__(self) -> None:
         """Leave stdout alone."""
 
-    def progress(self, cell_id: str, done: int, total: int) -> None: ...
+    def progress(self, cell_id: str, done: int, total: int, setup_s: float) -> None: ...
 
 
 @pytest.fixture
@@ -58,9 +58,8 @@ def sequences(tmp_path: Path) -> str:
 def rows_of(entry: SuiteTask, *, corpus: str | None, folder: Path) -> pd.DataFrame:
     """The rows of one checkpoint at one short context, measured in this process."""
     params = {**entry.params, **SHORTER.get(entry.task, {})}
-    ctx = "64" if entry.task == "perplexity" else "256"
     names = TASKS.load(entry.task).default_checkpoints or ("ttt-linear",)
-    options = Options(checkpoints=names, ctx=ctx, corpus=corpus, params=params, threads=1)
+    options = Options(checkpoints=names, ctx="256", corpus=corpus, params=params, threads=1)
     (cell,) = plan_task(entry.task, options, out=folder).cells
     store = Store.create(folder, name=entry.task, command="", options={}, cells=[cell], environment=environment())
     with guard.restored():
@@ -92,6 +91,17 @@ def test_a_run_of_every_task_has_the_columns_of_its_metrics_and_makes_its_table(
     assert set(table["metric"]) <= {metric.name for metric in metrics}
     assert set(table["status"]) == {"ok"}
     assert not table["value"].isna().to_numpy().any()
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_a_bit_is_the_natural_logarithm_of_two_in_nats(task: str) -> None:
+    metrics = [metric for metric in TASKS.load(task).metrics if metric.unit.startswith("bit/")]
+    assert metrics or task not in ("perplexity", "genomics", "commonsense")
+    for metric in metrics:
+        nats = metric.numerator == "nats" or "nats" in metric.numerator
+        # half a nat is 0.72134752 bits; compressors are counted in bytes of 8 bits
+        expected = 0.7213475204444817 if nats else 4.0
+        assert 0.5 * metric.scale == pytest.approx(expected, rel=1e-12), metric.name
 
 
 @pytest.mark.parametrize("path", sorted(list_suites().values()), ids=lambda path: path.stem)

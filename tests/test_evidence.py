@@ -13,8 +13,8 @@ from ttbench.errors import UsageError
 from ttbench.evidence import open_sample
 from ttbench.harness.data import open_corpus
 from ttbench.harness.tokenizer import ByteTokenizer
-from ttbench.record import CellRecord, cell_lines, evidence_lines
-from ttbench.types import Cell, Checkpoint, Sample
+from ttbench.record import CellRecord, cell_text, evidence_lines, parse_cell
+from ttbench.types import Cell, Checkpoint, Sample, digest
 
 DOCUMENT = open_corpus("kjv").documents("test")[0]
 START, CONTEXT, SIZE = 700, 512, 4
@@ -80,10 +80,11 @@ def window(**values) -> Sample:
 
 
 def opened(made: CellRecord, folder: Path, index: int = 0):
-    cell, evidence = folder / f"{made.cell.cell_id}.jsonl", folder / "evidence.jsonl"
-    cell.write_text("".join(f"{line}\n" for line in cell_lines(made)))
-    evidence.write_text("".join(f"{line}\n" for line in evidence_lines(made)))
-    return open_sample(cell, evidence, index)
+    evidence = folder / "evidence.jsonl"
+    text = "".join(f"{line}\n" for line in evidence_lines(made))
+    evidence.write_text(text)
+    made = dataclasses.replace(made, evidence_digest=digest(text) if text else None)
+    return open_sample(parse_cell(cell_text(made), cell_id=made.cell.cell_id), evidence, index)
 
 
 def test_a_window_shows_the_ends_of_its_context_and_the_nats_of_its_tokens(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "ttbench"
 FILES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = ("torch", "pandas", "datasets", "transformers", "lm_eval", "matplotlib", "scipy", "pyarrow")
 
-BASE = {"types", "errors", "stats", "registry", "names", "cache", "disk"}
+BASE = {"types", "errors", "clusters", "stats", "registry", "names", "cache", "disk"}
 # Module or sub-package -> those it may import. A late import counts like any other; TYPE_CHECKING does not.
 MAY_IMPORT: dict[str, set[str]] = {
     "types": set(),
@@ -25,7 +25,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "disk": set(),
     "names": set(),
     "streams": {"errors", "console"},
-    "stats": {"errors"},
+    "clusters": set(),
+    "stats": {"errors", "clusters"},
     "registry": {"errors"},
     "code": {"types", "errors", "registry"},
     "kernels": BASE,
@@ -43,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rows": BASE | {"record"},
     "store": BASE | {"record", "rows"},
     "report": BASE | {"rows", "store"},
-    "plan": BASE | {"code", "tasks", "estimate", "work"},
+    "plan": BASE | {"code", "harness", "tasks", "estimate", "work"},
     "calibrate": BASE | {"harness", "tasks"},
     "calibration": BASE | {"code", "harness", "store", "estimate", "plan", "rates", "work"},
     "evidence": BASE | {"harness", "record", "store"},

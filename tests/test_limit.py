@@ -18,9 +18,10 @@ from ttbench.cli import app
 from ttbench.commands import price as price_module
 from ttbench.commands.price import price
 from ttbench.errors import UsageError
+from ttbench.estimate import Estimate
 from ttbench.harness.loading import save_checkpoint
 from ttbench.models.transformer import Transformer
-from ttbench.plan import Estimate, Plan, plan, read_params
+from ttbench.plan import Plan, plan, read_params
 from ttbench.record import CellRecord
 from ttbench.report.headline import headline
 from ttbench.request import Options
@@ -29,6 +30,7 @@ from ttbench.tasks.genomics import Genomics
 from ttbench.tasks.needle import Needle
 from ttbench.tasks.perplexity import Perplexity
 from ttbench.types import Cell, Sample
+from ttbench.work import Work
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +159,7 @@ def priced(
 
     def planned(task: str, options: Options, *, out: str) -> Plan:
         asked.append(options)
-        estimate = Estimate(flops=None, state_bytes=None, seconds=seconds)
+        estimate = Estimate(flops=None, state_bytes=None, seconds=seconds, work=Work(calls=()))
         whole = tuple(dataclasses.replace(cell, params={**cell.params, "limit": None}) for cell in cells)
         return Plan(cells=whole, skips=(), estimates={cell.cell_id: estimate for cell in whole})
 

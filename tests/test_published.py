@@ -43,13 +43,13 @@ def test_every_file_is_in_the_index(path: Path) -> None:
     assert f"`{path.name}`" in (FOLDER / "README.md").read_text(encoding="utf-8")
 
 
-def test_svf_keeps_what_the_base_can_do_and_lora_loses_some_of_it_as_the_paper_says() -> None:
+def test_svf_keeps_what_the_base_can_do_and_lora_loses_some_of_it() -> None:
     rows = [row for row in read(FOLDER / "transformer-squared.csv") if row["table"] == "1"]
     values = {(row["method"], row["model"], row["benchmark"]): float(row["value"]) for row in rows}
     base = {key[1:]: value for key, value in values.items() if key[0] == "base"}
     svf, lora = ([values[name, *key] / value for key, value in base.items()] for name in ("svf", "lora"))
     assert len(base) == 9
-    # the words of its section 4.2: gains nearly everywhere, and a loss within a hundredth; LoRA falls on the largest
+    # gains nearly everywhere and no loss beyond a hundredth, while LoRA falls on the largest model
     assert min(svf) > 0.99
     assert sum(ratio > 1 for ratio in svf) >= 7
     assert max(lora[6:8]) < 0.92

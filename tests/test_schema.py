@@ -65,7 +65,7 @@ def test_polars_and_duckdb_read_them_together(files: list[Path]) -> None:
     for order in (files, files[::-1]):
         assert polars.scan_parquet(order).collect()["hits"].sum() == 2
         names = ", ".join(f"'{path}'" for path in order)
-        assert duckdb.sql(f"select sum(hits), count(*) from read_parquet([{names}])").fetchone() == (2, 4)
+        assert duckdb.sql(f"select sum(hits), count(*) from read_parquet([{names}])").fetchall() == [(2, 4)]
 
 
 @pytest.mark.parametrize(
@@ -120,6 +120,6 @@ def test_parameters_are_declared_by_their_annotations(fakes: ModuleType) -> None
 def test_a_row_is_extrapolated_by_what_was_read(tmp_path: Path, cells: tuple[Cell, ...]) -> None:  # noqa: F811
     for number, (read, extrapolated) in enumerate([(1000, False), (1024, False), (1025, True)]):
         store = new_store(tmp_path / str(number), cells)
-        sample = Sample(keys={}, values={"read_tokens": read})
+        sample = Sample(keys={}, values={"sequence_tokens": read})
         store.write_cell(record(dataclasses.replace(cells[0], context_len=2048), samples=(sample,)))
         assert set(store.rows()["extrapolated"]) == {extrapolated}

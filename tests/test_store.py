@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from ttbench import store as store_module
+import ttbench
 from ttbench.errors import StoreError
 from ttbench.harness.measure import environment
 from ttbench.plan import plan
@@ -79,7 +79,13 @@ def test_a_cell_reads_back_as_it_was_written(tmp_path: Path, cells: tuple[Cell, 
     found = read_cell(store.cell_path(cells[0].cell_id))
     bare = tuple(dataclasses.replace(sample, evidence=None) for sample in record(cells[0]).samples)
     assert found == dataclasses.replace(
-        record(cells[0]), samples=bare, run_id=store.run_id, environment=found.environment, machine=found.machine
+        record(cells[0]),
+        samples=bare,
+        run_id=store.run_id,
+        environment=found.environment,
+        machine=found.machine,
+        ttbench=ttbench.__version__,
+        evidence_digest=found.evidence_digest,
     )
     assert found.machine == environment().machine
     assert store.done() == {cells[0].cell_id: "ok"}
@@ -180,7 +186,7 @@ def test_columns_that_disagree_or_clash_are_refused(tmp_path: Path, cells: tuple
         lambda text: "{}\n",
         lambda text: "[]\n",
         lambda text: text.replace('"context_len":512', '"context_len":513'),
-        lambda text: text.replace('"schema":1', '"schema":0'),
+        lambda text: text.replace('"schema":2', '"schema":3'),
     ],
     ids=["cut-newline", "cut-sample", "empty", "no-header", "a-list", "another-cell", "another-schema"],
 )
@@ -189,7 +195,7 @@ def test_a_damaged_cell_file_is_an_error_and_no_answer(tmp_path: Path, cells: tu
     store.write_cell(record(cells[0]))
     path = store.cell_path(cells[0].cell_id)
     path.write_text(damage(path.read_text()))
-    with pytest.raises(StoreError, match="not a whole cell file"):
+    with pytest.raises(StoreError, match="damaged or not a cell's file"):
         store.rows()
     assert find_done(tmp_path, [cells[0].cell_id]) == {}
 
@@ -302,4 +308,3 @@ def test_the_store_brings_no_heavy_package_into_a_worker() -> None:
     code = "import sys, ttbench.worker; print(sorted({'torch', 'pandas', 'pyarrow', 'numpy'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
-    assert store_module.SCHEMA_VERSION == 1

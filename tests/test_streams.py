@@ -26,10 +26,10 @@ streams.run(command)
 
 
 def run(
-    text: str = "table\n", *, times: int = 1, code: int = 0, shell: str = "", **variables: str
+    text: str = "table\n", *, times: int = 1, code: int = 0, shell: str = "", variables: Any = ()
 ) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", SCRIPT.format(text=text, times=times, code=code)]
-    given: dict[str, Any] = {"env": {**os.environ, **variables}, "capture_output": True, "encoding": "utf-8"}
+    given: dict[str, Any] = {"env": {**os.environ, **dict(variables)}, "capture_output": True, "encoding": "utf-8"}
     return subprocess.run(["bash", "-c", f'"$@" {shell}', "bash", *command], check=False, **given)
 
 
@@ -78,7 +78,7 @@ def test_a_stderr_that_fails_costs_no_result() -> None:
 
 def test_a_plain_locale_spells_what_it_lacks() -> None:
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
-    assert run("1.5 ±0.1 · 模\n", **plain).stdout == "1.5 +-0.1 | \\u6a21\n"
+    assert run("1.5 ±0.1 · 模\n", variables=plain).stdout == "1.5 +-0.1 | \\u6a21\n"
 
 
 def test_json_is_json_in_every_locale() -> None:

@@ -174,15 +174,17 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(
     assert run_cells(plan, out=tmp_path).num_reused == 2
 
 
-def test_a_skipped_cell_is_a_row_and_a_twin_is_not(fakes: ModuleType, tmp_path: Path) -> None:
+def test_a_skipped_cell_is_a_row_and_so_is_a_twin_under_its_own_name(fakes: ModuleType, tmp_path: Path) -> None:
     mute = fakes.checkpoint("mute", tokenizer_digest=None)
     twin = fakes.checkpoint("twin", weights_digest=fakes.checkpoint("a").weights_digest)
     rows = run_task(
         "fake-text", checkpoints=[fakes.checkpoint("a"), mute, twin], ctx=512, corpus="fake-corpus", out=tmp_path
     )
-    assert rows[["checkpoint", "status"]].to_numpy().tolist() == [["a", "ok"], ["mute", "unsupported"]]
-    assert rows["corpus"].tolist() == ["fake-corpus"] * 2
-    assert rows["num_bytes"].tolist() == [5, pd.NA]
+    found = rows[["checkpoint", "status"]].to_numpy().tolist()
+    assert found == [["a", "ok"], ["twin", "ok"], ["mute", "unsupported"]]
+    assert rows["corpus"].tolist() == ["fake-corpus"] * 3
+    assert rows["num_bytes"].tolist() == [5, 5, pd.NA]
+    assert len(set(rows["cell_id"][:2].tolist())) == 1
 
 
 def test_runs_at_the_same_time_into_one_root_do_not_disturb_each_other(fakes: ModuleType, tmp_path: Path) -> None:

@@ -17,17 +17,21 @@ from typer.testing import CliRunner
 from ttbench import rows
 from ttbench.cli import app
 from ttbench.commands.measure import Request
-from ttbench.errors import SuiteError
-from ttbench.harness import files, measure, probing
+from ttbench.errors import CacheError, SuiteError, UnsupportedError, UsageError
+from ttbench.harness import measure, probing
 from ttbench.harness.loading import save_checkpoint
+from ttbench.lmeval.opening import Settings, open_parts
 from ttbench.models.transformer import Transformer
 from ttbench.record import CellRecord
+from ttbench.report import words
+from ttbench.report.curves import draw_curves
 from ttbench.report.table import render, summarise
 from ttbench.request import Options, plan_task
 from ttbench.suite import load_suite
 from ttbench.types import Cell
 from ttbench.worker import Channel, Group, run_cell
 
+METRIC = "bits_per_byte"
 CHEATS = Path(__file__).parent / "fakes" / "cheats"
 
 
@@ -38,7 +42,7 @@ class Silent(Channel):
 
     def send(self, kind: str, **fields: Any) -> None: ...
 
-    def progress(self, cell_id: str, done: int, total: int) -> None: ...
+    def progress(self, cell_id: str, done: int, total: int, setup_s: float) -> None: ...
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +50,7 @@ def plug_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The plug-in is installed, findings are kept in a folder of the test, and this process keeps its threads."""
     monkeypatch.syspath_prepend(str(CHEATS))
     importlib.import_module("ttbench_cheats")
-    monkeypatch.setattr(files, "user_cache_path", lambda name: tmp_path / "cache" / name)
+    monkeypatch.setattr(probing, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setattr(measure, "pin_threads", lambda threads: None)
     monkeypatch.setattr(measure, "flush_denormals", lambda: None)
 
@@ -109,6 +113,41 @@ def test_what_is_asked_for_unchecked_is_scored_and_marked(tmp_path: Path) -> Non
     assert "! unchecked: scored by request" in " ".join(text.split())
 
 
+def test_the_figure_of_an_unchecked_model_says_so(tmp_path: Path) -> None:
+    path = folder(tmp_path, "llama")
+    records = [run(path, ctx=ctx, unchecked=True) for ctx in ("256", "512")]
+    drawn = draw_curves(
+        "bits per byte",
+        [entry for entry in words.records(summarise(rows.frame(rows.table(records)))) if entry["metric"] == METRIC],
+        beneath=(),
+        names=["llama"],
+        log_y=False,
+    )
+    text = [each.get_text() for each in (*drawn.texts, *drawn.axes[0].texts)]
+    assert any(each.startswith("llama") and each.endswith(" !") for each in text)
+    assert any("! unchecked: scored by request" in each for each in text)
+
+
+def test_what_was_measured_unchecked_is_not_pooled_with_the_same_after_its_probes(tmp_path: Path) -> None:
+    path = folder(tmp_path, "llama")
+    both = rows.frame(rows.table([run(path), run(path, unchecked=True)]))
+    alone = rows.frame(rows.table([run(path)]))
+    assert (
+        summarise(both)
+        .loc[:, ["value", "num_samples", "checked"]]
+        .equals(summarise(alone).loc[:, ["value", "num_samples", "checked"]])
+    )
+
+
+def test_lm_eval_refuses_what_looks_ahead(tmp_path: Path) -> None:
+    path = folder(tmp_path, "looks-ahead")
+    with pytest.raises(UnsupportedError, match="probe 'later_tokens' failed"):
+        open_parts(Settings(checkpoint=str(path)))
+    assert open_parts(Settings(checkpoint=str(path), unchecked=True)).engine.name == "eager"
+    with pytest.raises(UsageError, match="unchecked=perhaps must be True or False"):
+        Settings.read({"checkpoint": str(path), "unchecked": "perhaps"}, {})
+
+
 def test_an_unchecked_cell_never_answers_for_a_checked_one(tmp_path: Path) -> None:
     path = folder(tmp_path, "llama")
     asked, unchecked = cells(path)[0], cells(path, unchecked=True)[0]
@@ -148,10 +187,14 @@ def test_a_finding_is_kept_and_asked_again_only_where_more_is_looked_at(
 def test_without_a_folder_that_can_be_written_every_process_asks_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def nowhere() -> Path:
+        raise CacheError("no home")
+
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(files, "user_cache_path", lambda name: tmp_path / "file" / name)
     path = folder(tmp_path, "looks-ahead")
-    assert [run(path).checked for _ in range(2)] == ["failed", "failed"]
+    for place in (lambda: tmp_path / "file", nowhere):
+        monkeypatch.setattr(probing, "cache_folder", place)
+        assert run(path).checked == "failed"
 
 
 def test_probes_read_a_twentieth_of_the_run_or_the_near_text() -> None:

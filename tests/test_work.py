@@ -70,8 +70,8 @@ LONG = Texts(sizes={"test": (40_000,) * 10 + (1_000,) * 90})
 
 @pytest.mark.parametrize(
     ("limit", "tokens", "compressed"),
-    # 32 windows over the 10 long documents, or those of 4 of them; each window reads 1,024 tokens and itself.
-    [(None, 32 * 1280, 400_000), (4, 32 / 10 * 4 * 1280, 160_000), (50, 32 * 1280, 400_000)],
+    # 32 windows over the 10 long documents, or those of 4 of them; a context of 1,024 tokens holds its window.
+    [(None, 32 * 1024, 400_000), (4, 32 / 10 * 4 * 1024, 160_000), (50, 32 * 1024, 400_000)],
 )
 def test_windows_are_counted_over_the_documents_that_are_long_enough(
     limit: int | None, tokens: float, compressed: int

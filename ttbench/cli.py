@@ -12,34 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ttbench import __version__, streams
+from ttbench import __version__, options, streams
 from ttbench.errors import TtbenchError
-from ttbench.options import (
-    Attention,
-    Base,
-    BatchSize,
-    Checkpoints,
-    Corpus,
-    Ctx,
-    DepthMode,
-    Device,
-    Dtype,
-    Engine,
-    Grid,
-    Json,
-    Limit,
-    Names,
-    Out,
-    Protocol,
-    Recipe,
-    Seed,
-    Share,
-    Target,
-    Threads,
-    Timeout,
-    Unchecked,
-    complete,
-)
 
 if TYPE_CHECKING:
     from ttbench.commands.measure import Request
@@ -69,7 +43,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-
 RUNS = Path("runs")
 
 
@@ -90,28 +63,29 @@ def root(
 
 @app.command()
 def run(
-    target: Target,
-    ctx: Ctx = None,
-    checkpoint: Checkpoints = None,
-    corpus: Corpus = None,
-    protocol: Protocol = None,
-    limit: Limit = None,
-    depth_mode: DepthMode = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    engine: Engine = None,
-    attention: Attention = None,
-    batch_size: BatchSize = None,
-    threads: Threads = None,
-    seed: Seed = None,
-    out: Out = RUNS,
-    timeout: Timeout = None,
-    unchecked: Unchecked = False,
-    json: Json = False,
+    target: options.Target,
+    ctx: options.Ctx = None,
+    checkpoint: options.Checkpoints = None,
+    corpus: options.Corpus = None,
+    protocol: options.Protocol = None,
+    limit: options.Limit = None,
+    depth_mode: options.DepthMode = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    engine: options.Engine = None,
+    attention: options.Attention = None,
+    batch_size: options.BatchSize = None,
+    threads: options.Threads = None,
+    seed: options.Seed = None,
+    out: options.Out = RUNS,
+    timeout: options.Timeout = None,
+    unchecked: options.Unchecked = False,
+    fresh: options.Fresh = False,
+    json: options.Json = False,
 ) -> None:
     """Measure a task or a suite.
 
-    Cells that earlier runs in the same folder answered are not measured again.
+    Cells that earlier runs in the same folder answered are not measured again, unless their code has changed.
     """
     from ttbench.commands import measure
 
@@ -120,24 +94,24 @@ def run(
 
 @app.command()
 def plan(
-    target: Target,
-    ctx: Ctx = None,
-    checkpoint: Checkpoints = None,
-    corpus: Corpus = None,
-    protocol: Protocol = None,
-    limit: Limit = None,
-    depth_mode: DepthMode = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    engine: Engine = None,
-    attention: Attention = None,
-    batch_size: BatchSize = None,
-    threads: Threads = None,
-    seed: Seed = None,
-    out: Out = RUNS,
-    timeout: Timeout = None,
-    unchecked: Unchecked = False,
-    json: Json = False,
+    target: options.Target,
+    ctx: options.Ctx = None,
+    checkpoint: options.Checkpoints = None,
+    corpus: options.Corpus = None,
+    protocol: options.Protocol = None,
+    limit: options.Limit = None,
+    depth_mode: options.DepthMode = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    engine: options.Engine = None,
+    attention: options.Attention = None,
+    batch_size: options.BatchSize = None,
+    threads: options.Threads = None,
+    seed: options.Seed = None,
+    out: options.Out = RUNS,
+    timeout: options.Timeout = None,
+    unchecked: options.Unchecked = False,
+    json: options.Json = False,
 ) -> None:
     """Show what `run` would do and cost; start nothing."""
     from ttbench.commands import measure
@@ -157,7 +131,7 @@ def _request(given: dict[str, Any]) -> Request:
         unchecked=given["unchecked"] or None,
         **{name: given[name] for name in names},
     )
-    return Request(target=given["target"], options=options, out=given["out"])
+    return Request(target=given["target"], options=options, out=given["out"], fresh=given.get("fresh", False))
 
 
 @app.command()
@@ -167,22 +141,23 @@ def compare(
         typer.Argument(
             metavar="A",
             help="A checkpoint, or part of what it was measured at: NAME@engine=hf,dtype=bfloat16, NAME@strategy=base.",
-            autocompletion=complete("checkpoints"),
+            autocompletion=options.complete("checkpoints"),
         ),
     ],
     second: Annotated[
-        str, typer.Argument(metavar="B", help="The one to compare it with.", autocompletion=complete("checkpoints"))
+        str,
+        typer.Argument(metavar="B", help="The one to compare it with.", autocompletion=options.complete("checkpoints")),
     ],
     run: Annotated[
         list[str] | None,
         typer.Option(
             metavar="RUN",
             help="Runs to read: id, part of one, folder or last; may be repeated.  [default: all runs, else results/]",
-            autocompletion=complete("runs"),
+            autocompletion=options.complete("runs"),
         ),
     ] = None,
-    out: Out = RUNS,
-    json: Json = False,
+    out: options.Out = RUNS,
+    json: options.Json = False,
 ) -> None:
     """Say which of two checkpoints is better at what.
 
@@ -200,15 +175,15 @@ def figures(
         typer.Argument(
             metavar="DIR|RUN",
             help="Folders with a rows.parquet, or runs.  [default: all folders in results/]",
-            autocompletion=complete("runs"),
+            autocompletion=options.complete("runs"),
             show_default=False,
         ),
     ] = None,
     into: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Put the rows of these runs together there first.")
     ] = None,
-    out: Out = RUNS,
-    json: Json = False,
+    out: options.Out = RUNS,
+    json: options.Json = False,
 ) -> None:
     """Make tables and figures again from their rows."""
     from ttbench.commands import results
@@ -223,12 +198,12 @@ def list_(
         typer.Argument(
             metavar="NOUN",
             help="tasks, architectures, corpora, checkpoints, experts, suites or runs.  [default: all, in short]",
-            autocompletion=complete("nouns"),
+            autocompletion=options.complete("nouns"),
             show_default=False,
         ),
     ] = None,
-    out: Out = RUNS,
-    json: Json = False,
+    out: options.Out = RUNS,
+    json: options.Json = False,
 ) -> None:
     """List what there is to choose from."""
     from ttbench.commands import results
@@ -239,7 +214,8 @@ def list_(
 @app.command()
 def show(
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="Id, part of it, folder, or last.", autocompletion=complete("runs"))
+        str,
+        typer.Argument(metavar="RUN", help="Id, part of it, folder, or last.", autocompletion=options.complete("runs")),
     ],
     cell: Annotated[
         str | None, typer.Argument(metavar="CELL", help="First letters of a cell's id.", show_default=False)
@@ -248,8 +224,8 @@ def show(
         int | None,
         typer.Option(min=0, metavar="NUMBER", help="Of the cell, from 0: its prompt, answer and log-probabilities."),
     ] = None,
-    out: Out = RUNS,
-    json: Json = False,
+    out: options.Out = RUNS,
+    json: options.Json = False,
 ) -> None:
     """Show a run, a cell or a sample of it, or published results."""
     from ttbench.commands import results
@@ -260,8 +236,8 @@ def show(
 @app.command()
 def doctor(
     hub: Annotated[bool, typer.Option("--hub", help="Also ask whether the Hugging Face hub answers.")] = False,
-    out: Out = RUNS,
-    json: Json = False,
+    out: options.Out = RUNS,
+    json: options.Json = False,
 ) -> None:
     """Say what can run here and what would spoil timings."""
     from ttbench.commands import machine
@@ -276,17 +252,17 @@ def check(
         typer.Argument(
             metavar="NAME|DIR|ID",
             help="A checkpoint, or architecture:NAME for an architecture that has none yet.",
-            autocompletion=complete("checkpoints"),
+            autocompletion=options.complete("checkpoints"),
         ),
     ],
-    device: Device = None,
-    dtype: Dtype = None,
-    engine: Engine = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    engine: options.Engine = None,
     ctx: Annotated[
         str | None,
         typer.Option(metavar="TOKENS", help="How far to look, as 32k.  [default: what it was trained on, at most 4k]"),
     ] = None,
-    json: Json = False,
+    json: options.Json = False,
 ) -> None:
     """Check that a checkpoint computes what it promises.
 
@@ -307,16 +283,16 @@ def check(
 @app.command()
 def generate(
     checkpoint: Annotated[
-        str, typer.Argument(metavar="NAME|DIR|ID", help="A checkpoint.", autocompletion=complete("checkpoints"))
+        str, typer.Argument(metavar="NAME|DIR|ID", help="A checkpoint.", autocompletion=options.complete("checkpoints"))
     ],
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text to continue; - reads it from stdin.")],
     num_tokens: Annotated[int, typer.Option(min=1, metavar="COUNT", help="Tokens to write.")] = 128,
-    device: Device = None,
-    dtype: Dtype = None,
-    engine: Engine = None,
-    attention: Attention = None,
-    threads: Threads = None,
-    json: Json = False,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    engine: options.Engine = None,
+    attention: options.Attention = None,
+    threads: options.Threads = None,
+    json: options.Json = False,
 ) -> None:
     """Continue a text, greedily."""
     from ttbench.commands import checkpoints
@@ -348,7 +324,7 @@ def convert(
             show_default=False,
         ),
     ] = None,
-    json: Json = False,
+    json: options.Json = False,
 ) -> None:
     """Rewrite a checkpoint of another format for use here.
 
@@ -361,13 +337,13 @@ def convert(
 
 @app.command()
 def train(
-    names: Names = None,
-    recipe: Recipe = None,
+    names: options.Names = None,
+    recipe: options.Recipe = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the finished checkpoints go.")] = Path("trained"),
-    share: Share = 1.0,
-    grid: Grid = None,
-    threads: Threads = None,
-    as_json: Json = False,
+    share: options.Share = 1.0,
+    grid: options.Grid = None,
+    threads: options.Threads = None,
+    as_json: options.Json = False,
 ) -> None:
     """Train checkpoints of the zoo again.
 
@@ -395,11 +371,11 @@ def lm_eval(ctx: typer.Context) -> None:
 
 @app.command("train-experts")
 def train_experts(
-    names: Names = None,
-    recipe: Recipe = None,
-    checkpoint: Base = None,
+    names: options.Names = None,
+    recipe: options.Recipe = None,
+    checkpoint: options.Base = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the finished experts go.")] = Path("experts"),
-    threads: Threads = None,
+    threads: options.Threads = None,
 ) -> None:
     """Train experts for `run adapt`.
 

@@ -24,11 +24,11 @@ from ttbench.harness.ends import ENDS_TOKENS, prompt_ends, readable
 from ttbench.harness.files import MAX_CONFIG_BYTES, read_json
 from ttbench.harness.tokenizer import Tokenizer, read_tokenizer
 from ttbench.record import CellRecord
-from ttbench.store import read_cell
+from ttbench.store import read_evidence
 from ttbench.types import Cell, Sample
 
 
-def open_sample(cell_path: Path, evidence_path: Path, index: int) -> dict[str, Any]:
+def open_sample(record: CellRecord, evidence_path: Path, index: int) -> dict[str, Any]:
     """All that is known of one sample of a stored cell, as plain data.
 
     `recipe` is None where the row has none, `evidence` where the task kept none; `rebuilt` is the text that was cut
@@ -36,8 +36,8 @@ def open_sample(cell_path: Path, evidence_path: Path, index: int) -> dict[str, A
 
     Raises:
         UsageError: the cell has no sample of that number.
+        StoreError: its evidence is damaged.
     """
-    record = read_cell(cell_path)
     if not 0 <= index < len(record.samples):
         raise UsageError(
             f"cell {record.cell.cell_id[:12]} has {len(record.samples)} samples (status {record.status}), numbered "
@@ -45,7 +45,8 @@ def open_sample(cell_path: Path, evidence_path: Path, index: int) -> dict[str, A
         )
     sample = record.samples[index]
     recipe = sample.keys.get("recipe")
-    kept = _kept(evidence_path, index)
+    entries = (entry for entry in read_evidence(evidence_path, record) if entry.pop("sample") == index)
+    kept = next(entries, None)
     rebuilt, reason = _rebuild(record, sample, kept)
     return {
         "cell_id": record.cell.cell_id,
@@ -61,19 +62,6 @@ def open_sample(cell_path: Path, evidence_path: Path, index: int) -> dict[str, A
         "rebuilt": rebuilt,
         "not_rebuilt": reason,
     }
-
-
-def _kept(path: Path, index: int) -> dict[str, Any] | None:
-    """The sample's line of a cell's evidence."""
-    if not path.is_file():
-        return None
-    # Not splitlines: answers may hold other line separators.
-    for line in path.read_text(encoding="utf-8").split("\n"):
-        entry = json.loads(line) if line else {}
-        if entry.get("sample") == index:
-            del entry["sample"]
-            return entry
-    return None
 
 
 def _rebuild(

@@ -99,6 +99,7 @@ Seed = Annotated[
 ]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the runs.")]
 Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="Per cell.  [default: none]")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again what earlier runs answered.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for programs.")]
 Names = Annotated[
     list[str] | None,

@@ -8,22 +8,23 @@ earlier cells of the same machine; where there are none, `ttbench.calibration` m
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from ttbench.code import code_digest
 from ttbench.errors import UnknownNameError, UsageError
 from ttbench.estimate import Estimate, Estimator, Timings
-from ttbench.harness.special_tokens import no_tokenizer
 from ttbench.registry import TASKS
 from ttbench.tasks.base import Task
-from ttbench.types import ATTENTION, ENGINES, NO_ATTENTION, Cell, Checkpoint, Scalar, Status
+from ttbench.types import ATTENTION, ENGINES, INT64, NO_ATTENTION, Cell, Checkpoint, Scalar, Status
 from ttbench.work import total
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
+Twins = dict[tuple[str, str, str], Cell]  # by cell id, name and path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,7 @@ class Plan:
     skips: tuple[Skip, ...]
     estimates: Mapping[str, Estimate]
     notes: tuple[str, ...] = ()  # what the corpora leave out or change
+    twins: tuple[Cell, ...] = ()  # cells asked for under a second name: measured once, with rows under both
 
     @property
     def flops(self) -> float:
@@ -81,6 +83,7 @@ def plan(
     batch_size: int | None,
     threads: int,
     machine: str,
+    software: str | None = None,
     engine: str = "eager",
     timeout_s: float | None = None,
     timings: Timings = (),
@@ -96,6 +99,7 @@ def plan(
             attention say "none" whatever was asked for.
         batch_size: sequences; None takes the task's default.
         machine: fingerprint of this machine; it enters the identity of timing cells only.
+        software: torch and what chooses its kernels, see `ttbench.harness.software`; of timing cells only, too.
         timings: earlier cells of this machine, for the estimate of time.
         unchecked: measure without asking first whether the model looks ahead; rows are marked.
         missing_data: why the corpus cannot be read, where a command fetches it: all cells are skipped for this reason.
@@ -109,7 +113,12 @@ def plan(
     _check_request(checkpoints=checkpoints, threads=threads, batch_size=batch_size, timeout_s=timeout_s)
     _check_names(dtype=dtype, engine=engine, attention=attention)
     isolated = task.isolation == "cell"
+    code = {
+        name: code_digest(architecture=name, task=task_name, engine=engine)
+        for name in dict.fromkeys(checkpoint.architecture for checkpoint in checkpoints)
+    }
     cells: dict[str, Cell] = {}
+    twins: Twins = {}
     skips: list[Skip] = []
     for checkpoint, context_len, round_ in _points(task, settled, checkpoints, context_lens):
         cell = Cell(
@@ -127,28 +136,55 @@ def plan(
             attention=_attention(checkpoint, attention),
             batch_size=task.default_batch_size if batch_size is None else batch_size,
             threads=threads,
+            code_digest=code[checkpoint.architecture],
             round=round_,
             machine=machine if isolated else None,
+            software=software if isolated else None,
             timeout_s=timeout_s,
             reach=task.reach(settled, context_len),
             unchecked=unchecked,
         )
-        skip = _skip(task, cell, twins=cells, missing_data=missing_data)
-        if skip is None:
-            cells[cell.cell_id] = cell
-        else:
+        _require_storable(cell)
+        skip = _skip(task, cell, missing_data=missing_data)
+        if skip is not None:
             skips.append(skip)
+        else:
+            _add(cell, cells, twins)
     estimate = Estimator(timings, texts or {})
     estimates = {cell_id: estimate(task, cell) for cell_id, cell in cells.items()}
-    return Plan(cells=tuple(cells.values()), skips=tuple(skips), estimates=estimates)
+    return Plan(cells=tuple(cells.values()), skips=tuple(skips), estimates=estimates, twins=tuple(twins.values()))
+
+
+def _require_storable(cell: Cell) -> None:
+    """Refuse, before anything is measured, what could not be written as rows. Raises UsageError."""
+    told = {"context": cell.context_len, "seed": cell.seed, "batch size": cell.batch_size, "threads": cell.threads}
+    told |= {f"parameter '{name}'": value for name, value in cell.params.items()}
+    of = f"of checkpoint '{cell.checkpoint.name}'"
+    told |= {f"{name} {of}": getattr(cell.checkpoint, name) for name in ("train_ctx", "num_params", "vocab_size")}
+    for what, value in told.items():
+        if isinstance(value, int) and value not in INT64:
+            raise UsageError(f"{what} is {value}; rows hold whole numbers from -2^63 to 2^63 - 1: give a smaller one")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{what} is {value}; rows hold finite numbers: give one, or leave it out")
+
+
+def _add(cell: Cell, cells: dict[str, Cell], twins: Twins) -> None:
+    """Put a cell where it belongs: with the first of its identity, or with those asked for under another name."""
+    first, mine = cells.setdefault(cell.cell_id, cell).checkpoint, cell.checkpoint
+    if (first.name, first.path) != (mine.name, mine.path):
+        twins[cell.cell_id, mine.name, mine.path] = cell
 
 
 def join(plans: Iterable[Plan]) -> Plan:
     """One plan after the other; a cell that two of them have runs once."""
     plans = tuple(plans)
-    cells = {cell.cell_id: cell for part in plans for cell in part.cells}
+    cells: dict[str, Cell] = {}
+    twins: Twins = {}
+    for cell in (cell for part in plans for cell in (*part.cells, *part.twins)):
+        _add(cell, cells, twins)
     return Plan(
         cells=tuple(cells.values()),
+        twins=tuple(twins.values()),
         skips=tuple(skip for part in plans for skip in part.skips),
         estimates={cell_id: estimate for part in plans for cell_id, estimate in part.estimates.items()},
         notes=tuple(dict.fromkeys(note for part in plans for note in part.notes)),
@@ -208,15 +244,11 @@ def _points(
                 yield checkpoint, length, round_
 
 
-def _skip(task: Task, cell: Cell, *, twins: Mapping[str, Cell], missing_data: str | None) -> Skip | None:
+def _skip(task: Task, cell: Cell, *, missing_data: str | None) -> Skip | None:
     if missing_data is not None:
         return Skip(cell=cell, status="unsupported", reason=missing_data)
-    twin = twins.get(cell.cell_id)
-    if twin is not None:
-        reason = f"the same cell as that of '{twin.checkpoint.name}', which has the same weights"
-        return Skip(cell=cell, status="unsupported", reason=reason)
     if task.needs_corpus and cell.checkpoint.tokenizer_digest is None:
-        reason = f"{no_tokenizer(Path(cell.checkpoint.path), cell.checkpoint.name)}; {cell.task} reads text"
+        reason = f"checkpoint '{cell.checkpoint.name}' has no tokenizer, and {cell.task} reads text"
         return Skip(cell=cell, status="unsupported", reason=reason)
     if cell.attention not in (*cell.checkpoint.attention, NO_ATTENTION):
         known = ", ".join(cell.checkpoint.attention)

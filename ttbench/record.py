@@ -1,4 +1,4 @@
-"""What became of a cell, and its spelling as JSON lines: a header, then one line per sample.
+"""What became of a cell, and its spelling as JSON lines: a header, one line per sample, and a checksum of both.
 
 Torch-free, and free of pandas: workers, whose memory is measured, write records.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
-from ttbench.types import SCHEMA_VERSION, Cell, ColumnType, Metric, Sample, Status
+from ttbench.types import INT64, READABLE, SCHEMA_VERSION, Cell, ColumnType, Metric, Sample, Status, digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +36,11 @@ class CellRecord:
     corpus_note: str | None = None  # what a number on the corpus must not be read without; None: nothing
     denormals_flushed: bool | None = None  # by the worker's arithmetic, as tried; None when no torch was loaded
     setup_s: float | None = None  # wall seconds of `cell_s` before the engine, the corpus and the tokenizer were open
-    run_id: str = ""  # filled in by the store
+    run_id: str = ""  # of the run that measured it; filled in by the store
     environment: str = ""  # digest; filled in by the store
     machine: str = ""  # fingerprint; filled in by the store
+    ttbench: str | None = None  # version of the package; filled in by the store, None in schema 1
+    evidence_digest: str | None = None  # of the evidence's file; filled in by the store, None when there is none
     evidence: tuple[Mapping[str, Any], ...] = field(default=())  # beyond the samples': tracebacks, stderr
 
 
@@ -57,8 +60,8 @@ def _line(value: Any) -> str:
     return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_plain)
 
 
-def cell_lines(record: CellRecord) -> Iterator[str]:
-    """The lines of a cell's file. Raises ValueError or TypeError when a sample is not plain finite data."""
+def cell_text(record: CellRecord) -> str:
+    """A cell's file. Raises ValueError or TypeError when a sample is not plain finite data that rows can hold."""
     header = {item.name: getattr(record, item.name) for item in dataclasses.fields(record)}
     for absent in ("evidence", "samples"):
         del header[absent]
@@ -70,13 +73,28 @@ def cell_lines(record: CellRecord) -> Iterator[str]:
         "metrics": [metric.to_json() for metric in record.metrics],
         "num_samples": len(record.samples),
     }
-    yield _line(header)
+    text = f"{_line(header)}\n"
     for index, sample in enumerate(record.samples):
-        _require_declared(record, {**sample.keys, **sample.values})
-        try:
-            yield _line({"sample": index, "keys": dict(sample.keys), "values": dict(sample.values)})
-        except ValueError as error:
-            raise ValueError(f"sample {index} holds a number that is not finite: {dict(sample.values)}") from error
+        require_declared(record.cell.task, record.columns, sample)
+        keys = {name: _stored(value, f"sample {index}", name) for name, value in sample.keys.items()}
+        values = {name: _stored(value, f"sample {index}", name) for name, value in sample.values.items()}
+        words = [name for name, value in values.items() if isinstance(value, str)]
+        if words:
+            raise TypeError(f"sample {index} has text in '{words[0]}', where a number belongs: {values[words[0]]!r}")
+        text += _line({"sample": index, "keys": keys, "values": values}) + "\n"
+    return text + _line({"checksum": digest(text)}) + "\n"
+
+
+def _stored(value: Any, where: str, name: str) -> Any:
+    """A sample's entry as Python's own. Raises ValueError or TypeError for what rows cannot hold."""
+    value = value if value is None or isinstance(value, str | bool | int | float) else _plain(value)
+    if not (value is None or isinstance(value, str | bool | int | float)):
+        raise TypeError(f"{where} holds {type(value).__name__} in '{name}'; samples hold single values")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} holds a number that is not finite: '{name}' is {value}")
+    if isinstance(value, int) and value not in INT64:
+        raise ValueError(f"{where} holds a number beyond 64 bits: '{name}' is {value}")
+    return value
 
 
 _TYPES: Mapping[ColumnType, tuple[type, ...]] = {
@@ -87,17 +105,17 @@ _TYPES: Mapping[ColumnType, tuple[type, ...]] = {
 }
 
 
-def _require_declared(record: CellRecord, sample: Mapping[str, Any]) -> None:
+def require_declared(task: str, columns: Mapping[str, ColumnType], sample: Sample) -> None:
     """Raise ValueError where a sample has a column, or a type, that the task does not declare."""
-    if all(name.startswith("param_") for name in record.columns):
+    if all(name.startswith("param_") for name in columns):
         return
-    for name, value in sample.items():
-        kind = record.columns.get(name)
+    for name, value in {**sample.keys, **sample.values}.items():
+        kind = columns.get(name)
         if kind is None:
-            raise ValueError(f"task '{record.cell.task}' gives column '{name}', which its `columns` do not declare")
+            raise ValueError(f"task '{task}' gives column '{name}', which its `columns` do not declare")
         plain = value.tolist() if hasattr(value, "tolist") else value
         if plain is not None and (not isinstance(plain, _TYPES[kind]) or (isinstance(plain, bool) and kind != "truth")):
-            raise ValueError(f"task '{record.cell.task}' gives {plain!r} in column '{name}', declared as {kind}")
+            raise ValueError(f"task '{task}' gives {plain!r} in column '{name}', declared as {kind}")
 
 
 def evidence_lines(record: CellRecord) -> Iterator[str]:
@@ -109,20 +127,43 @@ def evidence_lines(record: CellRecord) -> Iterator[str]:
         yield _line({"sample": None, **entry})
 
 
-def parse_cell(text: str) -> CellRecord:
-    """The record that a cell's file holds. Raises ValueError when it is of another schema or not whole."""
+def parse_cell(text: str, *, cell_id: str) -> CellRecord:
+    """The record that a cell's file holds.
+
+    Args:
+        text: the file.
+        cell_id: what the file is called by; a cell under another's name is none.
+
+    Raises ValueError when the file is damaged, misplaced, or of a schema that is not read.
+    """
     # Not splitlines: text in keys may hold other line separators.
     head, *rest = text[:-1].split("\n") if text.endswith("\n") else [""]
     try:
-        header = json.loads(head)
-        if header.pop("schema") != SCHEMA_VERSION or header.pop("num_samples") != len(rest):
-            raise ValueError("another schema or number of samples")
-        header["cell"] = Cell.from_json(header["cell"])
-        if header.pop("cell_id") != header["cell"].cell_id:
+        header = _parsed(head)
+        schema = header.pop("schema")
+        if schema not in READABLE:
+            raise ValueError(f"it is of schema {schema}, and this version of ttbench reads {READABLE[-1]}")
+        if schema > 1:
+            last = rest.pop() if rest else ""
+            if _parsed(last) != {"checksum": digest(text[: len(text) - len(last) - 1])}:
+                raise ValueError("its checksum is another one")
+        if header.pop("num_samples") != len(rest):
+            raise ValueError("samples are missing")
+        header["cell"] = cell = Cell.from_json({**header["cell"], "schema": schema})
+        if not header.pop("cell_id") == cell.cell_id == cell_id:
             raise ValueError("its cell is not the one that its name says")
         header["metrics"] = tuple(Metric.from_json(metric) for metric in header["metrics"])
-        lines = [json.loads(line) for line in rest]
+        lines = [_parsed(line) for line in rest]
         samples = tuple(Sample(keys=line["keys"], values=line["values"]) for line in lines)
         return CellRecord(**header, samples=samples)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _parsed(line: str) -> Any:
+    """JSON as it was written: NaN and infinity, which Python would read, are damage. Raises ValueError."""
+
+    def refuse(name: str) -> NoReturn:
+        raise ValueError(f"{name} stands where a number belongs")
+
+    return json.loads(line, parse_constant=refuse)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any
 from ttbench.errors import MissingDataError, UsageError
 from ttbench.harness import measure
 from ttbench.harness.data import Corpus, open_corpus
+from ttbench.harness.naming import tell_apart
+from ttbench.harness.software import software
 from ttbench.plan import Plan, join, plan, read_params
 from ttbench.registry import TASKS
 from ttbench.store import timings
 from ttbench.suite import SuiteTask, find_suite, load_suite, parse_ctx
 from ttbench.tasks.base import Task
-from ttbench.types import Checkpoint, Scalar
+from ttbench.types import Cell, Checkpoint, Scalar
 
 DEFAULT_OUT = "runs"
 # Options that are parameters of the tasks that have them.
@@ -72,6 +75,11 @@ def plan_task(task: str, options: Options, *, out: str | Path = DEFAULT_OUT) -> 
 
     Raises a UsageError when something named does not exist or does not fit.
     """
+    return _named(_plan_task(task, options, out=out))
+
+
+def _plan_task(task: str, options: Options, *, out: str | Path) -> Plan:
+    """`plan_task` with checkpoints under their own names, which may be equal."""
     needs: Task = TASKS.load(task)()
     corpus = options.corpus
     if corpus is not None and not needs.needs_corpus:
@@ -82,6 +90,7 @@ def plan_task(task: str, options: Options, *, out: str | Path = DEFAULT_OUT) -> 
     read_params(needs, params)
     dtype, engine = options.dtype or "float32", options.engine or "eager"
     machine = measure.machine_fingerprint()
+    threads = options.threads or measure.default_threads()
     opened, missing_data = _open(corpus)
     if opened is not None:
         needs.check_corpus(opened)
@@ -102,8 +111,9 @@ def plan_task(task: str, options: Options, *, out: str | Path = DEFAULT_OUT) -> 
         engine=engine,
         attention=options.attention,
         batch_size=options.batch_size,
-        threads=options.threads or measure.default_threads(),
+        threads=threads,
         machine=machine,
+        software=software(os.environ, ours=measure.worker_variables(threads)),
         timeout_s=options.timeout,
         timings=timings(out, machine=machine, tasks=[task]),
         unchecked=bool(options.unchecked),
@@ -126,10 +136,26 @@ def _sizes(corpus: Corpus) -> dict[str, tuple[int, ...]]:
     return {split: tuple(len(document.text) for document in found) for split, found in corpus.splits.items()}
 
 
+def _named(plan: Plan) -> Plan:
+    """The plan with names that tell its checkpoints apart. Raises UsageError when nothing does."""
+    cells = (*plan.cells, *plan.twins, *(skip.cell for skip in plan.skips))
+    name_of = tell_apart(cell.checkpoint for cell in cells)
+
+    def named(cell: Cell) -> Cell:
+        return cell.named_as(name=name_of(cell.checkpoint))
+
+    return dataclasses.replace(
+        plan,
+        cells=tuple(map(named, plan.cells)),
+        twins=tuple(map(named, plan.twins)),
+        skips=tuple(dataclasses.replace(skip, cell=named(skip.cell)) for skip in plan.skips),
+    )
+
+
 def plan_suite(suite: str | Path, options: Options, *, out: str | Path = DEFAULT_OUT) -> Plan:
     """Lay out the cells of all tasks of a suite, named or given as a path. An option given goes before the suite's."""
     tasks = load_suite(find_suite(str(suite))).tasks
-    return join(plan_task(entry.task, _merged(entry, options), out=out) for entry in tasks)
+    return _named(join(_plan_task(entry.task, _merged(entry, options), out=out) for entry in tasks))
 
 
 def _merged(entry: SuiteTask, options: Options) -> Options:

@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 from ttbench.errors import StoreError
 from ttbench.names import as_text
 from ttbench.record import CellRecord
-from ttbench.types import SCHEMA_VERSION, canonical_json
+from ttbench.types import canonical_json
 
 METRICS_KEY = b"ttbench.metrics"
-READ = "read_tokens"  # of a sample: the longest sequence that was read for it, where that is not the context
+READ = "sequence_tokens"  # of a sample: the longest sequence that was read for it, where that is not the context
 
 COLUMNS: Mapping[str, pa.DataType] = {
     "run_id": pa.string(),
@@ -41,6 +41,7 @@ COLUMNS: Mapping[str, pa.DataType] = {
     "weights_digest": pa.string(),
     "config_digest": pa.string(),
     "tokenizer_digest": pa.string(),
+    "code_digest": pa.string(),  # of the sources that computed it; null in schema 1
     "train_ctx": pa.int64(),  # tokens
     "num_params": pa.int64(),
     "num_params_non_embedding": pa.int64(),
@@ -60,7 +61,9 @@ COLUMNS: Mapping[str, pa.DataType] = {
     "threads": pa.int64(),
     "round": pa.int64(),
     "machine": pa.string(),  # fingerprint of where it really ran
+    "software": pa.string(),  # torch, Python and what chooses kernels; timing cells only
     "environment": pa.string(),  # digest of environment.json
+    "ttbench": pa.string(),  # version of the package that measured it; null in schema 1
     "status": pa.string(),
     "reason": pa.string(),
     "started": pa.string(),  # ISO 8601, UTC
@@ -76,7 +79,7 @@ _ARROW = {"text": pa.string(), "whole": pa.int64(), "real": pa.float64(), "truth
 
 def _cell_columns(record: CellRecord) -> dict[str, Any]:
     cell, checkpoint = record.cell, record.cell.checkpoint
-    row = {"schema": SCHEMA_VERSION, "cell_id": cell.cell_id, "checkpoint": checkpoint.name}
+    row = {"schema": cell.schema, "cell_id": cell.cell_id, "checkpoint": checkpoint.name}
     for name in COLUMNS:
         # What the record saw happen goes before what the cell asked for (engine, machine).
         for source in (record, cell, checkpoint):

@@ -4,42 +4,34 @@ Tokens of one document resemble each other, trials in one haystack share its tex
 memory. So every number here is made from *clusters* (documents, haystacks, processes), and an interval never shrinks
 because a cluster was looked at twice.
 
-    ratio of sums      30 clusters and more    symmetric studentised bootstrap (Hall 1988)
-                       10 to 29                jackknife with Student's t, degrees of freedom from unequal cluster sizes
-                       fewer than 10           none, and the reason
-    proportion         Wilson (1927); with clusters, on the effective number of trials
-    median of rounds   6 rounds and more       interpolated order statistics (Hettmansperger and Sheather 1986)
-                       3 to 5                  Student's t on the logarithms
+    ratio of sums      10 clusters and more    inverted sign flips and studentised bootstrap (`ttbench.clusters`)
+    proportion         5 clusters and more     Wilson (1927), on the effective number of trials
+    rounds             3 rounds and more       geometric mean, Student's t on the logarithms
     paired a - b       the ratio of sums of the differences; Newcombe's (1998) interval for proportions;
-                       a sign-flip permutation test by cluster, and Holm's (1979) correction over a family
+                       of rounds the ratio a / b of each
 
-Chosen by simulated coverage (`python -m ttbench.report.coverage`): where documents differ in length, these hold the
-truth in 0.94 to 0.96 of data sets, the percentile bootstrap in 0.88 to 0.93, BCa in 0.85 to 0.90.
-Letters: G clusters. All generators are local and seeded.
+With fewer there is none, and the estimate says why. How often each holds the truth is in results/calibration, written
+by `make calibration`. All generators are local and seeded.
+Letters: G clusters.
 """
 
 from __future__ import annotations
 
-import functools
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import special, stats
 
-LEVEL = 0.95  # of every interval, unless asked otherwise
-DRAWS = 4000  # bootstrap resamples
-FLIPS = 10_000  # random sign flips, when not all of them can be tried
-MIN_CLUSTERS = 10  # below: no interval of a ratio
-MIN_BOOTSTRAP_CLUSTERS = 30
-MIN_PROPORTION_CLUSTERS = 5
-MIN_ROUNDS = 3  # below: no interval of a median
-MIN_ORDER_ROUNDS = 6  # below: the range of all rounds covers the median less often than 95 times in 100
+from ttbench import clusters as clustered
+from ttbench.clusters import Floats
 
-Floats = NDArray[np.float64]
+LEVEL = 0.95  # of every interval, unless asked otherwise
+MIN_CLUSTERS = 10  # below: no interval of a ratio
+MIN_PROPORTION_CLUSTERS = 5
+MIN_ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +49,21 @@ class Estimate:
         """The same estimate on another scale, by an increasing function."""
         low, high = (None if x is None else float(function(x)) for x in (self.low, self.high))
         return replace(self, value=float(function(self.value)), low=low, high=high)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 round`, `3 rounds`, `12,288 bytes` (whose noun has no other form)."""
+    return f"{number:,} {noun}{'' if number == 1 or noun.endswith('s') else 's'}"
+
+
+def too_few(number: int, noun: str, least: int) -> str:
+    """Why there is no interval."""
+    return f"{counted(number, noun)}; an interval needs {least}"
+
+
+def family_level(num_points: int, *, level: float = LEVEL) -> float:
+    """Level of each interval at which all of a family hold together at `level` (Bonferroni)."""
+    return 1 - (1 - level) / max(num_points, 1)
 
 
 def cluster_sums(values: Sequence[ArrayLike], clusters: ArrayLike | None) -> list[Floats]:
@@ -81,18 +88,16 @@ def estimate_ratio(
     clusters: ArrayLike | None = None,
     seed: int = 0,
     level: float = LEVEL,
-    draws: int = DRAWS,
-    noun: str = "documents",
+    noun: str = "document",
 ) -> Estimate:
     """sum(numerator) / sum(denominator), with an interval over clusters.
 
     Args:
-        numerator, denominator: [N], such as nats and bytes of each window.
+        numerator, denominator: [N], such as nats and bytes of each window; denominators are not negative.
         clusters: [N] labels; equal labels are not independent. None: each observation stands for itself.
-        seed: of the bootstrap.
+        seed: of the resamples.
         level: coverage asked of the interval.
-        draws: bootstrap resamples.
-        noun: what the clusters are, for the reason.
+        noun: what a cluster is, for the reason.
 
     Raises:
         ValueError: the denominators sum to zero or less.
@@ -100,66 +105,22 @@ def estimate_ratio(
     a, b = cluster_sums((numerator, denominator), clusters)
     if b.sum() <= 0:
         raise ValueError(f"the denominators must have a positive sum; got {b.sum()}")
-    num_clusters, value = len(a), float(a.sum() / b.sum())
-    if num_clusters < MIN_CLUSTERS:
-        reason = f"{num_clusters} {noun}; an interval needs {MIN_CLUSTERS}"
-        return Estimate(value=value, num_clusters=num_clusters, reason=reason)
-    half, method = None, "bootstrap-t"
-    if num_clusters >= MIN_BOOTSTRAP_CLUSTERS:
-        half = _studentised_half_width(a, b, seed=seed, level=level, draws=draws)
-    if half is None:
-        half, method = jackknife_half_width(a, b, level=level), "jackknife t"
-    return Estimate(value=value, low=value - half, high=value + half, method=method, num_clusters=num_clusters)
+    made = Estimate(value=float(a.sum() / b.sum()), num_clusters=len(a))
+    # a cluster in which nothing was counted says nothing
+    a, b = a[b > 0], b[b > 0]
+    if len(a) < MIN_CLUSTERS:
+        return replace(made, num_clusters=len(a), reason=too_few(len(a), noun, MIN_CLUSTERS))
+    low, high = (float(end[0]) for end in clustered.ratio_intervals(a[None], b[None], seed=seed, level=level))
+    if math.isinf(low) or math.isinf(high):
+        return replace(made, num_clusters=len(a), reason=_unbounded(len(a), noun, level))
+    return replace(made, low=low, high=high, method=clustered.METHOD, num_clusters=len(a))
 
 
-def jackknife_error(a: Floats, b: Floats) -> float:
-    """Jackknife standard error of sum(a) / sum(b) over clusters, [G] each."""
-    left_out = (a.sum() - a) / (b.sum() - b)
-    return float(np.sqrt((len(a) - 1) / len(a) * np.sum((left_out - left_out.mean()) ** 2)))
-
-
-def effective_clusters(b: Floats) -> float:
-    """Kish's effective number of clusters: G when all have the same size, near 1 when one holds nearly everything."""
-    return float(b.sum() ** 2 / np.sum(b * b))
-
-
-def jackknife_half_width(a: Floats, b: Floats, *, level: float = LEVEL) -> float:
-    """Half width of the jackknife interval; degrees of freedom: effective number of clusters less 1, at least 1."""
-    freedom = max(effective_clusters(b) - 1, 1.0)
-    return float(stats.t.ppf((1 + level) / 2, freedom)) * jackknife_error(a, b)
-
-
-def _studentised_half_width(a: Floats, b: Floats, *, seed: int, level: float, draws: int) -> float | None:
-    """Half width of the symmetric studentised bootstrap interval; None when too many resamples have no spread.
-
-    Each resample is a vector of counts, so its ratio and its linearised standard error are five dot products.
-    """
-    num_clusters, value = len(a), a.sum() / b.sum()
-    correction = num_clusters / (num_clusters - 1)
-    error = math.sqrt(correction * np.sum((a - value * b) ** 2)) / b.sum()
-    if error == 0:
-        return 0.0
-    counts = resamples(num_clusters, seed=seed, draws=draws)
-    a_sum, b_sum, aa, ab, bb = (counts @ column for column in (a, b, a * a, a * b, b * b))
-    usable = b_sum > 0
-    ratios = np.divide(a_sum, b_sum, out=np.zeros_like(a_sum), where=usable)
-    variances = np.maximum(correction * (aa - 2 * ratios * ab + ratios**2 * bb), 0)
-    errors = np.sqrt(np.divide(variances, b_sum**2, out=np.zeros_like(a_sum), where=usable))
-    usable &= errors > 1e-6 * error
-    if np.mean(usable) < 0.99:
-        return None
-    studentised = np.full(draws, np.inf)
-    studentised[usable] = np.abs(ratios[usable] - value) / errors[usable]
-    return float(np.quantile(studentised, level, method="higher")) * error
-
-
-@functools.lru_cache(maxsize=4)
-def resamples(num_clusters: int, *, seed: int, draws: int) -> Floats:
-    """How often each resample takes each cluster, [draws, G]; shared by the numbers of a table, so read-only."""
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters), size=draws).astype(np.float64)
-    counts.flags.writeable = False
-    return counts
+def _unbounded(num_clusters: int, noun: str, level: float) -> str:
+    """Why as many clusters as an interval needs bound none."""
+    if (1 - level) * 2 ** (num_clusters - 1) < 1:
+        return f"{counted(num_clusters, noun)} cannot bear {100 * level:.5g}%, which so many points at once ask for"
+    return f"too few of {counted(num_clusters, noun)} differ to bound the rest"
 
 
 # Proportions
@@ -198,7 +159,7 @@ def estimate_proportion(
     *,
     clusters: ArrayLike | None = None,
     level: float = LEVEL,
-    noun: str = "haystacks",
+    noun: str = "haystack",
 ) -> Estimate:
     """sum(successes) / sum(trials) with Wilson's interval, on the effective number of trials when they are clustered.
 
@@ -207,7 +168,7 @@ def estimate_proportion(
         trials: [N]; None: one each.
         clusters: [N] labels; equal labels are not independent. None: each observation stands for itself.
         level: coverage asked of the interval.
-        noun: what the clusters are, for the reason.
+        noun: what a cluster is, for the reason.
 
     Raises:
         ValueError: no trials, or successes outside 0 .. trials.
@@ -218,64 +179,51 @@ def estimate_proportion(
         raise ValueError("successes must lie between 0 and their trials, and there must be a trial")
     y, m = cluster_sums((y, m), clusters)
     value, num_clusters = float(y.sum() / m.sum()), len(y)
+    if num_clusters < MIN_PROPORTION_CLUSTERS:
+        reason = too_few(num_clusters, noun, MIN_PROPORTION_CLUSTERS)
+        return Estimate(value=value, num_clusters=num_clusters, reason=reason)
     if clusters is None or m.max() <= 1:
         low, high = wilson(y.sum(), m.sum(), level=level)
         return Estimate(value=value, low=low, high=high, method="Wilson", num_clusters=num_clusters)
-    if num_clusters < MIN_PROPORTION_CLUSTERS:
-        reason = f"{num_clusters} {noun}; an interval needs {MIN_PROPORTION_CLUSTERS}"
-        return Estimate(value=value, num_clusters=num_clusters, reason=reason)
     num_trials = effective_trials(y, m)
     low, high = wilson(value * num_trials, num_trials, level=level)
     return Estimate(value=value, low=low, high=high, method="clustered Wilson", num_clusters=num_clusters)
 
 
-# Timings
+# Rounds
 
 
-def estimate_median(values: ArrayLike, *, level: float = LEVEL, noun: str = "rounds") -> Estimate:
-    """Median of independent values, one for each round, with an interval that does not assume normality if it can.
+def estimate_rounds(values: ArrayLike, *, level: float = LEVEL, noun: str = "round") -> Estimate:
+    """Geometric mean of independent positive values, one for each round, with Student's interval on the logarithms.
 
-    Raises ValueError without values.
+    The geometric mean of ratios is the ratio of geometric means (Fleming and Wallace 1986), so a comparison and the
+    two numbers that it compares come from one estimator.
+
+    Raises:
+        ValueError: there is no value, or one is not positive.
     """
-    x = np.sort(np.asarray(values, dtype=np.float64))
-    if len(x) == 0:
-        raise ValueError("a median needs at least one value")
-    value, num_rounds = float(np.median(x)), len(x)
-    if num_rounds < MIN_ROUNDS:
-        reason = f"{num_rounds} {noun}; an interval needs {MIN_ROUNDS}"
-        return Estimate(value=value, num_clusters=num_rounds, reason=reason)
-    if num_rounds >= MIN_ORDER_ROUNDS:
-        low, high = _order_statistic_interval(x, level=level)
-        method = "order statistics"
-    elif x[0] <= 0:
-        return Estimate(value=value, num_clusters=num_rounds, reason="values must be positive for so few rounds")
-    else:
-        logs = np.log(x)
-        half = float(stats.t.ppf((1 + level) / 2, num_rounds - 1)) * logs.std(ddof=1) / math.sqrt(num_rounds)
-        low, high = math.exp(logs.mean() - half), math.exp(logs.mean() + half)
-        method = "log t"
-    return Estimate(value=value, low=low, high=high, method=method, num_clusters=num_rounds)
-
-
-def _order_statistic_interval(x: Floats, *, level: float) -> tuple[float, float]:
-    """Interpolate between the two pairs of order statistics whose coverage brackets `level`; x is sorted."""
-    num = len(x)
-    # coverage of [x_k, x_(n + 1 - k)] is 1 - 2 P(Binomial(n, 1/2) <= k - 1)
-    coverage = 1 - 2 * stats.binom.cdf(np.arange(num // 2 + 1) - 1, num, 0.5)
-    k = int(np.max(np.nonzero(coverage >= level)[0]))
-    narrower = coverage[k + 1] if k + 1 <= num // 2 else 0.0
-    excess = (coverage[k] - level) / (coverage[k] - narrower)
-    share = (num - k) * excess / (k + (num - 2 * k) * excess)
-    inner = min(k, num - 1)
-    low = (1 - share) * x[k - 1] + share * x[inner]
-    high = (1 - share) * x[num - k] + share * x[num - 1 - inner]
-    return float(low), float(high)
-
-
-def mad(values: ArrayLike) -> float:
-    """Median absolute deviation from the median, not scaled."""
     x = np.asarray(values, dtype=np.float64)
-    return float(np.median(np.abs(x - np.median(x))))
+    if len(x) == 0 or x.min() <= 0:
+        raise ValueError(f"a geometric mean needs positive values, and one at least; got {x.tolist()}")
+    logs, num_rounds = np.log(x), len(x)
+    made = Estimate(value=float(np.exp(logs.mean())), num_clusters=num_rounds)
+    if num_rounds < MIN_ROUNDS:
+        return replace(made, reason=too_few(num_rounds, noun, MIN_ROUNDS))
+    if np.ptp(logs) <= 1e-12:
+        # what happens to be equal is no count, and says nothing of how far the next round may lie off
+        return replace(made, reason=f"equal in all of {counted(num_rounds, noun)}, which shows no spread")
+    half = float(stats.t.ppf((1 + level) / 2, num_rounds - 1)) * logs.std(ddof=1) / math.sqrt(num_rounds)
+    low, high = math.exp(logs.mean() - half), math.exp(logs.mean() + half)
+    return replace(made, low=low, high=high, method="log t")
+
+
+def middle(values: ArrayLike) -> float:
+    """Median; of an even number of positive values the geometric mean of the two in the middle.
+
+    So the middle of reciprocals is the reciprocal of the middle: a time and a speed are one quantity.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    return float(np.exp(np.median(np.log(x)))) if x.min() > 0 else float(np.median(x))
 
 
 def relative_iqr(values: ArrayLike) -> float:
@@ -303,7 +251,7 @@ def paired_difference(
     clusters: ArrayLike | None = None,
     seed: int = 0,
     level: float = LEVEL,
-    noun: str = "documents",
+    noun: str = "document",
 ) -> Estimate:
     """sum(a - b) / sum(denominator): how much more a has than b on the same targets. Arguments as `estimate_ratio`."""
     difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
@@ -317,7 +265,7 @@ def paired_proportion_difference(
     *,
     clusters: ArrayLike | None = None,
     level: float = LEVEL,
-    noun: str = "haystacks",
+    noun: str = "haystack",
 ) -> Estimate:
     """Share of a less share of b over the same trials, with Newcombe's interval from the two Wilson intervals.
 
@@ -352,47 +300,18 @@ def paired_proportion_difference(
 def sign_flip_test(differences: ArrayLike, *, clusters: ArrayLike | None = None, seed: int = 0) -> float:
     """Two-sided p of "each cluster's difference could as well have had the other sign", for the sum of differences.
 
-    All 2^G sign patterns are tried up to G = 13; beyond, FLIPS random ones with the observed one counted among them.
+    All sign patterns are tried up to 13 clusters; beyond, random ones with the observed one counted among them.
     """
-    d = cluster_sums((differences,), clusters)[0]
-    d = d[d != 0]
-    if len(d) == 0:
-        return 1.0
-    observed = abs(d.sum()) * (1 - 1e-12)
-    if len(d) <= 13:
-        signs = np.array(list(itertools.product((1.0, -1.0), repeat=len(d))))
-        return float(np.mean(np.abs(signs @ d) >= observed))
-    return float((1 + np.sum(np.abs(_signs(len(d), seed=seed) @ d) >= observed)) / (1 + FLIPS))
-
-
-@functools.lru_cache(maxsize=4)
-def _signs(num: int, *, seed: int) -> Floats:
-    """Random signs, [FLIPS, num]; read-only."""
-    signs = np.random.default_rng(seed).choice(np.array([-1.0, 1.0]), size=(FLIPS, num))
-    signs.flags.writeable = False
-    return signs
+    return clustered.sign_flip_test(cluster_sums((differences,), clusters)[0], seed=seed)
 
 
 def log_ratio_test(ratios: ArrayLike) -> float | None:
-    """Two-sided p of Student's test that the logarithms of the ratios have mean 0; None below three ratios."""
+    """Two-sided p of Student's test that the logarithms have mean 0; None where `estimate_rounds` has no interval."""
     logs = np.log(np.asarray(ratios, dtype=np.float64))
-    if len(logs) < MIN_ROUNDS:
+    if len(logs) < MIN_ROUNDS or np.ptp(logs) <= 1e-12:
         return None
     error = logs.std(ddof=1) / math.sqrt(len(logs))
-    if error == 0:
-        return 1.0 if logs.mean() == 0 else 0.0
     return float(2 * stats.t.sf(abs(logs.mean()) / error, len(logs) - 1))
-
-
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down adjusted p of one family, in the order given; None stays None and counts for nothing."""
-    order = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
-    adjusted: list[float | None] = [None] * len(p_values)
-    highest = 0.0
-    for rank, (p, i) in enumerate(order):
-        highest = max(highest, min(1.0, (len(order) - rank) * p))
-        adjusted[i] = highest
-    return adjusted
 
 
 def detectable(half_width: float, *, level: float = LEVEL, power: float = 0.8) -> float:

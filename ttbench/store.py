@@ -1,11 +1,15 @@
 """A run's folder: one immutable file per cell, evidence beside it, one Parquet at the end.
 
-    runs/<run_id>/run.json                  command, options, planned cells
+    runs/<run_id>/run.json                  command, options, planned cells with the names asked for
                   environment.json          what it ran on; rows refer to it by digest
                   environments/<digest>     those of cells taken over from earlier runs
-                  cells/<cell_id>.jsonl     a header line, then one line per sample: the record
+                  cells/<cell_id>.jsonl     a header line, one line per sample, a checksum: the record
                   evidence/<cell_id>.jsonl  prompts, answers, log-probabilities, tracebacks; never in rows
                   rows.parquet              derived; `Store(folder).write_rows()` makes it again from cells/
+
+A cell that an earlier run measured keeps its file, which says who measured it, when and under which name; the run that
+takes it over shows it under the name asked for there. A file that does not agree with its checksum, its own name or the
+cell in it is damaged: it answers nothing, and what is shown goes on without it.
 
 A file is written whole or not at all: temporary file, fsync, rename, fsync of the folder. Evidence is
 written before its cell, so a cell that exists is complete. No pandas, pyarrow or torch at import: workers, whose memory
@@ -22,6 +26,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +34,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ttbench.disk import sync
 from ttbench.errors import StoreError
-from ttbench.record import CellRecord, cell_lines, evidence_lines, now, parse_cell
+from ttbench.record import CellRecord, cell_text, evidence_lines, now, parse_cell
 from ttbench.types import (
     LASTING,
     SCHEMA_VERSION,
@@ -86,15 +91,53 @@ def _store_error(verb: str, path: Path, error: OSError) -> StoreError:
 
 
 def read_cell(path: Path) -> CellRecord:
-    """Read a cell's file. Raises StoreError when it is missing, of another schema, or not whole."""
+    """Read a cell's file. Raises StoreError when it is missing, damaged, misplaced or of an unknown schema."""
     try:
-        return parse_cell(path.read_text(encoding="utf-8"))
+        return parse_cell(path.read_text(encoding="utf-8"), cell_id=path.stem)
     except OSError as error:
         raise _store_error("read", path, error) from error
     except ValueError as error:
         raise StoreError(
-            f"{path} is not a whole cell file ({error}); delete it and run the same command again"
+            f"{path} is damaged or not a cell's file ({error}); delete it and run the same command again"
         ) from error
+
+
+def read_evidence(path: Path, record: CellRecord) -> list[dict[str, Any]]:
+    """The evidence of a cell, one entry per line; empty where none was kept. Raises StoreError when it is damaged."""
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path} cannot be read: {error}; the row stands without it") from error
+    # Cells of schema 1 do not say what their evidence was.
+    if record.cell.schema > 1 and record.evidence_digest != (digest(text) if text else None):
+        raise StoreError(f"{path} is not the evidence that its cell was stored with; the row stands without it")
+    # Not splitlines: answers may hold other line separators.
+    return [json.loads(line) for line in text.split("\n") if line]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What a run's folder holds."""
+
+    records: tuple[CellRecord, ...]
+    damaged: Mapping[str, StoreError]  # by cell id
+
+
+# Fields of a checkpoint that belong to the request, not to what was measured.
+ASKED = ("name", "path", "provenance", "revision")
+
+
+def _planned(cell: Cell) -> dict[str, Any]:
+    """A cell as run.json lists it."""
+    asked = {name: getattr(cell.checkpoint, name) for name in ASKED}
+    head = {"cell_id": cell.cell_id, "task": cell.task, "checkpoint": asked.pop("name")}
+    return {**head, "context_len": cell.context_len, "weights_digest": cell.checkpoint.weights_digest, **asked}
+
+
+def _asked(record: CellRecord, entry: Mapping[str, Any]) -> CellRecord:
+    """A record under the name and place asked for in the run that lists it."""
+    asked = {"name": entry["checkpoint"], **{name: entry[name] for name in ASKED if name in entry}}
+    return dataclasses.replace(record, cell=record.cell.named_as(**asked))
 
 
 class Store:
@@ -130,10 +173,7 @@ class Store:
             "command": command,
             "options": dict(options),
             "started": now(),
-            "cells": [
-                {"cell_id": c.cell_id, "task": c.task, "checkpoint": c.checkpoint.name, "context_len": c.context_len}
-                for c in cells
-            ],
+            "cells": [_planned(cell) for cell in cells],
         }
         write_whole(folder / "run.json", json_bytes(json.dumps(run, indent=1, ensure_ascii=False) + "\n"))
         return cls(folder)
@@ -148,27 +188,30 @@ class Store:
         return json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
 
     @cached_property
-    def _environment(self) -> tuple[str, str]:
+    def _environment(self) -> dict[str, str]:
+        """What a record says of the run's environment."""
         data = (self.folder / "environment.json").read_bytes()
-        return digest(data), json.loads(data)["machine"]
+        known = json.loads(data)
+        return {"environment": digest(data), "machine": known["machine"], "ttbench": known["ttbench"]}
 
     def cell_path(self, cell_id: str) -> Path:
         return self.folder / "cells" / f"{cell_id}.jsonl"
 
     def read(self, cell_id: str) -> CellRecord:
-        """A stored cell. Raises StoreError when it is missing or not whole."""
-        return read_cell(self.cell_path(cell_id))
+        """A stored cell, under the first name asked for here. Raises StoreError when it is missing or damaged."""
+        record = read_cell(self.cell_path(cell_id))
+        entries = (entry for entry in self.run["cells"] if entry["cell_id"] == cell_id)
+        return next((_asked(record, entry) for entry in entries), record)
 
     def write_cell(self, record: CellRecord) -> None:
         """Store what became of a cell: evidence first, then the cell itself.
 
         Raises StoreError when the disk is full, ValueError or TypeError when a sample is not plain finite data.
         """
-        environment, machine = self._environment
-        record = dataclasses.replace(record, run_id=self.run_id, environment=environment, machine=machine)
         cell_id = record.cell.cell_id
-        text = "".join(f"{line}\n" for line in cell_lines(record))
         evidence = "".join(f"{line}\n" for line in evidence_lines(record))
+        kept = {"evidence_digest": digest(evidence) if evidence else None, "run_id": self.run_id, **self._environment}
+        text = cell_text(dataclasses.replace(record, **kept))
         if evidence:
             write_whole(self.folder / "evidence" / f"{cell_id}.jsonl", json_bytes(evidence))
         write_whole(self.cell_path(cell_id), json_bytes(text))
@@ -187,14 +230,32 @@ class Store:
         _link(path, self.cell_path(path.stem))
 
     def done(self) -> dict[str, Status]:
-        """Status of each stored cell, by cell id."""
-        return {record.cell.cell_id: record.status for record in self.records()}
+        """Status of each stored cell that can be read, by cell id."""
+        return {record.cell.cell_id: record.status for record in self.survey().records}
 
     def records(self) -> Iterator[CellRecord]:
-        """The stored cells in the order of the plan."""
-        for cell_id in dict.fromkeys(entry["cell_id"] for entry in self.run["cells"]):
-            if self.cell_path(cell_id).is_file():
-                yield read_cell(self.cell_path(cell_id))
+        """The stored cells in the order of the plan, once under each name. Raises StoreError at one that is damaged."""
+        found = self.survey()
+        yield from found.records
+        for error in found.damaged.values():
+            raise error
+
+    def survey(self) -> Survey:
+        """The stored cells in the order of the plan, once under each name asked for, and those that are damaged."""
+        read: dict[str, CellRecord] = {}
+        damaged: dict[str, StoreError] = {}
+        records = []
+        names = {(entry["cell_id"], entry["checkpoint"]): entry for entry in self.run["cells"]}
+        for entry in names.values():
+            cell_id = entry["cell_id"]
+            if cell_id not in read and cell_id not in damaged and self.cell_path(cell_id).is_file():
+                try:
+                    read[cell_id] = read_cell(self.cell_path(cell_id))
+                except StoreError as error:
+                    damaged[cell_id] = error
+            if cell_id in read:
+                records.append(_asked(read[cell_id], entry))
+        return Survey(records=tuple(records), damaged=damaged)
 
     def rows(self) -> pd.DataFrame:
         """One row per sample, one per cell without samples; see `ttbench.rows`."""
@@ -262,7 +323,7 @@ def run_folders(root: Path | str) -> list[Path]:
 
 
 def find_done(root: Path | str, cell_ids: Iterable[str]) -> dict[str, Path]:
-    """Files of the cells that an earlier run below `root` answered. Failures and broken files are not answers.
+    """Files of the cells that an earlier run below `root` answered. Failures and damaged files are not answers.
 
     What was unsupported is asked again, which costs little: its data may have been fetched since.
     """
@@ -271,12 +332,31 @@ def find_done(root: Path | str, cell_ids: Iterable[str]) -> dict[str, Path]:
     for folder in run_folders(root):
         for cell_id in sorted(missing & {path.stem for path in (folder / "cells").glob("*.jsonl")}):
             path = folder / "cells" / f"{cell_id}.jsonl"
-            # A file of another schema, or cut by a failing disk, is measured again.
+            # A file that was copied, changed or cut is measured again.
             with contextlib.suppress(StoreError):
                 if read_cell(path).status in LASTING:
                     found[cell_id] = path
         missing -= found.keys()
     return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """A run that answered cells, as their files say it."""
+
+    run_id: str
+    date: str  # ISO 8601, UTC, of the first of them
+    num_cells: int
+
+
+def origins(paths: Iterable[Path]) -> list[Origin]:
+    """Which runs measured the cells in these files, newest first."""
+    started: dict[str, list[str]] = {}
+    for path in paths:
+        record = read_cell(path)
+        started.setdefault(record.run_id, []).append(record.started)
+    found = [Origin(run_id=run, date=min(dates)[:10], num_cells=len(dates)) for run, dates in started.items()]
+    return sorted(found, key=lambda origin: (origin.date, origin.run_id), reverse=True)
 
 
 def timings(root: Path | str, *, machine: str, tasks: Iterable[str]) -> list[tuple[Cell, float]]:

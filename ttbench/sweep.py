@@ -67,6 +67,7 @@ def run_cells(
     timeout: float | None = None,
     progress: Progress | None = None,
     memory_limit: int | None = None,
+    fresh: bool = False,
 ) -> RunResult:
     """Run what is missing of a plan and store everything in a new folder below `out`.
 
@@ -76,14 +77,15 @@ def run_cells(
         options: recorded in run.json.
         timeout: seconds per cell, for all cells; None: each cell's own.
         memory_limit: bytes of data a worker may allocate; None: what the machine has free.
+        fresh: measure again what earlier runs answered.
 
     Raises StoreError when the folder cannot be written, RunInterrupted on Ctrl-C. Failed cells raise nothing.
     """
     started = time.monotonic()
     environment = measure.environment({**os.environ, **measure.worker_variables(_threads(plan))})
-    done = find_done(out, [cell.cell_id for cell in plan.cells])
-    skips = {skip.cell.cell_id: skip for skip in plan.skips if skip.cell.cell_id not in plan.estimates}
-    cells = [*plan.cells, *(skip.cell for skip in skips.values())]
+    done = {} if fresh else find_done(out, [cell.cell_id for cell in plan.cells])
+    skips = {skip.cell.cell_id: skip for skip in plan.skips}
+    cells = [*plan.cells, *plan.twins, *(skip.cell for skip in plan.skips)]
     store = Store.create(out, name=name, command=command, options=options or {}, cells=cells, environment=environment)
     for path in done.values():
         store.adopt(path)
@@ -139,6 +141,7 @@ def run_task(
     engine: str = "eager",
     attention: str | None = None,
     unchecked: bool = False,
+    fresh: bool = False,
 ) -> pd.DataFrame:
     """Run one task and return its tidy rows, those that earlier runs below `out` had measured included.
 
@@ -156,6 +159,7 @@ def run_task(
         engine: eager, or hf: any model of transformers through its own code.
         attention: sdpa, eager or flash; None: each checkpoint's default.
         unchecked: score also what looks ahead or otherwise fails its probes; its rows say so.
+        fresh: measure again what earlier runs answered.
 
     Raises UsageError when the request has no meaning, StoreError when `out` cannot be written, RunInterrupted on
     Ctrl-C. A failed cell raises nothing: its row says so in `status` and `reason`.
@@ -178,8 +182,11 @@ def run_task(
         unchecked=unchecked or None,
     )
     plan = plan_task(task, options, out=out)
-    command = f"ttbench.run({task!r}, {options.spelling()}out={str(out)!r})"
-    return run_cells(plan, out=out, name=task, command=command, options=options.to_json(), progress=progress).rows()
+    again = ", fresh=True" if fresh else ""
+    command = f"ttbench.run({task!r}, {options.spelling()}out={str(out)!r}{again})"
+    return run_cells(
+        plan, out=out, name=task, command=command, options=options.to_json(), progress=progress, fresh=fresh
+    ).rows()
 
 
 def run_suite(

@@ -18,7 +18,9 @@ Status = Literal["ok", "oom", "too_long", "too_short", "unsupported", "killed", 
 LASTING: tuple[Status, ...] = ("ok", "oom", "too_long", "too_short")  # answers that a later run takes over
 ANSWERS: tuple[Status, ...] = (*LASTING, "unsupported")
 FAILURES: tuple[Status, ...] = ("killed", "timeout", "error")
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, 2)  # schemas that are read; in rows of 1, nothing says which code measured them
+INT64 = range(-(2**63), 2**63)  # whole numbers that rows can hold
 
 ColumnType = Literal["text", "whole", "real", "truth"]  # of a row's column: str, int, float, bool; each may be missing
 
@@ -127,17 +129,22 @@ class Cell:
     attention: str  # implementation of attention; "none" for an architecture without it
     batch_size: int  # sequences
     threads: int
+    code_digest: str | None = None  # of the sources that compute the number, see ttbench.code; None in schema 1
     round: int = 0  # of a timing cell
     machine: str | None = None  # fingerprint; timing cells only
+    software: str | None = None  # torch, Python and the variables that choose kernels; timing cells only
     timeout_s: float | None = None  # seconds; not part of the identity
     reach: int | None = None  # tokens of its longest sequence; None: context_len. Follows from task and params
     unchecked: bool = False  # measured without asking whether the model looks ahead; never answers for a checked cell
+    schema: int = SCHEMA_VERSION  # of the file that it was read from, which decides what its identity holds
 
     def identity(self) -> dict[str, Any]:
         """Everything that can change this cell's numbers, as plain data. Names and paths are not in it."""
         checkpoint = self.checkpoint
+        code = {"code": self.code_digest, "software": self.software} if self.schema > 1 else {}
         return {
-            "schema": SCHEMA_VERSION,
+            **code,
+            "schema": self.schema,
             "task": self.task,
             "task_version": self.task_version,
             "architecture": checkpoint.architecture,
@@ -169,6 +176,10 @@ class Cell:
         """Plain data from which `from_json` rebuilds an equal cell."""
         return {**dataclasses.asdict(self), "params": dict(self.params)}
 
+    def named_as(self, **asked: Any) -> Cell:
+        """The same cell under other fields of its checkpoint that are no part of its identity: name, path ..."""
+        return dataclasses.replace(self, checkpoint=dataclasses.replace(self.checkpoint, **asked))
+
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Cell:
         checkpoint = dict(data["checkpoint"])
@@ -198,15 +209,18 @@ class Metric:
     """How a table makes one number, with its interval, from the rows of a task.
 
     statistic: "ratio" sum(numerator) / sum(denominator) * scale; "exp_ratio" exp of that ratio;
-    "proportion" the same as ratio with values in 0..1 and a Wilson interval; "median" of numerator * scale
-    over rounds; "max" of numerator * scale.
+    "proportion" the same as ratio with values in 0..1 and a Wilson interval; "median" of numerator / denominator *
+    scale (denominator 1 without one); "max" of numerator * scale; "count" the highest of numerator * scale, a count
+    that is the same whenever it is taken again: exact, and the only statistic that is.
+
+    Where the cluster is the round, a number is made in each round alone, and the geometric mean over rounds is shown.
     """
 
     name: str
     label: str  # words for a table's head
     unit: str
     better: Literal["lower", "higher", "neither"]
-    statistic: Literal["ratio", "exp_ratio", "proportion", "median", "max"]
+    statistic: Literal["ratio", "exp_ratio", "proportion", "median", "max", "count"]
     numerator: str  # column
     denominator: str | None = None  # column
     scale: float = 1.0
@@ -215,13 +229,18 @@ class Metric:
     where: Mapping[str, Scalar] = field(default_factory=dict)  # rows that count: column -> value
     valid: str | None = None  # truth column; a row where it is false holds no number. None: every row holds one
     invalid: str = ""  # why such a row holds none
+    # differences below it do not matter: in `unit`, or where a / b is compared (times, bytes, perplexities), a share
+    smallest_effect: float = 0.01
+    restates: str | None = None  # metric of the task that is this one on another scale, and is judged for both
 
     def to_json(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "axes": list(self.axes), "where": dict(self.where)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Metric:
-        return cls(**{**data, "axes": tuple(data["axes"])})
+        """The declaration in plain data; what a later version adds to it is left out."""
+        known = {name: value for name, value in data.items() if name in cls.__dataclass_fields__}
+        return cls(**{**known, "axes": tuple(data["axes"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ttbench.errors import CellAnswer, CorpusError, StoreError, TtbenchError, UnsupportedError
+from ttbench.code import code_digest
+from ttbench.errors import CellAnswer, CorpusError, StoreError, TtbenchError, UnsupportedError, UsageError
 from ttbench.harness import measure
 from ttbench.harness.data import Corpus, open_corpus
 from ttbench.record import CellRecord, now
@@ -242,6 +243,7 @@ def run_cell(cell: Cell, *, group: Group, channel: Channel) -> CellRecord:
         )
 
     try:
+        _require_same_code(cell)
         samples = tuple(task.measure(group.bench(cell, channel)))
         if not samples:
             raise ValueError(f"task '{cell.task}' gave no sample; raise TooShortError where the text is too short")
@@ -267,6 +269,13 @@ def reach(cell: Cell) -> int:
 def looked(group: Group) -> dict[str, str]:
     """How far the probes looked, in tokens, for the kernel path of a row."""
     return {} if group.looked is None else {"probed_tokens": str(group.looked)}
+
+
+def _require_same_code(cell: Cell) -> None:
+    """Raises UsageError when this process would compute with other code than the cell is known by."""
+    here = code_digest(architecture=cell.checkpoint.architecture, task=cell.task, engine=cell.engine)
+    if here != cell.code_digest:
+        raise UsageError(f"the code of '{cell.checkpoint.name}' or of {cell.task} has changed; run the command again")
 
 
 def answer_status(answer: CellAnswer) -> Status:

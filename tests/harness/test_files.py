@@ -19,7 +19,7 @@ from ttbench.harness.files import content_digest, json_digest, plain_json, read_
 @pytest.fixture
 def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder of this test's own."""
-    monkeypatch.setattr(files, "user_cache_path", lambda name: tmp_path / "cache" / name)
+    monkeypatch.setattr(files, "cache_folder", lambda: tmp_path / "cache" / "ttbench")
     return tmp_path / "cache" / "ttbench" / "digests"
 
 

@@ -191,7 +191,7 @@ def test_every_position_that_is_offered_can_be_read(name: str) -> None:
         sizes |= {"ffn_dim": 16, "word_embed_proj_dim": 16}
     config = getattr(transformers, f"{name}Config")(**sizes)
     model = getattr(transformers, {"GPT2": "GPT2LMHeadModel"}.get(name, f"{name}ForCausalLM"))(config).eval()
-    most = position_limit(model)
+    most = position_limit(model) or 0
     assert most == (34 if name in ("OPT", "GPT2") else 32)
     with torch.inference_mode():
         model(torch.full((1, most), 7))
@@ -315,3 +315,10 @@ def test_targets_that_lead_are_those_that_greedy_decoding_writes(llama: Saved) -
     assert np.array_equal(top, targets == likely)
     llama.engine.reset(1, 40)
     assert np.array_equal(nats, llama.engine.score(ids, targets))
+
+
+def test_a_model_that_looks_ahead_is_refused_where_its_score_is_asked_for(tmp_path: Path) -> None:
+    save("reformer", tmp_path / "reformer")
+    engine = load_engine(str(tmp_path / "reformer"), device="cpu", dtype="float32", attention=None, engine="hf")
+    with pytest.raises(UnsupportedError, match=r"probe 'causality' failed: .* sees what it is scored on; --unchecked"):
+        engine.reset(1, 32)

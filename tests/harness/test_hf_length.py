@@ -43,14 +43,20 @@ def llama(rope: dict[str, Any] | None = None) -> LlamaConfig:
 
 
 def phi3() -> Phi3Config:
-    sizes = SIZES | {"max_position_embeddings": 512, "original_max_position_embeddings": 64}
+    sizes: dict[str, Any] = SIZES | {"max_position_embeddings": 512, "original_max_position_embeddings": 64}
     return Phi3Config(**sizes, rope_parameters=LONGROPE, sliding_window=None)
 
 
 def xglm() -> XGLMConfig:
     """Sinusoidal positions in a table that grows when a text is longer than any before."""
-    sizes = {"d_model": 32, "ffn_dim": 48, "num_layers": 2, "attention_heads": 4, "max_position_embeddings": 96}
-    return XGLMConfig(**SHARED, **sizes)
+    sizes: dict[str, Any] = {
+        "d_model": 32,
+        "ffn_dim": 48,
+        "num_layers": 2,
+        "attention_heads": 4,
+        "max_position_embeddings": 96,
+    }
+    return XGLMConfig(**{**SHARED, **sizes})
 
 
 CASES = {

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import guard
 import pytest
 import tokenizers
 import torch
 import yaml
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
-
-from ttbench.harness import files
 
 WORDS = (
     "Ann Bob ring beach lost glad found the a and was is why what will happen next thank hate family friend Q A".split()
@@ -71,10 +71,10 @@ TASKS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(autouse=True)
-def _own_digest_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Digests of files that tests make are not remembered in the user's own cache folder."""
-    folder = tmp_path_factory.getbasetemp() / "digest-cache"
-    monkeypatch.setattr(files, "user_cache_path", lambda name: folder / name)
+def _lm_eval_has_a_process_of_its_own() -> Iterator[None]:
+    """Opening a model for lm-eval pins threads and flushes denormals for the whole process."""
+    with guard.restored():
+        yield
 
 
 @pytest.fixture(scope="session")

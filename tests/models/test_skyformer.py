@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from ttbench.cli import app
 from ttbench.errors import CheckpointError, SuiteError, UnsupportedError
+from ttbench.harness import measure
 from ttbench.harness.check import check
 from ttbench.harness.eager import EagerEngine
 from ttbench.harness.loading import load_engine, save_checkpoint
@@ -208,7 +209,7 @@ class Silent(Channel):
     def __init__(self) -> None:
         """Leave stdout alone."""
 
-    def progress(self, cell_id: str, done: int, total: int) -> None: ...
+    def progress(self, cell_id: str, done: int, total: int, setup_s: float) -> None: ...
 
 
 # A probe reads whole sequences, and is what such a model is good for; `adapt` refuses it before, as it has no experts.
@@ -218,6 +219,8 @@ def test_every_task_refuses_it_with_the_reason_in_its_row(
 ) -> None:
     question = {"asked": "Ann found a ring. Why?", "answerA": "luck", "answerB": "no", "answerC": "rain", "label": 1}
     monkeypatch.setattr(social_iqa, "questions", lambda: [question])
+    # what a worker does to its process before it measures
+    monkeypatch.setattr(measure, "prepare_process", lambda: None)
     corpus = None
     if task == "genomics":
         for split in ("train", "test"):

@@ -120,7 +120,7 @@ ROTARY: list[dict[str, Any]] = [
 def test_two_spellings_of_the_rotary_base_are_merged_as_transformers_does(change: dict[str, Any]) -> None:
     import transformers
 
-    theirs = transformers.LlamaConfig(**CONFIG | json.loads(json.dumps(change))).rope_parameters
+    theirs: Any = transformers.LlamaConfig(**CONFIG | json.loads(json.dumps(change))).rope_parameters
     assert theirs["rope_type"] == "default"
     assert TransformerConfig.from_json(CONFIG | change).rope_theta == theirs["rope_theta"]
 
@@ -152,7 +152,8 @@ def test_biases_are_those_of_transformers(biases: tuple[str, ...]) -> None:
     import transformers
 
     torch.manual_seed(0)
-    config = transformers.LlamaConfig(**CONFIG, **dict.fromkeys(biases, True))
+    fields: dict[str, Any] = {**CONFIG, **dict.fromkeys(biases, True)}
+    config = transformers.LlamaConfig(**fields)
     theirs = transformers.LlamaForCausalLM(config).double().eval()
     with torch.no_grad():
         for parameter in theirs.parameters():

@@ -11,6 +11,7 @@ from rows import TRANSFORMER, TTT, Model, _shared, make_rows
 
 from ttbench.report import words
 from ttbench.report.compare import compare
+from ttbench.report.sentences import sentences
 from ttbench.report.table import render, summarise
 from ttbench.tasks.recall import Recall
 
@@ -59,7 +60,7 @@ def test_the_highest_count_of_bytes_is_exact_and_compared_as_a_ratio_without_a_t
     assert (found["kind"], found["effect"], found["method"]) == ("ratio", max(states) / 100, "exact")
     assert (found["value_a"], found["value_b"]) == (max(states), 100)
     assert (found["low"], found["p"], found["verdict"]) == (None, None, "b better")
-    assert f"needs {max(states) / 100:.1f}" in " ".join(words.sentences([found]))
+    assert f"needs {max(states) / 100:.1f}" in " ".join(sentences([found]))
 
 
 def test_equal_counts_are_equal() -> None:
@@ -70,7 +71,7 @@ def test_equal_counts_are_equal() -> None:
         if entry["metric"] == "sequence_state_bytes"
     ]
     assert [entry["verdict"] for entry in found] == ["no difference shown"]
-    assert "transformer and ttt-linear are equal" in " ".join(words.sentences(found))
+    assert "transformer and ttt-linear are equal" in " ".join(sentences(found))
 
 
 def test_chance_stands_beneath_the_kind_of_question_that_it_is_of() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ttbench.harness.data import Corpus, Document, make_corpus
 from ttbench.harness.tokenizer import ByteTokenizer, Tokenizer
-from ttbench.record import CellRecord, cell_lines
+from ttbench.record import CellRecord, cell_text, require_declared
 from ttbench.tasks.base import Bench, Task, declared_columns
 from ttbench.types import Cell, Checkpoint, Cost, Sample, Scalar, digest
 
@@ -143,6 +143,13 @@ GROWING = Cost(flops_per_token=0, flops_per_context_token=0, state_bytes=0, stat
 CONSTANT = Cost(flops_per_token=0, flops_per_context_token=0, state_bytes=4, state_bytes_per_token=0)
 
 
+def stored(task: Task, samples: list[Sample]) -> list[Sample]:
+    """The samples, which a worker would store: each with the columns that the task declares."""
+    for sample in samples:
+        require_declared(task.name, declared_columns(task), sample)
+    return samples
+
+
 def run_task(
     task: Task,
     /,
@@ -218,5 +225,5 @@ def run_task(
         samples=tuple(samples),
         columns=declared_columns(task),
     )
-    assert len(list(cell_lines(record))) == 1 + len(samples)
+    assert cell_text(record).count("\n") == 2 + len(samples)
     return samples

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from stub_engine import stored
 
 from ttbench.adapt.domains import DOMAINS, Item, draw_items
 from ttbench.adapt.experts import DISPATCH, Expert, save_expert
@@ -124,7 +125,7 @@ def measure(library: Path, *, engine: EagerEngine | None = None, **given: Any) -
         open_tokenizer=ByteTokenizer,
         progress=lambda done, total: None,
     )
-    return list(task.measure(bench))
+    return stored(task, list(task.measure(bench)))
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
+from stub_engine import stored
 
 from ttbench.errors import TooLongError, UsageError
 from ttbench.harness import measure
@@ -145,7 +146,7 @@ def samples_of(
         open_tokenizer=refuse,
         progress=lambda done, total: seen.append((done, total)),
     )
-    return list(Latency().measure(bench))
+    return stored(Latency(), list(Latency().measure(bench)))
 
 
 def values(samples: list[Sample], phase: str, column: str) -> list[float]:

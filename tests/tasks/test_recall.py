@@ -380,5 +380,5 @@ def test_the_pairs_asked_for_do_not_depend_on_the_tokenizer() -> None:
 def test_a_row_says_what_was_read_and_what_naming_a_stated_value_is_worth() -> None:
     for sample in run(scattered(257), kind="mqar", form="text", context_len=600, pairs="2", limit=3):
         assert sample.evidence is not None
-        assert sample.values["read_tokens"] == len(sample.evidence["ids"]) > 500
+        assert sample.values["sequence_tokens"] == len(sample.evidence["ids"]) > 500
         assert 0 < float(sample.values["chance_stated"] or 0) < 1 / 4

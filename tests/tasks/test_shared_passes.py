@@ -96,7 +96,7 @@ def test_what_shares_no_prefix_by_its_definition_takes_nothing_over(protocol: st
 
 
 @pytest.mark.parametrize("given", [{"seed": 1}, {"limit": 2}])
-def test_another_text_takes_nothing_over(given: dict[str, int]) -> None:
+def test_another_text_takes_nothing_over(given: dict[str, Any]) -> None:
     memo: dict[Any, Any] = {}
     measure(StubEngine(scattered(257)), 64, memo=memo, protocol="packed")
     samples = measure(StubEngine(scattered(257)), 32, memo=memo, protocol="packed", **given)

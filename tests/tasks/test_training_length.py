@@ -21,6 +21,12 @@ TEXT = corpus_of({f"doc{i}": bytes(range(33, 120)) * 6 + b"." for i in range(3)}
 PROSE = corpus_of({"book": b"The river ran past the walls of the town. " * 200})
 
 
+class Stateless(StubEngine):
+    """For recall, which asks for the bytes of a state."""
+
+    state_bytes = 0
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("tokenizer", [None, PairTokenizer()], ids=["bytes", "pairs-without-bos"])
 def test_perplexity_reads_as_many_tokens_as_the_context_has(protocol: str, tokenizer: Any) -> None:
@@ -53,7 +59,7 @@ def test_genomics_needle_and_recall_read_no_more_than_the_context() -> None:
     run_task(Needle(), engine=engine, corpus=PROSE, context_len=700, limit=1, depths="0,1")
     # 32 tokens are kept for the answer; in their place a candidate of eight is read, but for its last
     assert engine.longest_sequence == 700 - 32 + 7
-    engine = StubEngine(uniform(257))
+    engine = Stateless(uniform(257))
     run_task(Recall(), engine=engine, corpus=PROSE, context_len=256, limit=1, kind="mqar", form="text")
     assert engine.longest_sequence <= 256
 

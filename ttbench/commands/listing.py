@@ -16,6 +16,7 @@ from typing import Any
 
 from ttbench.adapt.experts import CARD, library_folders, read_card
 from ttbench.errors import SuiteError, TtbenchError, UnknownNameError, UsageError
+from ttbench.harness.naming import zoo_folders
 from ttbench.registry import ARCHITECTURES, CORPORA, TASKS, Registry
 
 RUNS = Path("runs")
@@ -62,12 +63,6 @@ def tasks() -> list[dict[str, Any]]:
 def _defaults(params: type[Any]) -> dict[str, Any]:
     instance = params()
     return {name: getattr(instance, name) for name in params.__dataclass_fields__}
-
-
-def zoo_folders() -> dict[str, Path]:
-    """Folders of the checkpoints that ship with the package."""
-    folder = Path(__file__).parents[1] / "zoo"
-    return {path.parent.name: path.parent for path in sorted(folder.glob("*/config.json"))}
 
 
 def checkpoints() -> list[dict[str, Any]]:
@@ -167,8 +162,10 @@ def runs(root: Path) -> list[dict[str, Any]]:
     found = []
     for folder in run_folders(root):
         store = Store(folder)
-        statuses = Counter(store.done().values())
-        planned = len(store.run["cells"])
+        survey = store.survey()
+        cells = {record.cell.cell_id: record.status for record in survey.records}
+        statuses = Counter([*cells.values(), *("damaged" for _ in survey.damaged)])
+        planned = len({entry["cell_id"] for entry in store.run["cells"]})
         found.append(
             {
                 "name": folder.name,
@@ -254,16 +251,19 @@ def view_run(folder: Path) -> RunView:
     from ttbench.store import Store
 
     store = Store(folder)
-    records = {record.cell.cell_id: record for record in store.records()}
+    survey = store.survey()
+    records = {(record.cell.cell_id, record.cell.checkpoint.name): record for record in survey.records}
     cells = []
     for planned in store.run["cells"]:
-        record = records.get(planned["cell_id"])
+        record = records.get((planned["cell_id"], planned["checkpoint"]))
+        damage = survey.damaged.get(planned["cell_id"])
         cells.append(
             {
                 **planned,
                 "round": None if record is None else record.cell.round,
-                "status": "missing" if record is None else record.status,
-                "reason": None if record is None else record.reason,
+                "status": record.status if record is not None else "missing" if damage is None else "damaged",
+                "reason": record.reason if record is not None else None if damage is None else str(damage),
+                "code_digest": None if record is None else record.cell.code_digest,
                 "samples": None if record is None else len(record.samples),
                 "cell_s": None if record is None else record.cell_s,
                 "load_average": None if record is None else record.load_average,
@@ -289,10 +289,10 @@ def view_cell(folder: Path, cell: str) -> dict[str, Any]:
 
     Raises UnknownNameError, UsageError or StoreError.
     """
-    from ttbench.store import Store, read_cell
+    from ttbench.store import Store
 
     cell_id = find_cell(folder, cell)
-    record = read_cell(Store(folder).cell_path(cell_id))
+    record = Store(folder).read(cell_id)
     evidence = folder / "evidence" / f"{cell_id}.jsonl"
     return {
         "cell_id": cell_id,
@@ -300,6 +300,8 @@ def view_cell(folder: Path, cell: str) -> dict[str, Any]:
         "status": record.status,
         "reason": record.reason,
         "started": record.started,
+        "run_id": record.run_id,
+        "ttbench": record.ttbench,
         "cell_s": record.cell_s,
         "cell_cpu_s": record.cell_cpu_s,
         "load_average": record.load_average,

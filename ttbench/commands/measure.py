@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from ttbench.report import words
 from ttbench.report.headline import headline
 from ttbench.report.results import write_derived
 from ttbench.report.table import render, summarise
-from ttbench.store import Store, find_done
+from ttbench.store import Store, find_done, origins
 from ttbench.suite import find_suite, format_len, list_suites
 from ttbench.sweep import Options, RunInterrupted, RunResult, plan_suite, plan_task, run_cells
 from ttbench.types import ANSWERS, FAILURES, Cell
@@ -57,6 +57,7 @@ class Request:
     target: str  # task, or suite by name or path
     options: Options
     out: Path  # folder of the runs
+    fresh: bool = False  # measure again what earlier runs answered
 
     def plan(self) -> Plan:
         """Lay out the cells. Raises UnknownNameError with both kinds of names when the target is neither."""
@@ -84,17 +85,23 @@ class Request:
                 words += [word for name in value for word in ("--checkpoint", str(name))]
             else:
                 words += [f"--{item.name.replace('_', '-')}", str(value)]
+        words += ["--fresh"] if self.fresh and verb == "run" else []
         words += [] if self.out == Path("runs") else ["--out", str(self.out)]
         return " ".join(map(quote, words))
 
     def to_json(self) -> dict[str, Any]:
-        return {"target": self.target, **dataclasses.asdict(self.options), "out": str(self.out)}
+        return {"target": self.target, **dataclasses.asdict(self.options), "out": str(self.out), "fresh": self.fresh}
+
+    def answered(self, plan: Plan) -> dict[str, Path]:
+        """Files of the cells that earlier runs answered; none when all is to be measured again."""
+        return {} if self.fresh else find_done(self.out, [cell.cell_id for cell in plan.cells])
 
 
 def run(request: Request, *, as_json: bool) -> int:
     """Measure; return the exit code. Ctrl-C prints the command that goes on."""
     plan, done = timed_plan(request)
     print_header(plan, request)
+    print_skips(plan)
     print_estimate(plan, done=done)
     warn_of_length(plan, request, done=done)
     try:
@@ -106,6 +113,7 @@ def run(request: Request, *, as_json: bool) -> int:
                 command=request.command(),
                 options=request.to_json(),
                 progress=display,
+                fresh=request.fresh,
             )
     except RunInterrupted as interrupted:
         console.say(
@@ -146,8 +154,7 @@ def plan(request: Request, *, as_json: bool) -> None:
     columns = [Column("task"), Column("checkpoint"), Column("context", numeric=True), Column("cells", numeric=True)]
     columns += [Column("work", numeric=True), Column("state", numeric=True), Column("time", numeric=True)]
     console.print_table(_plan_rows(plan, done=done), [*columns, Column("done")])
-    for status, reason, number in _skips(plan):
-        console.say(f"not run: {number} x {status}: {reason}", style="yellow")
+    print_skips(plan)
     print_estimate(plan, done=done)
     warn_of_length(plan, request, done=done)
     console.say(f"to run it: {request.command()}")
@@ -157,7 +164,7 @@ def print_header(plan: Plan, request: Request) -> None:
     """The settings in force, task by task, on stderr."""
     console.say(f"ttbench {__version__}: {request.target}", style="bold")
     by_task: dict[str, list[Cell]] = {}
-    for cell in (*plan.cells, *(skip.cell for skip in plan.skips)):
+    for cell in (*plan.cells, *plan.twins, *(skip.cell for skip in plan.skips)):
         by_task.setdefault(cell.task, []).append(cell)
     for task, cells in by_task.items():
         settings = {
@@ -188,7 +195,7 @@ def _remarks(plan: Plan) -> list[str]:
 def timed_plan(request: Request) -> tuple[Plan, Mapping[str, Path]]:
     """The plan with the times of what is left of it, and the cells that earlier runs answered."""
     plan = request.plan()
-    done = find_done(request.out, [cell.cell_id for cell in plan.cells])
+    done = request.answered(plan)
     return with_times(plan, [cell for cell in plan.cells if cell.cell_id not in done]), done
 
 
@@ -216,6 +223,14 @@ def _shorter(left: list[Cell], request: Request, *, seconds: float) -> str:
     return "shorter contexts (--ctx) or fewer checkpoints (--checkpoint) take less"
 
 
+def print_skips(plan: Plan) -> None:
+    """Cells that will not run, and names that stand for a cell which another one has, with why; on stderr."""
+    for status, reason, number in _skips(plan):
+        console.say(f"not run: {number} x {status}: {reason}", style="yellow")
+    for text in _twins(plan):
+        console.say(text)
+
+
 def print_estimate(plan: Plan, *, done: Mapping[str, Path]) -> None:
     """What is left to do and what it will cost, on stderr."""
     left = [cell for cell in plan.cells if cell.cell_id not in done]
@@ -223,6 +238,10 @@ def print_estimate(plan: Plan, *, done: Mapping[str, Path]) -> None:
     skipped = [f"{len(plan.skips)} skipped"] if plan.skips else []
     if answered or skipped:
         console.say(", ".join([_number(len(plan.cells), "cell"), *answered, *skipped]))
+    for origin in origins(done.values()):
+        console.say(f"  {_number(origin.num_cells, 'cell')} by run {origin.run_id}, measured {origin.date}")
+    if done:
+        console.say("  to measure them again: add --fresh")
     if not left:
         return
     estimates = [plan.estimates[cell.cell_id] for cell in left]
@@ -283,6 +302,14 @@ def _skips(plan: Plan) -> list[tuple[str, str, int]]:
     return [(status, reason, number) for (status, reason), number in counts.items()]
 
 
+def _twins(plan: Plan) -> Iterator[str]:
+    """Which names stand for the same checkpoint, in words."""
+    first = {cell.cell_id: cell.checkpoint.name for cell in plan.cells}
+    pairs = dict.fromkeys((cell.checkpoint.name, first[cell.cell_id]) for cell in plan.twins)
+    for name, other in pairs:
+        yield f"'{name}' is the same checkpoint as '{other}': measured once, shown under both names"
+
+
 def _plan_rows(plan: Plan, *, done: Mapping[str, Path]) -> list[tuple[Any, ...]]:
     """One line per task, checkpoint and context; the rounds of a timing cell are counted together."""
     points: dict[tuple[str, str, int], list[Cell]] = {}
@@ -320,6 +347,7 @@ def _plan_json(plan: Plan, *, done: Mapping[str, Path], request: Request) -> dic
         "cells": cells,
         "skips": skips,
         "notes": list(plan.notes),
+        "twins": [_cell_json(cell) for cell in plan.twins],
         "flops": plan.flops,
         "state_bytes": plan.state_bytes,
         "seconds": plan.seconds_of([cell for cell in plan.cells if cell.cell_id not in done]),
@@ -336,6 +364,7 @@ def _cell_json(cell: Cell) -> dict[str, Any]:
         "task": cell.task,
         "checkpoint": cell.checkpoint.name,
         "weights_digest": cell.checkpoint.weights_digest,
+        "code_digest": cell.code_digest,
         "revision": cell.checkpoint.revision,
         "context_len": cell.context_len,
         "params": dict(cell.params),

@@ -10,6 +10,7 @@ import pandas as pd
 from ttbench import console
 from ttbench.calibration import with_times
 from ttbench.plan import Plan
+from ttbench.report.columns import all_rows
 from ttbench.request import Options, plan_task
 from ttbench.store import find_done
 from ttbench.suite import format_len
@@ -27,14 +28,12 @@ def price(plan: Plan, rows: pd.DataFrame, *, options: Options, out: str) -> list
         options: that the run was asked for with, for the time only.
         out: folder of the runs.
     """
-    if "num_documents" not in rows:
-        return []
-    limited = rows[(rows["status"] == "ok") & rows["num_documents"].notna() & rows["param_limit"].notna()]
-    by_cell = {cell.cell_id: cell for cell in plan.cells}
+    by_cell = {cell.cell_id: cell for cell in plan.cells if cell.params.get("limit") is not None}
     found: dict[tuple[str, str | None, int, int], list[Cell]] = {}
-    for cell_id, part in limited.groupby("cell_id"):
-        cell = by_cell.get(str(cell_id))
-        used, given = part["document"].nunique(), int(part["num_documents"].max())
+    measured = all_rows(rows).equal({"status": "ok"})
+    for key, part in measured.select(measured.present("num_documents")).split(["cell_id"]):
+        cell = by_cell.get(str(key["cell_id"]))
+        used, given = len(set(part.values("document"))), int(part.floats("num_documents").max())
         if cell is not None and used < given:
             found.setdefault((cell.task, cell.corpus, used, given), []).append(cell)
     return [

@@ -11,7 +11,6 @@ from ttbench import console
 from ttbench.commands import listing, reading
 from ttbench.console import Column
 from ttbench.errors import UsageError
-from ttbench.names import folder_name
 from ttbench.report import words
 from ttbench.report.compare import compare as compare_rows
 from ttbench.report.compare import render_comparison
@@ -19,41 +18,40 @@ from ttbench.report.results import ROWS, derive, write_results
 from ttbench.report.table import render, summarise
 from ttbench.report.variants import read_variant
 from ttbench.rows import read_rows
+from ttbench.store import Store
 from ttbench.suite import format_len
 
 
 def compare(first: str, second: str, *, runs: Sequence[str], root: Path, as_json: bool) -> None:
     """Print what differs between two checkpoints or settings of one, from the runs named or from all."""
-    names = [_in_rows(side) for side in (first, second)]
-    if runs:
-        rows = reading.rows_named(runs, root)
-    else:
-        rows = reading.rows_about((read_variant(name).name for name in names), root=root)
-    found = compare_rows(rows, *names)
+    one, two = reading.rows_of([read_variant(side) for side in (first, second)], runs=runs, root=root)
+    found = compare_rows(one, first, second, rows_b=two)
+    for text, rows in ((first, one), (second, two)):
+        reading.say_age(rows.loc[rows["checkpoint"] == read_variant(text).name], text)
+    for text in found.attrs["left_out"]:
+        console.say(text, style="yellow")
     if as_json:
         console.print_json(words.records(found))
     elif len(found):
         console.print_rich(render_comparison(found))
     else:
-        console.say(f"'{names[0]}' and '{names[1]}' have no metric in common yet", style="yellow")
-
-
-def _in_rows(side: str) -> str:
-    """One side as rows spell it: a folder by its last name."""
-    name = read_variant(side).name
-    return side if not Path(name).is_dir() else folder_name(Path(name).resolve()) + side.removeprefix(name)
+        console.say(f"'{first}' and '{second}' have no metric in common yet", style="yellow")
 
 
 def figures(folders: Sequence[str], *, into: Path | None, root: Path, as_json: bool) -> None:
     """Make CSVs and figures: in each folder from its rows.parquet, or `into` one from the rows of several runs."""
     if into is not None:
         runs = [listing.find_run(name, root) for name in folders or ["last"]]
-        files = write_results(reading.rows_of_runs(runs), into, warn=console.warn)
+        rows = reading.rows_of_runs(runs)
+        reading.say_age(rows, "of these runs")
+        files = write_results(rows, into, warn=console.warn)
     else:
         found = [Path(name) if Path(name).is_dir() else listing.find_run(name, root) for name in folders]
         sources = [path.parent for folder in found or [reading.RESULTS] for path in reading.published_rows(folder)]
         if not sources:
             raise UsageError(f"no {ROWS} in {', '.join(folders) or reading.RESULTS}; see: ttbench list runs")
+        for source in sources:
+            reading.say_age(read_rows(source / ROWS), str(source))
         files = [path for source in sources for path in derive(source, warn=console.warn)]
     if as_json:
         console.print_json([str(path) for path in files])
@@ -194,7 +192,9 @@ def show(run: str, cell: str | None, *, sample: int | None, root: Path, as_json:
             raise UsageError(
                 f"{run} holds published results: rows, without the cells they came from; leave out '{cell}'"
             )
-        summary = summarise(read_rows(published))
+        rows = read_rows(published)
+        reading.say_age(rows, run)
+        summary = summarise(rows)
         console.print_json(words.records(summary)) if as_json else console.print_rich(render(summary))
         return
     folder = listing.find_run(run, root)
@@ -205,7 +205,7 @@ def show(run: str, cell: str | None, *, sample: int | None, root: Path, as_json:
         from ttbench.evidence import open_sample
 
         cell_id = listing.find_cell(folder, cell)
-        found = open_sample(folder / "cells" / f"{cell_id}.jsonl", folder / "evidence" / f"{cell_id}.jsonl", sample)
+        found = open_sample(Store(folder).read(cell_id), folder / "evidence" / f"{cell_id}.jsonl", sample)
         console.print_json(found) if as_json else print_sample(found)
         return
     if cell is not None:
@@ -229,8 +229,9 @@ def show(run: str, cell: str | None, *, sample: int | None, root: Path, as_json:
         ("python", f"{environment['python']}, torch {environment['packages'].get('torch', 'unknown')}"),
     ]
     console.print_table(facts, [Column(""), Column("", wrap=True)], head=False)
+    reading.say_damaged([entry["cell_id"][:8] for entry in seen.cells if entry["status"] == "damaged"])
     columns = [Column("cell"), Column("task"), Column("checkpoint"), Column("context", numeric=True)]
-    columns += [Column("status"), Column("samples", numeric=True), Column("time", numeric=True)]
+    columns += [Column("status"), Column("samples", numeric=True), Column("time", numeric=True), Column("code")]
     rows = [
         (
             entry["cell_id"][:8],
@@ -240,6 +241,7 @@ def show(run: str, cell: str | None, *, sample: int | None, root: Path, as_json:
             entry["status"],
             entry["samples"],
             None if entry["cell_s"] is None else console.span(entry["cell_s"]),
+            None if entry["code_digest"] is None else entry["code_digest"][:6],
         )
         for entry in seen.cells
     ]
@@ -261,12 +263,14 @@ def _print_cell(view: Mapping[str, Any]) -> None:
             "checkpoint",
             f"{checkpoint['name']} ({checkpoint['architecture']}, weights {checkpoint['weights_digest'][:12]})",
         ),
+        ("code", None if cell["code_digest"] is None else cell["code_digest"][:12]),
+        ("software", cell["software"]),
         ("context", f"{format_len(cell['context_len'])} tokens"),
         ("parameters", " ".join(f"{name}={value}" for name, value in cell["params"].items())),
         ("corpus", cell["corpus"]),
         ("ran as", f"{cell['device']}, {cell['dtype']}, batch size {cell['batch_size']}, {cell['threads']} threads"),
         ("kernels", ", ".join(f"{op}: {how}" for op, how in view["kernel_path"].items()) or view["engine"]),
-        ("started", view["started"]),
+        ("measured", f"{view['started']}, by run {view['run_id']} with ttbench {view['ttbench'] or 'of schema 1'}"),
         ("took", _took(view)),
         ("status", view["status"] if view["reason"] is None else f"{view['status']}: {view['reason']}"),
         ("evidence", view["evidence"]),

@@ -141,7 +141,7 @@ def no_text(why: str = NO_TOKENIZER) -> list[CheckResult]:
 def check_architecture(name: str, *, device: str, ctx: int | None = None) -> list[CheckResult]:
     """Run every probe that needs no training on an architecture's `tiny()`; the results are in a fixed order.
 
-    `ctx` as for `check`, half of NEAR where it is None.
+    `ctx` as for `check`, a quarter of NEAR where it is None.
 
     Every weight is moved from its start value, so that zeros and ones hide nothing.
 
@@ -157,7 +157,7 @@ def check_architecture(name: str, *, device: str, ctx: int | None = None) -> lis
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.2 * torch.randn_like(parameter))
-    found = model_probes(model, device=device, looked=ctx or NEAR // 2)
+    found = model_probes(model, device=device, looked=ctx or NEAR // 4)
     if found[0].name == "interface":
         return found
     return [write_and_load(model, name, device=device), *found]

@@ -7,11 +7,12 @@ No weight is read here beyond its digest; `ttbench.harness.loading` does that.
 
 from __future__ import annotations
 
+import logging
 import os
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,15 +22,15 @@ from ttbench.harness.eager import torch_dtype
 from ttbench.harness.files import MAX_CONFIG_BYTES, content_digest, json_digest, member, read_json
 from ttbench.harness.fit import check_layers, fit, skeleton
 from ttbench.harness.hub import HubId, fetch_small, fetch_weights, parse_hub_id
+from ttbench.harness.naming import CONFIG, zoo_folders
 from ttbench.harness.sources import conversion_hint
 from ttbench.harness.tokenizer import tokenizer_digest
 from ttbench.harness.weights import INDEX, SINGLE, StoredWeights, read_weights
 from ttbench.models.base import Dialect, SequenceModel
 from ttbench.names import as_text, folder_name, quote
 from ttbench.registry import ARCHITECTURES
-from ttbench.types import Checkpoint, Cost
+from ttbench.types import INT64, Checkpoint, Cost
 
-CONFIG = "config.json"
 HF_DIALECT = "transformers"  # of checkpoints that were resolved for engine hf
 
 
@@ -45,12 +46,7 @@ class Identity:
 
 def zoo_names() -> tuple[str, ...]:
     """Names of the checkpoints that ship with the package, sorted."""
-    return tuple(sorted(_zoo()))
-
-
-def _zoo() -> dict[str, Path]:
-    folder = Path(str(resources.files("ttbench") / "zoo"))
-    return {path.parent.name: path.parent for path in folder.glob(f"*/{CONFIG}")}
+    return tuple(sorted(zoo_folders()))
 
 
 def resolve(name: str, *, dtype: str = "float32", engine: str = "eager") -> Checkpoint:
@@ -69,11 +65,17 @@ def resolve(name: str, *, dtype: str = "float32", engine: str = "eager") -> Chec
         CheckpointError: it cannot be found, read or identified.
         WeightsError: its weight files are broken or do not fit its config.json.
     """
-    zoo = _zoo()
+    zoo = zoo_folders()
     if name in zoo:
+        if Path(name).is_dir() and not os.path.samefile(name, zoo[name]):
+            _say(f"'{name}' is the zoo's checkpoint here; for the folder of that name write ./{name}")
         return read_checkpoint(zoo[name], name=name, provenance="zoo", dtype=dtype, engine=engine)
     folder = Path(os.path.expanduser(name))
     if folder.is_dir():
+        listed = catalogue.find(name)
+        if listed is not None:
+            other = f"; for the catalogue's write {listed.hub_id}" if listed.hub_id else ""
+            _say(f"'{name}' is the folder here, not the catalogue's checkpoint of that name{other}")
         return read_checkpoint(folder, provenance="local", dtype=dtype, engine=engine)
     if folder.exists():
         hint = conversion_hint(folder)
@@ -86,6 +88,12 @@ def resolve(name: str, *, dtype: str = "float32", engine: str = "eager") -> Chec
     if os.sep in name:
         raise CheckpointError(f"no folder '{name}' here; give a folder that holds {CONFIG} and model.safetensors")
     raise UnknownNameError("checkpoint", name, known=[*zoo, *catalogue.names()])
+
+
+@cache
+def _say(text: str) -> None:
+    """Tell the user once which of two things of one name is taken."""
+    logging.getLogger("ttbench").warning(text)
 
 
 def _from_hub(hub_id: HubId, *, dtype: str, engine: str) -> Checkpoint:
@@ -265,8 +273,10 @@ def train_ctx(folder: Path, config: Mapping[str, Any]) -> int | None:
         value = config.get(key)
         if value is None:
             continue
-        if type(value) is not int or value < 1:
-            raise CheckpointError(f"'{folder / CONFIG}' has {key}={value!r}; expected a positive number of tokens")
+        if type(value) is not int or value < 1 or value not in INT64:
+            raise CheckpointError(
+                f"'{folder / CONFIG}' has {key}={value!r}; expected a positive number of tokens, below 2^63"
+            )
         return value
     return None
 

@@ -34,6 +34,7 @@ from typing import Self
 import ttbench
 from ttbench.errors import UsageError
 from ttbench.harness import cgroups
+from ttbench.harness.software import kernel_variables
 from ttbench.registry import ARCHITECTURES
 from ttbench.types import Environment, canonical_json, digest
 
@@ -367,7 +368,7 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         packages=package_versions(),
         ttbench=ttbench.__version__,
         commit=source_commit(Path(ttbench.__file__).resolve().parents[1]),
-        variables={name: values[name] for name in VARIABLES if name in values},
+        variables={name: values[name] for name in (*VARIABLES, *kernel_variables(values)) if name in values},
     )
 
 

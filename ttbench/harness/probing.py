@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ttbench.cache import cache_folder
 from ttbench.code import code_digest
-from ttbench.errors import UnsupportedError
+from ttbench.errors import CacheError, UnsupportedError
 from ttbench.harness import files
 from ttbench.harness.check_result import CheckResult
 from ttbench.harness.engine import Engine
@@ -77,8 +78,8 @@ def vouch(
     """
     looked = max(looked, SHORT) if engine.max_context is None else min(max(looked, SHORT), engine.max_context)
     key = _key(engine, checkpoint, attention=attention)
-    note = files.user_cache_path("ttbench") / "findings" / f"{digest(canonical_json(key))}.json"
-    known = recall(note, key)
+    note = _place(key)
+    known = None if note is None else recall(note, key)
     if known is not None and (known.failed is not None or known.looked >= looked):
         return known
     found = probe(
@@ -90,7 +91,8 @@ def vouch(
         failed=None if failed is None else failed.name,
         reason=None if failed is None else failed.explanation,
     )
-    remember(note, key, verdict)
+    if note is not None:
+        remember(note, key, verdict)
     return verdict
 
 
@@ -143,6 +145,14 @@ def _key(engine: Engine, checkpoint: Checkpoint, *, attention: str) -> dict[str,
         "attention": attention,
         "torch": torch.__version__,
     }
+
+
+def _place(key: Mapping[str, Any]) -> Path | None:
+    """Where a finding is kept; None where there is no place to."""
+    try:
+        return cache_folder() / "findings" / f"{digest(canonical_json(key))}.json"
+    except CacheError:
+        return None
 
 
 def recall(note: Path, key: Mapping[str, Any]) -> Verdict | None:

@@ -3,78 +3,86 @@
 Quality is paired by sample: the same windows, the same trials, told by seed, sample and the text columns of the task,
 with equal denominators. Checkpoints whose tokenizers cut the text differently are paired by document, where both
 scored the same bytes of it. Timings are paired by round. Either side may be one setting of a checkpoint, such as
-NAME@engine=hf, or one place on an axis, such as NAME@strategy=oracle; then what is named may differ. A difference is
-*shown* when its p, corrected by Holm over the points of a metric, is below 0.05 and its interval, if there is one,
-leaves out "none".
+NAME@engine=hf, or one place on an axis, such as NAME@strategy=oracle; then what is named may differ.
+
+The interval that is printed is the one that judges. The points of a metric are one family, and each has an interval of
+such a level that all of them hold together in 95 of 100 (Bonferroni). A difference is *shown* when its interval leaves
+out "none"; one below the metric's smallest effect of interest is shown, and smaller than matters. Without an interval
+nothing is judged. A metric that restates another one is judged there.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.console import Group
 from rich.text import Text
 
 from ttbench import stats
-from ttbench.errors import UnknownNameError, UsageError
+from ttbench.errors import UsageError
 from ttbench.report import summary, words
-from ttbench.report.columns import all_rows
-from ttbench.report.pairing import Shared, pair
+from ttbench.report.columns import Part, all_rows
+from ttbench.report.effects import effect_of, least_to_be_shown, ready_to_compare, verdict_of
+from ttbench.report.matching import Points, by_settings, differing_settings, spread
+from ttbench.report.sentences import caption, effect, sentences
 from ttbench.report.side_by_side import SideBySide
-from ttbench.report.summary import A_BETTER, B_BETTER, DIFFERENCE, NOT_COMPARABLE, NOT_SHOWN, RATIO
-from ttbench.report.variants import VARIANT_SETTINGS, read_variant, require_rows
-from ttbench.stats import Estimate
+from ttbench.report.summary import A_BETTER, B_BETTER, EXACT, NOT_COMPARABLE, NOT_JUDGED, NOT_SHOWN, TOO_SMALL
+from ttbench.report.variants import SHOWN, Side, read_variant, side_of
 from ttbench.types import NO_ATTENTION, Metric, Scalar
 
-ALPHA = 0.05
 # Settings in which the only two lines of a quality metric may differ and still be compared.
 ALWAYS_FREE = "architecture_version"
 HARMLESS = ("architecture_version", "engine", "attention", "batch_size")
-POSITIVE_ONLY = "a ratio needs positive numbers"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effect:
-    """How a stands to b at one point."""
-
-    kind: str
-    estimate: Estimate
-    value_a: float
-    value_b: float
-    num_pairs: int
-    p: float | None
-
-
-def compare(rows: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
+def compare(rows: pd.DataFrame, a: str, b: str, *, rows_b: pd.DataFrame | None = None) -> pd.DataFrame:
     """Every metric of two checkpoints, paired: one row per metric, settings and point.
 
-    `a` and `b` are names of checkpoints, or settings of them as `ttbench.report.variants` reads them.
+    `a` and `b` are names of checkpoints, or settings of them as `ttbench.report.variants` reads them; `rows_b` are the
+    rows of b where they are not among those of a. `attrs["left_out"]` says which rows were not read.
 
-    `effect` is a - b (kind "difference") or a / b (kind "ratio": times, bytes, perplexities), with `low` and `high`;
-    `verdict` is "a better", "b better", "no difference shown" or "not comparable", and `reason` says why not.
+    `effect` is a - b (kind "difference") or a / b (kind "ratio": times, bytes, perplexities) of the very values beside
+    it; `low` and `high` hold at `level`, so that all `num_points` hold together in 95 of 100. `verdict` is "a better",
+    "b better", "smaller than matters", "no difference shown", "not judged", "not comparable" or "see" another metric,
+    and `reason` says why not. `p` is of the point alone and decides nothing.
     `detectable` is the smallest difference that as many samples would show four times in five.
 
     Raises:
         UnknownNameError: no row of that checkpoint.
-        UsageError: a is b, one name stands for several weights or settings, or no row has the settings named.
+        UsageError: a is b, one name stands for several contents or settings, or no row has the settings named.
     """
-    known, axes = list(dict.fromkeys(rows["checkpoint"])), _axes(rows)
-    for side in (a, b):
-        variant = read_variant(side, axes=axes)
-        if variant.name not in known:
-            raise UnknownNameError("checkpoint", variant.name, known=known, where="the rows")
-        require_rows(rows, variant)
-    if read_variant(a) == read_variant(b):
+    one, two = _side(rows, a), _side(rows if rows_b is None else rows_b, b)
+    if one.variant.settings == two.variant.settings:
+        _require_two(one, two)
+    result = _compare_sides([(one, two)])
+    result.attrs["left_out"] = [*dict.fromkeys((*one.left_out, *two.left_out))]
+    return result
+
+
+def _side(rows: pd.DataFrame, text: str) -> Side:
+    return side_of(rows, read_variant(text, axes=_axes(rows), names=set(rows["checkpoint"])))
+
+
+def _require_two(one: Side, two: Side) -> None:
+    """Raises UsageError when both sides stand for the same measurements."""
+    cells = [set(zip(side.rows["cell_id"], side.rows["run_id"], strict=True)) for side in (one, two)]
+    a, b = one.variant.name, two.variant.name
+    if cells[0] != cells[1]:
+        return
+    if a == b and not one.variant.choices and not two.variant.choices:
         raise UsageError(
-            f"'{a}' cannot be compared with itself; available: {', '.join(known)}, or settings of one: "
-            f"{a}@engine=hf, {a}@attention=flash"
+            f"'{a}' cannot be compared with itself; name another checkpoint, or settings of one: {a}@engine=hf, "
+            f"{a}@attention=flash, {a}@code=1a2b3c, {a}@run=ID"
         )
-    return compare_pairs(rows, [(a, b)])
+    weights = str(one.rows["weights_digest"].iloc[0])[:SHOWN]
+    raise UsageError(
+        f"'{one.text}' and '{two.text}' stand for the same measurements of the same checkpoint (weights {weights}); "
+        "to measure it again: ttbench run TASK --fresh"
+    )
 
 
 def _axes(rows: pd.DataFrame) -> list[str]:
@@ -84,37 +92,56 @@ def _axes(rows: pd.DataFrame) -> list[str]:
 
 
 def compare_pairs(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """`compare` for several pairs; Holm's correction stays within a pair."""
+    """`compare` for several pairs; a family of points stays within a pair."""
+    found = {text: _side(rows, text) for text in dict.fromkeys(itertools.chain(*pairs))}
+    return _compare_sides([(found[a], found[b]) for a, b in pairs])
+
+
+def _compare_sides(pairs: Sequence[tuple[Side, Side]]) -> pd.DataFrame:
     records: list[dict[str, Any]] = []
-    part = all_rows(rows)
-    for task, metrics in summary.metrics_of(rows).items():
+    if not pairs:
+        return summary.tidy(records)
+    unlike = {side.text: side.rows for pair in pairs for side in pair}
+    # One table, so that all sides are told apart by the same settings; objects, since columns may be missing in some.
+    both = pd.concat([rows.astype(object) for rows in unlike.values()])
+    whole, ends = all_rows(both), np.cumsum([len(rows) for rows in unlike.values()])
+    places = zip(unlike, np.split(whole.places, ends[:-1]), strict=True)
+    parts = {text: Part(whole.columns, mine) for text, mine in places}
+    declared = {
+        task: metrics for pair in pairs for side in pair for task, metrics in summary.metrics_of(side.rows).items()
+    }
+    for task, metrics in declared.items():
         for metric in metrics:
             if metric.better != "neither":
-                found = list(summary.groups(part, task, metric))
-                for a, b in pairs:
-                    records += _compare_metric(found, metric, a, b)
+                found = {text: list(summary.groups(part, task, metric, among=whole)) for text, part in parts.items()}
+                for one, two in pairs:
+                    records += _compare_metric(found, metric, one, two)
     result = summary.tidy(records)
-    result.attrs["metrics"] = rows.attrs["metrics"]
+    result.attrs["metrics"] = {task: [metric.to_json() for metric in metrics] for task, metrics in declared.items()}
     return result
 
 
-def _compare_metric(found: Iterable[summary.Group], metric: Metric, a: str, b: str) -> list[dict[str, Any]]:
-    variants = {side: read_variant(side) for side in (a, b)}
+def _compare_metric(
+    found: Mapping[str, Sequence[summary.Group]], metric: Metric, one: Side, two: Side
+) -> list[dict[str, Any]]:
+    a, b = one.text, two.text
+    variants = {a: one.variant, b: two.variant}
     free = (ALWAYS_FREE, *variants[a].settings, *variants[b].settings)
     if not (variants[a].axes | variants[b].axes) <= set(metric.axes):
         return []
     mine = {
-        side: [group for group in found if variants[side].matches({**group.line, **group.point})] for side in (a, b)
+        side: [group for group in found[side] if variants[side].matches({**group.line, **group.point})]
+        for side in (a, b)
     }
-    groups = {side: _by_settings(mine[side], leave_out=free) for side in (a, b)}
+    groups = {side: by_settings(mine[side], leave_out=free) for side in (a, b)}
     if not groups[a] or not groups[b]:
         return []
     alone = len(groups[a]) == len(groups[b]) == 1
     if alone and not summary.is_timing(metric):
-        groups = {side: _by_settings(mine[side], leave_out=(*free, *HARMLESS)) for side in (a, b)}
-    groups = {a: _spread(groups[a], groups[b]), b: _spread(groups[b], groups[a])}
+        groups = {side: by_settings(mine[side], leave_out=(*free, *HARMLESS)) for side in (a, b)}
+    groups = {a: spread(groups[a], groups[b]), b: spread(groups[b], groups[a])}
     if not groups[a].keys() & groups[b].keys():
-        differing = _differing_settings(next(iter(groups[a])), next(iter(groups[b])))
+        differing = differing_settings(next(iter(groups[a])), next(iter(groups[b])))
         record = _record(next(iter(next(iter(groups[a].values())).values())), a, b)
         reason = f"settings differ: {differing}"
         return [record | dict.fromkeys(record["axes"].split(",")) | {"verdict": NOT_COMPARABLE, "reason": reason}]
@@ -125,85 +152,42 @@ def _compare_metric(found: Iterable[summary.Group], metric: Metric, a: str, b: s
     return records
 
 
-Settings = tuple[tuple[str, Scalar], ...]
-Points = dict[tuple[Scalar, ...], summary.Group]
-
-
-def _by_settings(groups: Iterable[summary.Group], *, leave_out: Sequence[str]) -> dict[Settings, Points]:
-    found: dict[Settings, Points] = {}
-    for group in groups:
-        settings = tuple(
-            (name, value) for name, value in group.line.items() if name not in (*summary.CHECKPOINT, *leave_out)
-        )
-        points = found.setdefault(settings, {})
-        point = tuple(value for axis, value in group.point.items() if axis not in leave_out)
-        before = points.get(point)
-        if before is not None and len(before.rows) and len(group.rows):
-            raise UsageError(_ambiguous(before, group))
-        if before is None or len(group.rows):  # a lost cell has no place on most axes
-            points[point] = group
-    return found
-
-
-def _spread(groups: dict[Settings, Points], other: Iterable[Settings]) -> dict[Settings, Points]:
-    """`groups`, in which an architecture without attention stands under every attention of the other side."""
-    found = {settings: points for settings, points in groups.items() if dict(settings).get("attention") != NO_ATTENTION}
-    values = dict.fromkeys(value for settings in other for name, value in settings if name == "attention")
-    for settings, points in groups.items():
-        for value in values if settings not in found else ():
-            found.setdefault(tuple((name, value if name == "attention" else own) for name, own in settings), points)
-    return found
-
-
-def _ambiguous(one: summary.Group, two: summary.Group) -> str:
-    """Why two numbers stand at one point, and what to do."""
-    name = one.line["checkpoint"]
-    told = [{**group.line, **group.point} for group in (one, two)]
-    names = (*VARIANT_SETTINGS, *one.point)
-    differing = [setting for setting in names if told[0].get(setting) != told[1].get(setting)]
-    if not differing:
-        return f"rows hold several weights or revisions called '{name}'; compare rows with one of them"
-    setting = differing[0]
-    spellings = " or ".join(f"{name}@{setting}={words.plain(group[setting])}" for group in told)
-    return f"rows of '{name}' differ in {', '.join(differing)}; say which are meant: {spellings}"
-
-
-def _differing_settings(a: Settings, b: Settings) -> str:
-    pairs = zip(a, b, strict=False)
-    return ", ".join(f"{one[0].removeprefix('param_')} {one[1]} and {two[1]}" for one, two in pairs if one != two)
-
-
 def _family(a_points: Points, b_points: Points, a: str, b: str) -> list[dict[str, Any]]:
-    """The records of one metric under one set of settings: the family that Holm's correction is made over."""
+    """The records of one metric under one set of settings: the family whose intervals hold together."""
     shared = [point for point in a_points if point in b_points]
-    records, effects = [], []
-    for point in shared:
+    ready = [ready_to_compare(a_points[p], b_points[p], free=_free_axes(a_points[p], a, b)) for p in shared]
+    num_points = sum(not isinstance(found, str) and found.metric.statistic != "count" for found in ready)
+    level = stats.family_level(num_points)
+    records = []
+    for point, found in zip(shared, ready, strict=True):
         one, two = a_points[point], b_points[point]
-        effect = _effect(one, two, free=_free_axes(one, a, b))
-        effects.append(effect if isinstance(effect, Effect) else None)
-        records.append(_record(one, a, b, two) | ({} if isinstance(effect, Effect) else {"reason": effect}))
-    adjusted = stats.holm([None if effect is None else effect.p for effect in effects])
-    for record, effect, p_holm in zip(records, effects, adjusted, strict=True):
-        if effect is None:
-            record["verdict"] = NOT_COMPARABLE
+        record, metric = _record(one, a, b, two), one.metric
+        if isinstance(found, str):
+            records.append(record | {"verdict": NOT_COMPARABLE, "reason": found})
             continue
-        made = effect.estimate
-        record |= {
-            "kind": effect.kind,
-            "value_a": effect.value_a,
-            "value_b": effect.value_b,
-            "effect": made.value,
-            "low": made.low,
-            "high": made.high,
-            "method": made.method,
-            "num_clusters": made.num_clusters,
-            "num_pairs": effect.num_pairs,
-            "p": effect.p,
-            "p_holm": p_holm,
-            "detectable": _detectable(effect),
-            "verdict": _verdict(record["better"], effect, p_holm),
-            "reason": made.reason,
-        }
+        effect = effect_of(found, level=level)
+        made, exact = effect.estimate, effect.estimate.method == EXACT
+        records.append(
+            record
+            | {
+                "kind": effect.kind,
+                "value_a": effect.value_a,
+                "value_b": effect.value_b,
+                "effect": made.value,
+                "low": made.low,
+                "high": made.high,
+                "level": None if exact else level,
+                "num_points": None if exact else num_points,
+                "method": made.method,
+                "num_clusters": made.num_clusters,
+                "num_pairs": effect.num_pairs,
+                "num_counted": effect.num_counted,
+                "p": effect.p,
+                "detectable": least_to_be_shown(effect, level=level),
+                "verdict": verdict_of(metric, effect) if metric.restates is None else f"see {metric.restates}",
+                "reason": made.reason,
+            }
+        )
     return records
 
 
@@ -215,8 +199,8 @@ def _free_axes(group: summary.Group, a: str, b: str) -> set[str]:
 def _record(one: summary.Group, a: str, b: str, two: summary.Group | None = None) -> dict[str, Any]:
     head, free = summary.head(one), _free_axes(one, a, b)
     head["axes"] = ",".join(axis for axis in one.metric.axes if axis not in free)
-    names = ("task", "metric", "label", "unit", "better", "statistic", "cluster", "axes")
-    settings = {name: _setting(name, one, two) for name in one.line if name not in summary.CHECKPOINT}
+    names = ("task", "metric", "label", "unit", "better", "statistic", "cluster", "counted", "axes")
+    settings = {name: _setting(name, one, two) for name in one.line if name not in summary.CONTENT}
     extrapolated = [summary.extrapolated(group) for group in (one, two) if group is not None]
     return {
         **{name: head[name] for name in names},
@@ -224,6 +208,8 @@ def _record(one: summary.Group, a: str, b: str, two: summary.Group | None = None
         "b": b,
         **settings,
         **{axis: value for axis, value in one.point.items() if axis not in free},
+        "smallest_effect": one.metric.smallest_effect,
+        "restates": one.metric.restates,
         "kind": None,
         "value_a": None,
         "value_b": None,
@@ -242,104 +228,6 @@ def _setting(name: str, one: summary.Group, two: summary.Group | None) -> Scalar
     if NO_ATTENTION in (value, other):
         return other if value == NO_ATTENTION else value
     return value if value == other else None
-
-
-# Effects
-
-
-def _effect(one: summary.Group, two: summary.Group, *, free: Collection[str]) -> Effect | str:
-    """The effect at one point, or the reason why there is none."""
-    for group in (one, two):
-        if not len(group.rows):
-            return f"{group.line['checkpoint']}: {group.ended[0]}"
-    metric = one.metric
-    if summary.is_timing(metric):
-        return _timing_effect(one, two)
-    same_tokenizer = one.line["tokenizer_digest"] == two.line["tokenizer_digest"]
-    if summary.is_per_token(metric) and not same_tokenizer:
-        return "the tokenizers differ, and a number per token ranks tokenizers; compare bits per byte"
-    shared = pair(one, two, free=free)
-    if shared is None:
-        return "no shared targets"
-    return _count_effect(shared, metric) if metric.statistic == "max" else _quality_effect(shared, metric)
-
-
-def _quality_effect(shared: Shared, metric: Metric) -> Effect:
-    noun = summary.noun_of(metric)
-    if metric.statistic == "proportion":
-        made = stats.paired_proportion_difference(
-            shared.a, shared.b, shared.denominator, clusters=shared.clusters, noun=noun
-        )
-    else:
-        made = stats.paired_difference(shared.a, shared.b, shared.denominator, clusters=shared.clusters, noun=noun)
-
-    def number(rate: float) -> float:
-        return math.exp(rate * metric.scale) if metric.statistic == "exp_ratio" else rate * metric.scale
-
-    total = float(shared.denominator.sum())
-    return Effect(
-        kind=RATIO if metric.statistic == "exp_ratio" else DIFFERENCE,
-        estimate=made.map(number),
-        value_a=number(float(shared.a.sum()) / total),
-        value_b=number(float(shared.b.sum()) / total),
-        num_pairs=len(shared.a),
-        p=stats.sign_flip_test(shared.a - shared.b, clusters=shared.clusters),
-    )
-
-
-def _count_effect(shared: Shared, metric: Metric) -> Effect | str:
-    """The highest counts of both over the same targets: no draw is left that an interval could be about."""
-    value_a, value_b = (float(counts.max()) * metric.scale for counts in (shared.a, shared.b))
-    if min(value_a, value_b) <= 0:
-        return POSITIVE_ONLY
-    made = Estimate(value=value_a / value_b, method="exact", num_clusters=len(shared.a))
-    return Effect(kind=RATIO, estimate=made, value_a=value_a, value_b=value_b, num_pairs=len(shared.a), p=None)
-
-
-def _timing_effect(one: summary.Group, two: summary.Group) -> Effect | str:
-    a, b = summary.rounds(one.rows, one.metric), summary.rounds(two.rows, two.metric)
-    if not a.keys() & b.keys():
-        return "no shared rounds"
-    if min(a.values()) <= 0 or min(b.values()) <= 0:
-        return POSITIVE_ONLY
-    ratios = [a[label] / b[label] for label in sorted(a.keys() & b.keys())]
-    if len({*a.values()}) == len({*b.values()}) == 1 and one.metric.statistic == "max":
-        made, p = Estimate(value=ratios[0], method="exact", num_clusters=len(ratios)), None
-    else:
-        made, p = stats.estimate_median(ratios), stats.log_ratio_test(ratios)
-    return Effect(
-        kind=RATIO,
-        estimate=made,
-        value_a=summary.estimate(one.rows, one.metric).value,
-        value_b=summary.estimate(two.rows, two.metric).value,
-        num_pairs=len(ratios),
-        p=p,
-    )
-
-
-# Verdicts
-
-
-def _verdict(better: str, effect: Effect, p_holm: float | None) -> str:
-    none = 1.0 if effect.kind == RATIO else 0.0
-    made = effect.estimate
-    if made.method == "exact":
-        shown = made.value != none
-    else:
-        outside = made.low is None or made.high is None or not made.low <= none <= made.high
-        shown = p_holm is not None and p_holm < ALPHA and outside
-    if not shown:
-        return NOT_SHOWN
-    return A_BETTER if (made.value < none) == (better == "lower") else B_BETTER
-
-
-def _detectable(effect: Effect) -> float | None:
-    made = effect.estimate
-    if made.low is None or made.high is None:
-        return None
-    if effect.kind == RATIO:
-        return math.exp(stats.detectable(math.log(made.high / made.low) / 2))
-    return stats.detectable((made.high - made.low) / 2)
 
 
 def all_pairs(names: Sequence[str], *, most: int = 5) -> list[tuple[str, str]]:
@@ -364,7 +252,7 @@ def render_comparison(comparison: pd.DataFrame) -> Group:
             parts += [Text(), *_metric_table(entries)]
         if any(entry["extrapolated"] for entry in task):
             parts += [Text(), words.Paragraph(f"* {words.BEYOND}", "dim")]
-        parts += [Text(), *(words.Paragraph(sentence) for sentence in words.sentences(task)), Text()]
+        parts += [Text(), *(words.Paragraph(sentence) for sentence in sentences(task)), Text()]
     return Group(*parts)
 
 
@@ -372,17 +260,19 @@ def _metric_table(entries: Sequence[words.Record]) -> Iterator[Text | words.Para
     a, b = entries[0]["a"], entries[0]["b"]
     scale = words.of_metric(entries, ("value_a", "value_b"))
     yield Text(words.title(entries[0], scale.unit), style="bold")
-    winner = {A_BETTER: a, B_BETTER: b, NOT_SHOWN: "not shown"}
+    winner = {A_BETTER: a, B_BETTER: b, NOT_SHOWN: "not shown", TOO_SMALL: "too little", NOT_JUDGED: NOT_JUDGED}
     _, varying = words.settings(entries)
+    told = [entry for entry in entries if entry["verdict"] != NOT_COMPARABLE]
     rows = []
-    for entry in entries:
-        if entry["verdict"] in winner:
-            values = [scale.text(entry["value_a"]), scale.text(entry["value_b"])]
-            rows.append([_place(entry, varying), *values, words.effect(entry), winner[entry["verdict"]]])
+    for entry in told:
+        values = [scale.text(entry["value_a"]), scale.text(entry["value_b"])]
+        verdict = winner.get(entry["verdict"], entry["verdict"].replace("_", " "))
+        rows.append([_place(entry, varying), *values, effect(entry), verdict])
     if rows:
         yield SideBySide(["", a, b, "effect (95% interval)", "better"], rows)
+        yield words.Paragraph(caption(told), "dim")
     for entry in entries:
-        if entry["verdict"] not in winner:
+        if entry["verdict"] in (NOT_COMPARABLE, NOT_JUDGED):
             yield words.Paragraph(f"{_place(entry, varying)}: {entry['verdict']}, {entry['reason']}", "dim")
 
 

@@ -197,9 +197,7 @@ def _explain(canvas: Canvas, entries: Sequence[Record], *, lost: int) -> None:
     made = [entry for entry in entries if entry["low"] is not None]
     told = []
     if made:
-        counts = sorted({entry["num_clusters"] for entry in made})
-        span = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        told.append(f"band: 95% interval over {span} {words.noun(made[0])}")
+        told.append(f"band: 95% interval over {words.basis(made)}")
     if any(entry["train_ctx"] is not None for entry in entries):
         told.append("tick: training context")
     if any(entry["extrapolated"] for entry in entries):

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 
-import pandas as pd
-
 from ttbench.record import CellRecord
 from ttbench.report import words
-from ttbench.rows import frame, table
 from ttbench.types import Metric
 
 _SUMS = ("ratio", "exp_ratio", "proportion")
@@ -19,11 +16,10 @@ def headline(record: CellRecord) -> str | None:
 
     None for cells that did not end well and for timings, which need more than one round to be a number.
     """
-    rows = frame(table([record]))
     for metric in record.metrics:
         if metric.better == "neither" or metric.statistic not in _SUMS or metric.cluster == "round":
             continue
-        value = None if metric.axes != ("context_len",) else _value(rows, metric)
+        value = None if metric.axes != ("context_len",) else _value(record, metric)
         if value is not None:
             scale = words.scale(metric.unit, [value], statistic=metric.statistic, digits=4)
             percent = scale.unit if metric.statistic == "proportion" else ""
@@ -31,14 +27,19 @@ def headline(record: CellRecord) -> str | None:
     return None
 
 
-def _value(rows: pd.DataFrame, metric: Metric) -> float | None:
-    columns = [metric.numerator, *([metric.denominator] if metric.denominator else [])]
-    if not {*columns, *metric.where} <= set(rows.columns):
+def _value(record: CellRecord, metric: Metric) -> float | None:
+    """The ratio of the sums over the samples that count; None where there is none."""
+    if metric.denominator is None:
         return None
-    for name, wanted in metric.where.items():
-        rows = rows[rows[name] == wanted]
-    sums = rows[rows["status"] == "ok"][columns].dropna().sum()
-    if metric.denominator is None or not sums[metric.denominator]:
+    params = {f"param_{name}": value for name, value in record.cell.params.items()}
+    above = below = 0.0
+    for sample in record.samples:
+        row = {**params, **sample.keys, **sample.values}
+        over, under = row.get(metric.numerator), row.get(metric.denominator)
+        if over is None or under is None or any(row.get(name) != value for name, value in metric.where.items()):
+            continue
+        above, below = above + float(over), below + float(under)
+    if not below:
         return None
-    value = float(sums[metric.numerator] / sums[metric.denominator]) * metric.scale
+    value = above / below * metric.scale
     return math.exp(value) if metric.statistic == "exp_ratio" else value

@@ -51,7 +51,8 @@ def draw_heatmap(title: str, entries: Sequence[Record], *, x_axis: str, y_axis: 
             axes.set_ylabel(words.axis(y_axis))
         across = "context, tokens" if x_axis == CONTEXT else words.axis(x_axis)
         axes.set_xlabel(across if row == rows - 1 else "")
-    told = f"{scale.unit} and 95% interval in each cell"
+    sure = [entry for entry in entries if entry["low"] is not None]
+    told = f"{scale.unit} and 95% interval in each cell{f', over {words.basis(sure)}' if sure else ''}"
     told += " · upright line: training context, to its right extrapolation" if x_axis == CONTEXT else ""
     told += f" · ! {words.UNCHECKED}" if any(entry.get("checked") == "unchecked" for entry in entries) else ""
     canvas.text(0.12 / width, 0.1 / height, told, fontsize=8, color=GREY, va="bottom")

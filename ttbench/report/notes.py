@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pandas as pd
 
+from ttbench.report.columns import all_rows
+
 
 def corpus_notes(rows: pd.DataFrame) -> dict[str, list[str]]:
     """By task, a sentence for each corpus that has a note; rows of earlier versions have none."""
-    if "corpus_note" not in rows:
-        return {}
-    noted = rows[rows["corpus_note"].notna()].drop_duplicates(["task", "corpus", "corpus_note"])
     found: dict[str, list[str]] = {}
-    for task, corpus, note in noted[["task", "corpus", "corpus_note"]].itertuples(index=False):
-        found.setdefault(task, []).append(f"corpus {corpus}: {note}")
+    everything = all_rows(rows)
+    for key, _ in everything.select(everything.present("corpus_note")).split(["task", "corpus", "corpus_note"]):
+        found.setdefault(str(key["task"]), []).append(f"corpus {key['corpus']}: {key['corpus_note']}")
     return found

@@ -10,6 +10,7 @@ made round by round, and their lines are also told apart by machine and threads.
 from __future__ import annotations
 
 import math
+import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,9 @@ from ttbench.stats import Estimate
 from ttbench.types import Metric, Scalar
 
 CHECKPOINT = ("checkpoint", "architecture", "revision", "weights_digest", "tokenizer_digest", "train_ctx")
+# What else makes a number another checkpoint's or another code's; columns of the table where one name has several.
+APART = ("config_digest", "code_digest")
+CONTENT = (*CHECKPOINT, *APART)
 SETTINGS = (
     "task_version",
     "architecture_version",
@@ -35,13 +39,16 @@ SETTINGS = (
     "attention",
     "batch_size",
 )
-TIMING_SETTINGS = ("threads", "machine")
+TIMING_SETTINGS = ("threads", "machine", "software")
 ROUND = "round"  # the cluster of timings
 # Verdicts of a comparison, and the two kinds of its effect: a - b, and a / b.
 A_BETTER, B_BETTER, NOT_SHOWN, NOT_COMPARABLE = "a better", "b better", "no difference shown", "not comparable"
+# the interval leaves out "none", but the effect is below the metric's smallest effect of interest; no interval
+TOO_SMALL, NOT_JUDGED = "smaller than matters", "not judged"
 DIFFERENCE, RATIO = "difference", "ratio"
 # What rows say of the probes before them (`ttbench.harness.probing`).
 UNCHECKED, PARTLY, PASSED = "unchecked", "partly", "passed"
+EXACT = "exact"  # method of what is declared a count
 PER_TOKEN = ("num_tokens", "page_tokens")  # denominators that depend on the tokenizer
 NOISY_IQR = 0.1  # quartiles further apart than this share of the median: noisy
 
@@ -79,7 +86,12 @@ def metrics_of(rows: pd.DataFrame) -> dict[str, tuple[Metric, ...]]:
             f"rows carry no metrics for {', '.join(map(repr, missing)) or 'any task'}; "
             "read them with ttbench.rows.read_rows or Store.rows, which keep rows.attrs['metrics']"
         )
-    return {task: tuple(Metric.from_json(metric) for metric in declared[task]) for task in tasks}
+    # A statistic of a later version is not read: another one's number would stand under its name.
+    known = typing.get_args(typing.get_type_hints(Metric)["statistic"])
+    return {
+        task: tuple(Metric.from_json(metric) for metric in declared[task] if metric["statistic"] in known)
+        for task in tasks
+    }
 
 
 def is_timing(metric: Metric) -> bool:
@@ -100,20 +112,35 @@ def is_reference(metric: Metric, metrics: Iterable[Metric]) -> bool:
 
 
 def line_columns(rows: Part, metric: Metric, *, reference: bool = False) -> list[str]:
-    """Columns that tell lines apart."""
+    """Columns that tell lines apart. Each seed draws targets of its own: where there are several, each has a line."""
     names = rows.columns.names
+    seeds = len(rows.once(["seed"])) > 1
     parameters = [name for name in names if name.startswith("param_") and rows.present(name).any()]
-    settings = [*SETTINGS, *(TIMING_SETTINGS if is_timing(metric) else ()), *parameters]
+    settings = [*SETTINGS, *(["seed"] if seeds else []), *(TIMING_SETTINGS if is_timing(metric) else ()), *parameters]
     if reference:
         # of the corpus, not of the architecture that read it
-        return [name for name in settings if name in ("corpus", "corpus_digest", *parameters)]
-    return [*CHECKPOINT, *settings]
+        return [name for name in settings if name in ("corpus", "corpus_digest", "seed", *parameters)]
+    return [*CHECKPOINT, *(name for name in APART if _several(rows, name)), *settings]
 
 
-def groups(rows: Part, task: str, metric: Metric, *, reference: bool = False) -> Iterator[Group]:
-    """All numbers of one metric: by line, then by point in ascending order of the axes."""
-    mine = rows.equal({"task": task}).once(["cell_id", "sample"])
-    columns, axes = line_columns(mine, metric, reference=reference), list(metric.axes)
+def _several(rows: Part, name: str) -> bool:
+    """Whether one checkpoint has rows of several entries in this column under one engine."""
+    line = ["checkpoint", "weights_digest", "engine"]
+    return len(rows.once([*line, name])) > len(rows.once(line))
+
+
+def groups(
+    rows: Part, task: str, metric: Metric, *, reference: bool = False, among: Part | None = None
+) -> Iterator[Group]:
+    """All numbers of one metric: by line, then by point in ascending order of the axes.
+
+    Args:
+        reference: of a line that belongs to the corpus, not to a checkpoint.
+        among: rows whose settings decide which columns tell lines apart; None: these rows alone.
+    """
+    mine = rows.equal({"task": task}).once(["checkpoint", "cell_id", "sample"])
+    alike = mine if among is None else among.equal({"task": task})
+    columns, axes = line_columns(alike, metric, reference=reference), list(metric.axes)
     counted = _counted(mine, metric)
     failed = _failed(mine, metric)
     if reference:
@@ -187,13 +214,13 @@ def _sort_key(values: Key) -> tuple[Any, ...]:
 
 
 def rounds(rows: Part, metric: Metric) -> dict[Any, float]:
-    """The metric's number in each round alone: median, highest, or ratio of sums."""
+    """The metric's number in each round alone: the middle of its repeats, the highest, or a ratio of sums."""
     found = {}
     for key, part in rows.split([ROUND]):
         values = part.floats(metric.numerator)
         if metric.statistic == "median":
-            number = np.median(values)
-        elif metric.statistic == "max":
+            number = stats.middle(values / part.floats(metric.denominator))
+        elif metric.statistic in ("max", "count"):
             number = values.max()
         else:
             number = values.sum() / part.floats(metric.denominator).sum()
@@ -202,16 +229,16 @@ def rounds(rows: Part, metric: Metric) -> dict[Any, float]:
 
 
 def estimate(rows: Part, metric: Metric) -> Estimate:
-    """The metric's number from the rows of one group, with its interval.
-
-    A timing's ratio is the median over rounds of each round's ratio of sums.
-    """
-    if metric.statistic == "max":
-        if is_timing(metric):
-            return _highest(rounds(rows, metric))
-        return _highest_count(rows.floats(metric.numerator) * metric.scale)
-    if metric.statistic == "median" or is_timing(metric):
-        return stats.estimate_median(list(rounds(rows, metric).values()))
+    """The metric's number from the rows of one group, with its interval."""
+    if metric.statistic == "count":
+        return _count(rows.floats(metric.numerator) * metric.scale)
+    if is_timing(metric):
+        return over_rounds(list(rounds(rows, metric).values()))
+    if metric.statistic in ("median", "max"):
+        values = rows.floats(metric.numerator) / rows.floats(metric.denominator) * metric.scale
+        value = stats.middle(values) if metric.statistic == "median" else float(values.max())
+        reason = f"the {metric.statistic} of {stats.counted(len(values), 'sample')} has no interval"
+        return Estimate(value=value, num_clusters=len(values), reason=reason)
     numerator, denominator = rows.floats(metric.numerator), rows.floats(metric.denominator)
     noun = noun_of(metric)
     clusters = None if metric.cluster is None else rows.values(metric.cluster).astype(str)
@@ -225,28 +252,32 @@ def estimate(rows: Part, metric: Metric) -> Estimate:
 
 
 def noun_of(metric: Metric) -> str:
-    """What the clusters are, in the plural."""
-    return "samples" if metric.cluster is None else f"{metric.cluster}s"
+    """What a cluster is."""
+    return metric.cluster or "sample"
 
 
-def _highest(by_round: Mapping[Any, float]) -> Estimate:
-    values = list(by_round.values())
-    if min(values) == max(values) and len(values) > 1:
-        # the same in every fresh process: a count, not a measurement
-        return Estimate(value=values[0], method="exact", num_clusters=len(values), reason="equal in every round")
-    reason = "one round" if len(values) == 1 else f"the highest of {len(values)} rounds has no interval"
-    return Estimate(value=max(values), num_clusters=len(values), reason=reason)
+def counted_by(metric: Metric) -> str | None:
+    """The column that says how much text or how many trials a number rests on; None where rounds say it."""
+    return None if is_timing(metric) else metric.denominator
 
 
-def _highest_count(values: np.ndarray) -> Estimate:
-    """The highest of what samples count, such as the bytes of a state: the same whenever they are measured again."""
+def over_rounds(values: Sequence[float], *, level: float = stats.LEVEL) -> Estimate:
+    """The geometric mean over rounds; where a round has no positive number, their median without an interval."""
+    if min(values) > 0:
+        return stats.estimate_rounds(values, level=level)
+    reason = "a geometric mean needs positive numbers"
+    return Estimate(value=float(np.median(values)), num_clusters=len(values), reason=reason)
+
+
+def _count(values: np.ndarray) -> Estimate:
+    """The highest of what was counted, such as the bytes of a state: the same whenever it is counted again."""
     reason = "one sample" if len(values) == 1 else f"the highest of {len(values)} samples"
-    return Estimate(value=float(values.max()), method="exact", num_clusters=len(values), reason=f"{reason}, a count")
+    return Estimate(value=float(values.max()), method=EXACT, num_clusters=len(values), reason=f"{reason}, a count")
 
 
 def noise(rows: Part, metric: Metric) -> tuple[bool | None, int | None]:
     """Whether a timing is noisy, and how many repeats lie beyond Tukey's inner fences; None for other numbers."""
-    if not is_timing(metric) or metric.statistic == "max":
+    if not is_timing(metric) or metric.statistic in ("max", "count"):
         return None, None
     values = rows.floats(metric.numerator) / rows.floats(metric.denominator)
     return stats.relative_iqr(values) > NOISY_IQR, stats.count_outliers(values)[0]
@@ -266,6 +297,7 @@ def head(group: Group) -> dict[str, Any]:
         **group.line,
         **group.point,
         "cluster": metric.cluster,
+        "counted": counted_by(metric),
         "axes": ",".join(metric.axes),
     }
 
@@ -285,8 +317,10 @@ def checked(group: Group) -> Scalar:
 def record(group: Group) -> dict[str, Any]:
     """One row of the summary."""
     metric, rows, failures = group.metric, group.rows, group.failures
+    counted = counted_by(metric)
     what = head(group) | {
         "num_samples": len(rows),
+        "num_counted": None if counted is None else float(rows.floats(counted).sum()),
         "num_failed": len({*failures.values("cell_id"), *group.invalid.values("cell_id")}),
         "extrapolated": extrapolated(group),
         "checked": checked(group),
@@ -311,26 +345,18 @@ def record(group: Group) -> dict[str, Any]:
     }
 
 
-_FLOATS = ("value", "value_a", "value_b", "effect", "low", "high", "p", "p_holm", "detectable")
+_FLOATS = (
+    *("value", "value_a", "value_b", "effect", "low", "high", "level", "p", "detectable"),
+    *("smallest_effect", "num_counted"),
+)
 _TRUTHS = ("extrapolated", "noisy")
 _COUNTS = (
-    *("num_clusters", "num_samples", "num_pairs", "num_failed", "num_outliers"),
-    *("context_len", "train_ctx", "train_ctx_a", "train_ctx_b", "batch_size", "threads"),
+    *("num_clusters", "num_samples", "num_pairs", "num_points", "num_failed", "num_outliers"),
+    *("context_len", "train_ctx", "train_ctx_a", "train_ctx_b", "batch_size", "threads", "seed"),
 )
 _TAIL = (
-    *(
-        "kind",
-        *_FLOATS,
-        "verdict",
-        "method",
-        "axes",
-        "cluster",
-        "num_clusters",
-        "num_samples",
-        "num_pairs",
-        "num_failed",
-    ),
-    *("num_outliers", "status", "reason", "extrapolated", "noisy", "checked"),
+    *("kind", *_FLOATS, "num_points", "verdict", "method", "axes", "cluster", "num_clusters", "num_samples"),
+    *("num_pairs", "counted", "num_failed", "num_outliers", "status", "reason", "extrapolated", "noisy", "checked"),
 )
 
 
@@ -340,7 +366,7 @@ def tidy(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     order = [*(name for name in names if name not in _TAIL), *(name for name in _TAIL if name in names)]
     frame = pd.DataFrame({name: [entry.get(name) for entry in records] for name in order}, dtype=object)
     # rows from before the probes say nothing of them
-    if "checked" in frame and frame["checked"].isna().all():
+    if "checked" in frame and all(entry is None for entry in frame["checked"].tolist()):
         frame = frame.drop(columns="checked")
     for kind, columns in (("Float64", _FLOATS), ("boolean", _TRUTHS), ("Int64", _COUNTS)):
         frame = frame.astype(dict.fromkeys((name for name in columns if name in frame), kind))

@@ -29,6 +29,8 @@ from ttbench.report import summary, words
 from ttbench.report.columns import all_rows
 from ttbench.report.compare import all_pairs, compare_pairs
 from ttbench.report.notes import corpus_notes
+from ttbench.report.sentences import sentences
+from ttbench.report.variants import sides, twins
 from ttbench.report.words import Record, Scale
 from ttbench.types import Scalar
 
@@ -50,7 +52,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     (95 %), method, num_clusters, num_samples, num_failed (cells), num_outliers, status, reason, extrapolated, noisy,
     and checked where rows say what probes found.
     `attrs["metrics"]` is that of the rows; `attrs["comparisons"]` holds the paired comparisons of all checkpoints as
-    records, which `render` puts into words.
+    records, which `render` puts into words, and `attrs["notes"]` says which names stand for one checkpoint.
 
     Raises:
         UsageError: the rows carry no metric declarations.
@@ -64,10 +66,10 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
         for group in summary.groups(part, task, metric, reference=summary.is_reference(metric, declared))
     ]
     table = summary.tidy(found)
-    names = list(dict.fromkeys(rows["checkpoint"]))
     table.attrs["metrics"] = rows.attrs["metrics"]
     table.attrs["corpus_notes"] = corpus_notes(rows)
-    table.attrs["comparisons"] = words.records(compare_pairs(rows, all_pairs(names)))
+    table.attrs["comparisons"] = words.records(compare_pairs(rows, all_pairs(sides(rows))))
+    table.attrs["notes"] = twins(rows)
     return table
 
 
@@ -80,11 +82,12 @@ def render(table: pd.DataFrame) -> Group:
         *(
             TaskTable(
                 [entry for entry in entries if entry["task"] == task],
-                words.sentences([entry for entry in comparisons if entry["task"] == task]),
+                sentences([entry for entry in comparisons if entry["task"] == task]),
                 notes.get(task, []),
             )
             for task in tasks
-        )
+        ),
+        *(words.Paragraph(note) for note in table.attrs.get("notes", ())),
     )
 
 
@@ -129,7 +132,7 @@ class TaskTable:
         self.marks = {mark for entry in entries for mark in _marks(entry)}
         ranked = [part for part in words.by(entries, "metric") if part[0]["checkpoint"] is not None]
         beneath = [part for part in words.by(entries, "metric") if part[0]["checkpoint"] is None]
-        self.intervals = _intervals(entries)
+        self.rests, self.intervals = _rests(entries), _intervals(entries)
         self.room = 80  # letters across, of the terminal
         self.sections = []
         for part in ranked:
@@ -148,10 +151,11 @@ class TaskTable:
                 yield from self._block(mine, columns, block)
         yield Text()
         notes = [f"{mark} {_LEGEND[mark]}" for mark in _LEGEND if mark in self.marks]
-        notes += [*self.corpora, *self.intervals]
+        notes += [*self.corpora, *self.rests, *self.intervals]
         if self.sentences and self.intervals:
             notes.append(
-                "differences are judged in pairs, on the same targets: they can be sure where intervals overlap"
+                "differences are judged in pairs, on the same targets, by intervals of their own: they can be sure "
+                "where those of the numbers overlap"
             )
         notes += dict.fromkeys(note for section in self.sections for note in section.notes)
         for note in notes:
@@ -289,17 +293,29 @@ def _notes(entries: Sequence[Record]) -> Iterator[str]:
             yield f"{place}: {entry['status']}{': ' + entry['reason'] if entry['reason'] else ''}"
         elif entry["num_failed"]:
             yield f"{place}: {entry['num_failed']} of its cells failed"
-    for entry in entries:
-        if entry["status"] == "ok" and entry["low"] is None:
-            yield f"{entry['label']}: {'' if entry['method'] == 'exact' else 'no interval, '}{entry['reason']}"
+    without = [entry for entry in entries if entry["status"] == "ok" and entry["low"] is None]
+    for part in words.by(without, "label", "reason", "method"):
+        first = part[0]
+        some = len(part) < len(entries)
+        places = [f"{entry['checkpoint'] or ''} at {words.context(entry['context_len'])}".strip() for entry in part]
+        where = f" ({', '.join(dict.fromkeys(places))})" if some and first["method"] != summary.EXACT else ""
+        yield f"{first['label']}{where}: {'' if first['method'] == summary.EXACT else 'no interval, '}{first['reason']}"
+
+
+def _rests(entries: Sequence[Record]) -> list[str]:
+    """How much text, how many trials or rounds each number was made from, in one line."""
+    made: dict[str, list[str]] = {}
+    for part in words.by([entry for entry in entries if entry["value"] is not None], "metric"):
+        if part[0]["statistic"] != words.COUNT:
+            made.setdefault(words.basis(part), []).append(part[0]["label"])
+    told = [f"{rests} ({', '.join(dict.fromkeys(labels))})" for rests, labels in made.items()]
+    return [f"each number rests on {'; '.join(told)}"] if told else []
 
 
 def _intervals(entries: Sequence[Record]) -> list[str]:
     """How the intervals beneath the numbers were made, in one line."""
-    made: dict[str, None] = {}
-    for part in words.by([entry for entry in entries if entry["low"] is not None], "method", "cluster"):
-        counts = sorted({entry["num_clusters"] for entry in part})
-        count = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        labels = ", ".join(dict.fromkeys(entry["label"] for entry in part))
-        made[f"{part[0]['method']} over {count} {words.noun(part[0])} ({labels})"] = None
-    return [f"95% intervals beneath the numbers: {'; '.join(made)}"] if made else []
+    made = [
+        f"{part[0]['method']} ({', '.join(dict.fromkeys(entry['label'] for entry in part))})"
+        for part in words.by([entry for entry in entries if entry["low"] is not None], "method")
+    ]
+    return [f"95% intervals beneath the numbers, each for its number alone: {'; '.join(made)}"] if made else []

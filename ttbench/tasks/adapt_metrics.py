@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from ttbench.types import Metric, Scalar
 
@@ -40,14 +41,14 @@ def _seconds(name: str, label: str, numerator: str, denominator: str, *, unit: s
     )
 
 
-def _count(name: str, label: str, unit: str) -> Metric:
+def _memory(name: str, label: str, unit: str, *, statistic: Literal["max", "count"]) -> Metric:
     where: dict[str, Scalar] = {"phase": "memory"}
     return Metric(
         name=name,
         label=label,
         unit=unit,
         better="lower",
-        statistic="max",
+        statistic=statistic,
         numerator=name,
         cluster="round",
         axes=_STRATEGY,
@@ -71,6 +72,7 @@ METRICS: tuple[Metric, ...] = (
         cluster="source",
         axes=_DOMAIN,
         where={"phase": "item"},
+        smallest_effect=0.005,
     ),
     _share("dispatch_accuracy", "prompts sent to the right expert", "num_dispatched_right", "num_items", *_STRATEGY),
     Metric(
@@ -89,7 +91,7 @@ METRICS: tuple[Metric, ...] = (
     _seconds("pass2_s", "pass 2, a prompt", "pass2_s", "num_prompts"),
     _seconds("pass_ratio", "pass 1 over pass 2", "pass1_s", "pass2_s", unit="1"),
     _seconds("switch_s", "a switch of experts", "switch_s", "num_switches"),
-    _count("extra_peak_bytes", "peak memory above the loaded model", "bytes"),
-    _count("held_bytes", "held beside the model", "bytes"),
-    _count("expert_params", "parameters of an expert", "1"),
+    _memory("extra_peak_bytes", "peak memory above the loaded model", "bytes", statistic="max"),
+    _memory("held_bytes", "held beside the model", "bytes", statistic="count"),
+    _memory("expert_params", "parameters of an expert", "1", statistic="count"),
 )

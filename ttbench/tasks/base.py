@@ -53,11 +53,8 @@ class Bench:
 
 def columns(*, text: str = "", whole: str = "", real: str = "", truth: str = "") -> Mapping[str, ColumnType]:
     """Names of a task's columns by what they hold, with blanks between them."""
-    kinds: dict[ColumnType, str] = {"text": text, "whole": whole, "real": real, "truth": truth}
-    found: dict[str, ColumnType] = {}
-    for kind, names in kinds.items():
-        found |= dict.fromkeys(names.split(), kind)
-    return found
+    declared: tuple[tuple[ColumnType, str], ...] = (("text", text), ("whole", whole), ("real", real), ("truth", truth))
+    return {name: kind for kind, names in declared for name in names.split()}
 
 
 class Task(ABC):
@@ -150,8 +147,10 @@ def declared_columns(task: type[Task] | Task) -> dict[str, ColumnType]:
     kinds: dict[type, ColumnType] = {str: "text", int: "whole", float: "real", bool: "truth"}
     found: dict[str, ColumnType] = {}
     for name, hint in typing.get_type_hints(task.Params).items():
-        mine = {kinds.get(kind) for kind in _plain_types(hint)}
-        kind = "real" if mine == {"whole", "real"} else mine.pop() if len(mine) == 1 else None
+        mine: set[ColumnType | None] = {kinds.get(kind) for kind in _plain_types(hint)}
+        if "real" in mine:
+            mine.discard("whole")
+        kind: ColumnType | None = mine.pop() if len(mine) == 1 else None
         # Others are refused where parameters are read.
         if kind is not None:
             found[f"param_{name}"] = kind

@@ -79,6 +79,8 @@ def _text(name: str, label: str, unit: str, denominator: str, *, bits: bool = Fa
         denominator=denominator,
         scale=1 / math.log(2) if bits else 1.0,
         cluster="question",
+        smallest_effect=0.005 if bits else 0.01,
+        restates="bits_per_byte" if denominator == "num_words" else None,
     )
 
 

@@ -40,9 +40,9 @@ from ttbench.tasks import kmers
 from ttbench.tasks.base import Bench, Limit, Task, columns
 from ttbench.tasks.compressors import OncePerDocument
 from ttbench.tasks.markov import bases_of, markov_of
-from ttbench.tasks.windows import Window, draw_windows, fit_batch, originals, require_room, score_windows
+from ttbench.tasks.windows import Window, draw_windows, fit_batch, originals, require_room, score_windows, window_work
 from ttbench.types import ColumnType, Cost, Metric, Sample
-from ttbench.work import Calls, Texts, Work
+from ttbench.work import Texts, Work
 
 # For plans: seconds of counting a base of the train split, measured on one core of a server of 2024.
 COUNT_S = 2e-7
@@ -69,6 +69,7 @@ def _bits(name: str, label: str, numerator: str, denominator: str, *, scale: flo
         denominator=denominator,
         scale=scale,
         cluster="document",
+        smallest_effect=0.005,
     )
 
 
@@ -127,16 +128,10 @@ class Genomics(Task):
 
     def work(self, params: GenomicsParams, context_len: int, batch_size: int, *, texts: Texts) -> Work:
         """Windows of the stretches at hand, the compressors on each stretch, and counting in the train split."""
-        long = texts.at_least(max(params.max_context, context_len))
-        if not long:
+        found = window_work(params, context_len, batch_size, texts=texts)
+        if found is None:
             return super().work(params, context_len, batch_size, texts=texts)
-        chosen = min(len(long), params.limit or len(long))
-        dealt = min(len(long), max(params.limit or len(long), params.windows))
-        num = chosen * max(params.windows, dealt) / dealt
-        at_once = max(1, min(batch_size, round(num)))
-        calls = Calls(num=num / at_once, num_tokens=context_len, batch_size=at_once)
-        counted = texts.tokens("train") * texts.token_bytes * COUNT_S
-        return Work(calls=(calls,), compressed_bytes=chosen * sum(long) / len(long), seconds=counted)
+        return dataclasses.replace(found, seconds=texts.tokens("train") * texts.token_bytes * COUNT_S)
 
     def sequences(self, params: GenomicsParams, context_len: int, batch_size: int, *, cost: Cost | None) -> int:
         return fit_batch(batch_size, context_len, cost=cost)

@@ -16,8 +16,8 @@ because its last step of 16 costs more than the others.
 Warm-up: until the median of the last five times is within 2 % of that of the five before, or `warm_up_s` seconds have
 passed (a prefill that takes longer is warmed up by its first call alone); `steady` says which. Clock:
 `time.perf_counter` around the calls and one `synchronize`, processor seconds beside it. Every repeat is a row.
-Statistic: median over the repeats of a round, then over rounds; the round is the unit of the interval, since repeats
-in one process share its memory layout and the neighbours of that moment.
+Statistic: median over the repeats of a round, then the geometric mean over rounds; the round is the unit of the
+interval, since repeats in one process share its memory layout and the neighbours of that moment.
 
 Traps: repeated prompts are served from a cache (ids are fresh in each repeat, and the same for every checkpoint with
 the same vocabulary); a static KV cache makes all depths cost the same (engines attend over the used part only);
@@ -78,17 +78,18 @@ def _median(name: str, label: str, unit: str, numerator: str, phase: str) -> Met
     )
 
 
-def _speed(name: str, label: str, phase: str) -> Metric:
+def _speed(name: str, label: str, phase: str, *, restates: str) -> Metric:
     return Metric(
         name=name,
         label=label,
         unit="tokens/s",
         better="higher",
-        statistic="ratio",
+        statistic="median",
         numerator="num_tokens",
         denominator="wall_s",
         cluster="round",
         where={"phase": phase},
+        restates=restates,
     )
 
 
@@ -101,7 +102,7 @@ class Latency(Task):
     columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
         text="phase",
         whole="repeat num_calls num_tokens warm_up_calls",
-        real="wall_s cpu_s call_s call_cpu_s load steal_s warm_up_s",
+        real="wall_s cpu_s call_s call_cpu_s load steal_s throttled_s warm_up_s",
         truth="steady",
     )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "cell"
@@ -109,10 +110,10 @@ class Latency(Task):
     default_ctx: ClassVar[str] = "512,2k,8k"
     metrics: ClassVar[tuple[Metric, ...]] = (
         _median("prefill_s", "prefill", "s", "call_s", "prefill"),
-        _speed("prefill_tokens_per_s", "prefill speed", "prefill"),
+        _speed("prefill_tokens_per_s", "prefill speed", "prefill", restates="prefill_s"),
         _median("prefill_cpu_s", "prefill, processor time", "s", "call_cpu_s", "prefill"),
         _median("decode_s_per_token", "decode, per token", "s", "call_s", "decode"),
-        _speed("decode_tokens_per_s", "decode speed", "decode"),
+        _speed("decode_tokens_per_s", "decode speed", "decode", restates="decode_s_per_token"),
         _median("decode_cpu_s_per_token", "decode, processor time per token", "s", "call_cpu_s", "decode"),
         _median("first_call_s", "first prefill", "s", "call_s", "first_call"),
         _median("load_s", "load", "s", "call_s", "load"),

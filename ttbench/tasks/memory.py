@@ -16,10 +16,10 @@ workspace and the state. State bytes are told by the engine (used, allocated) an
 Not measured: memory of other processes, page cache, swap, fragmentation over hours, a second prefill (the first call
 is measured, since it is the one that runs out of memory). With a device other than `cpu` these are the host's bytes.
 
-Statistic: the highest peak over rounds for `peak_rss_bytes`, the median over rounds for the phases; state and weights
-are exact. Traps: `ru_maxrss` is inherited from the parent; a forked worker inherits VmHWM too, so the process is
-exec'd; resident size grows with the number of malloc arenas, so that number is fixed and recorded; a static KV cache is
-allocated for its longest use, so used and allocated are both told.
+Statistic: the peak of a round (for `peak_rss_bytes` the highest of its phases), then the geometric mean over rounds;
+state and weights are counts, and exact. Traps: `ru_maxrss` is inherited from the parent; a forked worker inherits VmHWM
+too, so the process is exec'd; resident size grows with the number of malloc arenas, so that number is fixed and
+recorded; a static KV cache is allocated for its longest use, so used and allocated are both told.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _exact(name: str, label: str, phase: str) -> Metric:
         label=label,
         unit="bytes",
         better="lower",
-        statistic="max",
+        statistic="count",
         numerator=name,
         cluster="round",
         where={"phase": phase},

@@ -49,7 +49,6 @@ with the same text are one document to an interval, whatever their names.
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -63,10 +62,20 @@ from ttbench.harness.data import Document
 from ttbench.tasks.base import Bench, Limit, Task, columns
 from ttbench.tasks.blocks import Nats, lay_out, score_blocks
 from ttbench.tasks.compressors import OncePerDocument
+from ttbench.tasks.perplexity_metrics import METRICS
 from ttbench.tasks.rolling import lay_rolling, lay_strided, score_spans
-from ttbench.tasks.windows import draw_windows, fit_batch, originals, rank, require_room, score_windows
+from ttbench.tasks.windows import (
+    block_work,
+    draw_windows,
+    fit_batch,
+    originals,
+    rank,
+    require_room,
+    score_windows,
+    window_work,
+)
 from ttbench.types import ColumnType, Cost, Metric, Sample, Scalar
-from ttbench.work import Calls, Texts, Work
+from ttbench.work import Texts, Work
 
 PROTOCOLS = ("fixed", "packed", "position", "stream", "hf-stride", "lme-rolling")
 # Those whose longer contexts serve the shorter ones.
@@ -113,89 +122,7 @@ class Perplexity(Task):
     needs_corpus: ClassVar[bool] = True
     default_ctx: ClassVar[str] = "512..32k"
     default_batch_size: ClassVar[int] = 8
-    metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric(
-            name="bits_per_byte",
-            label="bits per byte",
-            unit="bit/byte",
-            better="lower",
-            statistic="ratio",
-            numerator="nats",
-            denominator="num_bytes",
-            scale=1 / math.log(2),
-            cluster="document",
-        ),
-        Metric(
-            name="perplexity",
-            label="perplexity per token",
-            unit="1",
-            better="lower",
-            statistic="exp_ratio",
-            numerator="nats",
-            denominator="num_tokens",
-            cluster="document",
-        ),
-        Metric(
-            name="bits_per_byte_by_position",
-            label="bits per byte from this position on",
-            unit="bit/byte",
-            better="lower",
-            statistic="ratio",
-            numerator="nats",
-            denominator="num_bytes",
-            scale=1 / math.log(2),
-            cluster="document",
-            axes=("context_len", "position"),
-            where={"param_protocol": "position"},
-        ),
-        Metric(
-            name="page_perplexity",
-            label="perplexity per token as the page weighs it",
-            unit="1",
-            better="lower",
-            statistic="exp_ratio",
-            numerator="page_nats",
-            denominator="page_tokens",
-            cluster="document",
-            where={"param_protocol": "hf-stride"},
-        ),
-        Metric(
-            name="word_perplexity",
-            label="perplexity per word",
-            unit="1",
-            better="lower",
-            statistic="exp_ratio",
-            numerator="nats",
-            denominator="num_words",
-            cluster="document",
-            where={"param_protocol": "lme-rolling"},
-        ),
-        # One process, which the cells of a checkpoint share: to be read along a line, not to rank lines by.
-        Metric(
-            name="stream_peak_rss_bytes",
-            label="peak memory while reading",
-            unit="bytes",
-            better="neither",
-            statistic="max",
-            numerator="peak_rss_bytes",
-            cluster="round",
-            where={"param_protocol": "stream"},
-        ),
-        *(
-            Metric(
-                name=f"{compressor}_bits_per_byte",
-                label=f"{compressor} -9 on the same documents",
-                unit="bit/byte",
-                better="neither",
-                statistic="ratio",
-                numerator=f"{compressor}_bytes",
-                denominator="document_bytes",
-                scale=8.0,
-                cluster="document",
-            )
-            for compressor in ("bzip2", "xz")
-        ),
-    )
+    metrics: ClassVar[tuple[Metric, ...]] = METRICS
 
     def check(self, params: PerplexityParams) -> None:
         """Raise UsageError on an unknown protocol or a count that is not positive."""
@@ -228,9 +155,8 @@ class Perplexity(Task):
         if params.protocol == "fixed":
             return max(params.windows, num_documents) * context_len
         num_tokens = num_documents * TYPICAL_DOCUMENT_LEN
-        return (
-            num_tokens * context_len // _stride(params, context_len) if params.protocol == "hf-stride" else num_tokens
-        )
+        strided = params.protocol == "hf-stride"
+        return num_tokens * context_len // _stride(params, context_len) if strided else num_tokens
 
     def order(self, params: PerplexityParams, context_lens: tuple[int, ...]) -> tuple[int, ...]:
         """The longest context first where it serves the shorter ones."""
@@ -241,25 +167,12 @@ class Perplexity(Task):
 
     def work(self, params: PerplexityParams, context_len: int, batch_size: int, *, texts: Texts) -> Work:
         """Windows or blocks of the documents at hand, and the compressors on each document."""
-        sizes = texts.sizes.get("test", ())
-        if not sizes:
-            return super().work(params, context_len, batch_size, texts=texts)
-        chosen = min(len(sizes), params.limit or len(sizes))
-        compressed = chosen * sum(sizes) / len(sizes)
         if params.protocol == "fixed":
-            # Where no document is long enough the longest context falls, and few documents are left.
-            long = texts.at_least(max(params.max_context, context_len)) or (max(sizes),)
-            chosen = min(len(long), params.limit or len(long))
-            dealt = min(len(long), max(params.limit or len(long), params.windows))
-            num, length = chosen * max(params.windows, dealt) / dealt, context_len
-            compressed = chosen * sum(long) / len(long)
+            found = window_work(params, context_len, batch_size, texts=texts)
         else:
-            num_tokens = texts.tokens(limit=params.limit)
-            length = min(context_len, num_tokens)
-            num = num_tokens / (_stride(params, context_len) if params.protocol == "hf-stride" else length)
-        at_once = max(1, min(batch_size, round(num)))
-        calls = Calls(num=num / at_once, num_tokens=length, batch_size=at_once)
-        return Work(calls=(calls,), compressed_bytes=compressed)
+            stride = _stride(params, context_len) if params.protocol == "hf-stride" else None
+            found = block_work(context_len, batch_size, stride=stride, limit=params.limit, texts=texts)
+        return found or super().work(params, context_len, batch_size, texts=texts)
 
     def sequences(self, params: PerplexityParams, context_len: int, batch_size: int, *, cost: Cost | None) -> int:
         """`stream` reads one sequence at a time, for its memory."""

@@ -14,7 +14,7 @@ on such sequences (`ttbench/zoo/recipe-synthetic.yaml`) and tested there and bey
 saw them scores chance, which says nothing about what it could learn. Form `text` asks a pretrained model without any
 training: key/value sentences stated once and asked for once (mqar), random strings repeated (copy), as in the rows that
 the zoo was trained on. Both fill the context in the checkpoint's own tokens, mqar with sentences that nobody asks for;
-`read_tokens` is what was really read, and `extrapolated` follows it. Parity and S5 have no such form: no text poses
+`sequence_tokens` is what was really read, and `extrapolated` follows it. Parity and S5 have no such form: no text poses
 them. `trained_format` says whether the checkpoint was trained on rows of the cell's kind and form; null where its
 config.json does not tell.
 
@@ -94,7 +94,7 @@ class Recall(Task):
     Params: ClassVar[type[Any]] = RecallParams
     columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
         text="sequence recipe",
-        whole="pairs num_questions hits answer_tokens read_tokens state_bytes",
+        whole="pairs num_questions hits answer_tokens sequence_tokens state_bytes",
         real="chance chance_hits chance_stated nats",
         truth="trained_format",
     )
@@ -128,7 +128,7 @@ class Recall(Task):
             "state_bytes",
             unit="bytes",
             better="lower",
-            statistic="max",
+            statistic="count",
             cluster=None,
         ),
     )
@@ -275,7 +275,7 @@ def _judge(recipe: Recipe, tokens: Tokens, nats: np.ndarray, top: np.ndarray, st
             "chance_stated": None if tokens.num_stated is None else 1 / tokens.num_stated,
             "nats": float(answers.sum()),
             "answer_tokens": int(asked.sum()),
-            "read_tokens": len(tokens.ids),
+            "sequence_tokens": len(tokens.ids),
             "state_bytes": state_bytes,
         },
         evidence={

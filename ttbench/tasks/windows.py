@@ -24,6 +24,7 @@ from ttbench.harness.data import Corpus, Document
 from ttbench.tasks.base import Bench
 from ttbench.tasks.draw import deal, generator, shuffled
 from ttbench.types import Cost
+from ttbench.work import Calls, Texts, Work
 
 if TYPE_CHECKING:
     from ttbench.harness.tokenizer import Tokenizer
@@ -189,3 +190,37 @@ def _largest_shared(lengths: dict[str, int], *, corpus: Corpus, context_len: int
             f"the longest have (tokens): {listing}; {allowed}, or give longer documents"
         )
     return shared
+
+
+def window_work(params: Any, context_len: int, batch_size: int, *, texts: Texts) -> Work | None:
+    """Windows as `draw_windows` deals them, and the compressors on their documents; None: no text is known.
+
+    Args:
+        params: of a task that draws windows: `limit`, `windows` and `max_context`.
+    """
+    sizes = texts.sizes.get("test", ())
+    if not sizes:
+        return None
+    # Where no document is long enough the longest context falls, and few documents are left.
+    long = texts.at_least(max(params.max_context, context_len)) or (max(sizes),)
+    chosen = min(len(long), params.limit or len(long))
+    dealt = min(len(long), max(params.limit or len(long), params.windows))
+    num = chosen * max(params.windows, dealt) / dealt
+    return _read(num, context_len, batch_size, compressed=chosen * sum(long) / len(long))
+
+
+def block_work(
+    context_len: int, batch_size: int, *, stride: int | None, limit: int | None, texts: Texts
+) -> Work | None:
+    """Documents in blocks of `context_len` tokens, `stride` apart or end to end; None: no text is known."""
+    num_tokens = texts.tokens(limit=limit)
+    if not num_tokens:
+        return None
+    length = min(context_len, num_tokens)
+    return _read(num_tokens / (stride or length), length, batch_size, compressed=num_tokens * texts.token_bytes)
+
+
+def _read(num: float, num_tokens: float, batch_size: int, *, compressed: float) -> Work:
+    at_once = max(1, min(batch_size, round(num)))
+    calls = Calls(num=num / at_once, num_tokens=num_tokens, batch_size=at_once)
+    return Work(calls=(calls,), compressed_bytes=compressed)

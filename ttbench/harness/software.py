@@ -1,0 +1,41 @@
+"""What decides, beside the machine and ttbench's own code, how fast a step is: torch, Python, and what chooses kernels.
+
+Torch-free. Timings compare only within one software, as they do only within one machine.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+
+# Variables of the libraries below torch, by how their names begin: which instructions, algorithms, threads, allocator.
+FAMILIES = (
+    *("ATEN_", "MKL_", "ONEDNN_", "DNNL_", "OMP_", "GOMP_", "KMP_", "OPENBLAS_", "GOTO_", "BLIS_"),
+    *("CUBLAS_", "CUBLASLT_", "CUDNN_", "MIOPEN_", "ROCBLAS_", "HIPBLASLT_", "TORCHINDUCTOR_", "PYTORCH_TUNABLEOP_"),
+    *("TORCH_CUDNN_", "TORCH_BLAS_", "TORCH_LINALG_", "TORCH_MKLDNN_", "TORCH_ALLOW_TF32_", "MALLOC_"),
+)
+SINGLES = (
+    *("LD_PRELOAD", "GLIBC_TUNABLES", "PYTHONMALLOC", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"),
+    *("PYTORCH_NO_CUDA_MEMORY_CACHING", "NVIDIA_TF32_OVERRIDE", "CUDA_LAUNCH_BLOCKING", "CUDA_VISIBLE_DEVICES"),
+    *("CUDA_DEVICE_ORDER", "CUDA_MODULE_LOADING", "TRITON_INTERPRET", "TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE"),
+)
+
+
+def kernel_variables(values: Mapping[str, str]) -> list[str]:
+    """Names of the variables set in `values` that choose kernels, sorted."""
+    return sorted(name for name in values if values[name] and (name in SINGLES or name.startswith(FAMILIES)))
+
+
+def software(values: Mapping[str, str], *, ours: Mapping[str, str]) -> str:
+    """Torch, Python and the variables that choose kernels, in words, the same for what runs alike.
+
+    Args:
+        values: environment variables of the process that asks.
+        ours: variables that its workers get whatever is set; they follow from the number of threads.
+    """
+    python = ".".join(platform.python_version_tuple()[:2])
+    chosen = [f"{name}={values[name]}" for name in kernel_variables(values) if name not in ours]
+    return " ".join(
+        [f"torch {importlib.metadata.version('torch')}", f"{platform.python_implementation()} {python}", *chosen]
+    )

@@ -233,7 +233,7 @@ def test_transformers_5_spelling_of_infinity_is_read(folder: Path) -> None:
 def test_the_zoo_comes_before_folders_and_folders_before_the_hub(
     made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_zoo", lambda: {"tiny": made["ttt-linear"]})
+    monkeypatch.setattr(module, "zoo_folders", lambda: {"tiny": made["ttt-linear"]})
     monkeypatch.chdir(tmp_path)
     shutil.copytree(made["transformer"], tmp_path / "tiny")
     shutil.copytree(made["transformer"], tmp_path / "org" / "name")
@@ -245,7 +245,7 @@ def test_the_zoo_comes_before_folders_and_folders_before_the_hub(
 
 
 def test_a_name_that_nothing_has_gets_a_suggestion(made: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_zoo", lambda: dict(made))
+    monkeypatch.setattr(module, "zoo_folders", lambda: dict(made))
     with pytest.raises(UnknownNameError, match="unknown checkpoint 'transfromer'; did you mean 'transformer'"):
         resolve("transfromer")
 

@@ -62,11 +62,15 @@ def isolate() -> None:
     os.environ["HOME"] = str(home)
     for name, folder in (("XDG_CACHE_HOME", ".cache"), ("XDG_CONFIG_HOME", ".config"), ("HF_HOME", "huggingface")):
         os.environ[name] = str(home / folder)
-    _hide_plug_ins()
+    if os.environ.get("TTBENCH_TEST_PLUG_INS") != "1":
+        _hide_plug_ins()
 
 
 def _hide_plug_ins() -> None:
-    """Entry points that were installed before the tests began are out of sight; what a test installs is not."""
+    """Entry points that were installed before the tests began are out of sight; what a test installs is not.
+
+    TTBENCH_TEST_PLUG_INS=1 leaves them in sight, for who wants conformance to run on theirs.
+    """
     find = importlib.metadata.entry_points
     hidden = {entry for noun in PLUG_INS for entry in find(group=f"ttbench.{noun}")}
 
@@ -79,6 +83,8 @@ def _hide_plug_ins() -> None:
 
 def poison() -> None:
     """Fill what `torch.empty` and its like return, so that reading it before writing it shows."""
+    # `torch.device` as a context knows the functions it steers by those that stand in torch when it is first used.
+    torch.utils._device._device_constructors()
     for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch, "empty_strided"), (torch.Tensor, "new_empty")):
         setattr(owner, name, _poisoned(getattr(owner, name)))
 

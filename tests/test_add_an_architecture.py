@@ -81,7 +81,12 @@ def test_conformance_takes_it_up_by_itself(package: Path) -> None:
     path = os.pathsep.join([str(package), str(ROOT), str(ROOT / "tests")])
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/conformance", "-k", "fading"]
     done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": path, "TTBENCH_TEST_PLUG_INS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout
     found = re.search(r"(\d+) passed", done.stdout)

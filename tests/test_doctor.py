@@ -22,7 +22,7 @@ from ttbench.harness.data import Document, make_corpus
 NAMES = (
     *("python", "torch", "triton", "compiler", "accelerator", "processor", "processor limit", "vector units"),
     *("threads", "load", "clock governor", "memory", "memory limit", "swap", "peak memory counter", "disk", "cache"),
-    *("corpus code", "corpus kjv", "corpus genomes", "corpus genomes-strain"),
+    *("corpus code", "corpus code-foreign", "corpus kjv", "corpus genomes", "corpus genomes-strain"),
 )
 
 

@@ -118,7 +118,7 @@ save_checkpoint(Transformer.tiny(), "mine", dtype="float32", extra={"train_ctx":
 
 def test_a_measurement_runs_offline(installed: Path, tmp_path: Path) -> None:
     run(installed.parent / "python", "-c", MAKE_CHECKPOINT, cwd=tmp_path)
-    words = ["run", "perplexity", "--checkpoint", "mine", "--corpus", "kjv", "--ctx", "64", "--limit", "1", "--json"]
+    words = ["run", "perplexity", "--checkpoint", "mine", "--corpus", "kjv", "--ctx", "256", "--limit", "1", "--json"]
     done = run(installed, *words, "--threads", "1", cwd=tmp_path)
     document = json.loads(done.stdout)
     assert document["statuses"] == {"ok": 1}

@@ -25,7 +25,13 @@ BUILT_IN = [name for name in TASKS if TASKS[name].startswith("ttbench.")]
 
 
 def stored(folder: Path, cell: Cell, *samples: dict[str, Any], **changes: Any) -> Store:
-    made = tuple(Sample(keys={}, values=values) for values in samples)
+    made = tuple(
+        Sample(
+            keys={name: each[name] for name in each if name == "document"},
+            values={name: each[name] for name in each if name != "document"},
+        )
+        for each in samples
+    )
     store = new_store(folder, (cell,))
     store.write_cell(record(cell, samples=made, columns={"param_limit": "whole", **DECLARED}, **changes))
     return store

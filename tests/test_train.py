@@ -300,7 +300,7 @@ def test_a_wrong_recipe_is_refused_in_words(tmp_path, change, error, words):
     ("name", "slip", "meant", "error"),
     [
         ("titans-lmm", "unit_nrom", "unit_norm", CheckpointError),  # its config refuses
-        ("transformer", "rope_thta", "rope_theta", SuiteError),  # its config ignores what other programs write there
+        ("transformer", "rope_thta", "rope_theta", CheckpointError),
     ],
 )
 def test_a_field_that_no_config_has_is_refused_before_its_default_is_trained(name, slip, meant, error):

@@ -221,5 +221,9 @@ def test_chunked_in_float32_is_as_exact_as_the_reference_in_float32(name, num_to
 @pytest.mark.parametrize("name", _op_names())
 def test_the_fast_form_is_called_as_its_reference_is(name):
     module = importlib.import_module(f"ttbench.kernels.{name}")
-    reference, chunked = (inspect.signature(op) for op in (module.reference, module.chunked))
+    # annotations may differ: only some fast forms take fewer key/value heads than queries
+    reference, chunked = (
+        [(each.name, each.kind, each.default) for each in inspect.signature(op).parameters.values()]
+        for op in (module.reference, module.chunked)
+    )
     assert chunked == reference

@@ -131,7 +131,9 @@ class RememberingPlaces(RememberingReset):
 class Deniers(Transformer):
     """Says that its state does not grow."""
 
-    state_grows = False
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.state_grows = False
 
 
 @dataclass(kw_only=True)

@@ -72,7 +72,7 @@ def test_without_the_genomes_a_cell_is_skipped_and_says_so_until_they_are_there(
     assert before.cells == ()
     ((status, reason),) = {(skip.status, skip.reason) for skip in before.skips}
     assert status == "unsupported"
-    assert "make genomes" in reason
+    assert "python -m ttbench.harness.genomes" in reason
     run_cells(before, out=tmp_path / "runs")
     (tmp_path / "x.deb").write_bytes(package(small))
     fetch(tmp_path / "x.deb")

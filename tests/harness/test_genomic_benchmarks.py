@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from ttbench.errors import CorpusError
-from ttbench.harness import genomic_benchmarks
 from ttbench.harness.data import open_corpus
 from ttbench.harness.genomic_benchmarks import BENCHMARKS, HOME
 
@@ -39,7 +38,7 @@ def test_a_folder_in_its_layout_is_a_corpus_of_labelled_documents(tmp_path: Path
 def test_a_name_of_the_catalogue_is_read_where_the_package_leaves_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(genomic_benchmarks.Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     name = "dummy_mouse_enhancers_ensembl"
     with pytest.raises(CorpusError, match=f"'{name}' is not in .*pip install genomic-benchmarks"):
         open_corpus(f"genomic-benchmarks:{name}")

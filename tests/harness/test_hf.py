@@ -291,7 +291,7 @@ def test_a_reformer_of_transformers_runs_whole_through_hf_alone_and_its_leak_is_
     assert 0.1 < engine.probe.leak < 0.5
     assert float(engine.kernel_path["leak"]) == pytest.approx(engine.probe.leak, rel=0.05)
     # the streaming variant of the registry does not take it for its own
-    with pytest.raises(CheckpointError, match=r"'reformer' .* known to none.* add --engine hf"):
+    with pytest.raises(CheckpointError, match=r"'reformer', which no architecture here reads; .* add --engine hf"):
         resolve(str(tmp_path / "reformer"))
 
 

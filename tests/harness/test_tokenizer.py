@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ttbench.errors import CheckpointError, UsageError
-from ttbench.harness.ids import before_end
+from ttbench.harness.special_tokens import before_end
 from ttbench.harness.tokenizer import NOTHING_GIVEN, ByteTokenizer, TableTokenizer, read_tokenizer, tokenizer_digest
 
 TEXT = "The café  at\tthe corner,\r\n\n opens at 9: naïve ▁no 🦊 ends \x00 <s> <|end|> ".replace("▁", "_").encode()

@@ -145,7 +145,7 @@ def test_a_low_precision_model_keeps_its_states_in_float32(model_class, dtype):
         model = exact.to(dtype)
         state = model.new_state(1, 64)
         logits = model.head(model(ids, state))
-    assert (state.ssm.dtype, state.tail.dtype, logits.dtype) == (torch.float32, dtype, torch.float32)
+    assert (state.held["ssm"].dtype, state.held["tail"].dtype, logits.dtype) == (torch.float32, dtype, torch.float32)
     assert (logits - expected).abs().max() < 0.05 * expected.abs().max()
 
 
@@ -180,10 +180,10 @@ def test_flops_of_a_read_are_the_products_that_torch_counts_and_the_recurrence(m
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model.head(model.step(torch.zeros(1, dtype=torch.int64), state, 0))
     # torch counts no elementwise work; of Mamba-2's recurrence it counts the product h C
-    channels = model.state_shapes(config)[1][1]
+    channels = model.mixer_class.shapes(config)[1][1]
     uncounted = 2 * config.conv_kernel * channels
     if model_class is Mamba:
-        uncounted += config.intermediate_size * selective_scan.flops(config.state_size)
+        uncounted += config.inner_dim * selective_scan.flops(config.state_size)
     else:
         scan = ssd.flops(config.head_dim, config.state_size) - 2 * config.head_dim * config.state_size
         uncounted += config.num_heads * scan
@@ -248,7 +248,7 @@ def test_codestrals_fields_are_read_as_transformers_reads_them():
         ({**MAMBA_SSM, "ssm_cfg": {"d_state": 0}}, "d_state=0; allowed: an integer from 1 on"),
         ({**MAMBA_SSM, "ssm_cfg": {"bias": 1}}, "bias=1; allowed: true or false"),
         ({**MAMBA_SSM, "pad_vocab_size_multiple": 0}, "pad_vocab_size_multiple=0"),
-        ({**MAMBA_SSM, "ssm_cfg": {"layer": "Mamba3"}}, "known to none"),
+        ({**MAMBA_SSM, "ssm_cfg": {"layer": "Mamba3"}}, "which no architecture here reads"),
         ({key: value for key, value in MAMBA_SSM.items() if key != "n_layer"}, "lacks n_layer"),
         ({"model_type": "mamba", "vocab_size": 9, "num_hidden_layers": 1}, "lacks hidden_size"),
         ({**golden("mamba_plain")["config"], "hidden_act": "gelu"}, "hidden_act='gelu'; only 'silu'"),

@@ -226,3 +226,17 @@ def test_a_state_is_refused_while_gradients_are_on() -> None:
         state = model.new_state(1, 4)
     with pytest.raises(RuntimeError, match="inference_mode"):
         model(torch.zeros(1, 2, dtype=torch.int64), state)
+
+
+class Scaled(Transformer):
+    """A forward of its own, and no prefill."""
+
+    def forward(self, ids: torch.Tensor, state: Any = None) -> torch.Tensor:
+        return 2 * super().forward(ids, state)
+
+
+def test_who_overrides_forward_has_its_prefill_and_not_the_shortcut_of_the_class_above() -> None:
+    torch.manual_seed(0)
+    model, ids = Scaled.tiny().double().eval(), torch.arange(30)[None]
+    with torch.inference_mode():
+        torch.testing.assert_close(model.prefill(ids, model.new_state(1, 30)), model(ids)[:, -1])

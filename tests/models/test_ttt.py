@@ -146,7 +146,7 @@ def test_a_config_without_ttt_base_lr_is_an_error_that_says_what_to_do():
         ({"ttt_layer_type": "conv"}, "allowed: 'linear' or 'mlp'"),
         ({"hidden_act": "gelu"}, "reads only 'silu'"),
         ({"hidden_size": None}, "lacks hidden_size"),
-        ({"num_attention_heads": 5}, "must divide the width"),
+        ({"num_attention_heads": 5}, "must be a whole, even number"),
         ({"mini_batch_size": 0}, "an integer from 1 on"),
         ({"conv_kernel": "4"}, "an integer from 1 on"),
         ({"ttt_base_lr": float("inf")}, "a finite positive number"),

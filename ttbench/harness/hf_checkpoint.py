@@ -54,7 +54,7 @@ transformers.logging.disable_progress_bar()
 
 def knows(model_type: Any) -> bool:
     """Whether transformers has a configuration of this name."""
-    return model_type in transformers.CONFIG_MAPPING
+    return isinstance(model_type, str) and model_type in transformers.CONFIG_MAPPING
 
 
 def hf_config(folder: Path, config: Mapping[str, Any]) -> PreTrainedConfig:

@@ -40,12 +40,6 @@ def as_ids(
     return ids.to(torch.int64)
 
 
-def before_end(ids: Int[np.ndarray, "T"], end_ids: frozenset[int]) -> Int[np.ndarray, "T"]:
-    """What was written before the first token that ends a text; the rest belongs to another text."""
-    ends = np.flatnonzero(np.isin(ids, list(end_ids)))
-    return ids[: ends[0]] if len(ends) else ids
-
-
 def scored_places(
     ids: Int[Tensor, "B T"], targets: Int[Tensor, "B T"], lengths: Int[np.ndarray, "B"] | None
 ) -> Bool[Tensor, "B T"]:

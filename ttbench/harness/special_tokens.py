@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int
+
 from ttbench.errors import CheckpointError
 from ttbench.harness.files import MAX_CONFIG_BYTES, MAX_TOKENIZER_BYTES, member, read_json
 
@@ -183,3 +186,9 @@ def special_contents(spec: Mapping[str, Any], found: SpecialTokens | None) -> se
         tokens = {index: token for token, index in token_ids(spec).items()}
         special |= {tokens[index] for index in wanted if index is not None and index in tokens}
     return special
+
+
+def before_end(ids: Int[np.ndarray, "T"], end_ids: frozenset[int]) -> Int[np.ndarray, "T"]:
+    """What was written before the first token that ends a text; the rest belongs to another text."""
+    ends = np.flatnonzero(np.isin(ids, list(end_ids)))
+    return ids[: ends[0]] if len(ends) else ids

@@ -153,6 +153,12 @@ class SequenceModel(nn.Module, ABC):
 
     lm_head: nn.Linear
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # A shortcut to the end of another forward is none to the end of one's own.
+        if "forward" in vars(cls) and "prefill" not in vars(cls):
+            cls.prefill = SequenceModel.prefill
+
     @classmethod
     def from_config(cls, config: Any) -> Self:
         """Build with freshly initialised weights (torch's global generator)."""

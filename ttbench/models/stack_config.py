@@ -61,11 +61,6 @@ class StackConfig:
             raise CheckpointError(
                 f"config.json of a {cls.model_type} lacks {', '.join(missing)}; nothing is guessed, so state them"
             )
-        for field in fields:
-            value, wanted = data.get(field.name, field.default), str(field.type)
-            kind = {"int": int, "float": (int, float), "bool": bool, "str": str}.get(wanted)
-            if kind and (not isinstance(value, kind) or isinstance(value, bool) != (wanted == "bool")):
-                raise CheckpointError(f"config.json has {field.name}={value!r}; expected a value of type {wanted}")
         config = cls(**{f.name: data[f.name] for f in fields if f.name in data})
         config.check()
         return config
@@ -75,7 +70,8 @@ class StackConfig:
         return {"architectures": [], "model_type": self.model_type, **dataclasses.asdict(self)}
 
     def check(self) -> None:
-        """Raises CheckpointError when a size is impossible or fields contradict each other."""
+        """Raises CheckpointError when a value is of a wrong type, a size impossible, or fields contradict each other."""
+        require_types(self)
         for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"):
             require_at_least(name, getattr(self, name), 1)
         require_positive("rms_norm_eps", self.rms_norm_eps)
@@ -99,6 +95,15 @@ class HeadedConfig(StackConfig):
                 f"config.json has hidden_size={self.hidden_size}, num_attention_heads={self.num_attention_heads}; the "
                 "width of a head must be a whole, even number"
             )
+
+
+def require_types(config: Any) -> None:
+    """Raises CheckpointError when a field of a config holds a value of another type than it declares."""
+    for field in dataclasses.fields(config):
+        value, wanted = getattr(config, field.name), str(field.type)
+        kind = {"int": int, "float": (int, float), "bool": bool, "str": str}.get(wanted)
+        if kind and (not isinstance(value, kind) or isinstance(value, bool) != (wanted == "bool")):
+            raise CheckpointError(f"config.json has {field.name}={value!r}; expected a value of type {wanted}")
 
 
 def require_at_least(name: str, value: float, least: float) -> None:

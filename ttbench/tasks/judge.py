@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 from ttbench.errors import LeakError
 from ttbench.harness.ends import prompt_ends
-from ttbench.harness.ids import before_end
+from ttbench.harness.special_tokens import before_end
 from ttbench.tasks.prompts import Prompt, Recipe
 from ttbench.tasks.reading import Answer
 from ttbench.tasks.riddle import answer_ids

@@ -29,6 +29,7 @@ import beartype
 import numpy as np
 import pytest
 import torch
+import torch.utils._device
 from typer.testing import CliRunner
 
 # The folder that stands for the home of the user; processes of one session share it.

@@ -70,7 +70,7 @@ class StackConfig:
         return {"architectures": [], "model_type": self.model_type, **dataclasses.asdict(self)}
 
     def check(self) -> None:
-        """Raises CheckpointError on a value of a wrong type, an impossible size, or fields that contradict each other."""
+        """Raises CheckpointError on a wrong type, an impossible size, or fields that contradict each other."""
         require_types(self)
         for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"):
             require_at_least(name, getattr(self, name), 1)

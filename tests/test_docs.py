@@ -62,7 +62,7 @@ class Reader:
                 "G": "n_groups",
                 "N": "state_size",
                 "R": "time_step_rank",
-                "E": "intermediate_size",
+                "E": "inner_dim",
             }
         if self.name.startswith("titans"):
             names |= {"C": "chunk_size", "N": "num_persistent"}
@@ -103,7 +103,7 @@ CHANNELS: dict[str, Callable[[Any], int]] = {
     "transformer": lambda c: (c.num_attention_heads + 2 * c.num_key_value_heads) * c.head_dim,
     "ttt-linear": lambda c: (c.share_qk + c.pre_conv) * c.hidden_size,
     "ttt-mlp": lambda c: (c.share_qk + c.pre_conv) * c.hidden_size,
-    "mamba": lambda c: c.intermediate_size,
+    "mamba": lambda c: c.inner_dim,
     "mamba2": lambda c: c.num_heads * c.head_dim + 2 * c.n_groups * c.state_size,
     "titans-lmm": lambda c: 3 * c.hidden_size,
     "titans-mac": lambda c: 4 * c.hidden_size,

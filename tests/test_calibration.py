@@ -88,6 +88,20 @@ def test_cells_that_earlier_runs_tell_start_no_measurement(fakes: ModuleType, to
     assert told == []
 
 
+def test_cells_that_earlier_runs_tell_begin_in_a_process_all_the_same(
+    fakes: ModuleType, told: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = lay_out(fakes)
+    with_times(plan, plan.cells)
+    known = [(cell, 7.0) for cell in plan.cells]
+    monkeypatch.setattr("ttbench.request.timings", lambda *args, **kwargs: known)
+    # The rates were those of other code; what a process of this machine needs to start is known.
+    monkeypatch.setattr(calibration, "code_digest", lambda **kwargs: "changed")
+    again = lay_out(fakes, seed=3)
+    assert with_times(again, again.cells).seconds == pytest.approx(14.0 + 3.0)
+    assert len(told) == 1
+
+
 def test_earlier_cells_of_the_kind_correct_the_rates(fakes: ModuleType, told: list[Any]) -> None:
     plan = lay_out(fakes)
     # The cell of 1,024 tokens took twice what the rates say.

@@ -96,9 +96,7 @@ def test_a_run_says_what_its_limit_left_out_and_each_cell_its_number(
     result = invoke(home, "run", "perplexity", "--limit", "2")
     assert result.exit_code == 0, result.stderr
     # the root of 2/3 is 0.82
-    assert (
-        "95% intervals rest on 2 of 3 documents; --limit all would make them about 0.8 times as wide" in result.stderr
-    )
+    assert "the numbers rest on 2 of 3 documents, and an interval needs 10; --limit all would read all" in result.stderr
     [line] = [line for line in result.stderr.splitlines() if line.startswith("[1/1]")]
     rows = pd.read_parquet(next((home / "runs").glob("*/rows.parquet")))
     bits = rows["nats"].sum() / rows["num_bytes"].sum() / math.log(2)

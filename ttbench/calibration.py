@@ -98,15 +98,19 @@ def _timed(cell: Cell, estimate: Estimate, known: Known) -> Estimate:
 
 
 def _setup(group: tuple[Cell, ...], known: Known) -> float | None:
-    """Seconds before the first cell of a process: its start, its imports, its checkpoint and corpora."""
+    """Seconds before the first cell of a process: its start, its imports, its checkpoint and corpora.
+
+    Where earlier runs tell the cells, rates are not measured, and reading the checkpoint counts as nothing.
+    """
     start = known.get(_start_key(group[0]))
-    rates = _rates(group[0], known)
-    if start is None or rates is None:
+    if start is None:
         return None
+    rates = _rates(group[0], known)
+    load_s = 0.0 if rates is None else rates.load_s
     modules = {name for cell in group for name in TASKS.load(cell.task).imports}
     corpora = {cell.corpus_digest for cell in group if cell.corpus_digest is not None}
     keys = [*map(_module_key, modules), *(_corpus_key(corpus) for corpus in corpora)]
-    return start["seconds"] + rates.load_s + sum(known[key]["seconds"] for key in keys if key in known)
+    return start["seconds"] + load_s + sum(known[key]["seconds"] for key in keys if key in known)
 
 
 def _rates(cell: Cell, known: Known) -> Rates | None:

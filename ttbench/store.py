@@ -97,9 +97,7 @@ def read_cell(path: Path) -> CellRecord:
     except OSError as error:
         raise _store_error("read", path, error) from error
     except ValueError as error:
-        raise StoreError(
-            f"{path} is damaged or not a cell's file ({error}); delete it and run the same command again"
-        ) from error
+        raise StoreError(f"{path} is damaged or not a cell's file ({error}); the same run measures it again") from error
 
 
 def read_evidence(path: Path, record: CellRecord) -> list[dict[str, Any]]:

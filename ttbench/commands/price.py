@@ -12,6 +12,7 @@ from ttbench.calibration import with_times
 from ttbench.plan import Plan
 from ttbench.report.columns import all_rows
 from ttbench.request import Options, plan_task
+from ttbench.stats import MIN_CLUSTERS
 from ttbench.store import find_done
 from ttbench.suite import format_len
 from ttbench.types import Cell
@@ -46,6 +47,11 @@ def _sentence(cells: list[Cell], *, used: int, given: int, options: Options, out
     seconds = _seconds(cells, options, out=out)
     takes = "" if seconds is None else f" and take about {console.span(seconds)}"
     where = f" ({cells[0].task} on {cells[0].corpus})" if name_it else ""
+    if used < MIN_CLUSTERS:
+        return (
+            f"the numbers rest on {used} of {given} documents{where}, and an interval needs {MIN_CLUSTERS}; "
+            f"--limit all would read all{takes}"
+        )
     return (
         f"95% intervals rest on {used} of {given} documents{where}; "
         f"--limit all would make them about {_share(math.sqrt(used / given))} as wide{takes}"

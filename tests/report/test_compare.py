@@ -67,6 +67,21 @@ def test_beyond_the_training_context_the_other_one_is_better(found: pd.DataFrame
     assert not at(found, "bits_per_byte", 2048)["extrapolated"]
 
 
+def test_what_was_scored_unchecked_is_marked_beside_its_verdict() -> None:
+    rows = make_rows(perplexity_rows(MODELS, (512,)))
+    assert "checked_a" not in compare(rows, "transformer", "ttt-linear")
+    rows["checked"] = np.where(rows["checkpoint"] == "transformer", "unchecked", "passed")
+    made = compare(rows, "transformer", "ttt-linear")
+    row = at(made, "bits_per_byte", 512)
+    assert (row["checked_a"], row["checked_b"], row["verdict"]) == ("unchecked", "passed", "a better")
+    [line] = [line for line in text_of(made, 120).splitlines() if "not shown" not in line and "  512 " in line][:1]
+    value_a, value_b = line.split()[1:3]
+    assert value_a.endswith("!")
+    assert not value_b.endswith("!")
+    assert "! unchecked: scored by request" in text_of(made, 120)
+    assert "; scored unchecked: transformer." in sentences(made)
+
+
 def test_perplexities_are_compared_as_a_ratio(found: pd.DataFrame) -> None:
     row = at(found, "perplexity", 512)
     assert row["kind"] == "ratio"

@@ -218,6 +218,8 @@ def _record(one: summary.Group, a: str, b: str, two: summary.Group | None = None
         "high": None,
         "train_ctx_a": one.line["train_ctx"],
         "train_ctx_b": None if two is None else two.line["train_ctx"],
+        "checked_a": summary.checked(one),
+        "checked_b": None if two is None else summary.checked(two),
         "extrapolated": True if True in extrapolated else None if None in extrapolated else False,
     }
 
@@ -243,15 +245,17 @@ def all_pairs(names: Sequence[str], *, most: int = 5) -> list[tuple[str, str]]:
 def render_comparison(comparison: pd.DataFrame) -> Group:
     """What `compare` found as a rich renderable: a table for each metric, and what it says in words beneath each task.
 
-    Effects are a - b, or a / b as "times"; * marks points beyond a training context.
+    Effects are a - b, or a / b as "times"; * marks points beyond a training context, ! numbers scored unchecked.
     """
     parts: list[Text | words.Paragraph | SideBySide] = []
     for task in words.by(words.records(comparison), "task"):
         parts.append(Text(f"{task[0]['task']}: {task[0]['a']} and {task[0]['b']} on the same targets", style="bold"))
         for entries in words.by(task, "metric"):
             parts += [Text(), *_metric_table(entries)]
-        if any(entry["extrapolated"] for entry in task):
-            parts += [Text(), words.Paragraph(f"* {words.BEYOND}", "dim")]
+        legend = [f"* {words.BEYOND}"] if any(entry["extrapolated"] for entry in task) else []
+        marks = words.probed(task).values()
+        legend += [f"{mark} {meaning}" for mark, meaning in words.CHECKED.values() if mark in marks]
+        parts += [Text(), *(words.Paragraph(line, "dim") for line in legend)] if legend else []
         parts += [Text(), *(words.Paragraph(sentence) for sentence in sentences(task)), Text()]
     return Group(*parts)
 
@@ -265,7 +269,8 @@ def _metric_table(entries: Sequence[words.Record]) -> Iterator[Text | words.Para
     told = [entry for entry in entries if entry["verdict"] != NOT_COMPARABLE]
     rows = []
     for entry in told:
-        values = [scale.text(entry["value_a"]), scale.text(entry["value_b"])]
+        marks = words.probed([entry])
+        values = [scale.text(entry[f"value_{side}"]) + marks.get(entry[side], "") for side in ("a", "b")]
         verdict = winner.get(entry["verdict"], entry["verdict"].replace("_", " "))
         rows.append([_place(entry, varying), *values, effect(entry), verdict])
     if rows:

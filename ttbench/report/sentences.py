@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ttbench.report.summary import EXACT, NOT_COMPARABLE, NOT_JUDGED, NOT_SHOWN, RATIO, TOO_SMALL
-from ttbench.report.words import UNITS, Record, basis, by, context, settings, significant, told
+from ttbench.report.words import UNITS, Record, basis, by, context, probed, settings, significant, told
 from ttbench.stats import counted
 
 
@@ -38,6 +38,8 @@ def _sentence(entries: Sequence[Record], where: str) -> list[str]:
         said = "; ".join(clauses)
         together = together_of(entries[0])
         said += f"; intervals hold{together}" if together and "95% interval" in said else ""
+        unchecked = [name for name, mark in probed(e for part, _ in parts for e in part).items() if mark == "!"]
+        said += f"; scored unchecked: {', '.join(unchecked)}" if unchecked else ""
         said = f"{head}: {said}." if head else f"{said[0].upper()}{said[1:]}."
         return [said[0].upper() + said[1:] if where and not label else said]
     refused = sorted({entry["reason"] for entry in entries if entry["verdict"] == NOT_COMPARABLE and entry["reason"]})

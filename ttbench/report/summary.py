@@ -366,8 +366,9 @@ def tidy(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     order = [*(name for name in names if name not in _TAIL), *(name for name in _TAIL if name in names)]
     frame = pd.DataFrame({name: [entry.get(name) for entry in records] for name in order}, dtype=object)
     # rows from before the probes say nothing of them
-    if "checked" in frame and all(entry is None for entry in frame["checked"].tolist()):
-        frame = frame.drop(columns="checked")
+    for name in ("checked", "checked_a", "checked_b"):
+        if name in frame and all(entry is None for entry in frame[name].tolist()):
+            frame = frame.drop(columns=name)
     for kind, columns in (("Float64", _FLOATS), ("boolean", _TRUTHS), ("Int64", _COUNTS)):
         frame = frame.astype(dict.fromkeys((name for name in columns if name in frame), kind))
     return frame

@@ -39,7 +39,7 @@ _LEGEND = {
     EXTRAPOLATED: words.BEYOND,
     NOISY: "noisy: the quartiles of the repeats are more than 10% of the median apart",
     UNCHECKED: words.UNCHECKED,
-    PARTLY: "the probes of causality did not look as far as this number reads (probed_tokens in kernel_path)",
+    PARTLY: words.PARTLY,
 }
 _STYLES = {"oom": "yellow", "too_long": "yellow", "too_short": "yellow", "unsupported": "yellow"}
 

@@ -25,6 +25,8 @@ UNITS = {"bit/byte": "bits per byte", "bit/base": "bits per base", "1": ""}
 MOST_IN_A_UNIT = 10_000  # a table moves to the next multiple before its largest number has more than four digits
 
 UNCHECKED = "unchecked: scored by request without asking, or despite, the probes that find a look ahead"
+PARTLY = "the probes of causality did not look as far as this number reads (probed_tokens in kernel_path)"
+CHECKED = {"unchecked": ("!", UNCHECKED), "partly": ("?", PARTLY)}  # what rows say of their probes: mark and meaning
 COUNT = "count"  # statistic of what is declared a count
 BEYOND = "beyond the training context: extrapolation, no evidence that long context is used"
 
@@ -187,6 +189,14 @@ _SETTINGS = ("seed", "corpus", "dtype", "device", "engine", "attention", "batch_
 def told(entry: Record, varying: Sequence[str]) -> str:
     """The settings that tell an entry apart: `corpus code window 256`."""
     return " ".join(filter(None, (setting(name, entry[name]) for name in varying)))
+
+
+def probed(entries: Iterable[Record]) -> dict[str, str]:
+    """Of comparisons: checkpoints whose probes did not pass over all that was read, with the mark of the worst."""
+    entries = list(entries)
+    sides = [(entry[side], entry.get(f"checked_{side}")) for entry in entries for side in ("a", "b")]
+    found = {name: word for worst in reversed(CHECKED) for name, word in sides if word == worst}
+    return {name: CHECKED[word][0] for name, word in found.items()}
 
 
 def line_name(entry: Record, varying: Sequence[str]) -> str:

@@ -12,7 +12,8 @@ from rows import TRANSFORMER, TTT, make_rows, perplexity_rows, timing_rows
 
 from ttbench.report import words
 from ttbench.report.compare import compare
-from ttbench.report.effects import Effect, least_to_be_shown, verdict_of
+from ttbench.report.effects import Effect, Ready, effect_of, least_to_be_shown, verdict_of
+from ttbench.report.pairing import Shared
 from ttbench.stats import Estimate
 from ttbench.tasks.latency import Latency
 from ttbench.types import Metric
@@ -116,3 +117,16 @@ def test_a_difference_that_one_document_makes_is_not_shown() -> None:
     assert bits["low"] is None or bits["low"] <= 0 <= bits["high"]
     assert bits["verdict"] in ("no difference shown", "not judged")
     assert not np.isnan(bits["effect"])
+
+
+@pytest.mark.parametrize(("statistic", "method"), [("count", "exact"), ("max", "none")])
+def test_the_highest_of_each_side_are_divided_and_only_a_count_is_exact(statistic: Any, method: str) -> None:
+    # 12 and 3 in a unit of 2: 24 and 6
+    counted = dataclasses.replace(metric(), statistic=statistic, scale=2.0)
+    a, b = np.array([9.0, 12.0, 1.0]), np.array([3.0, 2.0, 2.0])
+    found = effect_of(
+        Ready(metric=counted, targets=Shared(a=a, b=b, denominator=np.ones(3), clusters=None)), level=0.95
+    )
+    assert (found.value_a, found.value_b, found.estimate.value, found.kind) == (24, 6, 4, "ratio")
+    assert (found.estimate.method, found.estimate.low, found.p, found.num_pairs) == (method, None, None, 3)
+    assert verdict_of(counted, found) == ("b better" if statistic == "count" else "not judged")

@@ -22,8 +22,8 @@ from ttbench.tasks.perplexity import Perplexity
 COLUMNS = ("seed", "sample", "document", "nats", "num_bytes")
 
 
-def group(*rows: tuple[Any, ...], tokenizer: str = "bytes") -> Group:
-    part = all_rows(pd.DataFrame([dict(zip(COLUMNS, row, strict=True)) for row in rows], columns=[*COLUMNS]))
+def group(*rows: tuple[Any, ...], tokenizer: str = "bytes", columns: tuple[str, ...] = COLUMNS) -> Group:
+    part = all_rows(pd.DataFrame([dict(zip(columns, row, strict=True)) for row in rows], columns=[*columns]))
     nothing = part.select(np.zeros(len(part), dtype=bool))
     line = {"checkpoint": "any", "tokenizer_digest": tokenizer}
     return Group(task="perplexity", metric=BITS, line=line, point={}, rows=part, failures=nothing, invalid=nothing)
@@ -63,6 +63,13 @@ def test_tokenizers_that_cut_differently_are_paired_by_whole_documents_of_equal_
     one = group((0, 0, "x", 1.0, 8), (0, 1, "x", 2.0, 4), (0, 2, "y", 4.0, 5))
     two = group((0, 0, "x", 8.0, 6), (0, 1, "x", 16.0, 6), (0, 2, "y", 32.0, 6), tokenizer="words")
     assert pairs(one, two) == [(3.0, 24.0, 12.0, "x")]
+
+
+def test_a_setting_is_no_part_of_the_target() -> None:
+    columns = ("seed", "param_reader", *COLUMNS[1:])
+    one = group((0, "fast", 0, "x", 1.0, 8), (0, "fast", 1, "x", 2.0, 8), columns=columns)
+    two = group((0, "slow", 0, "x", 8.0, 8), (0, "slow", 1, "x", 16.0, 8), columns=columns)
+    assert pairs(one, two) == [(1.0, 8.0, 8.0, "x"), (2.0, 16.0, 8.0, "x")]
 
 
 def test_what_was_drawn_by_different_seeds_is_not_compared() -> None:

@@ -68,7 +68,12 @@ class Outcome:
     before: str
     after: str
     tests: str  # digest of the tests that ran
-    killed_by: str | None  # a test file, or "time"; None: it survived
+    killed_by: str | None  # a test, "time" or "a crash"; None: it survived
+
+    @property
+    def stillborn(self) -> bool:
+        """Whether no test could be collected, since the module cannot be imported: that tells nothing of the tests."""
+        return self.killed_by is not None and self.killed_by.endswith(".py")
 
 
 # What is tried
@@ -257,13 +262,15 @@ def outcome(mutant: Mutant, killed_by: str | None, *, tests: str) -> Outcome:
 # What is kept and told
 
 
+def history() -> list[Outcome]:
+    """Every outcome of earlier runs, the newest last."""
+    file = KEPT / "outcomes.jsonl"
+    return [Outcome(**json.loads(line)) for line in file.read_text("utf-8").splitlines()] if file.is_file() else []
+
+
 def kept(*, quick: int | None) -> dict[str, Outcome]:
     """Outcomes of earlier runs that still hold: all kills, and survivors of the tests as they are."""
-    found: dict[str, Outcome] = {}
-    if (KEPT / "outcomes.jsonl").is_file():
-        for line in (KEPT / "outcomes.jsonl").read_text("utf-8").splitlines():
-            each = Outcome(**json.loads(line))
-            found[each.key] = each
+    found = {each.key: each for each in history()}
     now = {path: digest(rounds_of(path, quick=quick)) for path in {each.path for each in found.values()}}
     return {key: each for key, each in found.items() if each.killed_by or each.tests == now[each.path]}
 
@@ -278,6 +285,8 @@ def reasons() -> dict[str, str]:
 def page(wanted: Sequence[Mutant], outcomes: Sequence[Outcome], known: dict[str, str], *, command: str) -> str:
     """docs/mutants.md."""
     killed = sum(each.killed_by is not None for each in outcomes)
+    survived = {each.key for each in history() if each.killed_by is None}
+    gaps = [each for each in outcomes if each.killed_by and each.key in survived]
     commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     lines = [
         "# Mutants",
@@ -285,13 +294,14 @@ def page(wanted: Sequence[Mutant], outcomes: Sequence[Outcome], known: dict[str,
         "Would the tests notice a wrong number? `make mutants` changes the code in small ways, one at a time (`<` for",
         "`<=`, 2 for 1, `log10` for `log`, an argument left out), runs the tests each time, and writes this page: a",
         "sample of the mutations of each module, drawn by seed. A survivor changes nothing that matters, as its reason",
-        "says, or is a gap in the tests. Where modules draw, sizes and colours are left alone.",
+        "says, or is a gap in the tests. Where modules draw, sizes and colours are left alone. A change after which the",
+        "module cannot be imported counts for nothing.",
         "",
         f"Written by `{command}` at commit {commit.strip()}. With `--quick` a mutant meets the tests of its own module",
         "alone, and its kill may need no more than that; a survivor may yet be killed by the others.",
         "",
-        f"**{killed} of {len(outcomes)} mutants were killed ({killed / max(len(outcomes), 1):.1%}); "
-        f"{len(wanted) - len(outcomes)} of the sample were not tried.**",
+        f"**{killed} of {len(outcomes)} mutants were killed ({killed / max(len(outcomes), 1):.1%}), {len(gaps)} of",
+        f"them after a test was written for them. {len(wanted) - len(outcomes)} of the sample were not tried.**",
         "",
         "| module | mutations | in the sample | tried | killed |",
         "|---|---:|---:|---:|---:|",
@@ -308,10 +318,19 @@ def page(wanted: Sequence[Mutant], outcomes: Sequence[Outcome], known: dict[str,
     lines += ["", "## Survivors", "", "| key | where | change | why it lives |", "|---|---|---|---|"]
     for each in sorted(outcomes, key=lambda each: (each.path, each.function, each.after)):
         if each.killed_by is None:
-            change = f"`{each.before}` becomes `{each.after}`".replace("|", "\\|")
-            where = f"`{each.path.removeprefix('ttbench/')}` {each.function}"
-            lines.append(f"| `{each.key}` | {where} | {change} | {known.get(each.key, '')} |")
+            lines.append(f"| `{each.key}` | {_place(each)} | {_change(each)} | {known.get(each.key, '')} |")
+    lines += ["", "## Gaps that a test has closed", "", "| where | change | test |", "|---|---|---|"]
+    for each in sorted(gaps, key=lambda each: (each.path, each.function, each.after)):
+        lines.append(f"| {_place(each)} | {_change(each)} | `{(each.killed_by or '').partition('[')[0]}` |")
     return "\n".join(lines) + "\n"
+
+
+def _place(each: Outcome) -> str:
+    return f"`{each.path.removeprefix('ttbench/')}` {each.function}"
+
+
+def _change(each: Outcome) -> str:
+    return f"`{each.before}` becomes `{each.after}`".replace("|", "\\|")
 
 
 def main() -> int:
@@ -343,6 +362,8 @@ def main() -> int:
             file.flush()
             end = f"killed by {each.killed_by}" if each.killed_by else "SURVIVED"
             print(f"{number}/{len(todo)} {each.path} {each.function}: {each.before} -> {each.after}: {end}", flush=True)
+    # a module that cannot be imported would be noticed without tests, and is no mutant
+    wanted = [mutant for mutant in wanted if mutant.key not in known or not known[mutant.key].stillborn]
     outcomes = [known[mutant.key] for mutant in wanted if mutant.key in known]
     if given.report:
         PAGE.write_text(page(wanted, outcomes, reasons(), command=" ".join(sys.argv)), "utf-8")

@@ -227,6 +227,9 @@ def test_newcombes_paired_interval_is_the_one_worked_out_by_hand() -> None:
     made = stats.paired_proportion_difference(a, b)
     assert made.value == pytest.approx(0.2)
     assert (made.low, made.high) == pytest.approx((0.0569, 0.3404), abs=5e-5)
+    assert (made.method, made.num_clusters) == ("Newcombe, Wilson", 50)
+    few = stats.paired_proportion_difference([1, 1, 0, 1], [0, 1, 0, 0])
+    assert (few.value, few.low, few.method, few.reason) == (0.5, None, "none", "4 haystacks; an interval needs 5")
 
 
 @pytest.mark.parametrize("alike", [0.0, 0.5])

@@ -119,15 +119,17 @@ class Slot:
         ignored = shutil.ignore_patterns(".*", "runs", "trained", "dist", "build", "__pycache__")
         shutil.copytree(ROOT, self.folder, ignore=ignored)
         self._time = time.time() - 1e6
-        self._path: Path | None = None
+        self._originals: dict[Path, str] = {}
 
     def put(self, mutant: Mutant | None) -> None:
-        """The tree as it is, but for this mutant."""
-        if self._path is not None:
-            self._write(self._path, (ROOT / self._path).read_text("utf-8"))
-        self._path = None if mutant is None else Path(mutant.path)
+        """The tree as it was when it was copied, but for this mutant."""
+        for path, source in self._originals.items():
+            self._write(path, source)
+        self._originals.clear()
         if mutant is not None:
-            self._write(Path(mutant.path), mutant.mutation.source)
+            path = Path(mutant.path)
+            self._originals[path] = (self.folder / path).read_text("utf-8")
+            self._write(path, mutant.mutation.source)
 
     def _write(self, path: Path, source: str) -> None:
         """With a time of its own, by which Python tells whether its compiled file is stale."""

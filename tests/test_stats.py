@@ -137,6 +137,22 @@ def test_few_haystacks_give_a_share_and_the_reason_why_there_is_no_interval(per_
     assert (made.value, made.low, made.reason) == (1.0, None, "4 haystacks; an interval needs 5")
 
 
+@pytest.mark.parametrize(
+    ("successes", "expected"),
+    [
+        # with half a cluster of 2 of 2 and half a cluster of 0 of 2: share 4 / 8, squares 1 + 1 + 0 + 1/2 + 1/2 = 3,
+        # of independent trials 8 x 1/4 = 2: 6 trials tell as much as 4
+        ([2, 0, 1], 4.0),
+        # share 6 / 8, squares 1/4 + 1/4 + 1/4 + 1/8 + 9/8 = 2, of independent trials 8 x 3/16 = 3/2
+        ([2, 2, 1], 4.5),
+        # clusters more alike than chance would have them make no trials
+        ([1, 1, 1], 6.0),
+    ],
+)
+def test_trials_of_a_cluster_count_for_as_many_as_worked_out_by_hand(successes: list[int], expected: float) -> None:
+    assert stats.effective_trials(successes, [2, 2, 2]) == pytest.approx(expected)
+
+
 def test_ties_count_as_parts_of_a_hit() -> None:
     assert stats.estimate_proportion([0.5, 0.25, 0.0, 1.0]).value == 0.4375
     with pytest.raises(ValueError, match="between 0 and their trials"):

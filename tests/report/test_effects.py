@@ -106,7 +106,7 @@ def test_a_point_is_judged_by_the_interval_of_its_family_whatever_its_own_p(
 
 def test_a_difference_that_one_document_makes_is_not_shown() -> None:
     twin = dataclasses.replace(TRANSFORMER, name="twin")
-    rows = make_rows(perplexity_rows([TRANSFORMER, twin], [512], noise=0.001, windows=1))
+    rows: Any = make_rows(perplexity_rows([TRANSFORMER, twin], [512], noise=0.001, windows=1))
     at = (rows["checkpoint"] == "twin") & (rows["document"] == "doc003")
     rows.loc[at, "nats"] += 100.0
     (bits,) = (

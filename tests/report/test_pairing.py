@@ -23,7 +23,7 @@ COLUMNS = ("seed", "sample", "document", "nats", "num_bytes")
 
 
 def group(*rows: tuple[Any, ...], tokenizer: str = "bytes", columns: tuple[str, ...] = COLUMNS) -> Group:
-    part = all_rows(pd.DataFrame([dict(zip(columns, row, strict=True)) for row in rows], columns=[*columns]))
+    part = all_rows(pd.DataFrame([dict(zip(columns, row, strict=True)) for row in rows]))
     nothing = part.select(np.zeros(len(part), dtype=bool))
     line = {"checkpoint": "any", "tokenizer_digest": tokenizer}
     return Group(task="perplexity", metric=BITS, line=line, point={}, rows=part, failures=nothing, invalid=nothing)
@@ -84,7 +84,7 @@ def test_each_seed_of_a_run_is_compared_with_itself() -> None:
         for seed in (0, 1)
         for row in perplexity_rows([TRANSFORMER, TTT], [512], seed=seed)
     ]
-    rows = make_rows(records, metrics={"perplexity": [BITS]})
+    rows: Any = make_rows(records, metrics={"perplexity": [BITS]})
     for found in words.records(compare(rows, "transformer", "ttt-linear")):
         mine = rows[rows["seed"] == found["seed"]].groupby("checkpoint")[["nats", "num_bytes"]].sum()
         bits = mine["nats"] / mine["num_bytes"] / math.log(2)

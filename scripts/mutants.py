@@ -2,29 +2,33 @@
 
 A sample of each module's mutations (`mutations.py`), the same for the same seed, is tried in copies of the tree. A
 mutant is killed when a test fails, or when the tests need many times their usual processor time. First the module's own
-tests run, then, where those pass, all others that read it. Outcomes are kept in `.cache/mutants`, so that an
-interrupted run goes on; survivors are tried again when a test has changed.
+tests run, then, where those pass, all others that read it (`mutant_tests.py`). Outcomes are kept in `.cache/mutants`,
+so that an interrupted run goes on; survivors are tried again when a test has changed.
 
-    python scripts/mutants.py [--sample 10] [--seed 0] [--jobs 2] [--only PART-OF-PATH] [--report]
+    python scripts/mutants.py [--sample 10] [--seed 0] [--jobs 2] [--only PART-OF-PATH ...]
+        [--quick SECONDS] [--minutes MINUTES] [--report]
 
-`--report` writes docs/mutants.md, where each survivor's reason, written by hand, is kept. The exit code is 1 when fewer
-than 95 % are killed or a survivor has no reason.
+`--quick` runs a module's own tests alone, and leaves out modules where those take more processor seconds: a survivor
+of it may yet be killed by the others. After `--minutes` no further mutant is begun. `--report` writes docs/mutants.md,
+where each survivor's reason, written by hand, is kept. The exit code is 1 when fewer than 95 % are killed, a survivor
+has no reason, or a mutant was not tried.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import contextlib
 import dataclasses
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -32,21 +36,14 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mutant_tests import ROOT, digest, tests_of
 from mutations import Mutation, mutations
 
-ROOT = Path(__file__).parents[1]
 KEPT = ROOT / ".cache" / "mutants"
 PAGE = ROOT / "docs" / "mutants.md"
-SCOPE = ("ttbench/kernels/*.py", "ttbench/tasks/*.py", "ttbench/stats.py", "ttbench/report/*.py")
+SCOPE = ("ttbench/kernels/*.py", "ttbench/tasks/*.py", "ttbench/stats.py", "ttbench/clusters.py", "ttbench/report/*.py")
 # How things look, not what they say: canvas sizes, colours, line widths.
 LOOKS = {"canvas.py", "curves.py", "figures.py", "heatmaps.py"}
-# Tests of modules that no test file mirrors, before all that import them.
-TESTS = {
-    "kernels/gating.py": ["tests/kernels/test_favor.py", "tests/models/test_titans.py"],
-    "tasks/base.py": ["tests/test_suite.py"],
-    "tasks/haystack.py": ["tests/tasks/test_prompts.py", "tests/tasks/test_needle.py"],
-    "tasks/sequences.py": ["tests/tasks/test_recall.py"],
-}
 LEAST_SHARE = 0.95
 LEAST_CPU_S, CPU_FACTOR = 20, 4  # processor seconds that a mutant's tests may take: these and so many times the usual
 WALL_S = 1800  # and seconds of the clock, on however busy a machine
@@ -71,24 +68,36 @@ class Outcome:
     before: str
     after: str
     tests: str  # digest of the tests that ran
-    killed_by: str | None  # a test file, or "time"; None: it survived
+    killed_by: str | None  # a test, "time" or "a crash"; None: it survived
+
+    @property
+    def stillborn(self) -> bool:
+        """Whether no test could be collected, since the module cannot be imported: that tells nothing of the tests."""
+        return self.killed_by is not None and self.killed_by.endswith(".py")
 
 
 # What is tried
 
 
-def modules(only: str) -> list[Path]:
-    """The modules in scope."""
-    return [path for pattern in SCOPE for path in sorted(ROOT.glob(pattern)) if only in str(path.relative_to(ROOT))]
+def modules(only: Sequence[str]) -> list[Path]:
+    """The modules in scope, in the order of the parts of their paths that were given."""
+    paths = [path for pattern in SCOPE for path in sorted(ROOT.glob(pattern))]
+    return [*dict.fromkeys(path for part in only or [""] for path in paths if part in str(path.relative_to(ROOT)))]
 
 
-def sample(path: Path, *, num_mutants: int, seed: int) -> list[Mutant]:
-    """Some mutants of a module, by a draw that does not change when lines move."""
+def population(path: Path) -> list[Mutant]:
+    """All mutants of a module."""
     name = str(path.relative_to(ROOT))
     found = [Mutant(path=name, mutation=each, key=each.key(name)) for each in mutations(path.read_text("utf-8"))]
     if path.name in LOOKS:
         found = [mutant for mutant in found if not _is_look(mutant.mutation)]
-    return sorted(found, key=lambda mutant: hashlib.sha256(f"{seed} {mutant.key}".encode()).digest())[:num_mutants]
+    return found
+
+
+def sample(path: Path, *, num_mutants: int, seed: int) -> list[Mutant]:
+    """Some mutants of a module, by a draw that does not change when lines move."""
+    drawn = sorted(population(path), key=lambda mutant: hashlib.sha256(f"{seed} {mutant.key}".encode()).digest())
+    return list(itertools.islice((mutant for mutant in drawn if mutant.mutation.compiles()), num_mutants))
 
 
 def _is_look(mutation: Mutation) -> bool:
@@ -96,59 +105,6 @@ def _is_look(mutation: Mutation) -> bool:
     numbers = re.compile(r"\d[\d.]*(e-?\d+)?")
     left_out = re.findall(r"\b\w+=[^=]", mutation.before), re.findall(r"\b\w+=[^=]", mutation.after)
     return numbers.sub("0", mutation.before) == numbers.sub("0", mutation.after) or left_out[0] != left_out[1]
-
-
-def tests_of(path: str) -> list[list[str]]:
-    """Test files in two rounds: the module's own, and all others that import it, directly or by what they import."""
-    below = path.removeprefix("ttbench/")
-    mirror = ROOT / "tests" / Path(below).parent / f"test_{Path(below).name}"
-    own = [str(mirror.relative_to(ROOT))] if mirror.is_file() else []
-    own += [test for test in TESTS.get(below, []) if test not in own]
-    module = path.removesuffix(".py").replace("/", ".")
-    direct = [name for name, imported in _imports().items() if module in imported]
-    near = {module, *(each for each in _package() if module in _package()[each])}
-    others = [name for name, imported in _imports().items() if near & imported]
-    if not own:
-        own, direct = direct, []
-    rest = sorted(set(direct + others) - set(own))
-    if "/kernels/" in path or "/models/" in path:
-        rest = [name for name in rest if "/kernels/" in name or "/conformance/" in name or "/models/" in name]
-    return [own, rest] if own else [rest]
-
-
-def _names(path: Path) -> set[str]:
-    """Modules that a file imports."""
-    found = set[str]()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
-
-
-_cache: dict[str, dict[str, set[str]]] = {}
-
-
-def _imports() -> dict[str, set[str]]:
-    if "tests" not in _cache:
-        files = sorted((ROOT / "tests").rglob("test_*.py"))
-        helpers = {path.stem: _names(path) for path in (ROOT / "tests").rglob("*.py") if path not in files}
-        _cache["tests"] = {}
-        for path in files:
-            names = _names(path)
-            beside = _names(path.parent / "conftest.py") if (path.parent / "conftest.py").is_file() else set()
-            _cache["tests"][str(path.relative_to(ROOT))] = names.union(beside, *(helpers.get(n, ()) for n in names))
-    return _cache["tests"]
-
-
-def _package() -> dict[str, set[str]]:
-    if "package" not in _cache:
-        paths = (ROOT / "ttbench").rglob("*.py")
-        _cache["package"] = {
-            str(path.relative_to(ROOT)).removesuffix(".py").replace("/", "."): _names(path) for path in paths
-        }
-    return _cache["package"]
 
 
 # Running
@@ -163,15 +119,17 @@ class Slot:
         ignored = shutil.ignore_patterns(".*", "runs", "trained", "dist", "build", "__pycache__")
         shutil.copytree(ROOT, self.folder, ignore=ignored)
         self._time = time.time() - 1e6
-        self._path: Path | None = None
+        self._originals: dict[Path, str] = {}
 
     def put(self, mutant: Mutant | None) -> None:
-        """The tree as it is, but for this mutant."""
-        if self._path is not None:
-            self._write(self._path, (ROOT / self._path).read_text("utf-8"))
-        self._path = None if mutant is None else Path(mutant.path)
+        """The tree as it was when it was copied, but for this mutant."""
+        for path, source in self._originals.items():
+            self._write(path, source)
+        self._originals.clear()
         if mutant is not None:
-            self._write(Path(mutant.path), mutant.mutation.source)
+            path = Path(mutant.path)
+            self._originals[path] = (self.folder / path).read_text("utf-8")
+            self._write(path, mutant.mutation.source)
 
     def _write(self, path: Path, source: str) -> None:
         """With a time of its own, by which Python tells whether its compiled file is stale."""
@@ -227,13 +185,21 @@ class Slot:
         return (found.group(1) if found else f"exit code {os.WEXITSTATUS(status)}"), spent
 
 
-def lane(slot: Slot, modules: list[tuple[str, list[Mutant]]]) -> Iterator[Outcome | None]:
+def lane(
+    slot: Slot, modules: list[tuple[str, list[Mutant]]], *, quick: int | None, until: float
+) -> Iterator[Outcome | None]:
     """Take modules from the list, one after the other, and try their mutants; None while tests run."""
-    while modules:
+    while modules and time.monotonic() < until:
         path, mutants = modules.pop(0)
-        rounds = [tests for tests in tests_of(path) if tests]
-        limits: dict[int, int] = {}
+        rounds, limits = rounds_of(path, quick=quick), dict[int, int]()
+        if quick is not None:
+            limits[0] = yield from _limit(slot, rounds[0], most_s=quick)
+            if not limits[0]:
+                print(f"{path}: left out, its own tests take more than {quick} processor seconds", flush=True)
+                continue
         for mutant in mutants:
+            if time.monotonic() >= until:
+                return
             killed_by = None
             for number, tests in enumerate(rounds):
                 if number not in limits:
@@ -242,23 +208,33 @@ def lane(slot: Slot, modules: list[tuple[str, list[Mutant]]]) -> Iterator[Outcom
                 killed_by, _ = yield from slot.passed(tests, cpu_s=limits[number])
                 if killed_by:
                     break
-            yield outcome(mutant, killed_by)
+            yield outcome(mutant, killed_by, tests=digest(rounds))
 
 
-def _limit(slot: Slot, tests: Sequence[str]) -> Generator[None, None, int]:
-    """Processor seconds that these tests may take: from what they take on the code as it is, where they must pass."""
+def rounds_of(path: str, *, quick: int | None) -> list[list[str]]:
+    """The rounds of test files that a module's mutants meet."""
+    return [tests for tests in tests_of(path) if tests][: None if quick is None else 1]
+
+
+def _limit(slot: Slot, tests: Sequence[str], *, most_s: int = WALL_S) -> Generator[None, None, int]:
+    """Processor seconds that these tests may take: from what they take on the code as it is, where they must pass.
+
+    0 when that is more than `most_s`.
+    """
     slot.put(None)
-    failed, spent = yield from slot.passed(tests, cpu_s=WALL_S)
+    failed, spent = yield from slot.passed(tests, cpu_s=most_s)
+    if failed == "time" and most_s < WALL_S:
+        return 0
     if failed:
         log = (slot.folder / "log").read_text(errors="replace")
         sys.exit(f"the tests fail on the code as it is: {failed}\n{log[-2000:]}")
     return int(LEAST_CPU_S + CPU_FACTOR * spent)
 
 
-def run(mutants: Sequence[Mutant], *, jobs: int) -> Iterator[Outcome]:
+def run(mutants: Sequence[Mutant], *, jobs: int, quick: int | None, until: float) -> Iterator[Outcome]:
     """Try mutants, `jobs` modules at a time. Raises SystemExit when the tests fail on the code as it is."""
     modules = [(path, list(those)) for path, those in itertools.groupby(mutants, key=lambda mutant: mutant.path)]
-    lanes = [lane(Slot(number), modules) for number in range(min(jobs, len(modules)))]
+    lanes = [lane(Slot(number), modules, quick=quick, until=until) for number in range(min(jobs, len(modules)))]
     while lanes:
         for each in list(lanes):
             try:
@@ -271,7 +247,7 @@ def run(mutants: Sequence[Mutant], *, jobs: int) -> Iterator[Outcome]:
         time.sleep(0.05)
 
 
-def outcome(mutant: Mutant, killed_by: str | None) -> Outcome:
+def outcome(mutant: Mutant, killed_by: str | None, *, tests: str) -> Outcome:
     """As it is kept."""
     change = mutant.mutation
     return Outcome(
@@ -280,28 +256,25 @@ def outcome(mutant: Mutant, killed_by: str | None) -> Outcome:
         function=change.function,
         before=change.before.strip(),
         after=change.after.strip(),
-        tests=_digest(mutant.path),
+        tests=tests,
         killed_by=killed_by,
     )
-
-
-def _digest(path: str) -> str:
-    """Of the tests that a survivor was tried on."""
-    files = sorted({name for part in tests_of(path) for name in part})
-    return hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in files)).hexdigest()[:16]
 
 
 # What is kept and told
 
 
-def kept() -> dict[str, Outcome]:
-    """Outcomes of earlier runs that still hold."""
-    found: dict[str, Outcome] = {}
-    if (KEPT / "outcomes.jsonl").is_file():
-        for line in (KEPT / "outcomes.jsonl").read_text("utf-8").splitlines():
-            each = Outcome(**json.loads(line))
-            found[each.key] = each
-    return {key: each for key, each in found.items() if each.killed_by or each.tests == _digest(each.path)}
+def history() -> list[Outcome]:
+    """Every outcome of earlier runs, the newest last."""
+    file = KEPT / "outcomes.jsonl"
+    return [Outcome(**json.loads(line)) for line in file.read_text("utf-8").splitlines()] if file.is_file() else []
+
+
+def kept(*, quick: int | None) -> dict[str, Outcome]:
+    """Outcomes of earlier runs that still hold: all kills, and survivors of the tests as they are."""
+    found = {each.key: each for each in history()}
+    now = {path: digest(rounds_of(path, quick=quick)) for path in {each.path for each in found.values()}}
+    return {key: each for key, each in found.items() if each.killed_by or each.tests == now[each.path]}
 
 
 def reasons() -> dict[str, str]:
@@ -311,32 +284,55 @@ def reasons() -> dict[str, str]:
     return {cells[0].strip("`"): cells[-1].strip() for cells in rows}
 
 
-def page(outcomes: Sequence[Outcome], known: dict[str, str]) -> str:
+def page(wanted: Sequence[Mutant], outcomes: Sequence[Outcome], known: dict[str, str], *, command: str) -> str:
     """docs/mutants.md."""
     killed = sum(each.killed_by is not None for each in outcomes)
+    survived = {each.key for each in history() if each.killed_by is None}
+    gaps = [each for each in outcomes if each.killed_by and each.key in survived]
+    commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     lines = [
         "# Mutants",
         "",
         "Would the tests notice a wrong number? `make mutants` changes the code in small ways, one at a time (`<` for",
         "`<=`, 2 for 1, `log10` for `log`, an argument left out), runs the tests each time, and writes this page: a",
         "sample of the mutations of each module, drawn by seed. A survivor changes nothing that matters, as its reason",
-        "says, or is a gap in the tests. Where modules draw, sizes and colours are left alone.",
+        "says, or is a gap in the tests. Where modules draw, sizes and colours are left alone. A change after which",
+        "the module cannot be imported counts for nothing.",
         "",
-        f"**{killed} of {len(outcomes)} mutants were killed ({killed / max(len(outcomes), 1):.1%}).**",
+        f"Written by `{command}` at commit {commit.strip()}. With `--quick` a mutant meets the tests of its own module",
+        "alone, and its kill may need no more than that; a survivor may yet be killed by the others.",
         "",
-        "| module | mutants | killed |",
-        "|---|---:|---:|",
+        f"**{killed} of {len(outcomes)} mutants were killed ({killed / max(len(outcomes), 1):.1%}), {len(gaps)} of",
+        f"them after a test was written for them. {len(wanted) - len(outcomes)} of the sample were not tried.**",
+        "",
+        "| module | mutations | in the sample | tried | killed |",
+        "|---|---:|---:|---:|---:|",
     ]
-    for path in sorted({each.path for each in outcomes}):
+    for path in dict.fromkeys(sorted(mutant.path for mutant in wanted)):
         here = [each for each in outcomes if each.path == path]
-        lines.append(f"| `{path}` | {len(here)} | {sum(each.killed_by is not None for each in here)} |")
+        counts = [
+            len(population(ROOT / path)),
+            sum(mutant.path == path for mutant in wanted),
+            len(here),
+            sum(each.killed_by is not None for each in here),
+        ]
+        lines.append(f"| `{path}` | " + " | ".join(map(str, counts)) + " |")
     lines += ["", "## Survivors", "", "| key | where | change | why it lives |", "|---|---|---|---|"]
     for each in sorted(outcomes, key=lambda each: (each.path, each.function, each.after)):
         if each.killed_by is None:
-            change = f"`{each.before}` becomes `{each.after}`".replace("|", "\\|")
-            where = f"`{each.path.removeprefix('ttbench/')}` {each.function}"
-            lines.append(f"| `{each.key}` | {where} | {change} | {known.get(each.key, '')} |")
+            lines.append(f"| `{each.key}` | {_place(each)} | {_change(each)} | {known.get(each.key, '')} |")
+    lines += ["", "## Gaps that a test has closed", "", "| where | change | test |", "|---|---|---|"]
+    for each in sorted(gaps, key=lambda each: (each.path, each.function, each.after)):
+        lines.append(f"| {_place(each)} | {_change(each)} | `{(each.killed_by or '').partition('[')[0]}` |")
     return "\n".join(lines) + "\n"
+
+
+def _place(each: Outcome) -> str:
+    return f"`{each.path.removeprefix('ttbench/')}` {each.function}"
+
+
+def _change(each: Outcome) -> str:
+    return f"`{each.before}` becomes `{each.after}`".replace("|", "\\|")
 
 
 def main() -> int:
@@ -344,36 +340,43 @@ def main() -> int:
     parser.add_argument("--sample", type=int, default=10, help="mutants of each module")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--only", default="", help="part of the path of the modules to try")
+    parser.add_argument("--only", nargs="*", default=[], help="parts of the paths of the modules to try, in this order")
+    parser.add_argument("--quick", type=int, help="own tests alone, where they take no more processor seconds")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no mutant after so many")
     parser.add_argument("--report", action="store_true", help="write docs/mutants.md")
     given = parser.parse_args()
     KEPT.mkdir(parents=True, exist_ok=True)
     # Once, before the forks: torch and what the tests need beside it.
-    import numpy, pandas, pyarrow.parquet, pytest, scipy.stats, tokenizers, torch, transformers, typer.testing  # noqa
+    import beartype, hypothesis, jaxtyping, matplotlib.figure, numpy, pandas, pyarrow.parquet, pytest, rich.console  # noqa
+    import safetensors.torch, scipy.stats, tokenizers, torch, transformers, typer.testing, yaml  # noqa
 
     torch.set_num_threads(1)
     wanted = [
         mutant for path in modules(given.only) for mutant in sample(path, num_mutants=given.sample, seed=given.seed)
     ]
-    known = kept()
+    known, until = kept(quick=given.quick), time.monotonic() + 60 * given.minutes
     todo = [mutant for mutant in wanted if mutant.key not in known]
     print(f"{len(wanted)} mutants, {len(wanted) - len(todo)} known from earlier runs", flush=True)
     with open(KEPT / "outcomes.jsonl", "a", encoding="utf-8") as file:
-        for number, each in enumerate(run(todo, jobs=given.jobs), start=1):
+        for number, each in enumerate(run(todo, jobs=given.jobs, quick=given.quick, until=until), start=1):
             known[each.key] = each
             file.write(json.dumps(dataclasses.asdict(each)) + "\n")
             file.flush()
             end = f"killed by {each.killed_by}" if each.killed_by else "SURVIVED"
             print(f"{number}/{len(todo)} {each.path} {each.function}: {each.before} -> {each.after}: {end}", flush=True)
-    outcomes = [known[mutant.key] for mutant in wanted]
-    text = page(outcomes, reasons())
+    # a module that cannot be imported would be noticed without tests, and is no mutant
+    wanted = [mutant for mutant in wanted if mutant.key not in known or not known[mutant.key].stillborn]
+    outcomes = [known[mutant.key] for mutant in wanted if mutant.key in known]
     if given.report:
-        PAGE.write_text(text, "utf-8")
+        PAGE.write_text(page(wanted, outcomes, reasons(), command=" ".join(sys.argv)), "utf-8")
     survivors = [each for each in outcomes if each.killed_by is None]
     open_ones = [each for each in survivors if not reasons().get(each.key)]
     share = 1 - len(survivors) / max(len(outcomes), 1)
-    print(f"{share:.1%} killed; {len(survivors)} survivors, {len(open_ones)} of them without a reason")
-    return int(share < LEAST_SHARE or bool(open_ones))
+    print(
+        f"{share:.1%} of {len(outcomes)} killed; {len(survivors)} survivors, {len(open_ones)} of them without a "
+        f"reason; {len(wanted) - len(outcomes)} not tried"
+    )
+    return int(share < LEAST_SHARE or bool(open_ones) or len(outcomes) < len(wanted))
 
 
 if __name__ == "__main__":

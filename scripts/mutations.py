@@ -64,6 +64,14 @@ class Mutation:
         text = "\n".join((path, self.function, self.before.strip(), self.after.strip()))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    def compiles(self) -> bool:
+        """Whether it is Python still; asked of those that are tried, since it costs far more than to make them."""
+        try:
+            compile(self.source, "mutant", "exec", dont_inherit=True)
+        except SyntaxError:
+            return False
+        return True
+
 
 @dataclass(frozen=True, slots=True)
 class Edit:
@@ -75,26 +83,17 @@ class Edit:
 
 
 def mutations(source: str) -> list[Mutation]:
-    """Every mutation of a module that still compiles, in the order of the source."""
+    """Every mutation of a module, in the order of the source."""
     finder = _Finder(source)
     finder.visit(ast.parse(source))
     found: dict[str, Mutation] = {}
     for edit, function in finder.edits:
         changed = source[: edit.start] + edit.text + source[edit.end :]
-        if _compiles(changed):
-            line = source.count("\n", 0, edit.start)
-            before, after = source.splitlines()[line], changed.splitlines()[line]
-            made = Mutation(line=line + 1, function=function, before=before, after=after, source=changed)
-            found.setdefault(made.key(""), made)
+        line = source.count("\n", 0, edit.start)
+        before, after = source.splitlines()[line], changed.splitlines()[line]
+        made = Mutation(line=line + 1, function=function, before=before, after=after, source=changed)
+        found.setdefault(made.key(""), made)
     return list(found.values())
-
-
-def _compiles(source: str) -> bool:
-    try:
-        compile(source, "mutant", "exec", dont_inherit=True)
-    except SyntaxError:
-        return False
-    return True
 
 
 class _Finder(ast.NodeVisitor):

@@ -137,6 +137,22 @@ def test_few_haystacks_give_a_share_and_the_reason_why_there_is_no_interval(per_
     assert (made.value, made.low, made.reason) == (1.0, None, "4 haystacks; an interval needs 5")
 
 
+@pytest.mark.parametrize(
+    ("successes", "expected"),
+    [
+        # with half a cluster of 2 of 2 and half a cluster of 0 of 2: share 4 / 8, squares 1 + 1 + 0 + 1/2 + 1/2 = 3,
+        # of independent trials 8 x 1/4 = 2: 6 trials tell as much as 4
+        ([2, 0, 1], 4.0),
+        # share 6 / 8, squares 1/4 + 1/4 + 1/4 + 1/8 + 9/8 = 2, of independent trials 8 x 3/16 = 3/2
+        ([2, 2, 1], 4.5),
+        # clusters more alike than chance would have them make no trials
+        ([1, 1, 1], 6.0),
+    ],
+)
+def test_trials_of_a_cluster_count_for_as_many_as_worked_out_by_hand(successes: list[int], expected: float) -> None:
+    assert stats.effective_trials(successes, [2, 2, 2]) == pytest.approx(expected)
+
+
 def test_ties_count_as_parts_of_a_hit() -> None:
     assert stats.estimate_proportion([0.5, 0.25, 0.0, 1.0]).value == 0.4375
     with pytest.raises(ValueError, match="between 0 and their trials"):
@@ -227,6 +243,9 @@ def test_newcombes_paired_interval_is_the_one_worked_out_by_hand() -> None:
     made = stats.paired_proportion_difference(a, b)
     assert made.value == pytest.approx(0.2)
     assert (made.low, made.high) == pytest.approx((0.0569, 0.3404), abs=5e-5)
+    assert (made.method, made.num_clusters) == ("Newcombe, Wilson", 50)
+    few = stats.paired_proportion_difference([1, 1, 0, 1], [0, 1, 0, 0])
+    assert (few.value, few.low, few.method, few.reason) == (0.5, None, "none", "4 haystacks; an interval needs 5")
 
 
 @pytest.mark.parametrize("alike", [0.0, 0.5])
@@ -276,6 +295,8 @@ def test_log_ratios_of_rounds_are_tested_with_student() -> None:
     assert stats.log_ratio_test([2.0, 2.0, 2.0]) is None
     assert (stats.log_ratio_test([1.1, 1.12, 1.09, 1.11, 1.1]) or 1) < 1e-4
     assert stats.log_ratio_test([0.5, 2.0, 1.0, 1.0]) == pytest.approx(1.0)
+    # logarithms 0, 1, 2: mean 1, standard error 1 / sqrt(3); with 2 degrees of freedom p is 1 - t / sqrt(2 + t^2)
+    assert stats.log_ratio_test(np.exp([0.0, 2.0, 1.0])) == pytest.approx(1 - 3**0.5 / 5**0.5)
 
 
 def test_a_detectable_difference_is_found_four_times_in_five() -> None:

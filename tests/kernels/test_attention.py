@@ -49,6 +49,20 @@ def test_a_back_end_follows_the_formula_with_and_without_a_past(
     assert error(found, expected(q, k, v)) < TOLERANCE[dtype]
 
 
+@pytest.mark.parametrize("groups", [1, 2, 4], ids=["MQA", "GQA", "MHA"])
+@pytest.mark.parametrize(("num_queries", "num_keys"), [(2, 3), (15, 100), (63, 64)], ids=str)
+def test_training_behind_a_past_follows_the_formula_and_its_gradients(
+    num_queries: int, num_keys: int, groups: int
+) -> None:
+    # with gradients, and on a GPU, the mask is written out
+    q, k, v = (x.requires_grad_() for x in draw(num_queries, num_keys, groups=groups, dtype=torch.float64))
+    found, wanted = attention.chunked(q, k, v), expected(q, k, v)
+    assert error(found.detach(), wanted.detach()) < TOLERANCE[torch.float64]
+    weights = torch.linspace(-1, 1, found.numel(), dtype=torch.float64).view(found.shape)
+    mine, formula = (torch.autograd.grad((out * weights).sum(), (q, k, v)) for out in (found, wanted))
+    assert all(error(one, two) < TOLERANCE[torch.float64] for one, two in zip(mine, formula, strict=True))
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=["float64", "float32"])
 @pytest.mark.parametrize("groups", [1, 2, 4], ids=["MQA", "GQA", "MHA"])
 @pytest.mark.parametrize("name", ATTENTION)

@@ -30,12 +30,12 @@ def exact(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.from_numpy(out)
 
 
-def error(num_landmarks: int, *, ridge: float, steps: int, num_tokens: int = 100) -> float:
+def error(num_landmarks: int, *, ridge: float, steps: int, num_tokens: int = 100, form: str = "chunked") -> float:
     """Of the output, relative to its norm; landmarks of fewer are among those of more."""
     q, k, v = inputs(num_tokens)
     places = torch.randperm(2 * num_tokens, generator=torch.Generator().manual_seed(0))[:num_landmarks]
     expected = exact(q, k, v)
-    found = nystrom_attention.chunked(q, k, v, places, ridge=ridge, steps=steps)
+    found = getattr(nystrom_attention, form)(q, k, v, places, ridge=ridge, steps=steps)
     return float((found - expected).norm() / expected.norm())
 
 
@@ -52,10 +52,11 @@ def test_the_error_falls_with_the_authors_ridge_and_steps_too() -> None:
     assert all(more < fewer for fewer, more in itertools.pairwise(errors)), errors
 
 
+@pytest.mark.parametrize("form", ["reference", "chunked"])
 @pytest.mark.parametrize("num_tokens", [1, 15, 63])
-def test_with_every_point_a_landmark_it_is_exact_but_for_the_ridge(num_tokens: int) -> None:
+def test_with_every_point_a_landmark_it_is_exact_but_for_the_ridge(num_tokens: int, form: str) -> None:
     for ridge in (1e-4, 1e-6, 1e-8):
-        assert error(2 * num_tokens, ridge=ridge, steps=60, num_tokens=num_tokens) < ridge
+        assert error(2 * num_tokens, ridge=ridge, steps=60, num_tokens=num_tokens, form=form) < ridge
 
 
 def test_the_inverse_is_that_of_the_matrix_and_its_ridge() -> None:

@@ -37,6 +37,13 @@ def test_once_keeps_the_first_row_of_equal_ones() -> None:
     assert all_rows(FRAME).once(["name"]).values("size").tolist() == [1, None, 4]
 
 
+def test_numbers_come_as_floats_and_a_column_without_a_name_is_ones() -> None:
+    rows = all_rows(FRAME).equal({"name": None})
+    assert rows.floats("size").tolist() == [4.0, 5.0]
+    assert rows.floats(None).tolist() == [1.0, 1.0]
+    assert rows.present("depth").tolist() == [False, True]
+
+
 def test_equal_selects_and_an_empty_frame_splits_into_nothing() -> None:
     assert all_rows(FRAME).equal({"name": "b", "depth": 0.5}).floats("size").tolist() == [1.0]
     assert list(all_rows(pd.DataFrame()).split(["name"])) == []

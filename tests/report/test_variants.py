@@ -13,7 +13,7 @@ from ttbench.errors import UnknownNameError, UsageError
 from ttbench.report import words
 from ttbench.report.compare import compare
 from ttbench.report.table import summarise
-from ttbench.report.variants import read_variant
+from ttbench.report.variants import read_variant, sides
 from ttbench.rows import read_rows
 
 ROOT = Path(__file__).parents[2]
@@ -142,3 +142,37 @@ def test_a_lost_cell_has_no_place_and_hides_none() -> None:
         (1024, "ttt-linear: killed")
     ]
     assert [entry["context_len"] for entry in found if entry["effect"] is not None] == [512]
+
+
+def measured(*rows: tuple[str, str, str | None]) -> pd.DataFrame:
+    """Rows that say whose they are: checkpoint, weights and code."""
+    return pd.DataFrame(
+        [
+            {
+                **{"task": "perplexity", "engine": "eager", "checkpoint": name, "weights_digest": weights},
+                **{"config_digest": "c", "tokenizer_digest": "t", "code_digest": code, "started": "2026-01-02"},
+            }
+            for name, weights, code in rows
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([("a", "11112222", "9999"), ("a", "11112222", "9999"), ("b", "33334444", "9999")], ["a", "b"]),
+        ([("a", "11112222", "9999"), ("a", "33334444", "9999")], ["a@weights=111122", "a@weights=333344"]),
+        ([("a", "11112222", "77778888"), ("a", "11112222", "99990000")], ["a@code=777788", "a@code=999900"]),
+        (
+            [("a", "11112222", "77778888"), ("a", "11112222", "99990000"), ("a", "33334444", "99990000")],
+            ["a@weights=111122,code=777788", "a@weights=111122,code=999900", "a@weights=333344"],
+        ),
+        # one content under two names is one side, and rows of an older schema name no code
+        ([("a", "11112222", "9999"), ("b", "11112222", "9999")], ["a"]),
+        ([("a", "11112222", None), ("a", "11112222", "99990000")], ["a@code=999900"]),
+    ],
+)
+def test_each_content_and_code_has_a_text_of_its_own(
+    rows: list[tuple[str, str, str | None]], expected: list[str]
+) -> None:
+    assert sides(measured(*rows)) == expected

@@ -47,3 +47,48 @@ def test_an_interval_is_plus_minus_when_even_and_two_ends_when_not() -> None:
 @pytest.mark.parametrize(("value", "digits", "text"), [(0.01234, 2, "0.012"), (1.5, 3, "1.50"), (41.94, 3, "41.9")])
 def test_significant_digits_are_counted_from_the_first(value: float, digits: int, text: str) -> None:
     assert words.significant(value, digits) == text
+
+
+def test_two_digits_are_meant_where_none_are_asked_for_and_nothing_is_0_and_one_is_not() -> None:
+    assert [words.significant(value) for value in (0.04567, 1.26, 1, 0, -0.00126)] == [
+        "0.046",
+        "1.3",
+        "1.0",
+        "0",
+        "-0.0013",
+    ]
+    assert words.significant(12_345.6) == "12,346"
+
+
+def numbers(**changes: object) -> dict[str, object]:
+    entry = {"cluster": "document", "statistic": "ratio", "counted": "num_bytes", "num_clusters": 34, "num_samples": 68}
+    return {**entry, "num_counted": 17_408.0, **changes}
+
+
+@pytest.mark.parametrize(
+    ("entries", "text"),
+    [
+        ([numbers()], "34 documents, 68 windows, 17,408 bytes"),
+        # of a comparison only the pairs count
+        ([numbers(num_pairs=48)], "34 documents, 48 windows, 17,408 bytes"),
+        ([numbers(num_clusters=1, num_samples=1, num_counted=256.0)], "1 document, 1 window, 256 bytes"),
+        (
+            [numbers(), numbers(num_clusters=5, num_counted=1e4)],
+            "5 to 34 documents, 68 windows, 10,000 to 17,408 bytes",
+        ),
+        ([numbers(num_counted=None)], "34 documents, 68 windows"),
+        ([numbers(cluster="haystack", counted="num_trials", num_counted=100.0)], "34 haystacks, 100 trials"),
+        ([numbers(cluster=None, counted=None)], "34 samples"),
+        ([numbers(cluster="round", num_clusters=3), numbers(cluster="round", num_clusters=5)], "3 to 5 rounds"),
+        ([numbers(statistic="count", cluster="document")], "34 documents"),
+    ],
+)
+def test_a_number_says_what_it_rests_on(entries: list[dict[str, object]], text: str) -> None:
+    assert words.basis(entries) == text
+
+
+def test_a_half_width_below_the_last_digit_is_said_to_be_less_than_it() -> None:
+    scale = words.Scale(unit="", size=1.0, decimals=2)
+    assert words.interval({"value": 1.5, "low": 1.499, "high": 1.501}, scale) == "±<0.01"
+    assert words.interval({"value": 1.5, "low": 1.5, "high": 1.5}, scale) == "±0.00"
+    assert words.interval({"value": 1.5, "low": 1.49, "high": 1.51}, scale) == "±0.01"

@@ -323,7 +323,7 @@ def test_compare_says_what_it_lacks(both: Path, names: list[str], message: str) 
 
 
 def test_compare_before_any_run_says_how_to_start(here: Path) -> None:
-    assert "start with: ttbench run" in " ".join(invoke("compare", "a", "b").stderr.split())
+    assert "start with: ttbench run perplexity" in " ".join(invoke("compare", "a", "b").stderr.split())
 
 
 def test_figures_puts_runs_together_once_and_makes_the_same_files_again(both: Path, checkpoint: Path) -> None:

@@ -108,7 +108,9 @@ def rows_about(variants: Sequence[Variant], *, root: Path) -> pd.DataFrame:
     stores = [Store(folder) for folder in run_folders(root)]
     published = published_rows(RESULTS)
     if not stores and not published:
-        raise UsageError(f"nothing has been measured yet: no runs in {root}/ and no results; start with: ttbench run")
+        raise UsageError(
+            f"nothing has been measured yet: no runs in {root}/ and no results; start with: ttbench run perplexity"
+        )
     entries = [(store.folder, entry) for store in stores for entry in store.run["cells"]]
     names = {entry["checkpoint"] for _, entry in entries}
     for path in published:

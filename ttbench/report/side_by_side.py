@@ -22,7 +22,7 @@ class SideBySide:
     """
 
     head: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[str]]  # one at least
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         widths = self._widths(options.max_width)
@@ -39,7 +39,7 @@ class SideBySide:
 
     def _widths(self, room: int) -> list[int]:
         """As wide as cells and heads are; heads give way from the widest on, as far as their longest piece."""
-        cells = [max((len(row[index]) for row in self.rows), default=0) for index in range(len(self.head))]
+        cells = [max(len(row[index]) for row in self.rows) for index in range(len(self.head))]
         least = [
             max(wide, *map(len, textwrap.wrap(text, 1, break_long_words=False)), 0)
             for wide, text in zip(cells, self.head, strict=True)

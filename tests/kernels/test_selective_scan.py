@@ -123,3 +123,8 @@ def test_derivative_passes_gradcheck_over_two_chunks(monkeypatch):
     leaves = [x[..., :3].contiguous().requires_grad_() for x in inputs(7)]
     leaves[2], leaves[5] = (x[..., :3, :].detach().requires_grad_() for x in (leaves[2], leaves[5]))
     assert torch.autograd.gradcheck(selective_scan.chunked, leaves)
+
+
+def test_a_token_costs_six_operations_in_each_number_of_the_state() -> None:
+    # dt A, its exponential times h, dt u times B, their sum, h C, and its sum: each for 16 numbers
+    assert selective_scan.flops(16) == 96

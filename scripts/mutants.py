@@ -44,6 +44,7 @@ PAGE = ROOT / "docs" / "mutants.md"
 SCOPE = ("ttbench/kernels/*.py", "ttbench/tasks/*.py", "ttbench/stats.py", "ttbench/clusters.py", "ttbench/report/*.py")
 # How things look, not what they say: canvas sizes, colours, line widths.
 LOOKS = {"canvas.py", "curves.py", "figures.py", "heatmaps.py"}
+BY_HAND = "## By hand\n"
 LEAST_SHARE = 0.95
 LEAST_CPU_S, CPU_FACTOR = 20, 4  # processor seconds that a mutant's tests may take: these and so many times the usual
 WALL_S = 1800  # and seconds of the clock, on however busy a machine
@@ -280,8 +281,8 @@ def kept(*, quick: int | None) -> dict[str, Outcome]:
 def reasons() -> dict[str, str]:
     """Why survivors live, by key, as the page says."""
     text = PAGE.read_text("utf-8") if PAGE.is_file() else ""
-    rows = (line.strip("| ").split(" | ") for line in text.splitlines() if re.match(r"\| `[0-9a-f]{16}` \|", line))
-    return {cells[0].strip("`"): cells[-1].strip() for cells in rows}
+    rows = re.finditer(r"^\| `([0-9a-f]{16})` \| .* \| (.*) \|$", text, re.M)
+    return {row.group(1): row.group(2).strip() for row in rows}
 
 
 def page(wanted: Sequence[Mutant], outcomes: Sequence[Outcome], known: dict[str, str], *, command: str) -> str:
@@ -304,6 +305,7 @@ def page(wanted: Sequence[Mutant], outcomes: Sequence[Outcome], known: dict[str,
         "",
         f"**{killed} of {len(outcomes)} mutants were killed ({killed / max(len(outcomes), 1):.1%}), {len(gaps)} of",
         f"them after a test was written for them. {len(wanted) - len(outcomes)} of the sample were not tried.**",
+        "Of modules that were not tried, and of mutations outside the sample, this page says nothing.",
         "",
         "| module | mutations | in the sample | tried | killed |",
         "|---|---:|---:|---:|---:|",
@@ -324,7 +326,9 @@ def page(wanted: Sequence[Mutant], outcomes: Sequence[Outcome], known: dict[str,
     lines += ["", "## Gaps that a test has closed", "", "| where | change | test |", "|---|---|---|"]
     for each in sorted(gaps, key=lambda each: (each.path, each.function, each.after)):
         lines.append(f"| {_place(each)} | {_change(each)} | `{(each.killed_by or '').partition('[')[0]}` |")
-    return "\n".join(lines) + "\n"
+    # what is written by hand stays
+    _, heading, rest = (PAGE.read_text("utf-8") if PAGE.is_file() else "").partition(BY_HAND)
+    return "\n".join(lines) + "\n" + (f"\n{heading}{rest}" if heading else "")
 
 
 def _place(each: Outcome) -> str:

@@ -195,8 +195,7 @@ def probed(entries: Iterable[Record]) -> dict[str, str]:
     """Of comparisons: checkpoints whose probes did not pass over all that was read, with the mark of the worst."""
     entries = list(entries)
     sides = [(entry[side], entry.get(f"checked_{side}")) for entry in entries for side in ("a", "b")]
-    found = {name: word for worst in reversed(CHECKED) for name, word in sides if word == worst}
-    return {name: CHECKED[word][0] for name, word in found.items()}
+    return {name: mark for worst, (mark, _) in reversed(CHECKED.items()) for name, word in sides if word == worst}
 
 
 def line_name(entry: Record, varying: Sequence[str]) -> str:

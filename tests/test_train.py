@@ -96,6 +96,8 @@ def test_a_run_that_is_taken_up_says_so_and_one_whose_result_is_written_is_not(
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("ttbench.card.write_card", lambda *args, **options: None)
+    # which sets variables of the whole process
+    monkeypatch.setattr("ttbench.harness.measure.pin_threads", lambda threads: None)
     train_one("transformer", recipe_path, stop_after_s=0.0)
 
     def said(out: str) -> str:

@@ -172,11 +172,11 @@ def test_matrices_come_in_the_order_of_the_state_dict_without_tables_and_tied_we
     assert list(found) == [name for name in order if name in found]
     assert not {"embed", "lm_head"} & set(found)
     assert len(choose_matrices(engine.model, "*.mlp.*")) == 2 * 3
-    assert len(choose_matrices(engine.model, "*.self_attn.q_proj, *.self_attn.v_proj")) == 2 * 2
+    assert len(choose_matrices(engine.model, "*.mixer.q_proj, *.mixer.v_proj")) == 2 * 2
 
 
 def test_a_pattern_that_fits_nothing_is_an_error_with_names() -> None:
-    with pytest.raises(UsageError, match=r"called like '\*\.mpl\.\*'; it has: layers\.0\.self_attn\.q_proj"):
+    with pytest.raises(UsageError, match=r"called like '\*\.mpl\.\*'; it has: layers\.0\.mixer\.q_proj"):
         choose_matrices(native().model, "*.mpl.*")
 
 

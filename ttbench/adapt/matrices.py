@@ -2,7 +2,8 @@
 
 A matrix is a module with a two-dimensional `weight` that is no embedding table: torch's Linear, transformers' Conv1D.
 Names are those of the model at hand, so an expert belongs to one engine's naming. Patterns are shell patterns, comma
-between: "*.mlp.*" is the paper's default, "*.self_attn.q_proj,*.self_attn.v_proj" its attention row.
+between: "*.mlp.*" is the paper's default, "*.mixer.q_proj,*.mixer.v_proj" (under engine hf
+"*.self_attn.q_proj" ...) its attention row.
 """
 
 from __future__ import annotations

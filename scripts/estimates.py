@@ -23,7 +23,7 @@ from pathlib import Path
 
 from ttbench import console
 from ttbench.calibration import with_times
-from ttbench.errors import TtbenchError
+from ttbench.errors import TtbenchError, UsageError
 from ttbench.harness import measure
 from ttbench.plan import Plan
 from ttbench.request import Options, plan_task
@@ -63,7 +63,7 @@ REQUESTS = (
     _request(
         "adapt", "256", params={"rounds": 1, "limit": 2, "strategies": "base,prompt"}, checkpoints=("transformer",)
     ),
-    _request("genomics", "128", limit=4),
+    _request("genomics", "256", limit=4),
 )
 
 
@@ -98,10 +98,12 @@ def estimate(request: Request, runs: Path, **changes: object) -> tuple[Plan, flo
 
 
 def compare(request: Request) -> dict[str, str]:
-    """Estimate, run, and estimate again, in a runs folder of its own."""
+    """Estimate, run, and estimate again, in a runs folder of its own. Raises UsageError where no cell can run."""
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder)
         plan, cold_s = estimate(request, runs)
+        if not plan.cells:
+            raise UsageError(f"nothing to measure: {plan.skips[0].reason}")
         began = time.perf_counter()
         run_cells(plan, out=runs, name=request.task)
         measured_s = time.perf_counter() - began

@@ -60,10 +60,10 @@ def compare(folder: Path, *, expected: float | None) -> None:
         print(f"{name}: {len(text.encode())} bytes, {len(ids)} tokens, as transformers {same}, byte-exact {exact}")
         if not (same and exact):
             raise GateError(f"the tokenizer of '{folder}' does not keep {name}")
-    for text, expected in KNOWN_IDS.items():
+    for text, known in KNOWN_IDS.items():
         found = tokenizer.encode(text.encode()).tolist()
-        if found != expected:
-            raise GateError(f"{text!r} becomes {found} and not the model's own tokenizer's {expected}")
+        if found != known:
+            raise GateError(f"{text!r} becomes {found} and not the model's own tokenizer's {known}")
     print(f"tokens of {len(KNOWN_IDS)} texts are those of the model's own tokenizer")
     ids = tokenizer.encode(TEXT.encode())
     ours = torch.as_tensor(load_engine(checkpoint, device="cpu", dtype="float32", attention="sdpa").logits(ids[None]))[

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from ttbench.errors import CheckpointError
 from ttbench.models.known_fields import require_known_fields
+from ttbench.models.stack_config import StackSizes
 
 KINDS = ("mamba", "attention", "sliding_attention")
 MAX_LAYERS = 10_000  # every layer is named, so a depth must be believed before the weights are looked at
@@ -32,7 +33,7 @@ _JAMBA_FREE = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HybridConfig:
+class HybridConfig(StackSizes):
     """Sizes, in Jamba's names, and the kind of every layer."""
 
     vocab_size: int  # tokens
@@ -58,22 +59,6 @@ class HybridConfig:
     @property
     def num_hidden_layers(self) -> int:
         return len(self.layer_types)
-
-    @property
-    def mlp_size(self) -> int:
-        return self.intermediate_size
-
-    @property
-    def mlp_bias(self) -> bool:
-        return False
-
-    @property
-    def norm_eps(self) -> float:
-        return self.rms_norm_eps
-
-    @property
-    def residual_in_fp32(self) -> bool:
-        return False
 
     # What a Mamba layer is built from, in the names of a MambaConfig.
 

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from ttbench.errors import CheckpointError
 from ttbench.models.known_fields import require_known_fields
+from ttbench.models.stack_config import StackSizes
 
 SSM_EPSILON = 1e-5  # of every norm in mamba_ssm, which has no field for it
 
@@ -60,8 +61,31 @@ _ONLY_TOP = {"rms_norm": True, "d_intermediate": 0, "attn_layer_idx": []}
 _ONLY_MIXER_2 = {"d_ssm": None, "D_has_hdim": False, "rmsnorm": True}
 
 
+class MambaSizes(StackSizes):
+    """What both have: an inner width, no MLP, and a norm under transformers' name."""
+
+    __slots__ = ()
+    expand: Any
+    hidden_size: Any
+    layer_norm_epsilon: Any
+
+    @property
+    def inner_dim(self) -> int:
+        """Channels E of the mixer."""
+        return self.expand * self.hidden_size
+
+    @property
+    def mlp_size(self) -> int:
+        """There is no MLP."""
+        return 0
+
+    @property
+    def norm_eps(self) -> float:
+        return self.layer_norm_epsilon
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MambaConfig:
+class MambaConfig(MambaSizes):
     """Sizes and switches of Mamba. `time_step_rank` "auto" becomes ceil(hidden_size / 16)."""
 
     vocab_size: int  # tokens, padding included
@@ -77,24 +101,6 @@ class MambaConfig:
     residual_in_fp32: bool = True
     tie_word_embeddings: bool = True
     written_by: str = "transformers"  # or mamba_ssm: whose config.json and names of weights
-
-    @property
-    def inner_dim(self) -> int:
-        """Channels E of the mixer."""
-        return self.expand * self.hidden_size
-
-    @property
-    def mlp_size(self) -> int:
-        """There is no MLP."""
-        return 0
-
-    @property
-    def mlp_bias(self) -> bool:
-        return False
-
-    @property
-    def norm_eps(self) -> float:
-        return self.layer_norm_epsilon
 
     def __post_init__(self) -> None:
         self.check()
@@ -127,7 +133,7 @@ class MambaConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mamba2Config:
+class Mamba2Config(MambaSizes):
     """Sizes and switches of Mamba-2; defaults are transformers', which are Codestral Mamba's."""
 
     vocab_size: int  # tokens, padding included
@@ -147,24 +153,6 @@ class Mamba2Config:
     residual_in_fp32: bool = True
     tie_word_embeddings: bool = False
     written_by: str = "transformers"  # or mamba_ssm: whose config.json and names of weights
-
-    @property
-    def inner_dim(self) -> int:
-        """Channels E of the mixer."""
-        return self.expand * self.hidden_size
-
-    @property
-    def mlp_size(self) -> int:
-        """There is no MLP."""
-        return 0
-
-    @property
-    def mlp_bias(self) -> bool:
-        return False
-
-    @property
-    def norm_eps(self) -> float:
-        return self.layer_norm_epsilon
 
     @property
     def conv_dim(self) -> int:

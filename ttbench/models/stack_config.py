@@ -15,17 +15,12 @@ from ttbench.errors import CheckpointError
 from ttbench.models.known_fields import require_known_fields
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StackConfig:
-    """What every stack has. A subclass adds its mixer's fields and calls `StackConfig.check(self)` in its own check."""
+class StackSizes:
+    """What a stack asks of any config, from the usual fields; a config that differs has its own field or property."""
 
-    model_type: ClassVar[str]  # in config.json
-    vocab_size: int  # tokens
-    hidden_size: int
-    intermediate_size: int  # of the SwiGLU
-    num_hidden_layers: int
-    rms_norm_eps: float = 1e-6
-    tie_word_embeddings: bool = False
+    __slots__ = ()
+    intermediate_size: Any
+    rms_norm_eps: Any
 
     @property
     def mlp_size(self) -> int:
@@ -46,6 +41,19 @@ class StackConfig:
     def residual_in_fp32(self) -> bool:
         """Whether the stream between layers is float32 at least, whatever the model's dtype."""
         return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackConfig(StackSizes):
+    """What every stack has. A subclass adds its mixer's fields and calls `StackConfig.check(self)` in its own check."""
+
+    model_type: ClassVar[str]  # in config.json
+    vocab_size: int  # tokens
+    hidden_size: int
+    intermediate_size: int  # of the SwiGLU
+    num_hidden_layers: int
+    rms_norm_eps: float = 1e-6
+    tie_word_embeddings: bool = False
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:

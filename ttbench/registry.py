@@ -83,15 +83,15 @@ TASKS = Registry(
     "task",
     group="ttbench.tasks",
     built_in={
-        "perplexity": "ttbench.tasks.perplexity:Perplexity",
-        "needle": "ttbench.tasks.needle:Needle",
-        "recall": "ttbench.tasks.recall:Recall",
+        "perplexity": "ttbench.tasks.perplexity.perplexity:Perplexity",
+        "needle": "ttbench.tasks.needle.needle:Needle",
+        "recall": "ttbench.tasks.recall.recall:Recall",
         "latency": "ttbench.tasks.latency:Latency",
         "memory": "ttbench.tasks.memory:Memory",
         "commonsense": "ttbench.tasks.commonsense:Commonsense",
-        "adapt": "ttbench.tasks.adapt:Adapt",
-        "genomics": "ttbench.tasks.genomics:Genomics",
-        "probe": "ttbench.tasks.probe:Probe",
+        "adapt": "ttbench.tasks.adapt.adapt:Adapt",
+        "genomics": "ttbench.tasks.genomics.genomics:Genomics",
+        "probe": "ttbench.tasks.probe.probe:Probe",
     },
 )
 
@@ -99,10 +99,10 @@ CORPORA = Registry(
     "corpus",
     group="ttbench.corpora",
     built_in={
-        "code": "ttbench.harness.data:code_corpus",
-        "code-foreign": "ttbench.harness.foreign:foreign_corpus",
-        "kjv": "ttbench.harness.data:kjv_corpus",
-        "genomes": "ttbench.harness.genomes:genomes_corpus",
-        "genomes-strain": "ttbench.harness.genomes:strain_corpus",
+        "code": "ttbench.corpora.data:code_corpus",
+        "code-foreign": "ttbench.corpora.foreign:foreign_corpus",
+        "kjv": "ttbench.corpora.data:kjv_corpus",
+        "genomes": "ttbench.corpora.genomes:genomes_corpus",
+        "genomes-strain": "ttbench.corpora.genomes:strain_corpus",
     },
 )

@@ -93,7 +93,7 @@ FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "m
 
 
 def part_of(module: str) -> str:
-    """`ttbench.corpora.data` -> `harness`; `ttbench` -> `__init__`."""
+    """`ttbench.corpora.corpus` -> `harness`; `ttbench` -> `__init__`."""
     return [*module.split("."), "__init__"][1]
 
 

@@ -109,7 +109,7 @@ def test_words_for_wordings_are_gathered_once_and_only_when_they_are_drawn(monke
 
 
 def test_text_rows_come_from_the_train_split(mixture):
-    from ttbench.corpora.data import open_corpus
+    from ttbench.corpora.corpus import open_corpus
 
     row = mixture.row({"prose": 1.0}, stream=0, index=1, num_tokens=200)
     assert any(text_of(row)[:100] in document.text for document in open_corpus("kjv").documents("train"))

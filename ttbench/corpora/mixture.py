@@ -26,7 +26,7 @@ from functools import cache
 
 import numpy as np
 
-from ttbench.corpora.data import Document, open_corpus
+from ttbench.corpora.corpus import Document, open_corpus
 from ttbench.corpora.needle_words import ADJECTIVES, NOUNS, SENTENCE
 from ttbench.corpora.puzzles import NOT_ASKED, PUZZLES, Puzzle
 

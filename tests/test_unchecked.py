@@ -25,7 +25,8 @@ from ttbench.models.transformer import Transformer
 from ttbench.report import words
 from ttbench.report.drawing.curves import draw_curves
 from ttbench.report.table import render, summarise
-from ttbench.runs.request import Options, plan_task
+from ttbench.runs.options import Options
+from ttbench.runs.request import plan_task
 from ttbench.runs.suite import load_suite
 from ttbench.runs.worker import Channel, Group, run_cell
 from ttbench.store import rows
@@ -231,7 +232,7 @@ def test_the_command_line_suites_and_python_say_unchecked_alike(tmp_path: Path) 
     assert request.command() == "ttbench run perplexity --unchecked"
     suite = tmp_path / "s.yaml"
     suite.write_text("title: t\nunchecked: true\ntasks:\n  - task: needle\n")
-    assert load_suite(suite).tasks[0].unchecked is True
+    assert load_suite(suite).tasks[0].options["unchecked"] is True
     suite.write_text("title: t\nunchecked: maybe\ntasks:\n  - task: needle\n")
     with pytest.raises(SuiteError, match="unchecked must be true or false"):
         load_suite(suite)

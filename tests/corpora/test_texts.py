@@ -10,7 +10,8 @@ import pytest
 
 from ttbench.corpora.corpus import SPLITS, Document, open_corpus
 from ttbench.errors import CorpusError, TtbenchError
-from ttbench.runs.request import Options, plan_task
+from ttbench.runs.options import Options
+from ttbench.runs.request import plan_task
 
 
 def test_a_file_is_one_test_document(tmp_path: Path) -> None:

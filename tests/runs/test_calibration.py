@@ -14,8 +14,9 @@ from ttbench.cli import run_command as commands
 from ttbench.machine import measure
 from ttbench.runs import calibration
 from ttbench.runs.calibration import with_times
+from ttbench.runs.options import Options
 from ttbench.runs.plan import Plan
-from ttbench.runs.request import Options, plan_task
+from ttbench.runs.request import plan_task
 from ttbench.types import Cost
 
 REAL_MEASURE = calibration._measure

@@ -24,9 +24,10 @@ from ttbench.report.published import write_derived
 from ttbench.report.table import render, summarise
 from ttbench.runs.calibration import busy, with_times
 from ttbench.runs.estimate import Estimate
+from ttbench.runs.options import Options, as_flags, to_json
 from ttbench.runs.plan import Plan
 from ttbench.runs.suite import find_suite, format_len, list_suites
-from ttbench.runs.sweep import Options, RunInterrupted, RunResult, plan_suite, plan_task, run_cells
+from ttbench.runs.sweep import RunInterrupted, RunResult, plan_suite, plan_task, run_cells
 from ttbench.store.store import Store, find_done, origins
 from ttbench.types import ANSWERS, FAILURES, Cell
 
@@ -75,23 +76,13 @@ class Request:
 
     def command(self, verb: str = "run") -> str:
         """The command line that asks for the same."""
-        words = ["ttbench", verb, self.target]
-        for item in dataclasses.fields(Options):
-            value = getattr(self.options, item.name)
-            if value is None or value == {}:
-                continue
-            if value is True:
-                words.append(f"--{item.name}")
-            elif item.name == "checkpoints":
-                words += [word for name in value for word in ("--checkpoint", str(name))]
-            else:
-                words += [f"--{item.name.replace('_', '-')}", str(value)]
+        words = ["ttbench", verb, self.target, *as_flags(self.options)]
         words += ["--fresh"] if self.fresh and verb == "run" else []
         words += [] if self.out == Path("runs") else ["--out", str(self.out)]
         return " ".join(map(quote, words))
 
     def to_json(self) -> dict[str, Any]:
-        return {"target": self.target, **dataclasses.asdict(self.options), "out": str(self.out), "fresh": self.fresh}
+        return {"target": self.target, **to_json(self.options), "out": str(self.out), "fresh": self.fresh}
 
     def answered(self, plan: Plan) -> dict[str, Path]:
         """Files of the cells that earlier runs answered; none when all is to be measured again."""
@@ -216,7 +207,7 @@ def _shorter(left: list[Cell], request: Request, *, seconds: float) -> str:
     most = max((limit for limit in limits if isinstance(limit, int)), default=None)
     limit = FEW if most is None else max(1, int(most * SHORT_S / seconds))
     if limits and (most is None or limit < most):
-        options = dataclasses.replace(request.options, limit=limit)
+        options: Options = {**request.options, "limit": limit}
         smaller, done = timed_plan(dataclasses.replace(request, options=options))
         shorter = smaller.seconds_of([cell for cell in smaller.cells if cell.cell_id not in done])
         if shorter is not None and shorter < seconds / 2:

@@ -204,7 +204,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         hint = conversion_hint(folder)
         if hint:
             raise CheckpointError(f"'{folder}' has no {CONFIG}; it holds {hint}")
-        raise CheckpointError(f"'{folder}' has no {CONFIG}; give a folder that holds {CONFIG} and model.safetensors")
+        below = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
+        inside = f" it holds the folders {', '.join(below[:4])}{', ...' if len(below) > 4 else ''}:" if below else ""
+        one = "one of them" if below else f"a folder that holds {CONFIG} and model.safetensors"
+        raise CheckpointError(f"'{folder}' has no {CONFIG};{inside} give {one}")
     return read_json(path, max_bytes=MAX_CONFIG_BYTES)
 
 
@@ -239,12 +242,15 @@ def identify(config: Mapping[str, Any]) -> Identity:
 def _beyond(model_type: Any) -> str:
     """What transformers says to a model_type that no architecture here reads, and what to do."""
     try:
-        knows = _hf().knows(model_type)
+        reader = _hf()
     except UsageError:
         return "transformers may: pip install 'ttbench[hf]', then add --engine hf"
-    if knows:
+    if reader.predicts(model_type):
         return "transformers' own code does: add --engine hf"
-    return f"neither does transformers {_hf().transformers.__version__}. See ttbench list architectures"
+    version = f"transformers {reader.transformers.__version__}"
+    if reader.knows(model_type):
+        return f"{version} has no causal language model of it, and only models that predict the next token are measured"
+    return f"neither does {version}. See ttbench list architectures"
 
 
 def is_native(config: Mapping[str, Any]) -> bool:

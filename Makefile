@@ -101,12 +101,12 @@ mutants: $(STAMP)  ## change the code in small ways, see whether a test notices,
 # Environments of their own, without constraints.txt: both ends of the ranges in pyproject.toml. Releases that are years
 # apart warn about each other, and that is no failure.
 OLD_AND_NEW := -W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning -W ignore::FutureWarning
-lowest:  ## run the tests with the lowest versions that pyproject.toml allows
+lowest:  ## run the tests with the lowest versions that pyproject.toml allows; PYTHON= names the interpreter
 	@VENV=.venv-lowest sh scripts/setup.sh lowest
 	@.venv-lowest/bin/python scripts/ranges.py
 	@$(TEST_ENV) .venv-lowest/bin/python -m pytest -q -p no:cacheprovider $(OLD_AND_NEW) -n $(JOBS)
 
-newest:  ## run the tests with the highest versions, on the newest Python that is found
+newest:  ## run the tests with the highest versions, on the newest Python that is found or on PYTHON=
 	@VENV=.venv-newest sh scripts/setup.sh newest
 	@$(TEST_ENV) .venv-newest/bin/python -m pytest -q -p no:cacheprovider $(OLD_AND_NEW) -n $(JOBS)
 

@@ -25,6 +25,7 @@ class Estimate:
     work: Work
     exact: bool = False  # `seconds` are those of the same cell under other seeds or weights
     setup_s: float | None = None  # wall seconds before the first cell of a process; None: not known
+    probes_s: float = 0.0  # of these, for the probes that go before a first score
     # Work and seconds of cells of the same task on the same architecture, for the correction of rates.
     similar: tuple[tuple[Work, float], ...] = ()
 

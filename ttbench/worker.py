@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ttbench.code import code_digest
 from ttbench.errors import CellAnswer, CorpusError, StoreError, TtbenchError, UnsupportedError, UsageError
-from ttbench.harness import measure
+from ttbench.harness import findings, measure
 from ttbench.harness.data import Corpus, open_corpus
 from ttbench.record import CellRecord, now
 from ttbench.registry import TASKS
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from jaxtyping import Int
 
     from ttbench.harness.engine import Engine
-    from ttbench.harness.probing import Verdict
+    from ttbench.harness.findings import Verdict
     from ttbench.harness.tokenizer import Tokenizer
 
 _PR_SET_PDEATHSIG = 1
@@ -110,7 +110,7 @@ class Group:
                 engine=cell.engine,
                 unchecked=cell.unchecked,
             )
-        if is_probed(cell) and not cell.unchecked:
+        if findings.is_probed(cell) and not cell.unchecked:
             self._vouch(cell, self.engine).require()
         if opens:
             # What a cell does before it has an engine is its process's beginning: imports, and looking at itself.
@@ -123,17 +123,11 @@ class Group:
             # Late, with torch.
             from ttbench.harness import probing
 
-            scored = [each for each in self._cells or (cell,) if is_probed(each)]
-            tasks = [TASKS.load(each.task)() for each in scored]
-            num_tokens = sum(
-                task.tokens(task.Params(**each.params), each.context_len)
-                for task, each in zip(tasks, scored, strict=True)
-            )
             self._verdict = probing.vouch(
                 engine,
                 cell.checkpoint,
                 attention=cell.attention,
-                looked=probing.affordable(max(reach(each) for each in scored), num_tokens=num_tokens),
+                looked=findings.wanted(self._cells or (cell,)),
                 text=lambda length: self._text(cell, length),
             )
         return self._verdict
@@ -149,7 +143,7 @@ class Group:
 
     def checked(self, cell: Cell) -> str | None:
         """What the probes found, for the row; None where no engine was scored."""
-        if self.engine is None or not is_probed(cell):
+        if self.engine is None or not findings.is_probed(cell):
             return None
         if cell.unchecked:
             return "unchecked"
@@ -158,7 +152,7 @@ class Group:
         if self._verdict.failed is not None:
             return "failed"
         most = self.engine.max_context
-        wanted = reach(cell) if most is None else min(reach(cell), most)
+        wanted = findings.reach(cell) if most is None else min(findings.reach(cell), most)
         return "passed" if self._verdict.looked >= wanted else "partly"
 
     @property
@@ -254,16 +248,6 @@ def run_cell(cell: Cell, *, group: Group, channel: Channel) -> CellRecord:
     except Exception as error:
         status = "oom" if is_out_of_memory(error) else "error"
         return record(status, one_line(error), text=traceback.format_exc())
-
-
-def is_probed(cell: Cell) -> bool:
-    """Whether probes go before the cell: not where a task times or weighs a process of its own and scores nothing."""
-    return TASKS.load(cell.task).isolation == "checkpoint"
-
-
-def reach(cell: Cell) -> int:
-    """Tokens of the cell's longest sequence."""
-    return cell.context_len if cell.reach is None else cell.reach
 
 
 def looked(group: Group) -> dict[str, str]:

@@ -251,9 +251,11 @@ def print_estimate(plan: Plan, *, done: Mapping[str, Path]) -> None:
     state = console.size(max(estimate.state_bytes or 0 for estimate in estimates))
     unknown = sum(estimate.flops is None for estimate in estimates)
     if seconds is not None:
-        begins = sum(estimate.setup_s or 0.0 for estimate in estimates)
+        begins = console.span(sum(estimate.setup_s or 0.0 for estimate in estimates))
+        probes_s = sum(estimate.probes_s for estimate in estimates)
+        begins += f" to start ({console.span(probes_s)} of it for the probes, asked once)" if probes_s else " to start"
         source = "earlier runs" if all(estimate.exact for estimate in estimates) else "the rates of this machine"
-        time = f"about {console.span(seconds)}, of which {console.span(begins)} to start, going by {source}"
+        time = f"about {console.span(seconds)}, of which {begins}, going by {source}"
     elif known:
         time = f"at least {console.span(sum(known))}: {len(left) - len(known)} of {len(left)} cells cannot be told"
     else:
@@ -355,7 +357,7 @@ def _plan_json(plan: Plan, *, done: Mapping[str, Path], request: Request) -> dic
 
 
 def _estimate_json(estimate: Estimate) -> dict[str, Any]:
-    return {name: getattr(estimate, name) for name in ("flops", "state_bytes", "seconds", "setup_s", "exact")}
+    return {name: getattr(estimate, name) for name in ("flops", "state_bytes", "seconds", "setup_s", "probes_s", "exact")}
 
 
 def _cell_json(cell: Cell) -> dict[str, Any]:

@@ -23,10 +23,10 @@ from ttbench.harness.check_result import CheckResult, counted, not_applicable
 from ttbench.harness.checkpoint import resolve
 from ttbench.harness.eager import EagerEngine
 from ttbench.harness.engine import Engine
+from ttbench.harness.findings import NEAR
 from ttbench.harness.loading import load_model, load_tokenizer, save_checkpoint
 from ttbench.harness.probes import guarded
 from ttbench.harness.probing import probe, probe_interface
-from ttbench.harness.reading import NEAR
 from ttbench.harness.tokenizer import Tokenizer
 from ttbench.models.base import SequenceModel
 from ttbench.registry import ARCHITECTURES

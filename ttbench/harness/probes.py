@@ -26,7 +26,8 @@ import torch
 from ttbench.errors import CellAnswer
 from ttbench.harness.check_result import CheckResult, counted, not_applicable
 from ttbench.harness.engine import Engine
-from ttbench.harness.reading import EXAMINED, NEAR, SHORT, Ids, Nats, Reader, Text, Tolerance, draw_cuts
+from ttbench.harness.findings import EXAMINED, NEAR, SHORT
+from ttbench.harness.reading import Ids, Nats, Reader, Text, Tolerance, draw_cuts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,9 +12,9 @@ from ttbench.errors import UnknownNameError, UsageError
 from ttbench.harness import measure
 from ttbench.harness.checkpoint import resolve
 from ttbench.harness.engine import Engine
+from ttbench.harness.findings import NEAR
 from ttbench.harness.loading import load_engine
 from ttbench.harness.probing import vouch
-from ttbench.harness.reading import NEAR
 from ttbench.lmeval.text import Text, read_text
 from ttbench.types import NO_ATTENTION, Checkpoint
 

@@ -357,7 +357,8 @@ def _plan_json(plan: Plan, *, done: Mapping[str, Path], request: Request) -> dic
 
 
 def _estimate_json(estimate: Estimate) -> dict[str, Any]:
-    return {name: getattr(estimate, name) for name in ("flops", "state_bytes", "seconds", "setup_s", "probes_s", "exact")}
+    names = ("flops", "state_bytes", "seconds", "setup_s", "probes_s", "exact")
+    return {name: getattr(estimate, name) for name in names}
 
 
 def _cell_json(cell: Cell) -> dict[str, Any]:

@@ -25,9 +25,11 @@ TIMES = {"32": 0.042, "128": 0.138, "512": 0.522}
 READING = {"max_context": None, "forward_len": 2048, "batched": True, "causal": True}
 PACE = {"kind": "pace", "times": TIMES, "step_s": 0.002, "score_s": 0.0, "reading": READING}
 # Of all probes that look at 2,048 tokens, at FLAT's 10 ms a call, 1 ms a token and 2 ms a step: calls and tokens below.
-PROBED_S = 0.01 * (1 + 1 + 1 + 3 + 1 + 1 + 2 + 30 + 1 + 3 + 1) + 0.001 * (
-    9 + 18 + 3 * 96 + 3 * 96 + 7 + 96 + 2 * 2048 + 2048 + 37 + 3 * 96 + 96
-) + 0.002 * (2 + 4 * 8)
+PROBED_S = (
+    0.01 * (1 + 1 + 1 + 3 + 1 + 1 + 2 + 30 + 1 + 3 + 1)
+    + 0.001 * (9 + 18 + 3 * 96 + 3 * 96 + 7 + 96 + 2 * 2048 + 2048 + 37 + 3 * 96 + 96)
+    + 0.002 * (2 + 4 * 8)
+)
 
 
 @pytest.fixture

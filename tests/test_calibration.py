@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from types import ModuleType
@@ -227,3 +228,43 @@ def test_a_real_process_tells_its_start_and_a_pace(tmp_path: Path, monkeypatch: 
     assert estimate.setup_s > 0.1
     kept = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
     assert sum("times" in entry for entry in kept) == 1
+
+
+def test_what_other_code_measured_is_told_to_be_measured_again(
+    fakes: ModuleType, told: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(console, "say", lambda text="", style="": said.append(text))
+    cells = lay_out(fakes).cells
+    for code, other in (("older", True), (cells[0].code_digest, False)):
+        # Of the first cell only; the second was never measured.
+        earlier = [(dataclasses.replace(cells[0], code_digest=code), 7.0)]
+        monkeypatch.setattr("ttbench.request.timings", lambda *args, known=earlier, **kwargs: known)
+        plan = lay_out(fakes)
+        assert [plan.estimates[cell.cell_id].changed for cell in plan.cells] == [other, False]
+        commands.print_estimate(plan, done={})
+        assert any("1 cell to measure again: code or packages have changed since" in text for text in said) is other
+        said.clear()
+
+
+def test_the_probes_are_told_apart_in_the_estimate(
+    fakes: ModuleType, told: list[Any], unvouched: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(console, "say", lambda text="", style="": said.append(text))
+    plan = lay_out(fakes)
+    commands.print_estimate(with_times(plan, plan.cells), done={})
+    assert "of it for the probes, asked once)" in said[-1]
+
+
+def test_a_reason_stands_in_full_in_the_first_line_that_has_it(
+    fakes: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    display = console.RunDisplay()
+    for index, cell in enumerate(lay_out(fakes, names="ab").cells):
+        display.on_cell_start(cell, index=index + 1, num_cells=4, seconds_left=None)
+        display.on_cell_end(cell, status="unsupported", reason="it looks ahead", seconds_left=None)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4
+    assert [line.endswith("unsupported: it looks ahead") for line in lines] == [True, False, False, False]
+    assert all(line.endswith("unsupported: as before") for line in lines[1:])

@@ -173,10 +173,10 @@ class Group:
             )
         return corpus
 
-    def note(self, cell: Cell) -> str | None:
+    def caveat(self, cell: Cell) -> str | None:
         """What the corpus of a cell asks to be said beside its numbers; None where it was never opened."""
         corpus = self._corpora.get(cell.corpus or "")
-        return None if corpus is None else corpus.note or None
+        return None if corpus is None else corpus.caveat or None
 
     def _open_tokenizer(self, cell: Cell) -> Tokenizer:
         from ttbench.harness.loading import load_tokenizer
@@ -230,7 +230,7 @@ def run_cell(cell: Cell, *, group: Group, channel: Channel) -> CellRecord:
             metrics=task.metrics,
             columns=declared_columns(task),
             samples=samples,
-            corpus_note=group.note(cell),
+            corpus_note=group.caveat(cell),
             setup_s=group.setup_s,
             denormals_flushed=measure.denormals_flushed(),
             evidence=({"traceback": text},) if text else (),

@@ -45,7 +45,7 @@ class Corpus:
     source: str  # what a reader needs to get the same bytes
     licence: str
     splits: Mapping[str, tuple[Document, ...]]
-    note: str = ""  # what a number on this text must not be read without; empty: nothing
+    caveat: str = ""  # what a number on this text must not be read without; empty: nothing
     notes: tuple[str, ...] = ()  # what was left out or changed, for a reader
 
     def documents(self, split: str) -> tuple[Document, ...]:
@@ -68,7 +68,7 @@ def make_corpus(
     *,
     source: str,
     licence: str = "unknown",
-    note: str = "",
+    caveat: str = "",
     notes: tuple[str, ...] = (),
 ) -> Corpus:
     """Sort, drop empty documents, and digest."""
@@ -88,7 +88,7 @@ def make_corpus(
         source=source,
         licence=licence,
         splits=sorted_splits,
-        note=note,
+        caveat=caveat,
         notes=notes,
     )
 
@@ -148,7 +148,7 @@ def code_corpus() -> Corpus:
         splits,
         source="sources of the wheel sympy",
         licence="BSD-3-Clause",
-        note="its test documents are other files of the project that the zoo was trained on; a project that it has "
+        caveat="its test documents are other files of the project that the zoo was trained on; a project that it has "
         "never read costs it more (corpus code-foreign)",
     )
 

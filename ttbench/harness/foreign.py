@@ -26,5 +26,5 @@ def foreign_corpus() -> Corpus:
         {"test": documents},
         source="sources of the wheel networkx",
         licence="BSD-3-Clause",
-        note="a project that no checkpoint of the zoo was trained on",
+        caveat="a project that no checkpoint of the zoo was trained on",
     )

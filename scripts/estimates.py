@@ -57,6 +57,8 @@ REQUESTS = (
     _request("perplexity", "256,1k", limit=4),
     _request("perplexity", "4k", limit=2),
     _request("perplexity", "512", limit=1, protocol="packed", params={"limit": 1}),
+    # A first score of weights that nobody has vouched for in this dtype: the probes are most of it, and then nothing.
+    _request("perplexity", "4k", limit=1, dtype="float64", checkpoints=("transformer",)),
     _request("needle", "512,1k", limit=2),
     _request("recall", "256,512", limit=8),
     _request("latency", "512", params={"rounds": 1}),

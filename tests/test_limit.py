@@ -179,7 +179,7 @@ def priced(
             12,
             1200,
             2.0,
-            "12 of 1200 documents; --limit all would make them about 0.1 times as wide and take about 8.0 s",
+            "12 of 1,200 documents; --limit all would make them about 0.1 times as wide and take about 8.0 s",
         ),
     ],
 )

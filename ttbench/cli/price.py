@@ -50,11 +50,11 @@ def _sentence(cells: list[Cell], *, used: int, given: int, options: Options, out
     where = f" ({cells[0].task} on {cells[0].corpus})" if name_it else ""
     if used < MIN_CLUSTERS:
         return (
-            f"the numbers rest on {used} of {given} documents{where}, and an interval needs {MIN_CLUSTERS}; "
+            f"the numbers rest on {used:,} of {given:,} documents{where}, and an interval needs {MIN_CLUSTERS}; "
             f"--limit all would read all{takes}"
         )
     return (
-        f"95% intervals rest on {used} of {given} documents{where}; "
+        f"95% intervals rest on {used:,} of {given:,} documents{where}; "
         f"--limit all would make them about {_share(math.sqrt(used / given))} as wide{takes}"
     )
 

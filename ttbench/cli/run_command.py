@@ -38,6 +38,7 @@ INTERRUPTED = 130
 LONG_S = 15 * 60.0  # seconds of a run that one is warned of
 SHORT_S = 5 * 60.0  # seconds that the advice aims at
 FEW = 4  # documents or trials, where all were asked for
+ESTIMATED = ("flops", "state_bytes", "seconds", "setup_s", "probes_s", "exact")  # of a cell, with --json
 # The options in force, as the command line spells them.
 OPTIONS: Mapping[str, Callable[[Cell], Any]] = {
     "device": lambda cell: cell.device,
@@ -119,7 +120,7 @@ def run(request: Request, *, as_json: bool) -> int:
     if as_json:
         files = write_derived(table, result.folder, warn=console.warn)
         console.print_json(_result_json(result, table=table, files=files))
-        print_end(result, files=files, request=request)
+        print_end(result, files=files, request=request, why=True)
         return 1 if result.num_failed else 0
     # The numbers first: nothing that is made of them may cost them, nor a closed terminal cost the files.
     try:
@@ -230,6 +231,8 @@ def print_estimate(plan: Plan, *, done: Mapping[str, Path]) -> None:
     skipped = [f"{len(plan.skips)} skipped"] if plan.skips else []
     if answered or skipped:
         console.say(", ".join([_number(len(plan.cells), "cell"), *answered, *skipped]))
+    if changed := sum(plan.estimates[cell.cell_id].changed for cell in left):
+        console.say(f"{_number(changed, 'cell')} to measure again: code or packages have changed since")
     for origin in origins(done.values()):
         console.say(f"  {_number(origin.num_cells, 'cell')} by run {origin.run_id}, measured {origin.date}")
     if done:
@@ -243,9 +246,11 @@ def print_estimate(plan: Plan, *, done: Mapping[str, Path]) -> None:
     state = console.size(max(estimate.state_bytes or 0 for estimate in estimates))
     unknown = sum(estimate.flops is None for estimate in estimates)
     if seconds is not None:
-        begins = sum(estimate.setup_s or 0.0 for estimate in estimates)
+        begins = console.span(sum(estimate.setup_s or 0.0 for estimate in estimates))
+        probes_s = sum(estimate.probes_s for estimate in estimates)
+        begins += f" to start ({console.span(probes_s)} of it for the probes, asked once)" if probes_s else " to start"
         source = "earlier runs" if all(estimate.exact for estimate in estimates) else "the rates of this machine"
-        time = f"about {console.span(seconds)}, of which {console.span(begins)} to start, going by {source}"
+        time = f"about {console.span(seconds)}, of which {begins}, going by {source}"
     elif known:
         time = f"at least {console.span(sum(known))}: {len(left) - len(known)} of {len(left)} cells cannot be told"
     else:
@@ -257,17 +262,17 @@ def print_estimate(plan: Plan, *, done: Mapping[str, Path]) -> None:
     console.say(f"{_number(len(left), 'cell')} to do: {known_work}{without}; time {time}")
 
 
-def print_end(result: RunResult, *, files: Iterable[Path], request: Request) -> None:
-    """What became of the run and where everything is, on stderr."""
+def print_end(result: RunResult, *, files: Iterable[Path], request: Request, why: bool = False) -> None:
+    """What became of the run and where everything is, on stderr; `why` cells have no number, where no table says it."""
     counts = Counter(result.statuses.values())
     console.say()
     words = ", ".join(f"{counts[status]} {status}" for status in (*ANSWERS, *FAILURES) if counts[status])
     reused = f" ({result.num_reused} from earlier runs)" if result.num_reused else ""
     console.say(f"{_number(len(result.statuses), 'cell')}: {words}{reused}, in {console.span(result.seconds)}")
-    for record in Store(result.folder).records():
-        if record.status != "ok":
-            style = "red" if record.status in FAILURES else "yellow"
-            console.say(f"  {record.status}: {console.cell_words(record.cell)}: {record.reason}", style=style)
+    unmeasured = [record for record in Store(result.folder).records() if record.status != "ok"] if why else []
+    for (status, reason), number in Counter((record.status, record.reason) for record in unmeasured).items():
+        style = "red" if status in FAILURES else "yellow"
+        console.say(f"  {_number(number, 'cell')} {status}: {reason}", style=style)
     console.say(f"rows     {result.folder / 'rows.parquet'}")
     for path in files:
         console.say(f"{'figure' if path.suffix in ('.png', '.svg') else 'table':<8} {path}")
@@ -347,7 +352,7 @@ def _plan_json(plan: Plan, *, done: Mapping[str, Path], request: Request) -> dic
 
 
 def _estimate_json(estimate: Estimate) -> dict[str, Any]:
-    return {name: getattr(estimate, name) for name in ("flops", "state_bytes", "seconds", "setup_s", "exact")}
+    return {name: getattr(estimate, name) for name in ESTIMATED}
 
 
 def _cell_json(cell: Cell) -> dict[str, Any]:

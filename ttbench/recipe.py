@@ -20,7 +20,8 @@ from ttbench.errors import SuiteError, UnknownNameError
 from ttbench.harness.puzzles import PUZZLES
 
 RECIPE = Path(__file__).parent / "zoo" / "recipe.yaml"
-KINDS = ("code", "prose", "dna", "copy", "recall", "needle", "recall-any", "needle-any", *PUZZLES)
+TEXTS = ("code", "prose", "dna", "languages", "cipher", "cipher-languages", "renamed")
+KINDS = (*TEXTS, "copy", "recall", "needle", "recall-any", "needle-any", *PUZZLES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,58 @@
+"""`cipher`: prose whose letters are exchanged for each other, in every document in another way. Torch-free.
+
+    In the beginning God created  ->  Bf ymk wkabffbfa Ahi pvkqyki
+
+A synthetic neighbour of a language never read: what the letters mean must be found out from the document itself, and the
+more of it was read the surer it is; blanks, digits, punctuation and capitals stay where they were. Documents are
+stretches of the books of corpus `kjv`, split as they are, so that the prose behind the letters is English that a
+reader of `kjv` knows. It says what a model gathers from its context, and nothing about any text that people write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+
+from ttbench.harness.data import SPLITS, Corpus, Document, make_corpus, open_corpus
+
+STRETCH = 36_864  # bytes of a document: a context of 32k and what is scored behind it
+LEAST = 4_096  # bytes of the last stretch of a book; a shorter rest is left out
+
+
+def encipher(text: str, *, seed: str) -> str:
+    """A text with its letters permuted among themselves, capitals as their small letters; `seed` gives the order.
+
+    The alphabet is that of the text. Letters without a single capital and back, such as ß, take part as they are.
+    """
+    alphabet = sorted({small for small in map(str.lower, text) if small.isalpha() and len(small) == 1})
+    drawn = sorted(alphabet, key=lambda letter: hashlib.sha256(f"cipher-1\n{seed}\n{letter}".encode()).digest())
+    small = dict(zip(alphabet, drawn, strict=True))
+    capitals = {old.upper(): new.upper() for old, new in small.items() if _has_capital(old)}
+    return text.translate(str.maketrans({**capitals, **small}))
+
+
+def _has_capital(letter: str) -> bool:
+    capital = letter.upper()
+    return len(capital) == 1 and capital != letter and capital.lower() == letter
+
+
+@cache
+def cipher_corpus() -> Corpus:
+    """Stretches of the books of `kjv`, each with a permutation of its letters that its name gives."""
+    splits: dict[str, list[Document]] = {split: [] for split in SPLITS}
+    prose = open_corpus("kjv")
+    for split in SPLITS:
+        for book in prose.documents(split):
+            text = book.text.decode()
+            for start in range(0, len(text), STRETCH):
+                name = f"{book.name}/{start // STRETCH + 1}"
+                stretch = encipher(text[start : start + STRETCH], seed=name).encode()
+                if len(stretch) >= LEAST:
+                    splits[split].append(Document(name=name, text=stretch))
+    return make_corpus(
+        "cipher",
+        splits,
+        source="corpus kjv, its letters permuted in each stretch of 36 KiB by a hash of its name",
+        licence=prose.licence,
+        note="synthetic: English prose whose letters are permuted anew in each document",
+    )

@@ -25,9 +25,9 @@ from ttbench.corpora.catalogues import READERS, Message, is_language, letters, p
 from ttbench.corpora.languages import FOLDER, LICENCES, SOURCES, TEXT, Language, languages, pack
 from ttbench.errors import CorpusError, TtbenchError
 
-_GETTEXT = r"(?:.*/)?locale/(?P<tag>[^/]+)/LC_MESSAGES/[^/]+\.(?P<kind>mo)"
+GETTEXT = r"(?:.*/)?locale/(?P<tag>[^/]+)/LC_MESSAGES/[^/]+\.(?P<kind>mo)"
 ENGLISH = "en"
-# Bytes of a document: less is too short to score, and what is above adds little; whole messages, in the document's order.
+# Bytes of a document: less is too short to score, more adds little. What is cut off are whole messages, the last ones.
 LEAST, MOST = 3_000, 160_000
 # Where a catalogue's name is no language's code with a territory behind it.
 NAMES = {
@@ -53,7 +53,7 @@ class Wheel:
     sha256: str
     licence: str  # SPDX
     licence_file: str  # its member with the licence's text
-    catalogues: str = _GETTEXT  # members, as a pattern with `tag` and `kind`
+    catalogues: str = GETTEXT  # members, as a pattern with `tag` and `kind`
 
 
 WHEELS = (
@@ -114,7 +114,7 @@ WHEELS = (
         sha256="8a981dae4fb6626e71553aa185f6e429b0b1efb86b04b0a72c3b18ee04f1f990",
         licence="Apache-2.0",
         licence_file="horizon-27.0.0.dist-info/licenses/LICENSE",
-        catalogues=_GETTEXT.replace("mo", "po"),
+        catalogues=GETTEXT.replace("mo", "po"),
     ),
     Wheel(
         name="kolibri",
@@ -216,12 +216,17 @@ def fetch(wheel: Wheel, folder: Path) -> Path:
         options = ["--no-deps", "--only-binary", ":all:", "--quiet", "--dest", str(folder)]
         subprocess.run([sys.executable, "-m", "pip", "download", *options, asked], check=True)
     if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != wheel.sha256:
-        raise CorpusError(f"'{path}' is not the wheel expected; remove it, and fetch {wheel.name} {wheel.version} again")
+        raise CorpusError(
+            f"'{path}' is not the wheel expected; remove it, and fetch {wheel.name} {wheel.version} again"
+        )
     return path
 
 
 def build(wheels: Sequence[Wheel], folder: Path, table: Mapping[str, Language], out: Path) -> bytes:
-    """Write the corpus of some wheels into `out`, and return its text. Raises CorpusError when a wheel is not as it was."""
+    """Write the corpus of some wheels into `out`, and return its text.
+
+    Raises CorpusError when a wheel is not the one expected or cannot be read.
+    """
     paths = [fetch(wheel, folder) for wheel in wheels]
     messages = (each for path, wheel in zip(paths, wheels, strict=True) for each in read_wheel(path, wheel))
     text = pack(gather(messages, table))
@@ -230,14 +235,12 @@ def build(wheels: Sequence[Wheel], folder: Path, table: Mapping[str, Language], 
     for path, wheel in zip(paths, wheels, strict=True):
         with zipfile.ZipFile(path) as archive:
             licences.append(f"{wheel.name} {wheel.version}\n\n{archive.read(wheel.licence_file).decode().strip()}\n")
+    named = ("name", "version", "file", "sha256", "licence")
     sources = {
         "sha256": hashlib.sha256(data).hexdigest(),
         "text_sha256": hashlib.sha256(text).hexdigest(),
         "text_bytes": len(text),
-        "wheels": [
-            {key: value for key, value in asdict(wheel).items() if key in ("name", "version", "file", "sha256", "licence")}
-            for wheel in wheels
-        ],
+        "wheels": [{key: asdict(wheel)[key] for key in named} for wheel in wheels],
     }
     (out / TEXT.name).write_bytes(data)
     (out / SOURCES.name).write_text(json.dumps(sources, indent=2) + "\n")

@@ -2,8 +2,8 @@
 
     In the beginning God created  ->  Bf ymk wkabffbfa Ahi pvkqyki
 
-A synthetic neighbour of a language never read: what the letters mean must be found out from the document itself, and the
-more of it was read the surer it is; blanks, digits, punctuation and capitals stay where they were. Documents are
+A synthetic neighbour of a language never read: what the letters mean must be found out from the document itself, and
+the more of it was read the surer it is; blanks, digits, punctuation and capitals stay where they were. Documents are
 stretches of the books of corpus `kjv`, split as they are, so that the prose behind the letters is English that a
 reader of `kjv` knows. It says what a model gathers from its context, and nothing about any text that people write.
 """
@@ -22,18 +22,24 @@ LEAST = 4_096  # bytes of the last stretch of a book; a shorter rest is left out
 def encipher(text: str, *, seed: str) -> str:
     """A text with its letters permuted among themselves, capitals as their small letters; `seed` gives the order.
 
-    The alphabet is that of the text. Letters without a single capital and back, such as ß, take part as they are.
+    The alphabet is that of the text. A letter becomes one that takes as many bytes in UTF-8 and has a capital if it has
+    one, so that a text keeps its length.
     """
-    alphabet = sorted({small for small in map(str.lower, text) if small.isalpha() and len(small) == 1})
-    drawn = sorted(alphabet, key=lambda letter: hashlib.sha256(f"cipher-1\n{seed}\n{letter}".encode()).digest())
-    small = dict(zip(alphabet, drawn, strict=True))
-    capitals = {old.upper(): new.upper() for old, new in small.items() if _has_capital(old)}
-    return text.translate(str.maketrans({**capitals, **small}))
+    kinds: dict[tuple[int, int], list[str]] = {}
+    for letter in sorted({small for sign in set(text) if sign.isalpha() and len(small := sign.lower()) == 1}):
+        kinds.setdefault((len(letter.encode()), len(_capital(letter).encode())), []).append(letter)
+    exchanged: dict[str, str] = {}
+    for alphabet in kinds.values():
+        drawn = sorted(alphabet, key=lambda letter: hashlib.sha256(f"cipher-1\n{seed}\n{letter}".encode()).digest())
+        for old, new in zip(alphabet, drawn, strict=True):
+            exchanged |= {_capital(old): _capital(new), old: new}
+    return text.translate(str.maketrans(exchanged))
 
 
-def _has_capital(letter: str) -> bool:
+def _capital(letter: str) -> str:
+    """The one capital whose small letter it is; itself where it has none."""
     capital = letter.upper()
-    return len(capital) == 1 and capital != letter and capital.lower() == letter
+    return capital if len(capital) == 1 and capital.lower() == letter else letter
 
 
 @cache

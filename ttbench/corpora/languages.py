@@ -1,6 +1,6 @@
 """`languages`: messages of programs in a hundred languages, most of them never trained on. Torch-free.
 
-A document is a language: what translators made of the messages of nine open-source projects, one message a line. In the
+A document is a language: what translators made of the messages of ten open-source projects, one message a line. In the
 projects the messages come in one order whatever the language, which makes parallel texts; here each document has an
 order of its own, drawn by hash. What a model learns of a test language it can learn from the document alone: languages
 of a family are in one split, and every script but Latin is either in train or in the others (`languages.tsv`; its

@@ -1,6 +1,6 @@
 """`renamed`: code in which every word is another, in every document in another way. Torch-free.
 
-    for item in items:  ->  rpq wzva mu wzvaj:      (items is a word of its own: it would be anything of five letters)
+    for item in items:  ->  rpq wzva mu okdhe:
 
 A synthetic neighbour of code that nobody has read: signs, numbers, layout and the lengths of words stay, and what the
 words are must be read before it can be known. A word is a run of letters within one case, so the parts of `MatrixBase`

@@ -13,17 +13,17 @@ ROOT = Path(__file__).parents[1]
 TESTS = {
     "clusters.py": ["tests/test_stats.py"],
     "kernels/gating.py": ["tests/kernels/test_favor.py", "tests/models/test_titans.py"],
-    "report/effects.py": ["tests/report/test_compare.py"],
-    "report/matching.py": ["tests/report/test_compare.py", "tests/report/test_variants.py"],
-    "report/pairing.py": ["tests/report/test_compare.py"],
-    "report/summary.py": ["tests/report/test_table.py", "tests/report/test_compare.py"],
+    "report/effects.py": ["tests/report/comparison/test_compare.py"],
+    "report/matching.py": ["tests/report/comparison/test_compare.py", "tests/report/comparison/test_variants.py"],
+    "report/pairing.py": ["tests/report/comparison/test_compare.py"],
+    "report/summary.py": ["tests/report/test_table.py", "tests/report/comparison/test_compare.py"],
     "stats.py": ["tests/test_clusters.py"],
-    "tasks/base.py": ["tests/test_suite.py"],
-    "tasks/blocks.py": ["tests/tasks/test_perplexity.py", "tests/tasks/test_shared_passes.py"],
-    "tasks/haystack.py": ["tests/tasks/test_prompts.py", "tests/tasks/test_needle.py"],
-    "tasks/perplexity_metrics.py": ["tests/tasks/test_perplexity.py"],
-    "tasks/sequences.py": ["tests/tasks/test_recall.py"],
-    "tasks/windows.py": ["tests/tasks/test_perplexity.py"],
+    "tasks/base.py": ["tests/runs/test_suite.py"],
+    "tasks/blocks.py": ["tests/tasks/perplexity/test_perplexity.py", "tests/tasks/test_shared_passes.py"],
+    "tasks/haystack.py": ["tests/tasks/needle/test_prompts.py", "tests/tasks/needle/test_needle.py"],
+    "tasks/perplexity_metrics.py": ["tests/tasks/perplexity/test_perplexity.py"],
+    "tasks/sequences.py": ["tests/tasks/recall/test_recall.py"],
+    "tasks/windows.py": ["tests/tasks/perplexity/test_perplexity.py"],
 }
 
 

@@ -109,7 +109,7 @@ def test_the_installed_package_is_the_wheels(installed: Path, tmp_path: Path) ->
 
 MAKE_CHECKPOINT = """
 import torch
-from ttbench.harness.loading import save_checkpoint
+from ttbench.checkpoints.loading import save_checkpoint
 from ttbench.models.transformer import Transformer
 torch.manual_seed(0)
 save_checkpoint(Transformer.tiny(), "mine", dtype="float32", extra={"train_ctx": 64, "tokenizer": "bytes"})

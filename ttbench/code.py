@@ -26,13 +26,16 @@ from ttbench.registry import ARCHITECTURES, TASKS
 from ttbench.types import canonical_json, digest
 
 # Folders of the package whose modules can change a number. What lies around them only asks, keeps and shows.
-ROOMS = ("models", "kernels", "harness", "tasks", "adapt", "lmeval")
+ROOMS = ("models", "kernels", "checkpoints", "corpora", "engines", "machine", "tasks", "adapt", "lmeval")
 # Modules that open and run a checkpoint under each engine. They load each other late: under one, `ASIDE` is not read.
 ENGINE_MODULES: Mapping[str, tuple[str, ...]] = {
-    "eager": ("ttbench.harness.loading", "ttbench.harness.eager", "ttbench.harness.measure"),
-    "hf": ("ttbench.harness.loading", "ttbench.harness.hf", "ttbench.harness.measure"),
+    "eager": ("ttbench.checkpoints.loading", "ttbench.engines.eager", "ttbench.machine.measure"),
+    "hf": ("ttbench.checkpoints.loading", "ttbench.engines.hf.hf_engine", "ttbench.machine.measure"),
 }
-ASIDE: Mapping[str, tuple[str, ...]] = {"eager": ("ttbench.harness.hf", "ttbench.harness.hf_checkpoint"), "hf": ()}
+ASIDE: Mapping[str, tuple[str, ...]] = {
+    "eager": ("ttbench.engines.hf.hf_engine", "ttbench.engines.hf.hf_checkpoint"),
+    "hf": (),
+}
 NATIVE = ("eager",)  # engines that run the registered architectures; under others the name is transformers' own
 # Packages whose own code decides about ids, prompts or logits. Other versions of torch agree to rounding; timing cells
 # name torch's version in their machine.

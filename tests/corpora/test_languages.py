@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from mo_writer import compiled
 
+from ttbench.corpora.data import SPLITS, open_corpus
 from ttbench.corpora.languages import LICENCES, SOURCES, TEXT, Language, languages, unpack
 from ttbench.errors import CorpusError
-from ttbench.harness.data import SPLITS, open_corpus
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 from languages import GETTEXT, LEAST, WHEELS, Wheel, build, language_of

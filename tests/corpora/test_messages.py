@@ -8,8 +8,8 @@ from functools import cache
 import numpy as np
 import pytest
 
+from ttbench.corpora.data import open_corpus
 from ttbench.corpora.messages import draw_messages
-from ttbench.harness.data import open_corpus
 
 
 @cache

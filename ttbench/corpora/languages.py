@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from ttbench.corpora.data import SPLITS, Corpus, Document, make_corpus
 from ttbench.errors import CorpusError
-from ttbench.harness.data import SPLITS, Corpus, Document, make_corpus
 
 FOLDER = Path(__file__).parent
 TABLE, TEXT = FOLDER / "languages.tsv", FOLDER / "languages.bz2"

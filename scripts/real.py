@@ -19,8 +19,9 @@ import numpy as np
 import torch
 
 from ttbench.checkpoints.checkpoint import resolve
-from ttbench.checkpoints.loading import load_engine, load_tokenizer
-from ttbench.corpora.data import open_corpus
+from ttbench.checkpoints.loading import load_tokenizer
+from ttbench.corpora.corpus import open_corpus
+from ttbench.engines.kinds import load_engine
 from ttbench.errors import GateError, TtbenchError
 
 # Jane Austen, Pride and Prejudice, 1813: the first two sentences.

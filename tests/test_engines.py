@@ -11,7 +11,7 @@ import pytest
 
 import ttbench
 from ttbench.checkpoints.checkpoint import resolve
-from ttbench.checkpoints.loading import load_engine
+from ttbench.engines.kinds import load_engine
 from ttbench.errors import UnknownNameError, UsageError
 from ttbench.report import words
 from ttbench.report.comparison.compare import compare

@@ -50,7 +50,12 @@ def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.Complet
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel built from a copy of the tree, so that building leaves nothing behind here."""
     source = tmp_path_factory.mktemp("source") / "ttbench"
-    ignored = shutil.ignore_patterns(".*", "runs", "dist", "build", "__pycache__")
+    inner = shutil.ignore_patterns(".*", "__pycache__")
+
+    def ignored(folder: str, names: list[str]) -> set[str]:
+        outer = {"runs", "trained", "dist", "build"} if Path(folder) == ROOT else set()
+        return {*inner(folder, names), *outer}
+
     shutil.copytree(ROOT, source, ignore=ignored)
     shutil.copy(ROOT / ".gitignore", source)
     run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", source / "dist", cwd=source)

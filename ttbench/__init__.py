@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from ttbench.engines.engine import Engine
 
-__version__ = "0.1.0"
+from ttbench.version import __version__
+
 __all__ = ["__version__", "load", "run"]
 
 
@@ -32,7 +33,7 @@ def load(
 
     Raises CheckpointError when it cannot be found, identified or read. A folder without a tokenizer loads too.
     """
-    from ttbench.checkpoints.loading import load_engine
+    from ttbench.engines.kinds import load_engine
 
     return load_engine(checkpoint, device=device, dtype=dtype, attention=attention, engine=engine, unchecked=unchecked)
 

@@ -1,7 +1,8 @@
 """Names to "module:object" strings: the one line that an extension adds.
 
 Strings, so that the bottom layer never imports the top one and listing names imports nothing. Other packages add
-theirs through the entry-point groups `ttbench.architectures`, `ttbench.tasks` and `ttbench.corpora`.
+theirs through the entry-point groups `ttbench.architectures`, `ttbench.tasks`, `ttbench.engines`, `ttbench.corpora`
+and `ttbench.corpus_kinds`.
 """
 
 from __future__ import annotations
@@ -95,17 +96,36 @@ TASKS = Registry(
     },
 )
 
+ENGINES = Registry(
+    "engine",
+    group="ttbench.engines",
+    built_in={
+        "eager": "ttbench.engines.kinds:EAGER",
+        "hf": "ttbench.engines.hf.hf_kind:KIND",
+    },
+)
+
 CORPORA = Registry(
     "corpus",
     group="ttbench.corpora",
     built_in={
-        "code": "ttbench.corpora.data:code_corpus",
-        "code-foreign": "ttbench.corpora.foreign:foreign_corpus",
-        "kjv": "ttbench.corpora.data:kjv_corpus",
+        "code": "ttbench.corpora.wheels:code_corpus",
+        "code-foreign": "ttbench.corpora.wheels:foreign_corpus",
+        "kjv": "ttbench.corpora.wheels:kjv_corpus",
         "languages": "ttbench.corpora.languages:languages_corpus",
         "cipher": "ttbench.corpora.cipher:cipher_corpus",
         "renamed": "ttbench.corpora.renamed:renamed_corpus",
         "genomes": "ttbench.corpora.genomes:genomes_corpus",
         "genomes-strain": "ttbench.corpora.genomes:strain_corpus",
+    },
+)
+
+CORPUS_KINDS = Registry(
+    "kind of corpus",
+    group="ttbench.corpus_kinds",
+    built_in={
+        "text": "ttbench.corpora.texts:text_corpus",
+        "hf": "ttbench.corpora.texts:hub_corpus",
+        "genomic-benchmarks": "ttbench.corpora.genomic_benchmarks:open_benchmark",
     },
 )

@@ -18,8 +18,9 @@ from torch import Tensor
 import ttbench
 from ttbench.checkpoints import loading
 from ttbench.checkpoints.checkpoint import resolve
-from ttbench.checkpoints.loading import load_engine, load_model, load_tokenizer, save_checkpoint
+from ttbench.checkpoints.loading import load_model, load_tokenizer, save_checkpoint
 from ttbench.checkpoints.tokenizer import ByteTokenizer
+from ttbench.engines.kinds import load_engine
 from ttbench.errors import CheckpointError, UsageError, WeightsError
 from ttbench.models.base import SequenceModel
 from ttbench.models.transformer import Transformer

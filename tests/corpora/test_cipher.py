@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from ttbench.corpora.cipher import STRETCH, encipher
-from ttbench.corpora.data import SPLITS, open_corpus
+from ttbench.corpora.corpus import SPLITS, open_corpus
 
 
 def pairs(plain: str, cipher: str) -> dict[str, set[str]]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ttbench.corpora import genomes
-from ttbench.corpora.data import open_corpus
+from ttbench.corpora.corpus import open_corpus
 from ttbench.corpora.genomes import GENOMES, MEMBERS, fetch, place, read_fasta, read_genome
 from ttbench.errors import CorpusError, MissingDataError
 from ttbench.runs.request import Options, plan_task
@@ -60,7 +60,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
 
 @pytest.mark.parametrize("name", ["genomes", "genomes-strain"])
 def test_without_the_genomes_the_corpus_says_what_to_run(name: str, small: dict[str, bytes]) -> None:
-    with pytest.raises(MissingDataError, match=r"not on this machine .* python -m ttbench\.harness\.genomes"):
+    with pytest.raises(MissingDataError, match=r"not on this machine .* python -m ttbench\.corpora\.genomes"):
         open_corpus(name)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ttbench.corpora.data import open_corpus
+from ttbench.corpora.corpus import open_corpus
 from ttbench.corpora.genomic_benchmarks import BENCHMARKS, HOME
 from ttbench.errors import CorpusError
 

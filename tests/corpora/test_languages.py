@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from mo_writer import compiled
 
-from ttbench.corpora.data import SPLITS, open_corpus
+from ttbench.corpora.corpus import SPLITS, open_corpus
 from ttbench.corpora.languages import LICENCES, SOURCES, TEXT, Language, languages, unpack
 from ttbench.errors import CorpusError
 

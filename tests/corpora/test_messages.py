@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from ttbench.corpora.data import open_corpus
+from ttbench.corpora.corpus import open_corpus
 from ttbench.corpora.messages import draw_messages
 
 

@@ -110,7 +110,7 @@ def test_words_for_wordings_are_gathered_once_and_only_when_they_are_drawn(monke
 
 
 def test_text_rows_come_from_the_train_split(mixture):
-    from ttbench.corpora.data import open_corpus
+    from ttbench.corpora.corpus import open_corpus
 
     row = mixture.row({"prose": 1.0}, stream=0, index=1, num_tokens=200)
     assert any(text_of(row)[:100] in document.text for document in open_corpus("kjv").documents("train"))
@@ -171,7 +171,7 @@ def test_all_of_a_row_of_new_text_weighs_but_what_fills_it_up(mixture: Mixture, 
 
 
 def test_a_cipher_row_is_prose_of_the_split_with_its_letters_permuted_anew(mixture: Mixture) -> None:
-    from ttbench.corpora.data import open_corpus
+    from ttbench.corpora.corpus import open_corpus
 
     def shape(text: bytes) -> bytes:
         """Where the letters stand, and nothing else of them."""

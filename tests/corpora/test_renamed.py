@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import re
 
-from ttbench.corpora.data import SPLITS, open_corpus
+from ttbench.corpora.corpus import SPLITS, open_corpus
 from ttbench.corpora.renamed import rename
 
 CODE = b"def MatrixBase(matrix, x1, HTTPServer=None):\n    return matrix_base + BASE[x] * 2.5e-3  # the matrix\n"

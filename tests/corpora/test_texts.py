@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ttbench.corpora.data import SPLITS, Document, open_corpus
+from ttbench.corpora.corpus import SPLITS, Document, open_corpus
 from ttbench.errors import CorpusError, TtbenchError
 from ttbench.runs.request import Options, plan_task
 

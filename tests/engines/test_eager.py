@@ -11,6 +11,7 @@ import torch
 from ttbench.engines import eager
 from ttbench.engines.eager import EagerEngine
 from ttbench.errors import TooLongError, UsageError
+from ttbench.machine.devices import DTYPES
 from ttbench.models.base import SequenceModel
 from ttbench.models.transformer import Transformer
 from ttbench.registry import ARCHITECTURES
@@ -247,7 +248,7 @@ def test_returned_logits_are_never_written_again(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "logits_dtype"), [(d, torch.float64 if d == "float64" else torch.float32) for d in eager.DTYPES]
+    ("dtype", "logits_dtype"), [(d, torch.float64 if d == "float64" else torch.float32) for d in DTYPES]
 )
 def test_every_dtype_runs_and_gives_wide_logits(name: str, dtype: str, logits_dtype: torch.dtype) -> None:
     # Five times the usual weights drive Mamba's activations beyond what float16 can hold.

@@ -9,10 +9,10 @@ import pytest
 import torch
 from faulty import FAULTS, AheadFrom6000, AheadOnText
 
-from ttbench.checkpoints.loading import load_engine
 from ttbench.engines.check import TEXT
 from ttbench.engines.consistency import draw_cuts, draw_text
 from ttbench.engines.eager import EagerEngine
+from ttbench.engines.kinds import load_engine
 from ttbench.engines.probes import Findings
 from ttbench.engines.probing import probe
 from ttbench.models.transformer import Transformer

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from ttbench.corpora.data import Corpus, Document, make_corpus
+from ttbench.corpora.corpus import Corpus, Document, make_corpus
 from ttbench.errors import TooLongError, TooShortError, UnsupportedError, UsageError
 from ttbench.runs.plan import Plan, join
 from ttbench.runs.request import Options, plan_task

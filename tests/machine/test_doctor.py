@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from ttbench.corpora.data import Document, make_corpus
+from ttbench.corpora.corpus import Document, make_corpus
 from ttbench.errors import CorpusError
 from ttbench.machine import doctor, measure
 from ttbench.machine.doctor import Check, examine

@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
-from ttbench.checkpoints.loading import load_engine, save_checkpoint
+from ttbench.checkpoints.loading import save_checkpoint
 from ttbench.cli.app import app
 from ttbench.engines.check import check
 from ttbench.engines.eager import EagerEngine
+from ttbench.engines.kinds import load_engine
 from ttbench.errors import CheckpointError, SuiteError, UnsupportedError
 from ttbench.kernels.gaussian_attention import NORMALISATIONS
 from ttbench.lmeval import social_iqa

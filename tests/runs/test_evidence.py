@@ -10,7 +10,7 @@ import pytest
 
 from ttbench.checkpoints.tokenizer import ByteTokenizer
 from ttbench.cli.sample import print_sample
-from ttbench.corpora.data import open_corpus
+from ttbench.corpora.corpus import open_corpus
 from ttbench.errors import UsageError
 from ttbench.runs.evidence import open_sample
 from ttbench.store.record import CellRecord, cell_text, evidence_lines, parse_cell

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ttbench.corpora.data import Corpus, Document, make_corpus
+from ttbench.corpora.corpus import Corpus, Document, make_corpus
 
 
 def dna(size: int, *, seed: int, letters: str = "ACGT") -> bytes:

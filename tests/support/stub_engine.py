@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ttbench.checkpoints.tokenizer import ByteTokenizer, Tokenizer
-from ttbench.corpora.data import Corpus, Document, make_corpus
+from ttbench.corpora.corpus import Corpus, Document, make_corpus
 from ttbench.store.record import CellRecord, cell_text, require_declared
 from ttbench.tasks.base import Bench, Task, declared_columns
 from ttbench.types import Cell, Checkpoint, Cost, Sample, Scalar, digest

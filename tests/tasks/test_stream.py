@@ -14,7 +14,7 @@ from stub_engine import StubEngine, uniform
 import ttbench
 from ttbench.checkpoints.checkpoint import resolve
 from ttbench.checkpoints.tokenizer import ByteTokenizer
-from ttbench.corpora.data import Document, open_corpus
+from ttbench.corpora.corpus import Document, open_corpus
 from ttbench.machine.measure import environment
 from ttbench.report import words
 from ttbench.report.published import write_derived

@@ -13,7 +13,7 @@ import yaml
 
 from ttbench.checkpoints.checkpoint import resolve, zoo_names
 from ttbench.cli import checkpoint_commands as checkpoints
-from ttbench.corpora.data import Corpus
+from ttbench.corpora.corpus import Corpus
 from ttbench.corpora.puzzles import PUZZLES
 from ttbench.errors import CheckpointError, SuiteError, UnknownNameError, UsageError
 from ttbench.models.base import SequenceModel

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Int
 
 from ttbench.adapt.experts import OTHER
-from ttbench.corpora.data import SPLITS, open_corpus
+from ttbench.corpora.corpus import SPLITS, open_corpus
 from ttbench.corpora.mixture import WORDINGS, copy_row, draw_pair
 from ttbench.errors import TooShortError, UnknownNameError
 from ttbench.types import digest

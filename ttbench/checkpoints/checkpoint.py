@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -24,14 +23,12 @@ from ttbench.checkpoints.naming import CONFIG, zoo_folders
 from ttbench.checkpoints.sources import conversion_hint
 from ttbench.checkpoints.tokenizer import tokenizer_digest
 from ttbench.checkpoints.weights import INDEX, SINGLE, StoredWeights, read_weights
-from ttbench.engines.eager import torch_dtype
-from ttbench.errors import CheckpointError, UnknownNameError, UnsupportedError, UsageError
+from ttbench.errors import CheckpointError, UnknownNameError, UnsupportedError
+from ttbench.machine.devices import torch_dtype
 from ttbench.models.base import Dialect, SequenceModel
 from ttbench.names import as_text, folder_name, quote
-from ttbench.registry import ARCHITECTURES
+from ttbench.registry import ARCHITECTURES, ENGINES
 from ttbench.types import INT64, Checkpoint, Cost
-
-HF_DIALECT = "transformers"  # of checkpoints that were resolved for engine hf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +54,10 @@ def resolve(name: str, *, dtype: str = "float32", engine: str = "eager") -> Chec
     Args:
         name: what the user typed.
         dtype: that it will run in; only `cost.state_bytes*` depend on it.
-        engine: that will run it: "hf" takes any folder that transformers knows, the others native architectures.
+        engine: that will run it, and decides which folders it can read.
 
     Raises:
-        UsageError: an unknown dtype.
+        UsageError: an unknown dtype or engine.
         UnknownNameError: no zoo name, no folder, not in the catalogue, and not written like a hub id.
         CheckpointError: it cannot be found, read or identified.
         WeightsError: its weight files are broken or do not fit its config.json.
@@ -100,10 +97,7 @@ def _from_hub(hub_id: HubId, *, dtype: str, engine: str) -> Checkpoint:
     folder = fetch_small(hub_id)
     if member(folder, CONFIG) is None:
         _refuse_format(hub_id.repo, lacks=CONFIG)
-    if engine == "hf":
-        _hf().hf_config(folder, read_config(folder))
-    else:
-        identify(read_config(folder))
+    ENGINES.load(engine).require(folder, read_config(folder))
     fetch_weights(hub_id, folder)
     if not (member(folder, SINGLE) or member(folder, INDEX)):
         _refuse_format(hub_id.repo, lacks=f"{SINGLE} and no {INDEX}")
@@ -124,18 +118,6 @@ def refuse_unconverted(folder: Path) -> None:
         raise CheckpointError(f"'{folder}' has no {SINGLE}; it holds {hint}")
 
 
-def _hf() -> types.ModuleType:
-    """The module for engine hf. Raises UsageError when transformers is not installed."""
-    # Late: transformers takes seconds and memory, and only this engine needs it.
-    try:
-        from ttbench.engines.hf import hf_checkpoint
-    except ModuleNotFoundError as error:
-        if error.name != "transformers":
-            raise
-        raise UsageError("engine hf needs transformers, which is not installed; pip install 'ttbench[hf]'") from error
-    return hf_checkpoint
-
-
 def read_checkpoint(
     folder: Path,
     *,
@@ -146,11 +128,16 @@ def read_checkpoint(
     engine: str = "eager",
 ) -> Checkpoint:
     """Identify the checkpoint in a local folder. Raises CheckpointError or WeightsError as `resolve` does."""
-    dtype_bytes = torch_dtype(dtype).itemsize
-    _refuse_other_encodings(Path(os.path.abspath(folder)))
-    if engine == "hf":
-        return _hf().read_hf_checkpoint(folder, provenance=provenance, name=name, revision=revision)
+    torch_dtype(dtype)
     folder = Path(os.path.abspath(folder))
+    _refuse_other_encodings(folder)
+    return ENGINES.load(engine).read(folder, provenance=provenance, dtype=dtype, name=name, revision=revision)
+
+
+def read_native(
+    folder: Path, *, provenance: str, dtype: str, name: str | None = None, revision: str | None = None
+) -> Checkpoint:
+    """Identify the checkpoint of a registered architecture. Raises CheckpointError or WeightsError."""
     config = read_config(folder)
     identity = identify(config)
     refuse_unconverted(folder)
@@ -173,7 +160,7 @@ def read_checkpoint(
         num_params=num_params,
         num_params_non_embedding=num_params_non_embedding,
         weight_bytes=stored.nbytes,
-        cost=_cost(identity, dtype_bytes=dtype_bytes),
+        cost=_cost(identity, dtype_bytes=torch_dtype(dtype).itemsize),
         attention=identity.model_class.ATTENTION,
     )
 
@@ -237,14 +224,9 @@ def identify(config: Mapping[str, Any]) -> Identity:
 
 
 def _beyond(model_type: Any) -> str:
-    """What transformers says to a model_type that no architecture here reads, and what to do."""
-    try:
-        knows = _hf().knows(model_type)
-    except UsageError:
-        return "transformers may: pip install 'ttbench[hf]', then add --engine hf"
-    if knows:
-        return "transformers' own code does: add --engine hf"
-    return f"neither does transformers {_hf().transformers.__version__}. See ttbench list architectures"
+    """What other engines say to a model_type that no architecture here reads, and what to do."""
+    found = [words for words in (ENGINES.load(name).advice(model_type) for name in ENGINES) if words]
+    return "; ".join([*found, "see ttbench list architectures"])
 
 
 def is_native(config: Mapping[str, Any]) -> bool:

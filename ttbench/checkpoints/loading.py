@@ -17,53 +17,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ttbench.checkpoints.checkpoint import CONFIG, HF_DIALECT, fitted, identify, read_config, resolve
+from ttbench.checkpoints.checkpoint import CONFIG, fitted, identify, read_config
 from ttbench.checkpoints.files import content_digest, json_digest, plain_json
 from ttbench.checkpoints.fit import tied_names
 from ttbench.checkpoints.folder import refuse_taken, whole_folder
 from ttbench.checkpoints.tokenizer import Tokenizer, read_tokenizer
 from ttbench.checkpoints.weights import SINGLE, StoredWeights
-from ttbench.engines.eager import EagerEngine, torch_device, torch_dtype
-from ttbench.engines.engine import Engine
-from ttbench.errors import CheckpointError, UnknownNameError, UsageError, WeightsError
+from ttbench.errors import CheckpointError, UsageError, WeightsError
+from ttbench.machine.devices import torch_device, torch_dtype
 from ttbench.models.base import SequenceModel
-from ttbench.types import ENGINES, Checkpoint
-
-
-def load_engine(
-    checkpoint: str | Checkpoint,
-    *,
-    device: str,
-    dtype: str,
-    attention: str | None,
-    engine: str = "eager",
-    unchecked: bool = False,
-) -> Engine:
-    """Open a checkpoint as an Engine.
-
-    Args:
-        attention: back end of attention; None takes the checkpoint's default.
-        engine: eager, or hf: transformers' own code.
-        unchecked: let engine hf score a model that looks ahead.
-
-    Raises:
-        UsageError: an unknown device, dtype, engine or attention back end.
-        UnsupportedError: the checkpoint cannot run with that back end.
-        CheckpointError: it cannot be found, identified or read; WeightsError among them.
-    """
-    if engine not in ENGINES:
-        raise UnknownNameError("engine", engine, known=ENGINES)
-    if isinstance(checkpoint, str):
-        checkpoint = resolve(checkpoint, dtype=dtype, engine=engine)
-    if (checkpoint.dialect == HF_DIALECT) != (engine == "hf"):
-        raise UsageError(f"'{checkpoint.name}' was resolved for another engine than {engine}; resolve it for {engine}")
-    if engine == "hf":
-        # Late: transformers takes seconds and memory, and only this engine needs it.
-        from ttbench.engines.hf.hf_engine import load_hf_engine
-
-        return load_hf_engine(checkpoint, device=device, dtype=dtype, attention=attention, unchecked=unchecked)
-    model = load_model(checkpoint, device=device, dtype=dtype, attention=attention)
-    return EagerEngine(model, device=device, dtype=dtype)
+from ttbench.types import Checkpoint
 
 
 def load_model(checkpoint: Checkpoint, *, device: str, dtype: str, attention: str | None) -> SequenceModel:

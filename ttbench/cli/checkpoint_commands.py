@@ -39,8 +39,9 @@ def generate(
 ) -> None:
     """Write the greedy continuation of `prompt` to stdout as it comes."""
     from ttbench.checkpoints.checkpoint import resolve
-    from ttbench.checkpoints.loading import load_engine, load_tokenizer
+    from ttbench.checkpoints.loading import load_tokenizer
     from ttbench.checkpoints.special_tokens import no_tokenizer
+    from ttbench.engines.kinds import load_engine
 
     data = sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt)
     found = resolve(checkpoint, dtype=dtype, engine=engine)
@@ -103,7 +104,7 @@ def check(checkpoint: str, *, device: str, dtype: str, engine: str, ctx: str | N
     """
     # Late, as in the other commands: torch.
     from ttbench.engines.check import check_architecture
-    from ttbench.engines.check import check_engine as probe
+    from ttbench.engines.kinds import check_engine as probe
 
     kind, _, name = checkpoint.partition(":")
     # of several lengths the longest

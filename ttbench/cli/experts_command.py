@@ -26,8 +26,9 @@ def train_experts(
     from ttbench.adapt.decompositions import DecompositionCache
     from ttbench.adapt.trainer import train_expert
     from ttbench.checkpoints.checkpoint import resolve
-    from ttbench.checkpoints.loading import load_engine, load_tokenizer
+    from ttbench.checkpoints.loading import load_tokenizer
     from ttbench.checkpoints.special_tokens import no_tokenizer
+    from ttbench.engines.kinds import load_engine
 
     path = recipe or course_path()
     course = read_course(path)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from functools import cache
 
-from ttbench.corpora.data import SPLITS, Corpus, Document, make_corpus, open_corpus
+from ttbench.corpora.corpus import SPLITS, Corpus, Document, make_corpus, open_corpus
 
 STRETCH = 36_864  # bytes of a document: a context of 32k and what is scored behind it
 LEAST = 4_096  # bytes of the last stretch of a book; a shorter rest is left out

@@ -40,7 +40,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ttbench.corpora.data import SPLITS, Corpus, Document, make_corpus
+from ttbench.corpora.corpus import SPLITS, Corpus, Document, make_corpus
 from ttbench.errors import CorpusError, MissingDataError, TtbenchError
 from ttbench.user_cache import cache_folder
 

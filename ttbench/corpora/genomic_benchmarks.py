@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ttbench.corpora.data import Corpus, Document, make_corpus
+from ttbench.corpora.corpus import Corpus, Document, make_corpus
 from ttbench.errors import CorpusError, MissingDataError
 
 KIND = "genomic-benchmarks"

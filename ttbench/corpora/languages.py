@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ttbench.corpora.data import SPLITS, Corpus, Document, make_corpus
+from ttbench.corpora.corpus import SPLITS, Corpus, Document, make_corpus
 from ttbench.errors import CorpusError
 
 FOLDER = Path(__file__).parent

@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 
-from ttbench.corpora.data import open_corpus
+from ttbench.corpora.corpus import open_corpus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

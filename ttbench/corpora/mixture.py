@@ -31,7 +31,7 @@ from functools import cache
 import numpy as np
 
 from ttbench.corpora.cipher import encipher
-from ttbench.corpora.data import Document, open_corpus
+from ttbench.corpora.corpus import Document, open_corpus
 from ttbench.corpora.messages import draw_messages
 from ttbench.corpora.needle_words import ADJECTIVES, NOUNS, SENTENCE
 from ttbench.corpora.puzzles import NOT_ASKED, PUZZLES, Puzzle

@@ -14,7 +14,7 @@ import hashlib
 import re
 from functools import cache
 
-from ttbench.corpora.data import SPLITS, Corpus, Document, make_corpus, open_corpus
+from ttbench.corpora.corpus import SPLITS, Corpus, Document, make_corpus, open_corpus
 
 _WORD = re.compile(rb"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ttbench.corpora.data import SPLITS, Corpus, Document, make_corpus
+from ttbench.corpora.corpus import SPLITS, Corpus, Document, make_corpus
 from ttbench.errors import CorpusError
 
 if TYPE_CHECKING:

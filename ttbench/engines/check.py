@@ -27,10 +27,10 @@ from ttbench.engines.eager import EagerEngine
 from ttbench.engines.engine import Engine
 from ttbench.engines.probes import guarded
 from ttbench.engines.probing import probe, probe_interface
-from ttbench.errors import UnknownNameError, UnsupportedError
+from ttbench.errors import UnsupportedError
 from ttbench.models.base import SequenceModel
 from ttbench.registry import ARCHITECTURES
-from ttbench.types import ENGINES, Checkpoint
+from ttbench.types import Checkpoint
 
 EXACT_LIMIT = 1e-8
 FLOAT32_LIMIT = 1e-5  # of an architecture that declares `float32_inside`
@@ -59,18 +59,6 @@ def read_lines(path, encoding="utf-8"):
 In the morning the lamp was out and the street was full of carts. The books did not mind. They had been written
 slowly, by people who were in no hurry, and they were willing to wait until the evening for the lamp to be lit again.
 '''
-
-
-def check_engine(checkpoint: str, *, device: str, dtype: str, engine: str, ctx: int | None = None) -> list[CheckResult]:
-    """Run every probe on a checkpoint under an engine. Raises as `check`."""
-    if engine == "hf":
-        # Late: transformers takes seconds and memory.
-        from ttbench.engines.hf.hf_check import check_hf
-
-        return check_hf(checkpoint, device=device, dtype=dtype, ctx=ctx)
-    if engine not in ENGINES:
-        raise UnknownNameError("engine", engine, known=ENGINES)
-    return check(checkpoint, device=device, dtype=dtype, ctx=ctx)
 
 
 def check(checkpoint: str | Checkpoint, *, device: str, dtype: str, ctx: int | None = None) -> list[CheckResult]:

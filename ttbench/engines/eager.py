@@ -20,14 +20,8 @@ from ttbench.engines.engine import Ids
 from ttbench.engines.finite import Watch, require_finite
 from ttbench.engines.ids import as_ids, scored_places
 from ttbench.errors import TooLongError, UnsupportedError, UsageError
+from ttbench.machine.devices import torch_device, torch_dtype
 from ttbench.models.base import SequenceModel, Snapshot, State
-
-DTYPES = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 # Tokens of each sequence that one forward reads. Models of 1M parameters over 16k tokens, one CPU thread: CPU seconds
 # are flat within 15 % from 512 on (128 costs the transformer a quarter more and TTT-Linear twice as much), and memory
@@ -36,31 +30,6 @@ CHUNK_LEN = 2048
 
 # Elements of one slice of logits: 32 MiB in float32.
 HEAD_ELEMENTS = 2**23
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    """Raises UsageError on a dtype that engines do not run in."""
-    if name not in DTYPES:
-        raise UsageError(f"unknown dtype '{name}'; available: {', '.join(DTYPES)}")
-    return DTYPES[name]
-
-
-def torch_device(name: str) -> torch.device:
-    """Raises UsageError on a device that is unknown or not there."""
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"unknown device '{name}'; available: cpu, cuda, cuda:<index>") from error
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"device '{name}' is not supported; available: cpu, cuda, cuda:<index>")
-    if device.type == "cuda":
-        num_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= num_devices:
-            raise UsageError(
-                f"device '{name}' is not there: torch {torch.__version__} sees {num_devices} CUDA devices; "
-                "use cpu, or a machine with a GPU and a CUDA build of torch (make setup TORCH=cuda)"
-            )
-    return device
 
 
 class EagerEngine:
@@ -79,6 +48,7 @@ class EagerEngine:
         tensors = {id(t): t for t in (*self.model.parameters(), *self.model.buffers())}
         self.weight_bytes = sum(t.numel() * t.element_size() for t in tensors.values())
         self.max_context: int | None = getattr(model, "max_context", None)
+        self.float32_inside = model.float32_inside
         self._state: State | None = None
         self._room = 0  # tokens that the last reset asked for
         self._watch = Watch(dtype=dtype)

@@ -23,6 +23,7 @@ class Engine(Protocol):
     vocab_size: int
     weight_bytes: int  # bytes of parameters and buffers in memory
     max_context: int | None  # tokens the model can take at all; None: no limit
+    float32_inside: bool  # whether parts of it compute in float32 whatever the dtype
 
     @property
     def batched(self) -> bool:

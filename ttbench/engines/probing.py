@@ -128,8 +128,7 @@ def probe_interface(engine: Engine) -> CheckResult:
 
 def tolerance(engine: Engine) -> Tolerance:
     """What counts as rounding: of its dtype, and of float32 where parts compute in that whatever the dtype."""
-    inside = engine.name == "hf" or getattr(engine.model, "float32_inside", False)
-    return TOLERANCES["float32" if inside and engine.dtype == "float64" else engine.dtype]
+    return TOLERANCES["float32" if engine.float32_inside and engine.dtype == "float64" else engine.dtype]
 
 
 def _key(engine: Engine, checkpoint: Checkpoint, *, attention: str) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ttbench.checkpoints.checkpoint import resolve
-from ttbench.checkpoints.loading import load_engine
 from ttbench.engines.consistency import NEAR
 from ttbench.engines.engine import Engine
+from ttbench.engines.kinds import load_engine
 from ttbench.engines.probing import vouch
 from ttbench.errors import UnknownNameError, UsageError
 from ttbench.lmeval.text import Text, read_text

@@ -31,12 +31,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import ttbench
 from ttbench.errors import UsageError
 from ttbench.machine import cgroups
 from ttbench.machine.software import kernel_variables
 from ttbench.registry import ARCHITECTURES
 from ttbench.types import Environment, canonical_json, digest
+from ttbench.version import __version__
 
 PACKAGES = (
     *("torch", "triton", "numpy", "scipy", "pandas", "pyarrow", "safetensors", "einops", "jaxtyping", "psutil"),
@@ -366,8 +366,8 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         platform=platform.platform(),
         python=f"{platform.python_implementation()} {platform.python_version()}",
         packages=package_versions(),
-        ttbench=ttbench.__version__,
-        commit=source_commit(Path(ttbench.__file__).resolve().parents[1]),
+        ttbench=__version__,
+        commit=source_commit(Path(__file__).resolve().parents[2]),
         variables={name: values[name] for name in (*VARIABLES, *kernel_variables(values)) if name in values},
     )
 

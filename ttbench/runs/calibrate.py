@@ -39,7 +39,7 @@ def main() -> None:
     spec = json.load(sys.stdin)
     # What every worker imports sooner or later: it belongs to the start of a process.
     importlib.import_module("ttbench.runs.worker")
-    from ttbench.checkpoints.loading import load_engine
+    from ttbench.engines.kinds import load_engine
 
     measure.pin_threads(spec["threads"])
     measure.flush_denormals()
@@ -69,7 +69,7 @@ def main() -> None:
 
 def corpus_seconds(name: str) -> float:
     """Seconds to open a corpus."""
-    from ttbench.corpora.data import open_corpus
+    from ttbench.corpora.corpus import open_corpus
 
     began = time.perf_counter()
     open_corpus(name)

@@ -20,7 +20,7 @@ import numpy as np
 
 from ttbench.checkpoints.files import MAX_CONFIG_BYTES, read_json
 from ttbench.checkpoints.tokenizer import Tokenizer, read_tokenizer
-from ttbench.corpora.data import open_corpus
+from ttbench.corpora.corpus import open_corpus
 from ttbench.errors import CorpusError, TtbenchError, UsageError
 from ttbench.store.record import CellRecord
 from ttbench.store.store import read_evidence

@@ -18,10 +18,10 @@ from typing import Any
 from ttbench.code import code_digest
 from ttbench.errors import UnknownNameError, UsageError
 from ttbench.machine.work import total
-from ttbench.registry import TASKS
+from ttbench.registry import ENGINES, TASKS
 from ttbench.runs.estimate import Estimate, Estimator, Timings
 from ttbench.tasks.base import Task
-from ttbench.types import ATTENTION, ENGINES, INT64, NO_ATTENTION, Cell, Checkpoint, Scalar, Status
+from ttbench.types import ATTENTION, INT64, NO_ATTENTION, Cell, Checkpoint, Scalar, Status
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 Twins = dict[tuple[str, str, str], Cell]  # by cell id, name and path

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ttbench.checkpoints.naming import tell_apart
-from ttbench.corpora.data import Corpus, open_corpus
+from ttbench.corpora.corpus import Corpus, open_corpus
 from ttbench.errors import MissingDataError, UsageError
 from ttbench.machine import measure
 from ttbench.machine.software import software

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ttbench.code import code_digest
-from ttbench.corpora.data import Corpus, open_corpus
+from ttbench.corpora.corpus import Corpus, open_corpus
 from ttbench.errors import CellAnswer, CorpusError, StoreError, TtbenchError, UnsupportedError, UsageError
 from ttbench.machine import measure
 from ttbench.registry import TASKS
@@ -96,7 +96,7 @@ class Group:
         opens = self.engine is None
         if self.engine is None:
             # Late: torch takes seconds and hundreds of MiB, and some tasks look at the process before it is there.
-            from ttbench.checkpoints.loading import load_engine
+            from ttbench.engines.kinds import load_engine
 
             # Once torch is there: the environment set its threads, this fixes those between operations too.
             measure.pin_threads(cell.threads)

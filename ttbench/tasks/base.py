@@ -14,7 +14,7 @@ from ttbench.types import Cell, ColumnType, Cost, Metric, Sample
 
 if TYPE_CHECKING:
     from ttbench.checkpoints.tokenizer import Tokenizer
-    from ttbench.corpora.data import Corpus
+    from ttbench.corpora.corpus import Corpus
     from ttbench.engines.engine import Engine
 
 # A parameter that counts documents or questions: suites and the command line spell None as `all`.

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from ttbench.corpora.data import Corpus, Document
+from ttbench.corpora.corpus import Corpus, Document
 from ttbench.errors import TooLongError, TooShortError, UnsupportedError
 from ttbench.machine.work import Calls, Texts, Work
 from ttbench.tasks.base import Bench

@@ -14,10 +14,9 @@ from hf_families import FAMILIES, VOCAB, save
 from safetensors.torch import load_file, save_file
 
 from ttbench.checkpoints.checkpoint import resolve
-from ttbench.checkpoints.loading import load_engine
-from ttbench.engines.check import check_engine
 from ttbench.engines.hf.hf_checkpoint import position_limit
 from ttbench.engines.hf.hf_engine import HFEngine
+from ttbench.engines.kinds import check_engine, load_engine
 from ttbench.errors import CheckpointError, TooLongError, UnsupportedError, UsageError, WeightsError
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")

@@ -10,7 +10,7 @@ import pytest
 from made_genomes import CORPUS, corpus, dna
 from stub_engine import PairTokenizer, StubEngine, corpus_of, run_task, scattered, uniform
 
-from ttbench.corpora.data import Corpus, Document
+from ttbench.corpora.corpus import Corpus, Document
 from ttbench.errors import CorpusError, TooLongError, UsageError
 from ttbench.tasks.genomics import kmers
 from ttbench.tasks.genomics.genomics import Genomics, GenomicsParams

@@ -12,7 +12,7 @@ from needle_models import ASKED, STATED, Elephant, asked_keys, nearsighted, nois
 from stub_engine import PairTokenizer, StubEngine, corpus_of, run_task, scattered, uniform
 
 from ttbench.checkpoints.tokenizer import ByteTokenizer
-from ttbench.corpora.data import open_corpus
+from ttbench.corpora.corpus import open_corpus
 from ttbench.engines.eager import EagerEngine
 from ttbench.errors import LeakError, TooLongError, TooShortError, UnsupportedError, UsageError
 from ttbench.registry import ARCHITECTURES

@@ -11,7 +11,7 @@ import pytest
 from stub_engine import PairTokenizer, StubEngine, corpus_of, run_task
 
 from ttbench.checkpoints.tokenizer import ByteTokenizer
-from ttbench.corpora.data import open_corpus
+from ttbench.corpora.corpus import open_corpus
 from ttbench.errors import UnsupportedError, UsageError
 from ttbench.tasks.needle.haystack import gather
 from ttbench.tasks.needle.needle import Needle

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ttbench.checkpoints.tokenizer import ByteTokenizer
-from ttbench.corpora.data import Document, make_corpus
+from ttbench.corpora.corpus import Document, make_corpus
 from ttbench.tasks.perplexity import mixer as module
 from ttbench.tasks.perplexity.gain import measure_gain
 from ttbench.tasks.perplexity.mixer import NUM_MODELS, NUM_SETS, ORDERS, Mixer, Tables, context_keys

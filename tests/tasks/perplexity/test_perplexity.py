@@ -12,7 +12,7 @@ import torch
 from stub_engine import CONSTANT, GROWING, PairTokenizer, StubEngine, corpus_of, run_task, scattered, uniform
 
 from ttbench.checkpoints.tokenizer import ByteTokenizer
-from ttbench.corpora.data import open_corpus
+from ttbench.corpora.corpus import open_corpus
 from ttbench.engines.eager import EagerEngine
 from ttbench.errors import TooLongError, TooShortError, UnknownNameError, UnsupportedError, UsageError
 from ttbench.registry import ARCHITECTURES

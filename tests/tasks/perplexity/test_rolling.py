@@ -19,8 +19,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 from ttbench.checkpoints.checkpoint import resolve
-from ttbench.checkpoints.loading import load_engine, load_tokenizer
+from ttbench.checkpoints.loading import load_tokenizer
 from ttbench.checkpoints.tokenizer import ByteTokenizer
+from ttbench.engines.kinds import load_engine
 from ttbench.errors import TooLongError, TooShortError, UnsupportedError, UsageError
 from ttbench.tasks.perplexity.perplexity import Perplexity, PerplexityParams
 from ttbench.tasks.perplexity.rolling import lay_tape, rolling_spans, strided_spans

@@ -8,7 +8,7 @@ import pytest
 import torch
 from stub_engine import run_task
 
-from ttbench.corpora.data import Corpus, Document, make_corpus, open_corpus
+from ttbench.corpora.corpus import Corpus, Document, make_corpus, open_corpus
 from ttbench.engines.eager import EagerEngine
 from ttbench.engines.hf.hf_engine import HFEngine
 from ttbench.errors import CorpusError, UnknownNameError, UnsupportedError, UsageError

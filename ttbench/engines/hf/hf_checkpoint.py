@@ -20,7 +20,6 @@ from transformers.initialization import no_init_weights
 
 from ttbench.checkpoints.checkpoint import (
     CONFIG,
-    HF_DIALECT,
     is_native,
     read_config,
     refuse_unconverted,
@@ -86,7 +85,7 @@ def hf_config(folder: Path, config: Mapping[str, Any]) -> PreTrainedConfig:
 
 
 def read_hf_checkpoint(
-    folder: Path, *, provenance: str, name: str | None = None, revision: str | None = None
+    folder: Path, *, dialect: str, provenance: str, name: str | None = None, revision: str | None = None
 ) -> Checkpoint:
     """Identify the checkpoint in a local folder for engine hf. Raises CheckpointError or WeightsError."""
     folder = Path(os.path.abspath(folder))
@@ -104,7 +103,7 @@ def read_hf_checkpoint(
         path=os.fspath(folder),
         architecture=str(config["model_type"]),
         architecture_version=VERSION,
-        dialect=HF_DIALECT,
+        dialect=dialect,
         provenance=provenance,
         revision=revision,
         weights_digest=content_digest(stored.paths),

@@ -29,7 +29,7 @@ import transformers
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ttbench.engines.eager import CHUNK_LEN, HEAD_ELEMENTS, torch_device, torch_dtype
+from ttbench.engines.eager import CHUNK_LEN, HEAD_ELEMENTS
 from ttbench.engines.engine import Ids
 from ttbench.engines.hf.hf_cache import broadcast, copy_cache, nbytes_allocated, nbytes_used
 from ttbench.engines.hf.hf_checkpoint import load_hf_model, position_limit
@@ -37,6 +37,7 @@ from ttbench.engines.hf.hf_forward import Forward, Mode, Probe, probe, spans
 from ttbench.engines.hf.hf_length import Tables, steady_length
 from ttbench.engines.ids import as_ids, scored_places
 from ttbench.errors import TooLongError, UnsupportedError, UsageError
+from ttbench.machine.devices import torch_device, torch_dtype
 from ttbench.types import NO_ATTENTION, Checkpoint
 
 
@@ -52,7 +53,7 @@ class HFSnapshot:
 def load_hf_engine(
     checkpoint: Checkpoint, *, device: str, dtype: str, attention: str | None, unchecked: bool = False
 ) -> HFEngine:
-    """Open a checkpoint with transformers. Raises as `ttbench.checkpoints.loading.load_engine`."""
+    """Open a checkpoint with transformers. Raises as `ttbench.engines.kinds.load_engine`."""
     model = load_hf_model(checkpoint, device=torch_device(device), dtype=torch_dtype(dtype), attention=attention)
     return HFEngine(model, device=device, dtype=dtype, vocab_size=checkpoint.vocab_size, unchecked=unchecked)
 
@@ -61,6 +62,7 @@ class HFEngine:
     """`ttbench.engines.engine.Engine` over a model of transformers. What it can do is probed once, here."""
 
     name = "hf"
+    float32_inside = True  # norms, softmax and recurrences of transformers
 
     def __init__(
         self,

@@ -34,7 +34,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from ttbench.corpora.data import Corpus
+from ttbench.corpora.corpus import Corpus
 from ttbench.errors import UsageError
 from ttbench.machine.work import Texts, Work
 from ttbench.tasks.base import Bench, Limit, Task, columns

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Bool, Int
 
-from ttbench.corpora.data import Document
+from ttbench.corpora.corpus import Document
 from ttbench.tasks.genomics.markov import bases_of
 
 K = 24

@@ -19,7 +19,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float, Int
 
-from ttbench.corpora.data import Document
+from ttbench.corpora.corpus import Document
 from ttbench.errors import UsageError
 
 ORDER = 12

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Int
 
-from ttbench.corpora.data import Corpus
+from ttbench.corpora.corpus import Corpus
 from ttbench.errors import TooShortError
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Int
 
-from ttbench.corpora.data import Corpus
+from ttbench.corpora.corpus import Corpus
 from ttbench.errors import UnsupportedError, UsageError
 from ttbench.tasks.draw import generator
 from ttbench.tasks.needle.haystack import Hay, Haystack, cut_essay, gather, put_in, stack_lines

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from ttbench.corpora.data import Document
+from ttbench.corpora.corpus import Document
 from ttbench.errors import TooShortError
 
 if TYPE_CHECKING:

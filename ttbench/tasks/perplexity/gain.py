@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from ttbench.checkpoints.tokenizer import ByteTokenizer
-from ttbench.corpora.data import Corpus, open_corpus
+from ttbench.corpora.corpus import Corpus, open_corpus
 from ttbench.errors import TtbenchError
 from ttbench.tasks.perplexity.mixer import Mixer
 from ttbench.tasks.perplexity.perplexity import PerplexityParams

@@ -56,7 +56,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from ttbench.corpora.data import Document
+from ttbench.corpora.corpus import Document
 from ttbench.errors import UnknownNameError, UsageError
 from ttbench.machine import measure
 from ttbench.machine.work import Texts, Work

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from ttbench.corpora.data import Document
+from ttbench.corpora.corpus import Document
 from ttbench.errors import TooShortError, UnsupportedError
 
 if TYPE_CHECKING:

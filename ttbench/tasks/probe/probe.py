@@ -30,7 +30,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from ttbench.corpora.data import Corpus, Document
+from ttbench.corpora.corpus import Corpus, Document
 from ttbench.errors import CorpusError, UnknownNameError, UsageError
 from ttbench.machine.work import Calls, Texts, Work
 from ttbench.tasks.base import Bench, Limit, Task, columns

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ttbench.corpora.data import SPLITS, Document, make_corpus, open_corpus, split_of
+from ttbench.corpora.corpus import SPLITS, Document, make_corpus, open_corpus, split_of
 from ttbench.corpora.splits import KJV_BOOKS, KJV_TEST, KJV_VALID
 from ttbench.errors import UnknownNameError
 from ttbench.types import digest
@@ -30,7 +30,7 @@ def test_the_text_of_a_pinned_wheel_has_a_recorded_digest(name: str) -> None:
 
 
 def test_digests_are_the_same_in_another_process() -> None:
-    program = "from ttbench.corpora.data import open_corpus as o; print(o('code').digest, o('kjv').digest)"
+    program = "from ttbench.corpora.corpus import open_corpus as o; print(o('code').digest, o('kjv').digest)"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )
@@ -192,7 +192,7 @@ def test_the_share_of_each_split_is_the_one_asked_for_and_a_name_never_moves() -
     assert [split_of(f"name-{i}", test=0.3, valid=0.1) for i in range(5)] == splits[:5]
 
 
-@pytest.mark.parametrize(("name", "hint"), [("kvj", "did you mean 'kjv'"), ("txt:here", "text:PATH"), ("", "code, ")])
+@pytest.mark.parametrize(("name", "hint"), [("kvj", "did you mean 'kjv'"), ("txt:here", "text:..."), ("", "code, ")])
 def test_an_unknown_corpus_says_what_there_is(name: str, hint: str) -> None:
     with pytest.raises(UnknownNameError, match=re.escape(hint)):
         open_corpus(name)

@@ -19,7 +19,7 @@ import yaml
 from ttbench.corpora.puzzles import PUZZLES
 from ttbench.errors import SuiteError, UnknownNameError
 
-RECIPE = Path(__file__).parent / "zoo" / "recipe.yaml"
+RECIPE = Path(__file__).parents[1] / "zoo" / "recipe.yaml"
 TEXTS = ("code", "prose", "dna", "languages", "cipher", "cipher-languages", "renamed")
 KINDS = (*TEXTS, "copy", "recall", "needle", "recall-any", "needle-any", *PUZZLES)
 

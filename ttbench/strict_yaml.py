@@ -94,6 +94,12 @@ class Node:
             raise self.error(f"expected one value; got {self.spelling()}")
         return SafeConstructor().construct_object(self.node)
 
+    def data(self) -> Any:
+        """The whole value as plain data."""
+        if isinstance(self.node, yaml.MappingNode):
+            return {key: node.data() for key, node in self.mapping(None).items()}
+        return [node.data() for node in self.items()] if self.is_list() else self.scalar()
+
     def text(self, what: str) -> str:
         return self._typed(what, str, "text")
 

@@ -17,9 +17,10 @@ import pytest
 
 import ttbench
 from ttbench.errors import CorpusError, StoreError, UnknownNameError, UsageError
+from ttbench.runs.options import Options
 from ttbench.runs.plan import Plan
 from ttbench.runs.progress import Outlook, Silent
-from ttbench.runs.request import Options, plan_suite, plan_task
+from ttbench.runs.request import plan_suite, plan_task
 from ttbench.runs.sweep import RunInterrupted, RunResult, run_cells, run_suite, run_task
 from ttbench.store.rows import read_rows
 from ttbench.store.store import Store, run_folders

@@ -191,7 +191,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         hint = conversion_hint(folder)
         if hint:
             raise CheckpointError(f"'{folder}' has no {CONFIG}; it holds {hint}")
-        raise CheckpointError(f"'{folder}' has no {CONFIG}; give a folder that holds {CONFIG} and model.safetensors")
+        below = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
+        inside = f" it holds the folders {', '.join(below[:4])}{', ...' if len(below) > 4 else ''}:" if below else ""
+        one = "one of them" if below else f"a folder that holds {CONFIG} and model.safetensors"
+        raise CheckpointError(f"'{folder}' has no {CONFIG};{inside} give {one}")
     return read_json(path, max_bytes=MAX_CONFIG_BYTES)
 
 

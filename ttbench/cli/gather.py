@@ -109,7 +109,7 @@ def rows_about(variants: Sequence[Variant], *, root: Path) -> pd.DataFrame:
     published = published_rows(RESULTS)
     if not stores and not published:
         raise UsageError(
-            f"nothing has been measured yet: no runs in {root}/ and no results; start with: ttbench run perplexity"
+            f"nothing has been measured yet: no runs in {root}/ and no results; start with: {listing.FIRST_COMMAND}"
         )
     entries = [(store.folder, entry) for store in stores for entry in store.run["cells"]]
     names = {entry["checkpoint"] for _, entry in entries}

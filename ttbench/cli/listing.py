@@ -210,6 +210,9 @@ def of(noun: str, root: Path) -> list[dict[str, Any]]:
 
 # Runs
 
+LAST = "last"  # the newest run
+FIRST_COMMAND = "ttbench run perplexity --ctx 1k,4k"
+
 
 def find_run(name: str, root: Path) -> Path:
     """A run's folder from its path, its id, an unambiguous part of its id, or `last`.
@@ -221,12 +224,14 @@ def find_run(name: str, root: Path) -> Path:
     if (Path(name) / "run.json").is_file():
         return Path(name)
     folders = run_folders(root)
-    if name == "last" and folders:
+    if not folders:
+        raise UsageError(f"no run named '{name}': there are no runs in {root}/ yet; start with: {FIRST_COMMAND}")
+    if name == LAST:
         return folders[0]
     exact = [folder for folder in folders if folder.name == name]
     near = exact or [folder for folder in folders if name in folder.name]
     if not near:
-        raise UnknownNameError("run", name, known=[folder.name for folder in folders], where=str(root))
+        raise UnknownNameError("run", name, known=[LAST, *(folder.name for folder in folders)], where=str(root))
     if len(near) > 1:
         raise UsageError(
             f"'{name}' stands for {len(near)} runs: {', '.join(folder.name for folder in near)}; add letters"
@@ -324,7 +329,7 @@ def names(noun: str, root: Path = RUNS) -> list[str]:
         if noun == "runs":
             from ttbench.store.store import run_folders
 
-            return ["last", *(folder.name for folder in run_folders(root))]
+            return [LAST, *(folder.name for folder in run_folders(root))]
         if noun == "corpora":
             return [*sorted(CORPORA), "text:", "hf:"]
         if noun == "checkpoints":

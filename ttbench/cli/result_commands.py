@@ -41,7 +41,7 @@ def compare(first: str, second: str, *, runs: Sequence[str], root: Path, as_json
 def figures(folders: Sequence[str], *, into: Path | None, root: Path, as_json: bool) -> None:
     """Make CSVs and figures: in each folder from its rows.parquet, or `into` one from the rows of several runs."""
     if into is not None:
-        runs = [listing.find_run(name, root) for name in folders or ["last"]]
+        runs = [listing.find_run(name, root) for name in folders or [listing.LAST]]
         rows = reading.rows_of_runs(runs)
         reading.say_age(rows, "of these runs")
         files = write_results(rows, into, warn=console.warn)

@@ -24,9 +24,10 @@ from ttbench.report.published import write_derived
 from ttbench.report.table import render, summarise
 from ttbench.runs.calibration import busy, with_times
 from ttbench.runs.estimate import Estimate
+from ttbench.runs.options import Options, as_flags, to_json
 from ttbench.runs.plan import Plan
 from ttbench.runs.suite import find_suite, format_len, list_suites
-from ttbench.runs.sweep import Options, RunInterrupted, RunResult, plan_suite, plan_task, run_cells
+from ttbench.runs.sweep import RunInterrupted, RunResult, plan_suite, plan_task, run_cells
 from ttbench.store.store import Store, find_done, origins
 from ttbench.types import ANSWERS, FAILURES, Cell
 
@@ -37,6 +38,7 @@ INTERRUPTED = 130
 LONG_S = 15 * 60.0  # seconds of a run that one is warned of
 SHORT_S = 5 * 60.0  # seconds that the advice aims at
 FEW = 4  # documents or trials, where all were asked for
+ESTIMATED = ("flops", "state_bytes", "seconds", "setup_s", "probes_s", "exact")  # of a cell, with --json
 # The options in force, as the command line spells them.
 OPTIONS: Mapping[str, Callable[[Cell], Any]] = {
     "device": lambda cell: cell.device,
@@ -75,23 +77,13 @@ class Request:
 
     def command(self, verb: str = "run") -> str:
         """The command line that asks for the same."""
-        words = ["ttbench", verb, self.target]
-        for item in dataclasses.fields(Options):
-            value = getattr(self.options, item.name)
-            if value is None or value == {}:
-                continue
-            if value is True:
-                words.append(f"--{item.name}")
-            elif item.name == "checkpoints":
-                words += [word for name in value for word in ("--checkpoint", str(name))]
-            else:
-                words += [f"--{item.name.replace('_', '-')}", str(value)]
+        words = ["ttbench", verb, self.target, *as_flags(self.options)]
         words += ["--fresh"] if self.fresh and verb == "run" else []
         words += [] if self.out == Path("runs") else ["--out", str(self.out)]
         return " ".join(map(quote, words))
 
     def to_json(self) -> dict[str, Any]:
-        return {"target": self.target, **dataclasses.asdict(self.options), "out": str(self.out), "fresh": self.fresh}
+        return {"target": self.target, **to_json(self.options), "out": str(self.out), "fresh": self.fresh}
 
     def answered(self, plan: Plan) -> dict[str, Path]:
         """Files of the cells that earlier runs answered; none when all is to be measured again."""
@@ -128,7 +120,7 @@ def run(request: Request, *, as_json: bool) -> int:
     if as_json:
         files = write_derived(table, result.folder, warn=console.warn)
         console.print_json(_result_json(result, table=table, files=files))
-        print_end(result, files=files, request=request)
+        print_end(result, files=files, request=request, why=True)
         return 1 if result.num_failed else 0
     # The numbers first: nothing that is made of them may cost them, nor a closed terminal cost the files.
     try:
@@ -216,7 +208,7 @@ def _shorter(left: list[Cell], request: Request, *, seconds: float) -> str:
     most = max((limit for limit in limits if isinstance(limit, int)), default=None)
     limit = FEW if most is None else max(1, int(most * SHORT_S / seconds))
     if limits and (most is None or limit < most):
-        options = dataclasses.replace(request.options, limit=limit)
+        options: Options = {**request.options, "limit": limit}
         smaller, done = timed_plan(dataclasses.replace(request, options=options))
         shorter = smaller.seconds_of([cell for cell in smaller.cells if cell.cell_id not in done])
         if shorter is not None and shorter < seconds / 2:
@@ -239,6 +231,8 @@ def print_estimate(plan: Plan, *, done: Mapping[str, Path]) -> None:
     skipped = [f"{len(plan.skips)} skipped"] if plan.skips else []
     if answered or skipped:
         console.say(", ".join([_number(len(plan.cells), "cell"), *answered, *skipped]))
+    if changed := sum(plan.estimates[cell.cell_id].changed for cell in left):
+        console.say(f"{_number(changed, 'cell')} to measure again: code or packages have changed since")
     for origin in origins(done.values()):
         console.say(f"  {_number(origin.num_cells, 'cell')} by run {origin.run_id}, measured {origin.date}")
     if done:
@@ -252,9 +246,11 @@ def print_estimate(plan: Plan, *, done: Mapping[str, Path]) -> None:
     state = console.size(max(estimate.state_bytes or 0 for estimate in estimates))
     unknown = sum(estimate.flops is None for estimate in estimates)
     if seconds is not None:
-        begins = sum(estimate.setup_s or 0.0 for estimate in estimates)
+        begins = console.span(sum(estimate.setup_s or 0.0 for estimate in estimates))
+        probes_s = sum(estimate.probes_s for estimate in estimates)
+        begins += f" to start ({console.span(probes_s)} of it for the probes, asked once)" if probes_s else " to start"
         source = "earlier runs" if all(estimate.exact for estimate in estimates) else "the rates of this machine"
-        time = f"about {console.span(seconds)}, of which {console.span(begins)} to start, going by {source}"
+        time = f"about {console.span(seconds)}, of which {begins}, going by {source}"
     elif known:
         time = f"at least {console.span(sum(known))}: {len(left) - len(known)} of {len(left)} cells cannot be told"
     else:
@@ -266,17 +262,17 @@ def print_estimate(plan: Plan, *, done: Mapping[str, Path]) -> None:
     console.say(f"{_number(len(left), 'cell')} to do: {known_work}{without}; time {time}")
 
 
-def print_end(result: RunResult, *, files: Iterable[Path], request: Request) -> None:
-    """What became of the run and where everything is, on stderr."""
+def print_end(result: RunResult, *, files: Iterable[Path], request: Request, why: bool = False) -> None:
+    """What became of the run and where everything is, on stderr; `why` cells have no number, where no table says it."""
     counts = Counter(result.statuses.values())
     console.say()
     words = ", ".join(f"{counts[status]} {status}" for status in (*ANSWERS, *FAILURES) if counts[status])
     reused = f" ({result.num_reused} from earlier runs)" if result.num_reused else ""
     console.say(f"{_number(len(result.statuses), 'cell')}: {words}{reused}, in {console.span(result.seconds)}")
-    for record in Store(result.folder).records():
-        if record.status != "ok":
-            style = "red" if record.status in FAILURES else "yellow"
-            console.say(f"  {record.status}: {console.cell_words(record.cell)}: {record.reason}", style=style)
+    unmeasured = [record for record in Store(result.folder).records() if record.status != "ok"] if why else []
+    for (status, reason), number in Counter((record.status, record.reason) for record in unmeasured).items():
+        style = "red" if status in FAILURES else "yellow"
+        console.say(f"  {_number(number, 'cell')} {status}: {reason}", style=style)
     console.say(f"rows     {result.folder / 'rows.parquet'}")
     for path in files:
         console.say(f"{'figure' if path.suffix in ('.png', '.svg') else 'table':<8} {path}")
@@ -356,7 +352,7 @@ def _plan_json(plan: Plan, *, done: Mapping[str, Path], request: Request) -> dic
 
 
 def _estimate_json(estimate: Estimate) -> dict[str, Any]:
-    return {name: getattr(estimate, name) for name in ("flops", "state_bytes", "seconds", "setup_s", "exact")}
+    return {name: getattr(estimate, name) for name in ESTIMATED}
 
 
 def _cell_json(cell: Cell) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ttbench.checkpoints.checkpoint import resolve
-from ttbench.engines.consistency import NEAR
 from ttbench.engines.engine import Engine
+from ttbench.engines.findings import NEAR
 from ttbench.engines.kinds import load_engine
 from ttbench.engines.probing import vouch
 from ttbench.errors import UnknownNameError, UsageError

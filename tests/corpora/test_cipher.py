@@ -42,7 +42,7 @@ def test_another_alphabet_is_permuted_too_and_a_letter_without_one_capital_is_no
 def test_every_document_of_the_corpus_is_a_book_of_the_same_split_in_a_cipher_of_its_own() -> None:
     cipher, prose = open_corpus("cipher"), open_corpus("kjv")
     assert cipher.digest == "6e9e2fcfbc12ed264d59c3343a0dfbd0"
-    assert "synthetic" in cipher.note
+    assert "synthetic" in cipher.caveat
     keys = []
     for split in SPLITS:
         books = {book.name: book.text.decode() for book in prose.documents(split)}

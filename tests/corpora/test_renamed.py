@@ -59,7 +59,7 @@ def test_the_letters_of_new_words_are_drawn_alike() -> None:
 
 def test_every_document_is_one_of_code_with_words_of_its_own() -> None:
     renamed, code = open_corpus("renamed"), open_corpus("code")
-    assert "synthetic" in renamed.note
+    assert "synthetic" in renamed.caveat
     for split in SPLITS:
         ours, theirs = renamed.documents(split), code.documents(split)
         assert [document.name for document in ours] == [document.name for document in theirs]

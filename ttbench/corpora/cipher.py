@@ -60,5 +60,5 @@ def cipher_corpus() -> Corpus:
         splits,
         source="corpus kjv, its letters permuted in each stretch of 36 KiB by a hash of its name",
         licence=prose.licence,
-        note="synthetic: English prose whose letters are permuted anew in each document",
+        caveat="synthetic: English prose whose letters are permuted anew in each document",
     )

@@ -86,6 +86,6 @@ def languages_corpus() -> Corpus:
         splits,
         source="message catalogues of the wheels " + ", ".join(f"{each['name']} {each['version']}" for each in wheels),
         licence=", ".join(sorted({each["licence"] for each in wheels})),
-        note="its test languages and their relatives are in no text that the zoo is trained on; what they say is, in "
+        caveat="its test languages and their relatives are in no text that the zoo is trained on; what they say is, in "
         "other languages",
     )

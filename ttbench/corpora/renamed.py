@@ -71,5 +71,5 @@ def renamed_corpus() -> Corpus:
         splits,
         source="corpus code, its words replaced in each document by a hash of its name",
         licence=code.licence,
-        note="synthetic: Python whose words are drawn at random anew in each document",
+        caveat="synthetic: Python whose words are drawn at random anew in each document",
     )

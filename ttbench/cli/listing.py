@@ -26,7 +26,11 @@ NOUNS = ("tasks", "architectures", "corpora", "checkpoints", "experts", "suites"
 def describe(target: str, *, alone: bool) -> str:
     """First line of the docstring of "module:object": the module's for a class that is `alone` in it, else its own."""
     module, _, attribute = target.partition(":")
-    spec = importlib.util.find_spec(module)
+    try:
+        spec = importlib.util.find_spec(module)
+    # The package around a plug-in's module is imported to find it, and may raise anything.
+    except Exception as error:
+        return f"cannot be imported: {type(error).__name__}: {error}"
     if spec is None or spec.origin is None:
         return ""
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
@@ -49,14 +53,16 @@ def registered(registry: Registry) -> list[dict[str, Any]]:
 
 
 def tasks() -> list[dict[str, Any]]:
+    usable = dict(TASKS.usable())
     return [
         {
             **entry,
-            "version": TASKS.load(entry["name"]).version,
-            "default_ctx": TASKS.load(entry["name"]).default_ctx,
-            "params": _defaults(TASKS.load(entry["name"]).Params),
+            "version": usable[entry["name"]].version,
+            "default_ctx": usable[entry["name"]].default_ctx,
+            "params": _defaults(usable[entry["name"]].Params),
         }
         for entry in registered(TASKS)
+        if entry["name"] in usable
     ]
 
 

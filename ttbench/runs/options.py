@@ -93,6 +93,15 @@ class Options(TypedDict, total=False):
             help="Any other parameter of the task; ttbench list tasks shows them.",
         ),
     ]
+    imports: Annotated[
+        str | Sequence[str] | None,
+        Flag(
+            name="--import",
+            metavar="PACKAGE",
+            many=True,
+            help="Your own package, imported first in every process: its models run under engine hf.",
+        ),
+    ]
     device: Annotated[str | None, Flag(metavar="DEVICE", help="cpu, cuda or cuda:N.  [default: cpu]")]
     dtype: Annotated[
         str | Sequence[str] | None,

@@ -13,6 +13,7 @@ from ttbench.corpora.corpus import Corpus, open_corpus
 from ttbench.errors import MissingDataError, UsageError
 from ttbench.machine import measure
 from ttbench.machine.software import software
+from ttbench.packages import import_packages
 from ttbench.registry import TASKS
 from ttbench.runs.options import Options, given, several, sweep
 from ttbench.runs.plan import Plan, join, plan, read_params
@@ -43,6 +44,8 @@ def _plan_task(task: str, options: Options, *, out: str | Path) -> Plan:
 
 def _plan_point(task: str, options: Options, *, out: str | Path) -> Plan:
     """The plan of one value of each option."""
+    imports = several(options.get("imports") or ())
+    import_packages(imports)
     needs: Task = TASKS.load(task)()
     corpus = options.get("corpus")
     if corpus is not None and not needs.needs_corpus:
@@ -81,6 +84,7 @@ def _plan_point(task: str, options: Options, *, out: str | Path) -> Plan:
         timings=timings(out, machine=machine, tasks=[task]),
         unchecked=bool(options.get("unchecked")),
         missing_data=missing_data,
+        imports=imports,
         texts=None if opened is None else _sizes(opened),
     )
     notes = () if opened is None else tuple(f"corpus {corpus}: {note}" for note in opened.notes)

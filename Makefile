@@ -22,7 +22,7 @@ PYRIGHT_ENV := PYRIGHT_PYTHON_IGNORE_WARNINGS=1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup bench real estimates commonsense architectures peers genomes genomics languages test check lint types pytest
-.PHONY: mutants lowest newest format figures calibration zoo wheel constraints clean distclean
+.PHONY: mutants lowest newest format columns figures calibration zoo wheel constraints clean distclean
 
 help:  ## list the goals
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -117,6 +117,9 @@ newest:  ## run the tests with the highest versions, on the newest Python that i
 format: $(STAMP)  ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+columns: $(STAMP)  ## make docs/columns.md, what each column holds, from the declarations
+	@$(BIN)/python scripts/columns.py
 
 figures: $(STAMP)  ## rebuild every CSV and figure in results/ from its rows.parquet
 	@$(BIN)/ttbench figures

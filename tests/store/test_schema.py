@@ -17,10 +17,10 @@ from test_store import cells, new_store, record  # noqa: F401  a fixture among t
 from ttbench.errors import StoreError
 from ttbench.registry import TASKS
 from ttbench.store.store import Store
-from ttbench.tasks.base import Task, columns, declared_columns
+from ttbench.tasks.base import Task, declared_columns
 from ttbench.types import Cell, Sample
 
-DECLARED = columns(text="document", whole="hits", real="nats", truth="steady")
+DECLARED = {"document": "text", "hits": "whole", "nats": "real", "steady": "truth"}
 BUILT_IN = [name for name in TASKS if TASKS[name].startswith("ttbench.")]
 
 

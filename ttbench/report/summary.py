@@ -343,32 +343,3 @@ def record(group: Group) -> dict[str, Any]:
         "noisy": noisy,
         "num_outliers": num_outliers,
     }
-
-
-_FLOATS = (
-    *("value", "value_a", "value_b", "effect", "low", "high", "level", "p", "detectable"),
-    *("smallest_effect", "num_counted"),
-)
-_TRUTHS = ("extrapolated", "noisy")
-_COUNTS = (
-    *("num_clusters", "num_samples", "num_pairs", "num_points", "num_failed", "num_outliers"),
-    *("context_len", "train_ctx", "train_ctx_a", "train_ctx_b", "batch_size", "threads", "seed"),
-)
-_TAIL = (
-    *("kind", *_FLOATS, "num_points", "verdict", "method", "axes", "cluster", "num_clusters", "num_samples"),
-    *("num_pairs", "counted", "num_failed", "num_outliers", "status", "reason", "extrapolated", "noisy", "checked"),
-)
-
-
-def tidy(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Records as a DataFrame whose missing values are null whatever the column's type; never NaN among floats."""
-    names = list(dict.fromkeys(name for entry in records for name in entry)) or ["task", "metric", *_TAIL]
-    order = [*(name for name in names if name not in _TAIL), *(name for name in _TAIL if name in names)]
-    frame = pd.DataFrame({name: [entry.get(name) for entry in records] for name in order}, dtype=object)
-    # rows from before the probes say nothing of them
-    for name in ("checked", "checked_a", "checked_b"):
-        if name in frame and all(entry is None for entry in frame[name].tolist()):
-            frame = frame.drop(columns=name)
-    for kind, columns in (("Float64", _FLOATS), ("boolean", _TRUTHS), ("Int64", _COUNTS)):
-        frame = frame.astype(dict.fromkeys((name for name in columns if name in frame), kind))
-    return frame

@@ -31,6 +31,7 @@ from ttbench.report.comparison.compare import all_pairs, compare_pairs
 from ttbench.report.comparison.sentences import sentences
 from ttbench.report.comparison.variants import sides, twins
 from ttbench.report.notes import corpus_notes
+from ttbench.report.tidy import tidy
 from ttbench.report.words import Record, Scale
 from ttbench.types import Scalar
 
@@ -65,7 +66,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
         for metric in declared
         for group in summary.groups(part, task, metric, reference=summary.is_reference(metric, declared))
     ]
-    table = summary.tidy(found)
+    table = tidy(found)
     table.attrs["metrics"] = rows.attrs["metrics"]
     table.attrs["corpus_notes"] = corpus_notes(rows)
     table.attrs["comparisons"] = words.records(compare_pairs(rows, all_pairs(sides(rows))))

@@ -19,6 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ttbench.declare import ColumnDeclaration, real, text, truth, whole
 from ttbench.errors import StoreError
 from ttbench.names import as_text
 from ttbench.store.record import CellRecord
@@ -27,51 +28,52 @@ from ttbench.types import canonical_json
 METRICS_KEY = b"ttbench.metrics"
 READ = "sequence_tokens"  # of a sample: the longest sequence that was read for it, where that is not the context
 
-COLUMNS: Mapping[str, pa.DataType] = {
-    "run_id": pa.string(),
-    "cell_id": pa.string(),
-    "schema": pa.int64(),
-    "task": pa.string(),
-    "task_version": pa.int64(),
-    "checkpoint": pa.string(),
-    "architecture": pa.string(),
-    "architecture_version": pa.int64(),
-    "provenance": pa.string(),
-    "revision": pa.string(),
-    "weights_digest": pa.string(),
-    "config_digest": pa.string(),
-    "tokenizer_digest": pa.string(),
-    "code_digest": pa.string(),  # of the sources that computed it; null in schema 1
-    "train_ctx": pa.int64(),  # tokens
-    "num_params": pa.int64(),
-    "num_params_non_embedding": pa.int64(),
-    "context_len": pa.int64(),  # tokens
-    "extrapolated": pa.bool_(),  # its longest sequence, targets included, is beyond train_ctx; null: train_ctx unknown
-    "corpus": pa.string(),
-    "corpus_digest": pa.string(),
-    "corpus_note": pa.string(),  # what a number on the corpus must not be read without
-    "seed": pa.int64(),
-    "dtype": pa.string(),
-    "device": pa.string(),
-    "engine": pa.string(),
-    "attention": pa.string(),
-    "kernel_path": pa.string(),  # JSON: op -> implementation
-    "checked": pa.string(),  # what probes said before: passed, partly (not as far as it reads), failed, or unchecked
-    "batch_size": pa.int64(),  # sequences
-    "threads": pa.int64(),
-    "round": pa.int64(),
-    "machine": pa.string(),  # fingerprint of where it really ran
-    "software": pa.string(),  # torch, Python and what chooses kernels; timing cells only
-    "environment": pa.string(),  # digest of environment.json
-    "ttbench": pa.string(),  # version of the package that measured it; null in schema 1
-    "status": pa.string(),
-    "reason": pa.string(),
-    "started": pa.string(),  # ISO 8601, UTC
-    "cell_s": pa.float64(),  # wall seconds of the cell; none for what it took over from another (reused_tokens)
-    "cell_cpu_s": pa.float64(),  # processor seconds of the whole cell
-    "load_average": pa.float64(),
-    "denormals_flushed": pa.bool_(),  # by the worker's arithmetic, as tried
+COLUMNS: Mapping[str, ColumnDeclaration] = {
+    "run_id": text("run that measured it"),
+    "cell_id": text("digest of all that can change the cell's numbers: equal cells of any run have one"),
+    "schema": whole("schema of the cell's file"),
+    "task": text("task that measured"),
+    "task_version": whole("version of the task; another version's numbers are other numbers"),
+    "checkpoint": text("what the checkpoint was called: zoo name, folder or hub id"),
+    "architecture": text("its architecture, by the name in `ttbench list architectures`"),
+    "architecture_version": whole("version of the architecture's code"),
+    "provenance": text("where it came from: zoo, local or hub"),
+    "revision": text("its commit on the hub; null for folders"),
+    "weights_digest": text("digest of its weights"),
+    "config_digest": text("digest of its configuration"),
+    "tokenizer_digest": text("digest of its tokenizer; null: it has none"),
+    "code_digest": text("digest of the sources that computed the number; null in schema 1"),
+    "train_ctx": whole("its training context; null: unknown", "tokens"),
+    "num_params": whole("its parameters", "parameters"),
+    "num_params_non_embedding": whole("its parameters without embedding and output head", "parameters"),
+    "context_len": whole("context that was asked for, in tokens of its tokenizer", "tokens"),
+    "extrapolated": truth("whether its longest sequence, targets included, is beyond train_ctx; null: unknown"),
+    "corpus": text("corpus that was read; null: none"),
+    "corpus_digest": text("digest of the corpus's text"),
+    "corpus_note": text("what a number on the corpus must not be read without"),
+    "seed": whole("seed of everything that is drawn"),
+    "dtype": text("floating-point type of the weights"),
+    "device": text("device that it ran on, such as cpu"),
+    "engine": text("engine that ran, such as eager or hf"),
+    "attention": text("implementation of softmax attention; none for an architecture without it"),
+    "kernel_path": text("JSON: operation -> implementation that ran"),
+    "checked": text("what probes said before: passed, partly (not as far as it reads), failed, or unchecked"),
+    "batch_size": whole("sequences that were read at once", "sequences"),
+    "threads": whole("threads of the arithmetic"),
+    "round": whole("fresh process of a timing cell, from 0"),
+    "machine": text("fingerprint of the machine that it ran on"),
+    "software": text("timing cells: torch, Python and the variables that choose kernels"),
+    "environment": text("digest of the environment that the run recorded"),
+    "ttbench": text("version of ttbench that measured it; null in schema 1"),
+    "status": text("ok, or why there is no number: oom, too_long, too_short, unsupported, killed, timeout, error"),
+    "reason": text("one line that explains the status; null where it is ok"),
+    "started": text("when the cell began: ISO 8601, UTC"),
+    "cell_s": real("wall time of the cell; none for what it took over from another cell", "s"),
+    "cell_cpu_s": real("processor time of the cell", "s"),
+    "load_average": real("load average of the machine over one minute, when the cell began"),
+    "denormals_flushed": truth("whether the worker's arithmetic flushed denormal numbers to zero, as tried"),
 }
+SAMPLE: Mapping[str, ColumnDeclaration] = {"sample": whole("number of the row within its cell, from 0")}
 
 
 _ARROW = {"text": pa.string(), "whole": pa.int64(), "real": pa.float64(), "truth": pa.bool_()}
@@ -109,7 +111,7 @@ def _rows(record: CellRecord) -> Iterator[dict[str, Any]]:
         yield {**shared, "sample": 0}
     for index, sample in enumerate(record.samples):
         own = _texts({**sample.keys, **sample.values})
-        taken = own.keys() & (shared.keys() | {"sample"})
+        taken = own.keys() & (shared.keys() | SAMPLE.keys())
         if taken:
             raise StoreError(f"task '{record.cell.task}' names a sample's column {sorted(taken)[0]!r}, which rows have")
         yield {**shared, "sample": index, **own}
@@ -147,12 +149,12 @@ def table(records: Iterable[CellRecord]) -> pa.Table:
     declared = _declared(records)
     # Parameters before `sample`, the tasks' own columns after it: as declared, others in order of first appearance.
     extra = dict.fromkeys(
-        (*declared, *(name for row in rows for name in row if name not in COLUMNS and name != "sample"))
+        (*declared, *(name for row in rows for name in row if name not in COLUMNS and name not in SAMPLE))
     )
-    types: dict[str, pa.DataType] = dict(COLUMNS)
+    types: dict[str, pa.DataType] = {name: _ARROW[column.kind] for name, column in COLUMNS.items()}
     for name in (name for name in extra if name.startswith("param_")):
         types[name] = declared.get(name) or _type_of(name, (row.get(name) for row in rows))
-    types["sample"] = pa.int64()
+    types |= {name: _ARROW[column.kind] for name, column in SAMPLE.items()}
     for name in (name for name in extra if not name.startswith("param_")):
         types[name] = declared.get(name) or _type_of(name, (row.get(name) for row in rows))
     schema = pa.schema(list(types.items()), metadata={METRICS_KEY: canonical_json(metrics).encode()})

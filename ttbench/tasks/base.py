@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from ttbench.declare import ColumnDeclaration, declared_parameters
 from ttbench.machine.work import Calls, Texts, Work
 from ttbench.types import Cell, ColumnType, Cost, Metric, Sample
 
@@ -51,28 +51,23 @@ class Bench:
         return self.open_tokenizer()
 
 
-def columns(*, text: str = "", whole: str = "", real: str = "", truth: str = "") -> Mapping[str, ColumnType]:
-    """Names of a task's columns by what they hold, with blanks between them."""
-    declared: tuple[tuple[ColumnType, str], ...] = (("text", text), ("whole", whole), ("real", real), ("truth", truth))
-    return {name: kind for kind, names in declared for name in names.split()}
-
-
 class Task(ABC):
     """One kind of measurement.
 
     `Params` is a frozen dataclass whose fields are the task's parameters with their defaults: YAML and the command
-    line are validated against it. `version` is bumped whenever the numbers of an unchanged cell would move.
+    line are validated against it, and `ttbench.declare.parameter` gives each a meaning. `version` is bumped whenever
+    the numbers of an unchanged cell would move.
 
-    `columns` declares every key and value of the task's samples, so that all files of its rows have one schema; a
-    sample with another name or type fails its cell. A task that declares none has types inferred from each file's
-    rows, and a column without a single value has none.
+    `columns` declares every key and value of the task's samples, with its meaning, so that all files of its rows have
+    one schema; a sample with another name or type fails its cell. A task that declares none has types inferred from
+    each file's rows, and a column without a single value has none.
     """
 
     name: ClassVar[str]
     version: ClassVar[int]
     Params: ClassVar[type[Any]]
     metrics: ClassVar[tuple[Metric, ...]]
-    columns: ClassVar[Mapping[str, ColumnType] | None] = None
+    columns: ClassVar[Mapping[str, ColumnDeclaration] | None] = None
     isolation: ClassVar[Literal["checkpoint", "cell"]]  # cells of a checkpoint share a process, or one process per cell
     needs_corpus: ClassVar[bool]
     default_ctx: ClassVar[str]  # in the grammar of --ctx
@@ -142,24 +137,11 @@ class Task(ABC):
         """Yield the samples of `bench.cell`. Raises CellAnswer to end with a status such as too_long."""
 
 
+def declarations(task: type[Task] | Task) -> dict[str, ColumnDeclaration]:
+    """A task's columns: its parameters as `param_<name>`, then those of its samples where it declares them."""
+    return {**declared_parameters(task.Params), **(task.columns or {})}
+
+
 def declared_columns(task: type[Task] | Task) -> dict[str, ColumnType]:
-    """The types of a task's columns: its parameters' as `param_<name>`, then its samples' where it declares them."""
-    kinds: dict[type, ColumnType] = {str: "text", int: "whole", float: "real", bool: "truth"}
-    found: dict[str, ColumnType] = {}
-    for name, hint in typing.get_type_hints(task.Params).items():
-        mine: set[ColumnType | None] = {kinds.get(kind) for kind in _plain_types(hint)}
-        if "real" in mine:
-            mine.discard("whole")
-        kind: ColumnType | None = mine.pop() if len(mine) == 1 else None
-        # Others are refused where parameters are read.
-        if kind is not None:
-            found[f"param_{name}"] = kind
-    return {**found, **(task.columns or {})}
-
-
-def _plain_types(hint: Any) -> set[type]:
-    """The types that a field's annotation allows, beside None."""
-    if typing.get_origin(hint) is Literal:
-        return {type(value) for value in typing.get_args(hint)} - {type(None)}
-    parts = typing.get_args(hint)
-    return set().union(*map(_plain_types, parts)) if parts else {hint} - {type(None)}
+    """The types of a task's columns."""
+    return {name: declared.kind for name, declared in declarations(task).items()}

@@ -31,9 +31,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from ttbench.declare import ColumnDeclaration, parameter, real, text, truth, whole
 from ttbench.errors import UsageError
-from ttbench.tasks.base import Bench, Limit, Task, columns
-from ttbench.types import ColumnType, Metric, Sample, Scalar
+from ttbench.tasks.base import Bench, Limit, Task
+from ttbench.types import Metric, Sample, Scalar
 
 if TYPE_CHECKING:
     from ttbench.lmeval.evaluation import Aggregate, Outcome
@@ -50,9 +51,9 @@ OTHER_SPLITS = {"social_iqa_evals": "the test questions of Social IQa; lm-eval a
 class CommonsenseParams:
     """Parameters of the commonsense task."""
 
-    task: str = "social_iqa_evals"  # lm-eval's id of one task
-    num_fewshot: int | None = None  # worked examples before each question; None: the task's own number
-    limit: Limit = None  # the first so many questions; None: all
+    task: str = parameter("social_iqa_evals", "lm-eval's id of one task")
+    num_fewshot: int | None = parameter(None, "worked examples before each question; None: the task's own number")
+    limit: Limit = parameter(None, "the first so many questions; None: all", "questions")
 
 
 def _accuracy(name: str, label: str, numerator: str) -> Metric:
@@ -90,18 +91,35 @@ class Commonsense(Task):
     name: ClassVar[str] = "commonsense"
     version: ClassVar[int] = 1
     Params: ClassVar[type[Any]] = CommonsenseParams
-    columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
-        text=(
-            "lm_eval_task lm_eval_version lm_eval_release dataset data_digest not_comparable_because filter "
-            "lm_eval_metric"
-        ),
-        whole=(
-            "num_fewshot max_length question num_questions num_words num_bytes num_targets num_tokens cut_tokens "
-            "cut_at_2048 num_windows"
-        ),
-        real="acc acc_norm chance nats lm_eval_value lm_eval_stderr",
-        truth="comparable_to_published beyond_train_ctx",
-    )
+    columns: ClassVar[Mapping[str, ColumnDeclaration] | None] = {
+        "lm_eval_task": text("lm-eval's id of the task"),
+        "lm_eval_version": text("the task's version in lm-eval"),
+        "lm_eval_release": text("release of lm-eval that measured"),
+        "dataset": text("data set of the questions"),
+        "data_digest": text("digest of the questions as they were asked"),
+        "not_comparable_because": text("why the row may not stand beside published numbers; null: it may"),
+        "filter": text("lm-eval's filter of the answers, such as none"),
+        "lm_eval_metric": text("name of a number as lm-eval reports it; null on rows of questions"),
+        "num_fewshot": whole("worked examples before each question"),
+        "max_length": whole("the most that is read of a question", "tokens"),
+        "question": whole("number of the question in its data set, from 0"),
+        "num_questions": whole("questions of the row: 1", "questions"),
+        "num_words": whole("words of a text", "words"),
+        "num_bytes": whole("bytes of a text", "bytes"),
+        "num_targets": whole("continuations that nats are of: 1", "targets"),
+        "num_tokens": whole("tokens of the question with its longest choice", "tokens"),
+        "cut_tokens": whole("tokens that were cut from the question's beginning", "tokens"),
+        "cut_at_2048": whole("tokens that lm-eval would cut at its default length of 2,048", "tokens"),
+        "num_windows": whole("windows that a text was read in", "windows"),
+        "acc": real("1 where the likeliest choice is the right one", "questions"),
+        "acc_norm": real("1 where the likeliest choice per character is the right one", "questions"),
+        "chance": real("share that guessing would score: one over the number of choices"),
+        "nats": real("negative log-likelihood of a text or of a continuation", "nats"),
+        "lm_eval_value": real("the number that lm-eval reports, in lm-eval's unit"),
+        "lm_eval_stderr": real("lm-eval's standard error of it"),
+        "comparable_to_published": truth("whether the row may stand beside published numbers"),
+        "beyond_train_ctx": truth("whether the question is longer than the training context; null: unknown"),
+    }
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
     needs_corpus: ClassVar[bool] = False
     default_ctx: ClassVar[str] = "32k"

@@ -35,12 +35,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from jaxtyping import Int
 
+from ttbench.declare import ColumnDeclaration, parameter, real, text, truth, whole
 from ttbench.errors import TooLongError, UsageError
 from ttbench.machine import measure
 from ttbench.machine.measure import Stopwatch, WarmUp
 from ttbench.machine.work import Calls, Texts, Work
-from ttbench.tasks.base import Bench, Task, columns
-from ttbench.types import ColumnType, Metric, Sample, Scalar
+from ttbench.tasks.base import Bench, Task
+from ttbench.types import Metric, Sample, Scalar
 
 if TYPE_CHECKING:
     from ttbench.engines.engine import Engine
@@ -57,12 +58,12 @@ WARM_UP_CALLS = 10  # that `measure.warm_up` takes where times are steady at onc
 class LatencyParams:
     """Parameters of the latency task."""
 
-    phases: str = "prefill,decode"  # which to time
-    decode_tokens: int = 32  # steps in one timed block
-    min_repeats: int = 3  # timed repeats of each phase, in each round, at least
-    min_seconds: float = 1.0  # seconds of timed repeats of each phase, in each round, at least
-    warm_up_s: float = 1.0  # seconds of warm-up of each phase at most; the first prefill counts
-    rounds: int = 5  # fresh processes
+    phases: str = parameter("prefill,decode", "which phases are timed, separated by commas")
+    decode_tokens: int = parameter(32, "steps in one timed block", "tokens")
+    min_repeats: int = parameter(3, "timed repeats of each phase, in each round, at least")
+    min_seconds: float = parameter(1.0, "timed repeats of each phase, in each round, last at least", "s")
+    warm_up_s: float = parameter(1.0, "warm-up of each phase lasts at most; the first prefill counts", "s")
+    rounds: int = parameter(5, "fresh processes for each point")
 
 
 def _median(name: str, label: str, unit: str, numerator: str, phase: str) -> Metric:
@@ -99,12 +100,22 @@ class Latency(Task):
     name: ClassVar[str] = "latency"
     version: ClassVar[int] = 1
     Params: ClassVar[type[Any]] = LatencyParams
-    columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
-        text="phase",
-        whole="repeat num_calls num_tokens warm_up_calls",
-        real="wall_s cpu_s call_s call_cpu_s load steal_s throttled_s warm_up_s",
-        truth="steady",
-    )
+    columns: ClassVar[Mapping[str, ColumnDeclaration] | None] = {
+        "phase": text("what was timed: load, first_call, prefill or decode"),
+        "repeat": whole("number of the repeat within its phase and round, from 0"),
+        "num_calls": whole("calls of the model inside the timed block"),
+        "num_tokens": whole("tokens that the timed block read or stepped, over the batch", "tokens"),
+        "wall_s": real("wall time of the timed block", "s"),
+        "cpu_s": real("processor time of the timed block, over all threads", "s"),
+        "call_s": real("wall time of one call: wall_s / num_calls", "s"),
+        "call_cpu_s": real("processor time of one call: cpu_s / num_calls", "s"),
+        "load": real("load average of the machine over one minute, when the block began"),
+        "steal_s": real("time that the hypervisor gave to other guests while the block ran", "s"),
+        "throttled_s": real("time that the control group held the process back while the block ran", "s"),
+        "warm_up_calls": whole("calls of the warm-up before the phase; null for load and first_call"),
+        "warm_up_s": real("wall time of the warm-up before the phase; null for load and first_call", "s"),
+        "steady": truth("whether the warm-up ended because its times were steady; false: its time was over"),
+    }
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "cell"
     needs_corpus: ClassVar[bool] = False
     default_ctx: ClassVar[str] = "512,2k,8k"

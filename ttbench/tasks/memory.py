@@ -31,19 +31,20 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from ttbench.declare import ColumnDeclaration, parameter, text, truth, whole
 from ttbench.errors import TooLongError, UsageError
 from ttbench.machine import measure
 from ttbench.machine.work import Calls, Texts, Work
-from ttbench.tasks.base import Bench, Task, columns
-from ttbench.types import Cell, ColumnType, Metric, Sample
+from ttbench.tasks.base import Bench, Task
+from ttbench.types import Cell, Metric, Sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryParams:
     """Parameters of the memory task."""
 
-    decode_tokens: int = 32  # steps of the decode phase
-    rounds: int = 3  # fresh processes
+    decode_tokens: int = parameter(32, "steps of the decode phase", "tokens")
+    rounds: int = parameter(3, "fresh processes for each point")
 
 
 def _peak(name: str, label: str, numerator: str, phase: str) -> Metric:
@@ -80,14 +81,18 @@ class Memory(Task):
     name: ClassVar[str] = "memory"
     version: ClassVar[int] = 1
     Params: ClassVar[type[Any]] = MemoryParams
-    columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
-        text="phase method",
-        whole=(
-            "peak_rss_bytes rss_bytes working_peak_bytes weight_bytes state_bytes state_allocated_bytes "
-            "state_bytes_analytic"
-        ),
-        truth="peak_reset",
-    )
+    columns: ClassVar[Mapping[str, ColumnDeclaration] | None] = {
+        "phase": text("what was done: baseline, load, prefill or decode"),
+        "method": text("counter that the peak was read from: vmhwm, or peak_wset or ru_maxrss, which cannot be reset"),
+        "peak_rss_bytes": whole("highest resident memory of the process during the phase", "bytes"),
+        "rss_bytes": whole("resident memory of the process after the phase", "bytes"),
+        "working_peak_bytes": whole("peak of the phase above what was resident after load", "bytes"),
+        "weight_bytes": whole("weights as the engine holds them; on the row of phase load", "bytes"),
+        "state_bytes": whole("state in use after the phase, over the batch", "bytes"),
+        "state_allocated_bytes": whole("state that is allocated after the phase, over the batch", "bytes"),
+        "state_bytes_analytic": whole("state by the formula of the architecture; null without one", "bytes"),
+        "peak_reset": truth("whether the system reset its peak counter when the phase began"),
+    }
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "cell"
     needs_corpus: ClassVar[bool] = False
     default_ctx: ClassVar[str] = "512,2k,8k"

@@ -32,6 +32,7 @@ from ttbench.report.comparison.sentences import caption, effect, sentences
 from ttbench.report.comparison.side_by_side import SideBySide
 from ttbench.report.comparison.variants import SHOWN, Side, read_variant, side_of, spellings
 from ttbench.report.summary import A_BETTER, B_BETTER, EXACT, NOT_COMPARABLE, NOT_JUDGED, NOT_SHOWN, TOO_SMALL
+from ttbench.report.tidy import tidy
 from ttbench.types import NO_ATTENTION, Metric, Scalar
 
 # Settings in which the only two lines of a quality metric may differ and still be compared.
@@ -99,7 +100,7 @@ def compare_pairs(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.Da
 def _compare_sides(pairs: Sequence[tuple[Side, Side]]) -> pd.DataFrame:
     records: list[dict[str, Any]] = []
     if not pairs:
-        return summary.tidy(records)
+        return tidy(records)
     unlike = {side.text: side.rows for pair in pairs for side in pair}
     # One table, so that all sides are told apart by the same settings; objects, since columns may be missing in some.
     both = pd.concat([rows.astype(object) for rows in unlike.values()])
@@ -115,7 +116,7 @@ def _compare_sides(pairs: Sequence[tuple[Side, Side]]) -> pd.DataFrame:
                 found = {text: list(summary.groups(part, task, metric, among=whole)) for text, part in parts.items()}
                 for one, two in pairs:
                     records += _compare_metric(found, metric, one, two)
-    result = summary.tidy(records)
+    result = tidy(records)
     result.attrs["metrics"] = {task: [metric.to_json() for metric in metrics] for task, metrics in declared.items()}
     return result
 

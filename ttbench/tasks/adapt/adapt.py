@@ -36,12 +36,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ttbench.adapt.domains import DOMAINS, Domain, Item, data_digest, draw_items, read_domains
 from ttbench.adapt.experts import DISPATCH, OTHER, UNKNOWN, Expert, find_library, library_digest, read_library
+from ttbench.declare import ColumnDeclaration, parameter, real, text, whole
 from ttbench.errors import UnknownNameError, UnsupportedError, UsageError
 from ttbench.machine import measure
 from ttbench.tasks.adapt.adapt_metrics import METRICS
-from ttbench.tasks.base import Bench, Task, columns
+from ttbench.tasks.base import Bench, Task
 from ttbench.tasks.ends import prompt_ends
-from ttbench.types import ColumnType, Metric, Sample, digest
+from ttbench.types import Metric, Sample, digest
 
 if TYPE_CHECKING:
     from ttbench.adapt.strategies import Strategy
@@ -56,17 +57,17 @@ _KINDS = {"reinforce": ("svf", "reinforce"), "lora": ("lora", "next-token")}
 class AdaptParams:
     """Parameters of the adapt task."""
 
-    strategies: str = ",".join(STRATEGIES)
-    experts: str = "transformer"  # library: a name that `ttbench list experts` shows, or a folder
-    domains: str = "code,prose,recall,dna,other"
-    limit: int = 16  # items of each domain that are scored
-    answer_tokens: int = 64  # tokens that are scored, of domains that continue a text
-    shots: int = 10  # few-shot: held-out items that it looks at, of each domain
-    population: int = 8  # few-shot: candidates of a generation
-    elites: int = 2  # few-shot: of them, to which the next is fitted
-    iterations: int = 5  # few-shot: generations
-    rounds: int = 3  # fresh processes
-    inputs_digest: str = ""  # of the experts' files and all texts; filled in by the plan
+    strategies: str = parameter(",".join(STRATEGIES), "how experts are chosen, separated by commas")
+    experts: str = parameter("transformer", "library: a name that `ttbench list experts` shows, or a folder")
+    domains: str = parameter("code,prose,recall,dna,other", "kinds of prompts, separated by commas")
+    limit: int = parameter(16, "items of each domain that are scored", "items")
+    answer_tokens: int = parameter(64, "what is scored, of domains that continue a text", "tokens")
+    shots: int = parameter(10, "few-shot: held-out items that it looks at, of each domain", "items")
+    population: int = parameter(8, "few-shot: candidates of a generation")
+    elites: int = parameter(2, "few-shot: of them, to which the next is fitted")
+    iterations: int = parameter(5, "few-shot: generations")
+    rounds: int = parameter(3, "fresh processes for each point")
+    inputs_digest: str = parameter("", "digest of the experts' files and all texts; filled in by the plan")
 
 
 class Adapt(Task):
@@ -75,14 +76,34 @@ class Adapt(Task):
     name: ClassVar[str] = "adapt"
     version: ClassVar[int] = 2
     Params: ClassVar[type[Any]] = AdaptParams
-    columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
-        text="strategy domain item source phase method sent_to",
-        whole=(
-            "num_items num_exact num_hits num_tokens num_bytes num_dispatched_right num_prompts num_switches "
-            "extra_peak_bytes held_bytes expert_params num_experts num_decomposed num_picked"
-        ),
-        real="nats pass1_s pass2_s switch_s decompose_s",
-    )
+    columns: ClassVar[Mapping[str, ColumnDeclaration] | None] = {
+        "strategy": text("how the expert was chosen"),
+        "domain": text("kind of the prompt"),
+        "item": text("the prompt and its answer"),
+        "source": text("text that the item was cut from"),
+        "phase": text("what the row tells: item, dispatch, passes or memory"),
+        "method": text("memory: counter that the peak was read from: vmhwm, peak_wset or ru_maxrss"),
+        "sent_to": text("dispatch: domain of an expert, or other"),
+        "num_items": whole("items of the row: 1", "items"),
+        "num_exact": whole("1 where every token of the answer is the likeliest", "items"),
+        "num_hits": whole("tokens of the answer that are the likeliest", "tokens"),
+        "num_tokens": whole("tokens of the answer", "tokens"),
+        "num_bytes": whole("bytes of the answer", "bytes"),
+        "num_dispatched_right": whole("1 where the prompt was sent to the expert of its domain", "items"),
+        "num_prompts": whole("passes: prompts of the domain", "prompts"),
+        "num_switches": whole("passes: times that other weights were put in"),
+        "extra_peak_bytes": whole("memory: peak above what was resident before the strategy", "bytes"),
+        "held_bytes": whole("memory: what is held beside the model", "bytes"),
+        "expert_params": whole("memory: parameters of the largest expert", "parameters"),
+        "num_experts": whole("memory: experts that the strategy may use", "experts"),
+        "num_decomposed": whole("memory: matrices that were decomposed", "matrices"),
+        "num_picked": whole("dispatch: 1 where the prompt was sent to `sent_to`", "items"),
+        "nats": real("negative log-likelihood of the answer", "nats"),
+        "pass1_s": real("passes: wall time of choosing, over the prompts; null where nothing is chosen", "s"),
+        "pass2_s": real("passes: wall time of answering, over the prompts", "s"),
+        "switch_s": real("passes: wall time of putting other weights in, over the switches", "s"),
+        "decompose_s": real("memory: wall time of decomposing matrices", "s"),
+    }
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "cell"
     needs_corpus: ClassVar[bool] = False
     default_ctx: ClassVar[str] = "256"

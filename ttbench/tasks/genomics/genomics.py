@@ -35,14 +35,15 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from ttbench.corpora.corpus import Corpus
+from ttbench.declare import ColumnDeclaration, parameter, real, text, whole
 from ttbench.errors import UsageError
 from ttbench.machine.work import Texts, Work
-from ttbench.tasks.base import Bench, Limit, Task, columns
+from ttbench.tasks.base import Bench, Limit, Task
 from ttbench.tasks.compressors import OncePerDocument
 from ttbench.tasks.genomics import kmers
 from ttbench.tasks.genomics.markov import bases_of, markov_of
 from ttbench.tasks.windows import Window, draw_windows, fit_batch, originals, require_room, score_windows, window_work
-from ttbench.types import ColumnType, Cost, Metric, Sample
+from ttbench.types import Cost, Metric, Sample
 
 # For plans: seconds of counting a base of the train split, measured on one core of a server of 2024.
 COUNT_S = 2e-7
@@ -52,10 +53,10 @@ COUNT_S = 2e-7
 class GenomicsParams:
     """Parameters of the genomics task."""
 
-    limit: Limit = None  # stretches at most, in seeded order; None: all
-    window: int = 256  # targets in one window, tokens
-    windows: int = 64  # in all before the limit, dealt over the stretches; each gives one at least
-    max_context: int = 8_192  # tokens; contexts up to this one score the same targets
+    limit: Limit = parameter(None, "stretches at most, in seeded order; None: all", "stretches")
+    window: int = parameter(256, "targets in one window", "tokens")
+    windows: int = parameter(64, "windows in all before the limit, dealt over the stretches; each gives one")
+    max_context: int = parameter(8_192, "contexts up to this one score the same targets", "tokens")
 
 
 def _bits(name: str, label: str, numerator: str, denominator: str, *, scale: float, ours: bool = False) -> Metric:
@@ -79,11 +80,20 @@ class Genomics(Task):
     name: ClassVar[str] = "genomics"
     version: ClassVar[int] = 1
     Params: ClassVar[type[Any]] = GenomicsParams
-    columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
-        text="document",
-        whole="window_start shared_context num_tokens num_bases seen_bases document_bytes bzip2_bytes xz_bytes",
-        real="nats even_nats markov_nats",
-    )
+    columns: ClassVar[Mapping[str, ColumnDeclaration] | None] = {
+        "document": text("stretch of the genome that was scored"),
+        "window_start": whole("place of the window's first target in its stretch", "tokens"),
+        "shared_context": whole("the longest context that scores this window's targets", "tokens"),
+        "num_tokens": whole("scored tokens", "tokens"),
+        "num_bases": whole("bases of the scored tokens", "bases"),
+        "seen_bases": whole("scored bases that end a word of 24 which stands in the train split", "bases"),
+        "document_bytes": whole("bytes of the whole stretch; on its first row", "bytes"),
+        "bzip2_bytes": whole("the whole stretch after bzip2 -9; on its first row", "bytes"),
+        "xz_bytes": whole("the whole stretch after xz -9; on its first row", "bytes"),
+        "nats": real("negative log-likelihood of the scored tokens", "nats"),
+        "even_nats": real("what the bases cost where every base is as likely: ln 4 each", "nats"),
+        "markov_nats": real("what the bases cost a Markov model of order 12 of the train split", "nats"),
+    }
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
     needs_corpus: ClassVar[bool] = True
     corpus_splits: ClassVar[tuple[str, ...]] = ("train", "test")

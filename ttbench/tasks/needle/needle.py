@@ -44,16 +44,17 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from jaxtyping import Int
 
+from ttbench.declare import ColumnDeclaration, parameter, real, text, truth, whole
 from ttbench.errors import TooLongError, UnknownNameError, UnsupportedError, UsageError
 from ttbench.machine.work import Calls, Texts, Work
-from ttbench.tasks.base import Bench, Task, columns
+from ttbench.tasks.base import Bench, Task
 from ttbench.tasks.needle.answers import Reader
 from ttbench.tasks.needle.haystack import gather
 from ttbench.tasks.needle.judge import Judge
 from ttbench.tasks.needle.prompts import prepare
 from ttbench.tasks.needle.riddle import answer_ids, draw_candidates, draw_riddle, draw_wording
 from ttbench.tasks.needle.ruler import ANSWER_TOKENS, VARIANTS, Variant, departures
-from ttbench.types import Cell, ColumnType, Metric, Sample
+from ttbench.types import Cell, Metric, Sample
 
 SCORERS: Mapping[str, frozenset[str]] = {
     "both": frozenset({"generate", "choice"}),
@@ -69,16 +70,20 @@ GRID_ANSWER_TOKENS = {"numbers": 32, "uuids": 64}  # by kind of value; a byte is
 class NeedleParams:
     """Parameters of the needle task; None stands for what suits the depth mode, and is filled in by the plan."""
 
-    limit: int = 10  # trials: haystacks, each with a needle at every depth
-    protocol: str = "niah_single_2"  # one of RULER's tasks
-    depth_mode: Literal["grid", "ruler"] = "grid"  # depths in turn, or drawn anew for each needle
-    depths: str | None = None  # shares of the haystack before the needle; grid only
-    scorer: Literal["both", "generate", "loglik", "choice", "all"] | None = None  # both: generate and choice
-    wording: Literal["ruler", "drawn"] = "ruler"  # drawn: each trial in one of ten wordings; ruler: its own
-    question: Literal["ruler", "cloze"] | None = None  # cloze: the needle's sentence begun again, for base models
-    candidates: int = 10  # choice: values to choose from, the true one included
-    answer_tokens: int | None = None  # generate: tokens written, kept free inside the context
-    share_prefixes: bool = True  # False reads every prompt from its start: slower, equal answers
+    limit: int = parameter(10, "trials: haystacks, each with a needle at every depth", "trials")
+    protocol: str = parameter("niah_single_2", "one of RULER's tasks")
+    depth_mode: Literal["grid", "ruler"] = parameter("grid", "grid: depths in turn; ruler: drawn for each needle")
+    depths: str | None = parameter(None, "grid: shares of the haystack before the needle, separated by commas")
+    scorer: Literal["both", "generate", "loglik", "choice", "all"] | None = parameter(
+        None, "how an answer is judged; both: generate and choice"
+    )
+    wording: Literal["ruler", "drawn"] = parameter("ruler", "drawn: each trial in one of ten wordings; ruler: its own")
+    question: Literal["ruler", "cloze"] | None = parameter(
+        None, "cloze: the needle's sentence begun again, for base models"
+    )
+    candidates: int = parameter(10, "choice: values to choose from, the true one included")
+    answer_tokens: int | None = parameter(None, "generate: room for the answer, inside the context", "tokens")
+    share_prefixes: bool = parameter(True, "false reads every prompt from its start: slower, equal answers")
 
 
 def settled(params: NeedleParams) -> NeedleParams:
@@ -117,12 +122,28 @@ class Needle(Task):
     name: ClassVar[str] = "needle"
     version: ClassVar[int] = 3
     Params: ClassVar[type[Any]] = NeedleParams
-    columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
-        text="haystack wording draw recipe not_comparable_because",
-        whole="num_trials loglik_tokens needle_index prompt_tokens prompt_bytes prefilled_tokens",
-        real="depth hits_generate hits_choice hits_loglik loglik_nats actual_depth value_nats value_control_nats",
-        truth="comparable_to_published",
-    )
+    columns: ClassVar[Mapping[str, ColumnDeclaration] | None] = {
+        "haystack": text("the trial: its haystack, key and value"),
+        "wording": text("wording of the needle and of the question"),
+        "draw": text("what a row shares with others: its haystack, or its wording where wordings are drawn"),
+        "recipe": text("JSON from which the prompt can be made again"),
+        "not_comparable_because": text("why the row may not stand beside RULER's table; null: it may"),
+        "num_trials": whole("trials of the row: 1", "trials"),
+        "loglik_tokens": whole("loglik: tokens of the value", "tokens"),
+        "needle_index": whole("place of the needle's first token in the prompt", "tokens"),
+        "prompt_tokens": whole("tokens of the prompt, without the room for the answer", "tokens"),
+        "prompt_bytes": whole("bytes of the prompt", "bytes"),
+        "prefilled_tokens": whole("tokens that were really read; the control's are in the trial's last row", "tokens"),
+        "depth": real("share of the haystack before the needle, as asked; null where it is drawn"),
+        "hits_generate": real("generate: share of the values that the written answer contains", "trials"),
+        "hits_choice": real("choice: 1 where the true value is recognised, 1/k in a tie of k", "trials"),
+        "hits_loglik": real("loglik: 1 where each token of the value is the likeliest", "trials"),
+        "loglik_nats": real("loglik: negative log-likelihood of the value", "nats"),
+        "actual_depth": real("share of the haystack before the first needle, as it came to stand"),
+        "value_nats": real("negative log-likelihood of the value after the prompt", "nats"),
+        "value_control_nats": real("the same after the prompt without the needle", "nats"),
+        "comparable_to_published": truth("whether the row may stand beside RULER's table"),
+    }
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
     needs_corpus: ClassVar[bool] = True
     default_corpus: ClassVar[str] = "kjv"

@@ -57,10 +57,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from ttbench.corpora.corpus import Document
+from ttbench.declare import ColumnDeclaration, parameter, real, text, whole
 from ttbench.errors import UnknownNameError, UsageError
 from ttbench.machine import measure
 from ttbench.machine.work import Texts, Work
-from ttbench.tasks.base import Bench, Limit, Task, columns
+from ttbench.tasks.base import Bench, Limit, Task
 from ttbench.tasks.compressors import OncePerDocument
 from ttbench.tasks.perplexity.blocks import Nats, lay_out, score_blocks
 from ttbench.tasks.perplexity.perplexity_metrics import METRICS
@@ -75,7 +76,7 @@ from ttbench.tasks.windows import (
     score_windows,
     window_work,
 )
-from ttbench.types import ColumnType, Cost, Metric, Sample, Scalar
+from ttbench.types import Cost, Metric, Sample, Scalar
 
 PROTOCOLS = ("fixed", "packed", "position", "stream", "hf-stride", "lme-rolling")
 # Those whose longer contexts serve the shorter ones.
@@ -95,13 +96,15 @@ TYPICAL_DOCUMENTS, TYPICAL_DOCUMENT_LEN = 64, 131_072
 class PerplexityParams:
     """Parameters of the perplexity task."""
 
-    protocol: Literal["fixed", "packed", "position", "stream", "hf-stride", "lme-rolling"] = "fixed"
-    limit: Limit = 12  # test documents at most, in seeded order; None: all
-    window: int = 256  # fixed: targets in one window, tokens
-    windows: int = 12  # fixed: windows in all before the limit, dealt over the documents; each gives one at least
-    max_context: int = 32_768  # fixed: tokens; contexts up to this one score the same targets
-    chunk: int = 2_048  # stream: tokens read at a time
-    stride: int | None = None  # hf-stride: tokens from one window to the next; None: half a window
+    protocol: Literal["fixed", "packed", "position", "stream", "hf-stride", "lme-rolling"] = parameter(
+        "fixed", "how text is cut into what is read and what is scored"
+    )
+    limit: Limit = parameter(12, "test documents at most, in seeded order; None: all", "documents")
+    window: int = parameter(256, "fixed: targets in one window", "tokens")
+    windows: int = parameter(12, "fixed: windows in all before the limit, dealt over the documents; each gives one")
+    max_context: int = parameter(32_768, "fixed: contexts up to this one score the same targets", "tokens")
+    chunk: int = parameter(2_048, "stream: how much is read at a time", "tokens")
+    stride: int | None = parameter(None, "hf-stride: from one window to the next; None: half a window", "tokens")
 
 
 class Perplexity(Task):
@@ -110,14 +113,27 @@ class Perplexity(Task):
     name: ClassVar[str] = "perplexity"
     version: ClassVar[int] = 2
     Params: ClassVar[type[Any]] = PerplexityParams
-    columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
-        text="document bos",
-        whole=(
-            "window_start shared_context position position_end stride num_tokens num_bytes num_words "
-            "peak_rss_bytes document_bytes bzip2_bytes xz_bytes num_documents reused_tokens"
-        ),
-        real="nats page_nats page_tokens",
-    )
+    columns: ClassVar[Mapping[str, ColumnDeclaration] | None] = {
+        "document": text("test document that was scored; the first of those with the same text"),
+        "bos": text("what a BOS was read before: none, window, document, or block and document"),
+        "window_start": whole("fixed: place of the window's first target in its document", "tokens"),
+        "shared_context": whole("fixed: the longest context that scores this window's targets", "tokens"),
+        "position": whole("position: first position of the bucket within its block", "tokens"),
+        "position_end": whole("position: the position after the last of the bucket", "tokens"),
+        "stride": whole("hf-stride: from one window to the next", "tokens"),
+        "num_tokens": whole("scored tokens", "tokens"),
+        "num_bytes": whole("bytes of the scored tokens", "bytes"),
+        "num_words": whole("lme-rolling: words of the document, as lm-eval counts them", "words"),
+        "peak_rss_bytes": whole("stream: highest resident memory while it read; on the first row", "bytes"),
+        "document_bytes": whole("bytes of the whole document; on its first row", "bytes"),
+        "bzip2_bytes": whole("the whole document after bzip2 -9; on its first row", "bytes"),
+        "xz_bytes": whole("the whole document after xz -9; on its first row", "bytes"),
+        "num_documents": whole("documents that the limit chose from", "documents"),
+        "reused_tokens": whole("scored tokens that a longer context of the same process had read", "tokens"),
+        "nats": real("negative log-likelihood of the scored tokens", "nats"),
+        "page_nats": real("hf-stride: nats with the weights of the page that it follows", "nats"),
+        "page_tokens": real("hf-stride: tokens that the page takes itself to score", "tokens"),
+    }
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
     needs_corpus: ClassVar[bool] = True
     default_ctx: ClassVar[str] = "512..32k"

@@ -31,14 +31,15 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ttbench.corpora.corpus import Corpus, Document
+from ttbench.declare import ColumnDeclaration, parameter, real, text, truth, whole
 from ttbench.errors import CorpusError, UnknownNameError, UsageError
 from ttbench.machine.work import Calls, Texts, Work
-from ttbench.tasks.base import Bench, Limit, Task, columns
+from ttbench.tasks.base import Bench, Limit, Task
 from ttbench.tasks.draw import shuffled
 from ttbench.tasks.ends import ENDS_BYTES, readable
 from ttbench.tasks.probe.logistic import fit
 from ttbench.tasks.windows import originals
-from ttbench.types import ColumnType, Cost, Metric, Sample
+from ttbench.types import Cost, Metric, Sample
 
 POOLS = ("mean", "last")
 WORD = 4  # letters of the words that are counted
@@ -52,8 +53,8 @@ NOT_COMPARABLE = "a linear probe on frozen states; published numbers are of mode
 class ProbeParams:
     """Parameters of the probe task."""
 
-    pool: Literal["mean", "last"] = "mean"
-    limit: Limit = None  # sequences of each split at most, in seeded order; None: all
+    pool: Literal["mean", "last"] = parameter("mean", "which states are read: their mean, or that of the last token")
+    limit: Limit = parameter(None, "sequences of each split at most, in seeded order; None: all", "sequences")
 
 
 def _share(name: str, label: str, numerator: str, *, ours: bool = False) -> Metric:
@@ -75,12 +76,23 @@ class Probe(Task):
     name: ClassVar[str] = "probe"
     version: ClassVar[int] = 2
     Params: ClassVar[type[Any]] = ProbeParams
-    columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
-        text="sequence label not_comparable_because",
-        whole="num_classes num_train num_sequences hits counts_hits num_tokens cut_tokens in_train",
-        real="chance_hits penalty nats",
-        truth="comparable_to_published",
-    )
+    columns: ClassVar[Mapping[str, ColumnDeclaration] | None] = {
+        "sequence": text("test sequence; the first of those with the same text"),
+        "label": text("its true class"),
+        "not_comparable_because": text("why the row may not stand beside published numbers"),
+        "num_classes": whole("classes of the corpus", "classes"),
+        "num_train": whole("sequences that the classifier was fitted on", "sequences"),
+        "num_sequences": whole("sequences of the row: 1", "sequences"),
+        "hits": whole("1 where the probe names the true class", "sequences"),
+        "counts_hits": whole("1 where a classifier of counts of four-letter words does", "sequences"),
+        "num_tokens": whole("tokens of the sequence that were read", "tokens"),
+        "cut_tokens": whole("tokens of the sequence beyond the context, which were not", "tokens"),
+        "in_train": whole("1 where the same text is in the train split", "sequences"),
+        "chance_hits": real("1 where the class that is the largest in training is the true one", "sequences"),
+        "penalty": real("regularisation of the classifier, chosen on the train split"),
+        "nats": real("negative log-likelihood of the true class", "nats"),
+        "comparable_to_published": truth("whether the row may stand beside published numbers"),
+    }
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
     needs_corpus: ClassVar[bool] = True
     corpus_splits: ClassVar[tuple[str, ...]] = ("train", "test")

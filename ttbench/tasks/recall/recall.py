@@ -39,12 +39,13 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from ttbench.corpora.puzzles import KEYS, LETTERS, PERMUTATIONS, VALUES, most_pairs
+from ttbench.declare import ColumnDeclaration, parameter, real, text, truth, whole
 from ttbench.errors import TooLongError, UnsupportedError, UsageError
 from ttbench.machine.work import Calls, Texts, Work
-from ttbench.tasks.base import Bench, Task, columns
+from ttbench.tasks.base import Bench, Task
 from ttbench.tasks.recall.sequences import ROW_KINDS, TEXT_PAIR_LEN, Form, Kind, Recipe, make
 from ttbench.tasks.recall.sequences import Sequence as Tokens
-from ttbench.types import Checkpoint, ColumnType, Metric, Sample
+from ttbench.types import Checkpoint, Metric, Sample
 
 FEWEST_TOKENS = 16  # of a context
 FEWEST_PAIRS = 4  # of the numbers of pairs that are asked when none are named
@@ -60,10 +61,10 @@ CHANCE: dict[Form, dict[str, float]] = {
 class RecallParams:
     """Parameters of the recall task; the plan fills in the form."""
 
-    kind: Kind = "mqar"
-    form: Form | None = None  # text where the kind has it, else symbols
-    pairs: str | None = None  # mqar: numbers of pairs, such as 4,8,16; None: 4, 8, 16 .. as fit (text: the most)
-    limit: int = 32  # sequences for each number of pairs
+    kind: Kind = parameter("mqar", "what is asked")
+    form: Form | None = parameter(None, "symbols or text; None: text where the kind has it")
+    pairs: str | None = parameter(None, "mqar: numbers of pairs, separated by commas; None: what fits")
+    limit: int = parameter(32, "sequences for each number of pairs", "sequences")
 
 
 def settled(params: RecallParams) -> RecallParams:
@@ -92,12 +93,21 @@ class Recall(Task):
     name: ClassVar[str] = "recall"
     version: ClassVar[int] = 3
     Params: ClassVar[type[Any]] = RecallParams
-    columns: ClassVar[Mapping[str, ColumnType] | None] = columns(
-        text="sequence recipe",
-        whole="pairs num_questions hits answer_tokens sequence_tokens state_bytes",
-        real="chance chance_hits chance_stated nats",
-        truth="trained_format",
-    )
+    columns: ClassVar[Mapping[str, ColumnDeclaration] | None] = {
+        "sequence": text("the sequence: its number of pairs and its number"),
+        "recipe": text("JSON from which the sequence can be made again"),
+        "pairs": whole("mqar: pairs of keys and values that are stated", "pairs"),
+        "num_questions": whole("questions of the sequence", "questions"),
+        "hits": whole("questions whose every token is the likeliest", "questions"),
+        "answer_tokens": whole("tokens of all answers of the sequence", "tokens"),
+        "sequence_tokens": whole("tokens of the sequence as it was read", "tokens"),
+        "state_bytes": whole("state of one sequence when all is read", "bytes"),
+        "chance": real("share that always giving the same best answer would score"),
+        "chance_hits": real("questions that always giving the same best answer would score", "questions"),
+        "chance_stated": real("mqar: share that naming one of the stated values at random would score"),
+        "nats": real("negative log-likelihood of the answers", "nats"),
+        "trained_format": truth("whether the checkpoint was trained on rows of this kind and form; null: unknown"),
+    }
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
     needs_corpus: ClassVar[bool] = False
     default_ctx: ClassVar[str] = "256..2k"

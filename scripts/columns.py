@@ -1,0 +1,71 @@
+"""docs/columns.md, the data dictionary, made from the declarations of columns: `make columns`."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ttbench.declare import ColumnDeclaration
+from ttbench.registry import TASKS
+from ttbench.report import summary, tidy
+from ttbench.store import rows
+from ttbench.tasks.base import Task, declarations
+
+PAGE = Path(__file__).parents[1] / "docs" / "columns.md"
+# Types as Parquet, polars and a CSV's reader call them.
+TYPES = {"text": "text", "whole": "integer", "real": "float", "truth": "boolean"}
+OF_ROWS = (*summary.CHECKPOINT, *summary.APART, *summary.SETTINGS, *summary.TIMING_SETTINGS, "seed", "context_len")
+
+
+def page() -> str:
+    """The text of docs/columns.md."""
+    tasks = {name: TASKS.load(name) for name in TASKS if TASKS.entry_point(name) is None}
+    return "\n".join([*_opening(), *_rows(tasks), *_tables(tasks)]) + "\n"
+
+
+def _opening() -> Iterator[str]:
+    yield "# Columns"
+    yield ""
+    yield "What each column of `rows.parquet`, `table.csv` and `comparisons.csv` holds. This page is made from the"
+    yield "declarations in the code by `make columns`; a test holds it against them."
+    yield ""
+    yield from textwrap.wrap(
+        "Missing is null, never NaN, -1 or an empty text. Units are SI and raw: seconds, bytes, nats, counts; tokens are "
+        "those of the checkpoint's tokenizer. A number without a unit is a share, a count of its own, or an index.",
+        width=120,
+    )
+
+
+def _rows(tasks: Mapping[str, type[Task]]) -> Iterator[str]:
+    yield from ("", "## Rows", "", "One row is one observation: a window, a trial, a question, a timed repeat.", "")
+    yield from _listing({**rows.COLUMNS, **rows.SAMPLE})
+    for name, task in tasks.items():
+        yield from ("", f"### Rows of {name}", "", "Parameters are `param_<name>`.", "")
+        yield from _listing(declarations(task))
+
+
+def _tables(tasks: Mapping[str, type[Task]]) -> Iterator[str]:
+    axes = {axis for task in tasks.values() for metric in task.metrics for axis in metric.axes} - {"context_len"}
+    yield from ("", "## Tables and comparisons", "")
+    kept, extra = (", ".join(f"`{name}`" for name in names) for names in (OF_ROWS, sorted(axes)))
+    yield from textwrap.wrap(
+        "One row of `table.csv` is one number, one row of `comparisons.csv` two checkpoints on the same targets at one "
+        "point. A meaning that begins with `table` or `comparison` is of that file alone. A column without a single "
+        "value is left out of a file. The columns of rows that tell numbers apart keep their names and meanings: "
+        f"`task`, the parameters, {kept}, and the axes {extra}.",
+        width=120,
+    )
+    yield ""
+    yield from _listing({**tidy.HEAD, **tidy.TAIL})
+
+
+def _listing(columns: Mapping[str, ColumnDeclaration]) -> Iterator[str]:
+    yield from ("| column | type | unit | meaning |", "|---|---|---|---|")
+    for name, column in columns.items():
+        meaning = column.meaning.replace("|", "\\|")
+        yield f"| `{name}` | {TYPES[column.kind]} | {column.unit or ''} | {meaning} |"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -58,7 +58,7 @@ def sequences(tmp_path: Path) -> str:
 
 def rows_of(entry: SuiteTask, *, corpus: str | None, folder: Path) -> pd.DataFrame:
     """The rows of one checkpoint at one short context, measured in this process."""
-    params = {**entry.options.get("params", {}), **SHORTER.get(entry.task, {})}
+    params = {**entry.params, **SHORTER.get(entry.task, {})}
     names = TASKS.load(entry.task).default_checkpoints or ("ttt-linear",)
     options = Options(checkpoints=names, ctx="256", corpus=corpus, params=params, threads=1)
     (cell,) = plan_task(entry.task, options, out=folder).cells
@@ -82,7 +82,7 @@ def test_a_run_of_every_task_has_the_columns_of_its_metrics_and_makes_its_table(
     monkeypatch.setattr(social_iqa, "questions", lambda: [question] * 4)
     # Imports that a worker does before it measures are done here.
     monkeypatch.setattr(measure, "prepare_process", lambda: None)
-    corpus = sequences if task in ("genomics", "probe") else SMOKE[task].corpus
+    corpus = sequences if task in ("genomics", "probe") else SMOKE[task].options.get("corpus")
     rows = rows_of(SMOKE[task], corpus=corpus, folder=tmp_path / "runs")
     metrics = TASKS.load(task).metrics
     for metric in metrics:

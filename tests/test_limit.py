@@ -70,7 +70,7 @@ def test_all_in_a_suite_is_every_document(home: Path) -> None:
     path.write_text("title: t\ntasks:\n  - task: perplexity\n    params: {limit: all}\n")
     [entry] = load_suite(path).tasks
     assert entry.options == {"params": {"limit": "all"}}
-    assert read_params(Perplexity, entry.options["params"])["limit"] is None
+    assert read_params(Perplexity, entry.params)["limit"] is None
 
 
 def test_all_is_no_count_of_what_is_drawn_without_end_nor_is_any_other_word() -> None:
@@ -164,7 +164,10 @@ def priced(
     monkeypatch.setattr(price_module, "plan_task", planned)
     run = Plan(cells=cells, skips=(), estimates={})
     said = price(run, rows_of(cells, used=used, given=given), options=Options(limit=used), out=str(tmp_path))
-    assert all(options.params["limit"] is None and options.ctx == "512,1k" for options in asked)
+    assert all(
+        options.get("params") == {**cells[0].params, "limit": None} and options.get("ctx") == "512,1k"
+        for options in asked
+    )
     return said
 
 

@@ -1,4 +1,4 @@
-"""Packages of the user's own: imported first in every process, part of the code's digest; a broken one breaks nothing."""
+"""Packages of the user's own: imported first in every process, and part of the digest; a broken one breaks nothing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +47,12 @@ def home(tmp_path: Path) -> Path:
     (tmp_path / "ownpkg").mkdir()
     (tmp_path / "ownpkg" / "__init__.py").write_text(PACKAGE)
     torch.manual_seed(0)
-    sizes = {"vocab_size": 257, "hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 512}
+    sizes: dict[str, Any] = {
+        "vocab_size": 257,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "max_position_embeddings": 512,
+    }
     sizes |= {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
     LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(tmp_path / "model")
     path = tmp_path / "model" / "config.json"

@@ -22,10 +22,13 @@ _TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool",
 
 def suite_folders() -> tuple[Path, Path]:
     """The folder of suites that ships with the package, and `./suites`; what the second holds goes first."""
+    return package_folder("suites"), Path("suites")
+
+
+def package_folder(name: str) -> Path:
+    """A folder of data that ships with the package: a wheel carries it inside, a source tree has it beside."""
     package = Path(str(importlib.resources.files("ttbench")))
-    # A wheel carries suites/ inside the package; a source tree has it beside.
-    shipped = package / "suites" if (package / "suites").is_dir() else package.parent / "suites"
-    return shipped, Path("suites")
+    return package / name if (package / name).is_dir() else package.parent / name
 
 
 def read_yaml(path: Path, *, noun: str, needs: str) -> Node:

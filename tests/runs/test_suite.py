@@ -158,7 +158,7 @@ def test_suites_are_found_by_path_then_here_then_in_the_package(
 def test_a_shipped_suite_parses_and_its_parameters_fit(path: Path) -> None:
     suite = load_suite(path)
     for entry in suite.tasks:
-        assert read_params(TASKS.load(entry.task), params := entry.options.get("params", {})).keys() >= params.keys()
+        assert read_params(TASKS.load(entry.task), entry.params).keys() >= entry.params.keys()
     assert suite.description
 
 

@@ -72,6 +72,7 @@ def root(
 def run(
     target: options.Target,
     out: options.Out = RUNS,
+    name: options.RunName = None,
     fresh: options.Fresh = False,
     json: options.Json = False,
     **given: Any,
@@ -82,7 +83,7 @@ def run(
     """
     from ttbench.cli import run_command
 
-    raise typer.Exit(run_command.run(_request(target, given, out=out, fresh=fresh), as_json=json))
+    raise typer.Exit(run_command.run(_request(target, given, out=out, fresh=fresh, name=name), as_json=json))
 
 
 @command()
@@ -94,12 +95,12 @@ def plan(target: options.Target, out: options.Out = RUNS, json: options.Json = F
     run_command.plan(_request(target, given, out=out), as_json=json)
 
 
-def _request(target: str, given: dict[str, Any], *, out: Path, fresh: bool = False) -> Request:
+def _request(target: str, given: dict[str, Any], *, out: Path, fresh: bool = False, name: str | None = None) -> Request:
     """The request that a command line stands for."""
     from ttbench.cli.run_command import Request
     from ttbench.runs.options import from_flags
 
-    return Request(target=target, options=from_flags(given), out=out, fresh=fresh)
+    return Request(target=target, options=from_flags(given), out=out, fresh=fresh, name=name)
 
 
 @command()
@@ -199,6 +200,32 @@ def show(
     from ttbench.cli import result_commands as results
 
     results.show(run, cell, sample=sample, root=out, as_json=json)
+
+
+runs_app = typer.Typer(cls=Group, help="Manage the folders of runs.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(runs_app, name="runs")
+
+
+@runs_app.command("rm", cls=options.Command)
+def remove_runs(
+    run: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="Runs to delete: id, part of one, folder, or last.",
+            autocompletion=options.complete("runs"),
+        ),
+    ],
+    out: options.Out = RUNS,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; also delete runs that have not ended.")] = False,
+) -> None:
+    """Delete runs.
+
+    What they measured must be measured again, unless another run has taken it over.
+    """
+    from ttbench.cli import result_commands as results
+
+    results.remove_runs(run, root=out, yes=yes)
 
 
 @command()

@@ -81,6 +81,13 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
+def ask(question: str) -> bool:
+    """Whether a person at a terminal says yes; no where there is none."""
+    if not sys.stdin.isatty():
+        return False
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+
 def print_error(message: str) -> None:
     """The one message of a failed command."""
     console = err()

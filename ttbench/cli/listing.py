@@ -171,12 +171,15 @@ def runs(root: Path) -> list[dict[str, Any]]:
         survey = store.survey()
         cells = {record.cell.cell_id: record.status for record in survey.records}
         statuses = Counter([*cells.values(), *("damaged" for _ in survey.damaged)])
-        planned = len({entry["cell_id"] for entry in store.run["cells"]})
+        entries = store.run["cells"]
+        planned = len({entry["cell_id"] for entry in entries})
         found.append(
             {
                 "name": folder.name,
                 "command": store.run["command"],
                 "started": store.run["started"],
+                "checkpoints": list(dict.fromkeys(entry["checkpoint"] for entry in entries)),
+                "contexts": sorted({entry["context_len"] for entry in entries}),
                 "cells": planned,
                 "statuses": dict(statuses),
                 "missing": planned - sum(statuses.values()),

@@ -6,6 +6,7 @@ Nothing heavy is imported here.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -119,12 +120,25 @@ Target = Annotated[
     str,
     typer.Argument(
         metavar="TASK|SUITE",
-        help="A task, or a suite by name or path of its YAML file.",
+        help="A task, or a suite by name or path of its YAML file; task:NAME or suite:NAME where both have the name.",
         autocompletion=complete("targets"),
         show_default=False,
     ),
 ]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the runs.")]
+
+
+def read_name(text: str) -> str:
+    """The name of a run, which becomes part of a folder's name."""
+    if re.fullmatch(r"[\w][\w.-]{0,63}", text) is None:
+        raise typer.BadParameter(f"'{text}' is no name: up to 64 letters, digits, dots, hyphens and underscores")
+    return text
+
+
+RunName = Annotated[
+    Any,
+    typer.Option("--name", parser=read_name, metavar="NAME", help="Of the run's folder, behind its time."),
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again what earlier runs answered.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for programs.")]
 Names = Annotated[

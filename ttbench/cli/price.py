@@ -8,7 +8,7 @@ from typing import Any, cast
 import pandas as pd
 
 from ttbench.cli import console
-from ttbench.report.columns import all_rows
+from ttbench.report.columns import Part, all_rows
 from ttbench.runs.calibration import with_times
 from ttbench.runs.options import Options
 from ttbench.runs.plan import Plan
@@ -38,9 +38,23 @@ def price(plan: Plan, rows: pd.DataFrame, *, options: Options, out: str) -> list
         used, given = len(set(part.values("document"))), int(part.floats("num_documents").max())
         if cell is not None and used < given:
             found.setdefault((cell.task, cell.corpus, used, given), []).append(cell)
-    return [
+    limited = [
         _sentence(cells, used=used, given=given, options=options, out=out, name_it=len(found) > 1)
         for (_, _, used, given), cells in found.items()
+    ]
+    return [*limited, *_too_few(measured)]
+
+
+def _too_few(rows: Part) -> list[str]:
+    """What gives an interval to texts of the user's own that are too few for one, all of which were read."""
+    found = {}
+    for key, part in rows.select(rows.present("num_documents")).split(["corpus"]):
+        given = int(part.floats("num_documents").max())
+        if str(key["corpus"]).startswith("text:") and given < MIN_CLUSTERS:
+            found[key["corpus"]] = f"{given} document{'' if given == 1 else 's'}"
+    return [
+        f"{corpus} has {documents}, and an interval needs {MIN_CLUSTERS}: give text:FOLDER with one file for each"
+        for corpus, documents in found.items()
     ]
 
 

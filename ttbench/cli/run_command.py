@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,29 +15,27 @@ from typing import TYPE_CHECKING, Any
 from ttbench import __version__
 from ttbench.checkpoints.special_tokens import folder_remark
 from ttbench.cli import console
+from ttbench.cli.as_json import plan_json, result_json
 from ttbench.cli.console import Column
 from ttbench.cli.price import price
-from ttbench.errors import UnknownNameError
 from ttbench.machine import measure
 from ttbench.names import quote
-from ttbench.registry import TASKS
-from ttbench.report import words
 from ttbench.report.headline import headline
 from ttbench.report.published import write_derived
 from ttbench.report.table import render, summarise
 from ttbench.runs.calibration import busy, with_times
-from ttbench.runs.estimate import Estimate
 from ttbench.runs.options import Options, as_flags, to_json
 from ttbench.runs.plan import Plan
-from ttbench.runs.suite import find_suite, format_len, list_suites
-from ttbench.runs.sweep import RunInterrupted, RunResult, plan_suite, plan_task, run_cells
+from ttbench.runs.suite import find_suite, format_len
+from ttbench.runs.sweep import RunInterrupted, RunResult, find_target, plan_suite, plan_task, run_cells
 from ttbench.store.store import Store, find_done, origins
 from ttbench.types import ANSWERS, FAILURES, Cell
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 INTERRUPTED = 130
+TERMINATED = 128 + signal.SIGTERM
 LONG_S = 15 * 60.0  # seconds of a run that one is warned of
 SHORT_S = 5 * 60.0  # seconds that the advice aims at
 FEW = 4  # documents or trials, where all were asked for
@@ -61,24 +62,24 @@ class Request:
     options: Options
     out: Path  # folder of the runs
     fresh: bool = False  # measure again what earlier runs answered
+    name: str | None = None  # what the run's folder is called; None: the task's or suite's name
 
     def plan(self) -> Plan:
         """Lay out the cells. Raises UnknownNameError with both kinds of names when the target is neither."""
-        if self.target in TASKS:
-            return plan_task(self.target, self.options, out=self.out)
-        if Path(self.target).suffix not in (".yaml", ".yml") and self.target not in list_suites():
-            raise UnknownNameError("task or suite", self.target, known={*TASKS, *list_suites()})
-        return plan_suite(self.target, self.options, out=self.out)
+        kind, name = find_target(self.target)
+        return (plan_task if kind == "task" else plan_suite)(name, self.options, out=self.out)
 
     @property
-    def name(self) -> str:
-        """What the run's folder is called."""
-        return self.target if self.target in TASKS else find_suite(self.target).stem
+    def called(self) -> str:
+        """What the run's folder is called after its time."""
+        kind, name = find_target(self.target)
+        return self.name or (name if kind == "task" else find_suite(name).stem)
 
     def command(self, verb: str = "run") -> str:
         """The command line that asks for the same."""
         words = ["ttbench", verb, self.target, *as_flags(self.options)]
         words += ["--fresh"] if self.fresh and verb == "run" else []
+        words += ["--name", self.name] if self.name and verb == "run" else []
         words += [] if self.out == Path("runs") else ["--out", str(self.out)]
         return " ".join(map(quote, words))
 
@@ -98,11 +99,11 @@ def run(request: Request, *, as_json: bool) -> int:
     print_estimate(plan, done=done)
     warn_of_length(plan, request, done=done)
     try:
-        with console.RunDisplay(number=_number_of) as display:
+        with stopped_by_term() as stopped, console.RunDisplay(number=_number_of) as display:
             result = run_cells(
                 plan,
                 out=request.out,
-                name=request.name,
+                name=request.called,
                 command=request.command(),
                 options=request.to_json(),
                 progress=display,
@@ -115,11 +116,13 @@ def run(request: Request, *, as_json: bool) -> int:
         )
         console.say("to go on where it stopped:")
         console.say(f"  {interrupted.command}", style="bold")
-        return INTERRUPTED
+        return TERMINATED if stopped else INTERRUPTED
+    if result.repeated:
+        console.say(f"nothing new to measure: these are the results of {result.folder}; --fresh measures again")
     table = summarise(result.rows())
     if as_json:
         files = write_derived(table, result.folder, warn=console.warn)
-        console.print_json(_result_json(result, table=table, files=files))
+        console.print_json(result_json(result, table=table, files=files))
         print_end(result, files=files, request=request, why=True)
         return 1 if result.num_failed else 0
     # The numbers first: nothing that is made of them may cost them, nor a closed terminal cost the files.
@@ -132,6 +135,23 @@ def run(request: Request, *, as_json: bool) -> int:
     return 1 if result.num_failed else 0
 
 
+@contextlib.contextmanager
+def stopped_by_term() -> Iterator[list[int]]:
+    """Take SIGTERM, which schedulers and containers send, as Ctrl-C; yields a list that then holds the signal."""
+    stopped: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        stopped.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop) if threading.current_thread() is threading.main_thread() else None
+    try:
+        yield stopped
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
 def _number_of(folder: str, cell: Cell) -> str | None:
     """What a cell of a run gave, in words."""
     return headline(Store(folder).read(cell.cell_id))
@@ -141,7 +161,7 @@ def plan(request: Request, *, as_json: bool) -> None:
     """Show what a run would do."""
     plan, done = timed_plan(request)
     if as_json:
-        console.print_json(_plan_json(plan, done=done, request=request))
+        console.print_json(plan_json(plan, done=done, command=request.command()))
         return
     print_header(plan, request)
     columns = [Column("task"), Column("checkpoint"), Column("context", numeric=True), Column("cells", numeric=True)]
@@ -331,62 +351,3 @@ def _plan_rows(plan: Plan, *, done: Mapping[str, Path]) -> list[tuple[Any, ...]]
             )
         )
     return rows
-
-
-def _plan_json(plan: Plan, *, done: Mapping[str, Path], request: Request) -> dict[str, Any]:
-    cells = [
-        {**_cell_json(cell), **_estimate_json(plan.estimates[cell.cell_id]), "done": cell.cell_id in done}
-        for cell in plan.cells
-    ]
-    skips = [{**_cell_json(skip.cell), "status": skip.status, "reason": skip.reason} for skip in plan.skips]
-    return {
-        "command": request.command(),
-        "cells": cells,
-        "skips": skips,
-        "notes": list(plan.notes),
-        "twins": [_cell_json(cell) for cell in plan.twins],
-        "flops": plan.flops,
-        "state_bytes": plan.state_bytes,
-        "seconds": plan.seconds_of([cell for cell in plan.cells if cell.cell_id not in done]),
-    }
-
-
-def _estimate_json(estimate: Estimate) -> dict[str, Any]:
-    return {name: getattr(estimate, name) for name in ESTIMATED}
-
-
-def _cell_json(cell: Cell) -> dict[str, Any]:
-    return {
-        "cell_id": cell.cell_id,
-        "task": cell.task,
-        "checkpoint": cell.checkpoint.name,
-        "weights_digest": cell.checkpoint.weights_digest,
-        "code_digest": cell.code_digest,
-        "revision": cell.checkpoint.revision,
-        "context_len": cell.context_len,
-        "params": dict(cell.params),
-        "corpus": cell.corpus,
-        "corpus_digest": cell.corpus_digest,
-        "seed": cell.seed,
-        "dtype": cell.dtype,
-        "device": cell.device,
-        "engine": cell.engine,
-        "attention": cell.attention,
-        "batch_size": cell.batch_size,
-        "threads": cell.threads,
-        "round": cell.round,
-    }
-
-
-def _result_json(result: RunResult, *, table: pd.DataFrame, files: Iterable[Path]) -> dict[str, Any]:
-    return {
-        "run_id": result.folder.name,
-        "folder": str(result.folder),
-        "rows": str(result.folder / "rows.parquet"),
-        "files": [str(path) for path in files],
-        "statuses": dict(Counter(result.statuses.values())),
-        "num_reused": result.num_reused,
-        "num_failed": result.num_failed,
-        "seconds": result.seconds,
-        "summary": words.records(table),
-    }

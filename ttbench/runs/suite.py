@@ -84,6 +84,11 @@ class SuiteTask:
     options: Options
     where: str = ""  # file and line
 
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The task's own parameters, those written."""
+        return self.options.get("params") or {}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suite:

@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from typing_extensions import Unpack
 
+from ttbench.errors import UnknownNameError
 from ttbench.machine import measure
 from ttbench.registry import TASKS
 from ttbench.runs.executor import LocalExecutor, unmeasured
@@ -24,8 +25,9 @@ from ttbench.runs.options import Options, as_arguments, to_json, validated
 from ttbench.runs.plan import Plan
 from ttbench.runs.progress import Outlook, Progress, Silent
 from ttbench.runs.request import DEFAULT_OUT, plan_suite, plan_task
+from ttbench.runs.suite import list_suites
 from ttbench.store.record import now
-from ttbench.store.store import Store, find_done
+from ttbench.store.store import Store, find_done, find_finished
 from ttbench.types import FAILURES, Status
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ class RunResult:
     statuses: Mapping[str, Status]  # by cell id, skipped cells included
     num_reused: int  # cells that earlier runs had answered
     seconds: float  # wall
+    repeated: bool = False  # an earlier run had answered all of it: its folder is this result's
 
     @property
     def num_failed(self) -> int:
@@ -88,10 +91,20 @@ def run_cells(
     Raises StoreError when the folder cannot be written, RunInterrupted on Ctrl-C. Failed cells raise nothing.
     """
     started = time.monotonic()
+    _require_devices(plan)
     environment = measure.environment({**os.environ, **measure.worker_variables(_threads(plan))})
     done = {} if fresh else find_done(out, [cell.cell_id for cell in plan.cells])
     skips = {skip.cell.cell_id: skip for skip in plan.skips}
     cells = [*plan.cells, *plan.twins, *(skip.cell for skip in plan.skips)]
+    finished = None if fresh else find_finished(out, cells, name=name)
+    if finished is not None:
+        return RunResult(
+            folder=finished.folder,
+            statuses=finished.done(),
+            num_reused=len(plan.cells),
+            seconds=time.monotonic() - started,
+            repeated=True,
+        )
     store = Store.create(out, name=name, command=command, options=options or {}, cells=cells, environment=environment)
     for path in done.values():
         store.adopt(path)
@@ -121,6 +134,15 @@ def run_cells(
     return RunResult(
         folder=store.folder, statuses=store.done(), num_reused=len(done), seconds=time.monotonic() - started
     )
+
+
+def _require_devices(plan: Plan) -> None:
+    """Raise UsageError for a device that is not there, before anything is stored or started."""
+    for name in {cell.device for cell in plan.cells} - {"cpu"}:
+        # Late: a run on the processor needs no torch in this process.
+        from ttbench.machine.devices import torch_device
+
+        torch_device(name)
 
 
 def _threads(plan: Plan) -> int:
@@ -171,8 +193,27 @@ def run(
     **options: Unpack[Options],
 ) -> pd.DataFrame:
     """A task, or a suite by name or path; arguments and errors as those of `run_task`."""
-    runner = run_task if target in TASKS else run_suite
-    return runner(str(target), out=out, fresh=fresh, progress=progress, **options)
+    kind, name = find_target(str(target))
+    runner = run_task if kind == "task" else run_suite
+    return runner(name, out=out, fresh=fresh, progress=progress, **options)
+
+
+def find_target(target: str) -> tuple[Literal["task", "suite"], str]:
+    """Whether a target is a task or a suite, and its name; `task:NAME` and `suite:NAME` say which.
+
+    A name that both have means the task. Raises UnknownNameError with both kinds of names when it is neither.
+    """
+    kind, colon, name = target.partition(":")
+    if colon and kind == "task":
+        TASKS[name]
+        return "task", name
+    if colon and kind == "suite":
+        return "suite", name
+    if target in TASKS:
+        return "task", target
+    if Path(target).suffix not in (".yaml", ".yml") and target not in list_suites():
+        raise UnknownNameError("task or suite", target, known={*TASKS, *list_suites()})
+    return "suite", target
 
 
 def _run(

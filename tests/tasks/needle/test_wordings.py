@@ -119,6 +119,6 @@ def test_several_values_are_asked_for_in_rulers_words_only() -> None:
 
 def test_the_suite_draws_at_least_five_wordings() -> None:
     for entry in load_suite(find_suite("needle")).tasks:
-        assert entry.options["params"]["wording"] == "drawn"
-        trials = range(int(entry.options["params"]["limit"] or 0))
+        assert entry.params["wording"] == "drawn"
+        trials = range(int(entry.params["limit"] or 0))
         assert len({draw_wording(seed=0, trial=trial) for trial in trials}) >= 5

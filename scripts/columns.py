@@ -31,8 +31,8 @@ def _opening() -> Iterator[str]:
     yield "declarations in the code by `make columns`; a test holds it against them."
     yield ""
     yield from textwrap.wrap(
-        "Missing is null, never NaN, -1 or an empty text. Units are SI and raw: seconds, bytes, nats, counts; tokens are "
-        "those of the checkpoint's tokenizer. A number without a unit is a share, a count of its own, or an index.",
+        "Missing is null, never NaN, -1 or an empty text. Units are SI and raw: seconds, bytes, nats, counts; tokens "
+        "are those of the checkpoint's tokenizer. A number without a unit is a share, a count of its own, or an index.",
         width=120,
     )
 

@@ -1,6 +1,6 @@
 """The nouns of ttbench: frozen, torch-free, one meaning each (docs/glossary.md).
 
-Checkpoint, Cost -> Cell -> Sample -> row          Metric says how rows become a table
+Checkpoint, Cost -> Cell -> Sample -> row          Metric says how rows become a table, Figure how a table is drawn
 """
 
 from __future__ import annotations
@@ -241,6 +241,31 @@ class Metric:
         """The declaration in plain data; what a later version adds to it is left out."""
         known = {name: value for name, value in data.items() if name in cls.__dataclass_fields__}
         return cls(**{**known, "axes": tuple(data["axes"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """What one figure of a task shows; it travels with the rows, and reports draw it."""
+
+    name: str  # of its files
+    title: str
+    metric: str
+    kind: Literal["curve", "heatmap"] = "curve"
+    references: tuple[str, ...] = ()  # metrics drawn as thin grey lines
+    log_y: bool = False
+    x_axis: str = "context_len"  # of a heat map
+    y_axis: str = "depth"
+    task: str = ""  # empty in a task's own declaration; filled in where figures of several tasks stand together
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data from which `from_json` rebuilds an equal figure."""
+        return {**dataclasses.asdict(self), "references": list(self.references)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Figure:
+        """The declaration in plain data; what a later version adds to it is left out."""
+        known = {name: value for name, value in data.items() if name in cls.__dataclass_fields__}
+        return cls(**{**known, "references": tuple(data["references"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -180,6 +180,16 @@ def printed(capsys: pytest.CaptureFixture[str], found) -> str:
     return " ".join((seen.out + seen.err).split())
 
 
+NEEDLE = {
+    "value": "42",
+    "value_ids": [52, 50],
+    "value_token_nats": [0.5, 0.25],
+    "value_token_control_nats": [4.0, 3.0],
+    "candidates": ["42", "17"],
+    "nats": [0.75, 5.0],
+    "control_nats": [7.0, 5.0],
+    "note": "n",
+}
 ASKED = {"doc_hash": "h", "target": "1"}
 
 
@@ -204,15 +214,18 @@ ASKED = {"doc_hash": "h", "target": "1"}
             ["prompt 1 prompt start Ann", "prompt 2 prompt start Bob", "2 ' goes' -1.0000 yes"],
         ),
         ({**ASKED, "arguments": [["a text"]], "responses": [[-30.5]]}, ["prompt start a text", "1 - -30.5000"]),
-        ({**ASKED, "arguments": [["2+2", "{}"]], "responses": [[" 4"]]}, ["prompt start 2+2", "answer text 1 '{}' 4"]),
+        ({**ASKED, "arguments": [["2+2", "{}"]], "responses": [[" 4"]]}, ["prompt start 2+2", "answer text 1 '{}' ' 4'"]),
+        (NEEDLE, ["answer value 42", "52 0.5000 4.0000", "change 42 0.7500 7.0000 -6.2500 17 5.0000", "kept note n"]),
         ({"answer": [3, 4], "prompt_tokens": 12}, ["answer 3 4", "prompt_tokens 12"]),
         ({"answer": "\x1b[2J"}, [r"answer \x1b[2J"]),
     ],
-    ids=["questions", "choices", "contexts", "rolled", "written", "ids", "control"],
+    ids=["questions", "choices", "contexts", "rolled", "written", "needle", "ids", "control"],
 )
 def test_whatever_a_task_kept_is_printed(evidence, told: list[str], tmp_path: Path, capsys) -> None:
     sample = Sample(keys={"sequence": "1"}, values={"hits": 1}, evidence=evidence)
-    text = printed(capsys, opened(record([sample], folder=tmp_path, corpus=None, corpus_digest=None), tmp_path))
+    owner = "commonsense" if "arguments" in evidence else "needle" if "candidates" in evidence else "perplexity"
+    cell = {"task": owner, "task_version": TASKS.load(owner).version, "corpus": None, "corpus_digest": None}
+    text = printed(capsys, opened(record([sample], folder=tmp_path, **cell), tmp_path))
     for part in told:
         assert part in text
 

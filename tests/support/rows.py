@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ttbench.registry import TASKS
 from ttbench.types import Metric
 
 BITS = 1 / math.log(2)
@@ -322,6 +323,8 @@ def make_rows(*parts: Sequence[Mapping[str, Any]], metrics: Mapping[str, Sequenc
     frame = pd.DataFrame(columns)
     tasks = dict.fromkeys(row["task"] for row in records)
     frame.attrs["metrics"] = {task: [metric.to_json() for metric in metrics[task]] for task in tasks}
+    known = {task: TASKS.load(task).figures for task in tasks if task in TASKS}
+    frame.attrs["figures"] = {task: [figure.to_json() for figure in figures or ()] for task, figures in known.items()}
     return frame
 
 

@@ -222,6 +222,7 @@ def run_task(
         engine="eager",
         kernel_path={},
         metrics=task.metrics,
+        figures=task.figures,
         samples=tuple(samples),
         columns=declared_columns(task),
     )

@@ -220,7 +220,7 @@ def of(noun: str, root: Path) -> list[dict[str, Any]]:
 # Runs
 
 LAST = "last"  # the newest run
-FIRST_COMMAND = "ttbench run perplexity --ctx 1k,4k"
+FIRST_COMMAND = f"ttbench run {next(iter(TASKS))} --ctx 1k,4k"
 
 
 def find_run(name: str, root: Path) -> Path:

@@ -7,16 +7,9 @@ from typing import Any
 
 from ttbench.cli import console
 from ttbench.cli.console import Column
+from ttbench.tasks.view import PROMPT
 
 MOST_TOKENS = 32  # printed of a window, and questions of a sequence; --json has all
-ENDS = 240  # characters printed of a prompt, at each end
-PROMPT = ("prompt_start", "first_ids", "prompt_end", "last_ids")
-# Of a sample's evidence, what has a form of its own.
-PRINTED = {
-    *PROMPT,
-    *("value_token_nats", "value_token_control_nats", "candidates", "nats", "control_nats"),
-    *("arguments", "responses", "token_nats"),
-}
 
 
 def print_sample(view: Mapping[str, Any]) -> None:
@@ -33,7 +26,8 @@ def print_sample(view: Mapping[str, Any]) -> None:
         _print_rebuilt(rebuilt)
     elif kept:
         _print_prompt(kept)
-        _print_answer(kept)
+        for part in view["view"]:
+            _print_part(part)
     elif not view["not_rebuilt"]:
         console.say("no text was kept of this sample")
     if view["not_rebuilt"]:
@@ -74,40 +68,21 @@ def _print_questions(questions: Sequence[Mapping[str, Any]]) -> None:
         console.say(f"{len(questions) - MOST_TOKENS} more questions: --json")
 
 
-def _print_answer(kept: Mapping[str, Any]) -> None:
-    """What a task kept: its known parts as tables, the rest as it stands."""
-    names = ("value", "value_ids", "answer", "answer_ids", "control_answer")
-    _print("answer", [(name.replace("_", " "), kept[name]) for name in names if kept.get(name) is not None])
-    nats = kept.get("value_token_nats")
-    if nats:
-        rows = zip(kept["value_ids"], nats, kept["value_token_control_nats"], strict=True)
-        _table("tokens of the value", ("id", "nats", "nats without the needle"), rows)
-    if kept.get("candidates"):
-        rows = zip(kept["candidates"], kept["nats"], kept["control_nats"], strict=True)
-        changes = [(value, each, other, each - other) for value, each, other in rows]
-        _table("candidates, the true one first", ("value", "nats", "control", "change"), changes)
-    if kept.get("arguments"):
-        _print_requests(kept["arguments"], kept["responses"])
-    if kept.get("token_nats") and not nats:
-        console.out().print(f"\nnats of the scored tokens: {' '.join(f'{nat:.3f}' for nat in kept['token_nats'])}")
-    _print(
-        "kept", [(name, value) for name, value in kept.items() if value is not None and name not in PRINTED | {*names}]
-    )
+def _print_part(part: Mapping[str, Any]) -> None:
+    """One part of what the task shows of its evidence: names with values, or a table."""
+    if "heads" not in part:
+        _print(part["title"], part["rows"])
+        return
+    heads = part["heads"]
+    rows = [
+        [_quoted(value) if "text" in head else value for head, value in zip(heads, row, strict=True)]
+        for row in part["rows"]
+    ]
+    _table(part["title"], heads, rows)
 
 
-def _print_requests(requests: Sequence[Sequence[str]], responses: Sequence[Sequence[Any]]) -> None:
-    """What lm-eval asked, each with the model's answer: a log-likelihood and whether it is greedy, or a text."""
-    contexts = list(dict.fromkeys(request[0] for request in requests))
-    for number, context in enumerate(contexts, 1):
-        ends = [("prompt start", context[:ENDS])] + ([("prompt end", context[-ENDS:])] if len(context) > ENDS else [])
-        _print("prompt" if len(contexts) == 1 else f"prompt {number}", ends)
-    rows = []
-    for request, answers in zip(requests, responses, strict=True):
-        asked = f"'{_plain(request[1])}'" if len(request) > 1 else None
-        number = contexts.index(request[0]) + 1
-        rows += [(number, asked, *(answer if isinstance(answer, list) else [answer])) for answer in answers]
-    answer = "answer text" if isinstance(rows[0][2], str) else "log-likelihood"
-    _table("requests", ("prompt", "text asked for", answer, "greedy")[: len(rows[0])], rows)
+def _quoted(value: Any) -> Any:
+    return f"'{_plain(value)}'" if isinstance(value, str) else value
 
 
 def _print_tokens(title: str, targets: Sequence[Mapping[str, Any]]) -> None:

@@ -25,9 +25,9 @@ from ttbench.errors import StoreError, UsageError
 from ttbench.report import words
 from ttbench.report.drawing import figures
 from ttbench.report.table import summarise
-from ttbench.store.rows import METRICS_KEY, read_rows
+from ttbench.store.rows import metadata, read_rows
 from ttbench.store.store import write_whole
-from ttbench.types import canonical_json
+from ttbench.types import Figure
 
 ROWS = "rows.parquet"
 MAX_ROWS_BYTES = 2 * 1024**2
@@ -52,16 +52,16 @@ def write_results(rows: pd.DataFrame, folder: Path, *, warn: Warn | None = None)
 
 
 def rows_bytes(rows: pd.DataFrame) -> bytes:
-    """Rows as a Parquet file that `ttbench.store.rows.read_rows` reads back with their metrics."""
+    """Rows as a Parquet file that `ttbench.store.rows.read_rows` reads back with their metrics and figures."""
     bare = rows.copy(deep=False)
-    # the metrics go into the schema under their own key, not into pandas' notes
-    metrics, bare.attrs = rows.attrs.get("metrics", {}), {}
+    # metrics and figures go into the schema under their own keys, not into pandas' notes
+    bare.attrs = {}
     table = pa.Table.from_pandas(bare, preserve_index=False)
     fields = [
         pa.field(field.name, pa.string() if pa.types.is_large_string(field.type) else field.type)
         for field in table.schema
     ]
-    table = table.cast(pa.schema(fields)).replace_schema_metadata({METRICS_KEY: canonical_json(metrics).encode()})
+    table = table.cast(pa.schema(fields)).replace_schema_metadata(metadata(rows.attrs))
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", compression_level=19)
     return buffer.getvalue()
@@ -96,7 +96,7 @@ def write_derived(table: pd.DataFrame, folder: Path, *, warn: Warn | None = None
     return files
 
 
-def _draw(figure: figures.Figure, table: pd.DataFrame, folder: Path, *, warn: Warn | None) -> Sequence[Path]:
+def _draw(figure: Figure, table: pd.DataFrame, folder: Path, *, warn: Warn | None) -> Sequence[Path]:
     if warn is None:
         return figures.draw(figure, table, folder)
     try:

@@ -52,8 +52,9 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     compressor, which belongs to the corpus); settings and `param_*`; the axes, `context_len` first; value, low, high
     (95 %), method, num_clusters, num_samples, num_failed (cells), num_outliers, status, reason, extrapolated, noisy,
     and checked where rows say what probes found.
-    `attrs["metrics"]` is that of the rows; `attrs["comparisons"]` holds the paired comparisons of all checkpoints as
-    records, which `render` puts into words, and `attrs["notes"]` says which names stand for one checkpoint.
+    `attrs["metrics"]` and `attrs["figures"]` are those of the rows; `attrs["comparisons"]` holds the paired comparisons
+    of all checkpoints as records, which `render` puts into words, and `attrs["notes"]` says which names stand for one
+    checkpoint.
 
     Raises:
         UsageError: the rows carry no metric declarations.
@@ -68,6 +69,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     ]
     table = tidy(found)
     table.attrs["metrics"] = rows.attrs["metrics"]
+    table.attrs["figures"] = rows.attrs.get("figures", {})
     table.attrs["corpus_notes"] = corpus_notes(rows)
     table.attrs["comparisons"] = words.records(compare_pairs(rows, all_pairs(sides(rows))))
     table.attrs["notes"] = twins(rows)

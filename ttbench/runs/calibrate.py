@@ -94,12 +94,11 @@ def compress_seconds() -> float:
     """Seconds of the compressors for a byte of text: this package's own sources, again and again."""
     from pathlib import Path
 
-    from ttbench.tasks.compressors import compressed_sizes
-    from ttbench.tasks.perplexity import perplexity
+    from ttbench.tasks import compressors
 
-    sources = b"".join(path.read_bytes() for path in sorted(Path(perplexity.__file__).parent.glob("*.py")))
+    sources = b"".join(path.read_bytes() for path in sorted(Path(compressors.__file__).parent.rglob("*.py")))
     began = time.perf_counter()
-    compressed_sizes(sources[:SAMPLE_BYTES])
+    compressors.compressed_sizes(sources[:SAMPLE_BYTES])
     return (time.perf_counter() - began) / len(sources[:SAMPLE_BYTES])
 
 

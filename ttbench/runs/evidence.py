@@ -12,8 +12,9 @@ version may have drawn and read otherwise. Torch-free.
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,16 @@ from ttbench.registry import TASKS
 from ttbench.store.record import CellRecord
 from ttbench.store.store import read_evidence
 from ttbench.tasks.ends import ENDS_TOKENS, prompt_ends, readable
+from ttbench.tasks.view import Part, rest
 from ttbench.types import Cell, Sample
 
 
 def open_sample(record: CellRecord, evidence_path: Path, index: int) -> dict[str, Any]:
     """All that is known of one sample of a stored cell, as plain data.
 
-    `recipe` is None where the row has none, `evidence` where the task kept none; `rebuilt` is the text that was cut
-    again, or None, and then `not_rebuilt` says why, where there would be one.
+    `recipe` is None where the row has none, `evidence` where the task kept none; `view` is the evidence in the parts
+    that its task shows; `rebuilt` is the text that was cut again, or None, and then `not_rebuilt` says why, where there
+    would be one.
 
     Raises:
         UsageError: the cell has no sample of that number.
@@ -61,6 +64,7 @@ def open_sample(record: CellRecord, evidence_path: Path, index: int) -> dict[str
         "values": dict(sample.values),
         "recipe": json.loads(recipe) if isinstance(recipe, str) else None,
         "evidence": kept,
+        "view": [] if kept is None else [dataclasses.asdict(part) for part in _view(record.cell, kept)],
         "rebuilt": rebuilt,
         "not_rebuilt": reason,
     }
@@ -84,6 +88,12 @@ def _rebuild(
         return _cut_document(record.cell, document), None
     except (TtbenchError, OSError) as error:
         return None, str(error)
+
+
+def _view(cell: Cell, kept: Mapping[str, Any]) -> Iterator[Part]:
+    """What the task shows of its evidence; that of another version, or of a task that is not there, entry by entry."""
+    today = TASKS.load(cell.task) if cell.task in TASKS else None
+    return today.view(kept) if today is not None and today.version == cell.task_version else iter([rest(kept)])
 
 
 def _require_version(cell: Cell) -> None:

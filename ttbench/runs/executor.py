@@ -37,6 +37,7 @@ def unmeasured(cell: Cell, status: Status, reason: str, *, started: str, cell_s:
         engine=cell.engine,
         kernel_path={},
         metrics=TASKS.load(cell.task).metrics,
+        figures=TASKS.load(cell.task).figures,
         columns=declared_columns(TASKS.load(cell.task)),
         samples=(),
         evidence=({"stderr": stderr},) if stderr else (),

@@ -230,6 +230,7 @@ def run_cell(cell: Cell, *, group: Group, channel: Channel) -> CellRecord:
             kernel_path={} if engine is None else {**engine.kernel_path, **looked(group)},
             checked=group.checked(cell),
             metrics=task.metrics,
+            figures=task.figures,
             columns=declared_columns(task),
             samples=samples,
             corpus_note=group.caveat(cell),

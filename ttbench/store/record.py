@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
-from ttbench.types import INT64, READABLE, SCHEMA_VERSION, Cell, ColumnType, Metric, Sample, Status, digest
+from ttbench.types import INT64, READABLE, SCHEMA_VERSION, Cell, ColumnType, Figure, Metric, Sample, Status, digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +31,7 @@ class CellRecord:
     kernel_path: Mapping[str, str]  # op -> implementation that really ran
     metrics: tuple[Metric, ...]  # the task's declarations
     samples: tuple[Sample, ...]  # empty unless ok; evidence is not read back
+    figures: tuple[Figure, ...] | None = None  # the task's declarations; None: its metrics say what is drawn
     checked: str | None = None  # passed | partly | failed | unchecked; None: the task scores nothing
     columns: Mapping[str, ColumnType] = field(default_factory=dict)  # the task's declarations, parameters included
     corpus_note: str | None = None  # what a number on the corpus must not be read without; None: nothing
@@ -71,6 +72,7 @@ def cell_text(record: CellRecord) -> str:
         "cell": record.cell.to_json(),
         "kernel_path": dict(record.kernel_path),
         "metrics": [metric.to_json() for metric in record.metrics],
+        "figures": None if record.figures is None else [figure.to_json() for figure in record.figures],
         "num_samples": len(record.samples),
     }
     text = f"{_line(header)}\n"
@@ -153,6 +155,8 @@ def parse_cell(text: str, *, cell_id: str) -> CellRecord:
         if not header.pop("cell_id") == cell.cell_id == cell_id:
             raise ValueError("its cell is not the one that its name says")
         header["metrics"] = tuple(Metric.from_json(metric) for metric in header["metrics"])
+        figures = header.get("figures")
+        header["figures"] = None if figures is None else tuple(Figure.from_json(figure) for figure in figures)
         lines = [_parsed(line) for line in rest]
         samples = tuple(Sample(keys=line["keys"], values=line["values"]) for line in lines)
         return CellRecord(**header, samples=samples)

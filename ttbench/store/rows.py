@@ -4,7 +4,8 @@ One row per sample; a cell that is not ok gives exactly one row, with its status
 come first with fixed types; then `param_<name>`, `sample`, and the keys and values of the tasks, with the types that
 the tasks declare, so that all files of a task have one schema; the types of a task that declares none follow from all
 of a column's entries together. Missing is null; whole numbers and truth values with nulls become pandas'
-nullable Int64 and boolean, never floats. The tasks' metrics travel in the schema's metadata and in `frame.attrs`.
+nullable Int64 and boolean, never floats. The tasks' metrics and figures travel in the schema's
+metadata and in `frame.attrs`.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ import pyarrow.parquet as pq
 from ttbench.declare import ColumnDeclaration, real, text, truth, whole
 from ttbench.errors import StoreError
 from ttbench.names import as_text
+from ttbench.registry import TASKS
 from ttbench.store.record import CellRecord
 from ttbench.types import canonical_json
 
-METRICS_KEY = b"ttbench.metrics"
+METRICS_KEY, FIGURES_KEY = b"ttbench.metrics", b"ttbench.figures"
 READ = "sequence_tokens"  # of a sample: the longest sequence that was read for it, where that is not the context
 
 COLUMNS: Mapping[str, ColumnDeclaration] = {
@@ -143,9 +145,12 @@ def table(records: Iterable[CellRecord]) -> pa.Table:
     """The rows of these records under an explicit schema. Raises StoreError when tasks disagree about a column."""
     records, rows = list(records), []
     metrics: dict[str, list[dict[str, Any]]] = {}
+    figures: dict[str, list[dict[str, Any]]] = {}
     for record in records:
         rows.extend(_rows(record))
         metrics[record.cell.task] = [metric.to_json() for metric in record.metrics]
+        if record.figures is not None:
+            figures[record.cell.task] = [figure.to_json() for figure in record.figures]
     declared = _declared(records)
     # Parameters before `sample`, the tasks' own columns after it: as declared, others in order of first appearance.
     extra = dict.fromkeys(
@@ -157,7 +162,7 @@ def table(records: Iterable[CellRecord]) -> pa.Table:
     types |= {name: _ARROW[column.kind] for name, column in SAMPLE.items()}
     for name in (name for name in extra if not name.startswith("param_")):
         types[name] = declared.get(name) or _type_of(name, (row.get(name) for row in rows))
-    schema = pa.schema(list(types.items()), metadata={METRICS_KEY: canonical_json(metrics).encode()})
+    schema = pa.schema(list(types.items()), metadata=metadata({"metrics": metrics, "figures": figures}))
     arrays = [_array(name, [row.get(name) for row in rows], kind) for name, kind in types.items()]
     return pa.Table.from_arrays(arrays, schema=schema)
 
@@ -183,8 +188,17 @@ def _array(name: str, values: list[Any], kind: pa.DataType) -> pa.Array:
         raise _disagreement(name, sorted({type(value).__name__ for value in values if value is not None})) from error
 
 
+def metadata(attrs: Mapping[str, Any]) -> dict[bytes, bytes]:
+    """What a file of rows carries in its schema, from the `attrs` of a DataFrame of rows."""
+    kept = {METRICS_KEY: attrs.get("metrics", {}), FIGURES_KEY: attrs.get("figures", {})}
+    return {key: canonical_json(value).encode() for key, value in kept.items()}
+
+
 def frame(rows: pa.Table) -> pd.DataFrame:
-    """The table as a DataFrame; `attrs["metrics"]` is {task: [Metric.to_json(), ...]}."""
+    """The table as a DataFrame; `attrs["metrics"]` is {task: [Metric.to_json(), ...]}, `attrs["figures"]` alike.
+
+    A task that is not among the figures leaves them to its metrics.
+    """
     nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
     columns = {}
     for field, column in zip(rows.schema, rows.columns, strict=True):
@@ -193,8 +207,17 @@ def frame(rows: pa.Table) -> pd.DataFrame:
         # Text without a single entry would come as objects.
         columns[field.name] = series.astype("str") if pa.types.is_string(field.type) else series
     result = pd.DataFrame(columns)
-    result.attrs["metrics"] = json.loads((rows.schema.metadata or {}).get(METRICS_KEY, b"{}"))
+    carried = rows.schema.metadata or {}
+    result.attrs["metrics"] = metrics = json.loads(carried.get(METRICS_KEY, b"{}"))
+    result.attrs["figures"] = json.loads(carried[FIGURES_KEY]) if FIGURES_KEY in carried else _todays_figures(metrics)
     return result
+
+
+def _todays_figures(tasks: Iterable[str]) -> dict[str, Any]:
+    """For files from before figures travelled with rows: what the built-in tasks declare now."""
+    built_in = {task: TASKS.load(task) for task in tasks if task in TASKS and TASKS.entry_point(task) is None}
+    declared = {task: found.figures for task, found in built_in.items() if found.figures is not None}
+    return {task: [figure.to_json() for figure in figures] for task, figures in declared.items()}
 
 
 def parquet_bytes(rows: pa.Table) -> bytes:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from ttbench.declare import ColumnDeclaration, declared_parameters
 from ttbench.machine.work import Calls, Texts, Work
-from ttbench.types import Cell, ColumnType, Cost, Metric, Sample
+from ttbench.tasks.view import Part, rest
+from ttbench.types import Cell, ColumnType, Cost, Figure, Metric, Sample
 
 if TYPE_CHECKING:
     from ttbench.checkpoints.tokenizer import Tokenizer
@@ -68,6 +69,7 @@ class Task(ABC):
     Params: ClassVar[type[Any]]
     metrics: ClassVar[tuple[Metric, ...]]
     columns: ClassVar[Mapping[str, ColumnDeclaration] | None] = None
+    figures: ClassVar[tuple[Figure, ...] | None] = None  # None: a curve for each metric that ranks checkpoints
     isolation: ClassVar[Literal["checkpoint", "cell"]]  # cells of a checkpoint share a process, or one process per cell
     needs_corpus: ClassVar[bool]
     default_ctx: ClassVar[str]  # in the grammar of --ctx
@@ -131,6 +133,15 @@ class Task(ABC):
         Targets are among them. Where it is beyond the training context of a checkpoint the rows are extrapolated.
         """
         return context_len
+
+    @classmethod
+    def view(cls, evidence: Mapping[str, Any]) -> Iterator[Part]:
+        """The evidence of one sample as `ttbench show RUN CELL --sample N` prints it; by default an entry a line.
+
+        Args:
+            evidence: of a sample of this version of the task, as it was kept.
+        """
+        yield rest(evidence)
 
     @abstractmethod
     def measure(self, bench: Bench) -> Iterator[Sample]:

@@ -41,7 +41,7 @@ from ttbench.machine import measure
 from ttbench.machine.measure import Stopwatch, WarmUp
 from ttbench.machine.work import Calls, Texts, Work
 from ttbench.tasks.base import Bench, Task
-from ttbench.types import Metric, Sample, Scalar
+from ttbench.types import Figure, Metric, Sample, Scalar
 
 if TYPE_CHECKING:
     from ttbench.engines.engine import Engine
@@ -116,6 +116,12 @@ class Latency(Task):
         "warm_up_s": real("wall time of the warm-up before the phase; null for load and first_call", "s"),
         "steady": truth("whether the warm-up ended because its times were steady; false: its time was over"),
     }
+    figures: ClassVar[tuple[Figure, ...] | None] = (
+        Figure(name="prefill", title="Time to read the context", metric="prefill_s", log_y=True),
+        Figure(
+            name="decode", title="Time for the next token, after the context", metric="decode_s_per_token", log_y=True
+        ),
+    )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "cell"
     needs_corpus: ClassVar[bool] = False
     default_ctx: ClassVar[str] = "512,2k,8k"

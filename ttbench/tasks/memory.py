@@ -36,7 +36,7 @@ from ttbench.errors import TooLongError, UsageError
 from ttbench.machine import measure
 from ttbench.machine.work import Calls, Texts, Work
 from ttbench.tasks.base import Bench, Task
-from ttbench.types import Cell, Metric, Sample
+from ttbench.types import Cell, Figure, Metric, Sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +93,10 @@ class Memory(Task):
         "state_bytes_analytic": whole("state by the formula of the architecture; null without one", "bytes"),
         "peak_reset": truth("whether the system reset its peak counter when the phase began"),
     }
+    figures: ClassVar[tuple[Figure, ...] | None] = (
+        Figure(name="state", title="State carried after the context", metric="state_bytes", log_y=True),
+        Figure(name="peak_memory", title="Peak memory", metric="peak_rss_bytes"),
+    )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "cell"
     needs_corpus: ClassVar[bool] = False
     default_ctx: ClassVar[str] = "512,2k,8k"

@@ -13,13 +13,16 @@ import pytest
 from matplotlib.image import imread
 from rows import TRANSFORMER, TTT, Model, make_rows, needle_rows, perplexity_rows, timing_rows
 
+from ttbench.registry import TASKS
 from ttbench.report import words
 from ttbench.report.drawing import figures
 from ttbench.report.drawing.canvas import COLOURS, GREY, style
 from ttbench.report.drawing.curves import draw_curves
 from ttbench.report.drawing.heatmaps import draw_heatmap
+from ttbench.report.published import rows_bytes
 from ttbench.report.table import summarise
 from ttbench.store.rows import read_rows
+from ttbench.types import Figure
 
 ROOT = Path(__file__).parents[3]
 CONTEXTS = (512, 2048, 8192)
@@ -43,7 +46,9 @@ def entries_of(table: pd.DataFrame, metric: str) -> list[words.Record]:
 
 
 def test_figures_are_named_once_and_have_files_of_their_own() -> None:
-    assert len({figure.name for figure in figures.FIGURES}) == len(figures.FIGURES)
+    names = [figure.name for task in TASKS for figure in TASKS.load(task).figures or ()]
+    assert len(names) > 10
+    assert len(names) == len(set(names))
 
 
 def test_only_figures_with_numbers_are_available(table: pd.DataFrame) -> None:
@@ -62,7 +67,7 @@ def test_only_figures_with_numbers_are_available(table: pd.DataFrame) -> None:
 def test_a_figure_has_the_same_bytes_each_time_and_the_width_of_a_readme(
     table: pd.DataFrame, tmp_path: Path, name: str
 ) -> None:
-    figure = next(figure for figure in figures.FIGURES if figure.name == name)
+    figure = next(figure for figure in figures.declared(table) if figure.name == name)
     before = dict(matplotlib.rcParams)
     first = [path.read_bytes() for path in figures.draw(figure, table, tmp_path)]
     second = [path.read_bytes() for path in figures.draw(figure, table, tmp_path)]
@@ -180,3 +185,28 @@ def test_checkpoints_that_retrieve_nothing_are_drawn_at_zero(tmp_path: Path) -> 
     drawn = [path for figure in figures.available(table) for path in figures.draw(figure, table, tmp_path)]
     assert drawn
     assert all(path.stat().st_size > 0 for path in drawn)
+
+
+def test_a_task_without_figures_gets_one_for_each_metric_that_ranks_against_the_context(tmp_path: Path) -> None:
+    rows = make_rows(perplexity_rows([TRANSFORMER, TTT], CONTEXTS, num_documents=4))
+    del rows.attrs["figures"]["perplexity"]
+    table = summarise(rows)
+    bits = next(figure for figure in figures.declared(table) if figure.metric == "bits_per_byte")
+    assert (bits.name, bits.title) == ("bits_per_byte", "Bits per byte against context")
+    assert bits.references == ("bzip2_bits_per_byte", "xz_bits_per_byte")
+    assert figures.draw(bits, table, tmp_path)
+
+
+def test_two_tasks_that_declare_one_name_have_files_of_their_own() -> None:
+    rows = make_rows(perplexity_rows([TTT], CONTEXTS, num_documents=3), needle_rows([TTT], CONTEXTS, num_haystacks=3))
+    rows.attrs["figures"]["needle"] = [{**rows.attrs["figures"]["needle"][0], "name": "bits_per_byte"}]
+    names = [figure.name for figure in figures.declared(summarise(rows))]
+    assert names == ["bits_per_byte", "needle_bits_per_byte"]
+
+
+def test_figures_travel_with_rows(tmp_path: Path) -> None:
+    rows = make_rows(needle_rows([TTT], CONTEXTS, num_haystacks=3))
+    shown = Figure(name="mine", title="T", metric="retrieval", references=("r",), task="needle")
+    rows.attrs["figures"] = {"needle": [dataclasses.replace(shown, task="").to_json()]}
+    (tmp_path / "rows.parquet").write_bytes(rows_bytes(rows))
+    assert figures.declared(summarise(read_rows(tmp_path / "rows.parquet"))) == (shown,)

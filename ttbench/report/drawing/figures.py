@@ -1,26 +1,27 @@
 """Figures: each one a value that says what it shows, drawn from a summary as PNG and SVG, the same bytes each time.
 
-To add a figure, add a value to FIGURES.
+What a figure shows is declared by its task (`ttbench.types.Figure`) and travels with the rows.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ttbench.report import words
+from ttbench.report import summary, words
 from ttbench.report.drawing.canvas import DPI, load_library, style
 from ttbench.report.drawing.curves import draw_curves
 from ttbench.report.drawing.heatmaps import draw_heatmap
 from ttbench.report.words import Record
 from ttbench.store.store import write_whole
+from ttbench.types import Figure, Metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -28,105 +29,45 @@ if TYPE_CHECKING:
 FORMATS = ("png", "svg")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
-    """What one figure shows."""
+def declared(table: pd.DataFrame) -> tuple[Figure, ...]:
+    """The figures of a summary's tasks, as they declare them, or one for each metric of a task that declares none.
 
-    name: str  # of its files
-    title: str
-    task: str
-    metric: str
-    kind: Literal["curve", "heatmap"] = "curve"
-    references: tuple[str, ...] = ()  # metrics drawn as thin grey lines
-    log_y: bool = False
-    x_axis: str = "context_len"  # of a heat map
-    y_axis: str = "depth"
+    A name that an earlier task has is put behind the name of the later task, so that each has files of its own.
+    """
+    carried, found = table.attrs.get("figures", {}), dict[str, Figure]()
+    for task, metrics in summary.metrics_of(table).items():
+        mine = [Figure.from_json(figure) for figure in carried[task]] if task in carried else by_metrics(metrics)
+        for figure in mine:
+            name = f"{task}_{figure.name}" if figure.name in found else figure.name
+            found[name] = dataclasses.replace(figure, name=name, task=task)
+    return tuple(found.values())
 
 
-FIGURES: tuple[Figure, ...] = (
-    Figure(
-        name="bits_per_byte",
-        title="Bits per byte against context",
-        task="perplexity",
-        metric="bits_per_byte",
-        references=("bzip2_bits_per_byte", "xz_bits_per_byte"),
-    ),
-    Figure(
-        name="bits_per_base",
-        title="Bits per base against context",
-        task="genomics",
-        metric="bits_per_base",
-        references=("even_bits_per_base", "markov_bits_per_base", "bzip2_bits_per_base", "xz_bits_per_base"),
-    ),
-    Figure(name="needle", title="Needles retrieved against context", task="needle", metric="retrieval"),
-    Figure(
-        name="needle_by_depth",
-        title="Needles retrieved, by context and depth",
-        task="needle",
-        metric="retrieval_by_depth",
-        kind="heatmap",
-    ),
-    Figure(name="recognition", title="Needles recognised against context", task="needle", metric="recognition"),
-    Figure(
-        name="recognition_by_depth",
-        title="Needles recognised, by context and depth",
-        task="needle",
-        metric="recognition_by_depth",
-        kind="heatmap",
-    ),
-    Figure(
-        name="mqar_by_pairs",
-        title="MQAR: questions answered, by context and number of pairs",
-        task="recall",
-        metric="mqar_by_pairs",
-        kind="heatmap",
-        y_axis="pairs",
-    ),
-    *(
-        Figure(name=kind, title=f"{title} against context", task="recall", metric=kind, references=(f"{kind}_chance",))
-        for kind, title in (
-            ("mqar", "MQAR: questions answered"),
-            ("copy", "Copying: questions answered"),
-            ("parity", "Parity of what was read"),
-            ("s5", "Products in S5 of what was read"),
+def by_metrics(metrics: Sequence[Metric]) -> list[Figure]:
+    """A curve against the context for each metric that ranks checkpoints, with what it can be read against."""
+    ranked = [metric for metric in metrics if metric.better != "neither" and metric.axes == ("context_len",)]
+    beneath = [metric for metric in metrics if summary.is_reference(metric, metrics)]
+    return [
+        Figure(
+            name=metric.name,
+            title=f"{metric.label[:1].upper()}{metric.label[1:]} against context",
+            metric=metric.name,
+            references=tuple(other.name for other in beneath if _kind(other) == _kind(metric)),
         )
-    ),
-    Figure(
-        name="dispatch",
-        title="Where prompts of each domain are sent",
-        task="adapt",
-        metric="dispatch",
-        kind="heatmap",
-        x_axis="sent_to",
-        y_axis="domain",
-    ),
-    Figure(
-        name="accuracy_by_domain",
-        title="Tokens of answers that are the likeliest, by strategy and domain",
-        task="adapt",
-        metric="accuracy_by_domain",
-        kind="heatmap",
-        x_axis="domain",
-        y_axis="strategy",
-    ),
-    Figure(name="prefill", title="Time to read the context", task="latency", metric="prefill_s", log_y=True),
-    Figure(
-        name="decode",
-        title="Time for the next token, after the context",
-        task="latency",
-        metric="decode_s_per_token",
-        log_y=True,
-    ),
-    Figure(name="state", title="State carried after the context", task="memory", metric="state_bytes", log_y=True),
-    Figure(name="peak_memory", title="Peak memory", task="memory", metric="peak_rss_bytes"),
-)
+        for metric in ranked
+        if metric.restates is None
+    ]
+
+
+def _kind(metric: Metric) -> tuple[object, ...]:
+    return metric.unit, metric.axes, dict(metric.where)
 
 
 def available(table: pd.DataFrame) -> tuple[Figure, ...]:
     """The figures that a summary has numbers for: at two contexts or more, or at two places down a heat map."""
     entries = words.records(table)
     found = []
-    for figure in FIGURES:
+    for figure in declared(table):
         mine = [entry for entry in _entries(entries, figure.metric, figure.task) if entry["value"] is not None]
         contexts = {entry["context_len"] for entry in mine}
         if len(contexts) > 1 or (figure.kind == "heatmap" and len({entry[figure.y_axis] for entry in mine}) > 1):

@@ -42,7 +42,7 @@ from ttbench.machine import measure
 from ttbench.tasks.adapt.adapt_metrics import METRICS
 from ttbench.tasks.base import Bench, Task
 from ttbench.tasks.ends import prompt_ends
-from ttbench.types import Metric, Sample, digest
+from ttbench.types import Figure, Metric, Sample, digest
 
 if TYPE_CHECKING:
     from ttbench.adapt.strategies import Strategy
@@ -104,6 +104,24 @@ class Adapt(Task):
         "switch_s": real("passes: wall time of putting other weights in, over the switches", "s"),
         "decompose_s": real("memory: wall time of decomposing matrices", "s"),
     }
+    figures: ClassVar[tuple[Figure, ...] | None] = (
+        Figure(
+            name="dispatch",
+            title="Where prompts of each domain are sent",
+            metric="dispatch",
+            kind="heatmap",
+            x_axis="sent_to",
+            y_axis="domain",
+        ),
+        Figure(
+            name="accuracy_by_domain",
+            title="Tokens of answers that are the likeliest, by strategy and domain",
+            metric="accuracy_by_domain",
+            kind="heatmap",
+            x_axis="domain",
+            y_axis="strategy",
+        ),
+    )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "cell"
     needs_corpus: ClassVar[bool] = False
     default_ctx: ClassVar[str] = "256"

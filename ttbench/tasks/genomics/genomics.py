@@ -43,7 +43,7 @@ from ttbench.tasks.compressors import OncePerDocument
 from ttbench.tasks.genomics import kmers
 from ttbench.tasks.genomics.markov import bases_of, markov_of
 from ttbench.tasks.windows import Window, draw_windows, fit_batch, originals, require_room, score_windows, window_work
-from ttbench.types import Cost, Metric, Sample
+from ttbench.types import Cost, Figure, Metric, Sample
 
 # For plans: seconds of counting a base of the train split, measured on one core of a server of 2024.
 COUNT_S = 2e-7
@@ -94,6 +94,14 @@ class Genomics(Task):
         "even_nats": real("what the bases cost where every base is as likely: ln 4 each", "nats"),
         "markov_nats": real("what the bases cost a Markov model of order 12 of the train split", "nats"),
     }
+    figures: ClassVar[tuple[Figure, ...] | None] = (
+        Figure(
+            name="bits_per_base",
+            title="Bits per base against context",
+            metric="bits_per_base",
+            references=("even_bits_per_base", "markov_bits_per_base", "bzip2_bits_per_base", "xz_bits_per_base"),
+        ),
+    )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
     needs_corpus: ClassVar[bool] = True
     corpus_splits: ClassVar[tuple[str, ...]] = ("train", "test")

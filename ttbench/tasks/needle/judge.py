@@ -6,7 +6,7 @@ Letters: T tokens, N candidates.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from ttbench.tasks.needle.answers import Answer
 from ttbench.tasks.needle.prompts import Prompt, Recipe
 from ttbench.tasks.needle.riddle import answer_ids
 from ttbench.tasks.needle.ruler import match
+from ttbench.tasks.view import Grid, Part, pairs, rest
 from ttbench.types import Sample
 
 if TYPE_CHECKING:
@@ -132,6 +133,26 @@ class Judge:
         elif not found and not _is_whole(ids, tokenizer):
             found.append("tokenizer: the text in one piece gives other tokens than its parts")
         return "; ".join(found) or None
+
+
+_ANSWER = ("value", "value_ids", "answer", "answer_ids", "control_answer")
+_TABLES = ("value_token_nats", "value_token_control_nats", "candidates", "nats", "control_nats")
+
+
+def view_evidence(evidence: Mapping[str, Any]) -> Iterator[Part]:
+    """The answer, the nats of the value's tokens, and those of the candidates, beside the control's."""
+    yield pairs("answer", evidence, _ANSWER)
+    nats, control = evidence.get("value_token_nats"), evidence.get("value_token_control_nats")
+    if nats and control:
+        heads = ("id", "nats", "nats without the needle")
+        rows = tuple(zip(evidence["value_ids"], nats, control, strict=True))
+        yield Grid(title="tokens of the value", heads=heads, rows=rows)
+    if evidence.get("candidates"):
+        found = zip(evidence["candidates"], evidence["nats"], evidence["control_nats"], strict=True)
+        rows = tuple((value, each, other, each - other) for value, each, other in found)
+        heads = ("value", "nats", "control", "change")
+        yield Grid(title="candidates, the true one first", heads=heads, rows=rows)
+    yield rest(evidence, (*_ANSWER, *_TABLES))
 
 
 def _is_whole(ids: Int[np.ndarray, "T"], tokenizer: Tokenizer) -> bool:

@@ -50,11 +50,12 @@ from ttbench.machine.work import Calls, Texts, Work
 from ttbench.tasks.base import Bench, Task
 from ttbench.tasks.needle.answers import Reader
 from ttbench.tasks.needle.haystack import gather
-from ttbench.tasks.needle.judge import Judge
+from ttbench.tasks.needle.judge import Judge, view_evidence
 from ttbench.tasks.needle.prompts import prepare
 from ttbench.tasks.needle.riddle import answer_ids, draw_candidates, draw_riddle, draw_wording
 from ttbench.tasks.needle.ruler import ANSWER_TOKENS, VARIANTS, Variant, departures
-from ttbench.types import Cell, Metric, Sample
+from ttbench.tasks.view import Part
+from ttbench.types import Cell, Figure, Metric, Sample
 
 SCORERS: Mapping[str, frozenset[str]] = {
     "both": frozenset({"generate", "choice"}),
@@ -144,6 +145,22 @@ class Needle(Task):
         "value_control_nats": real("the same after the prompt without the needle", "nats"),
         "comparable_to_published": truth("whether the row may stand beside RULER's table"),
     }
+    figures: ClassVar[tuple[Figure, ...] | None] = (
+        Figure(name="needle", title="Needles retrieved against context", metric="retrieval"),
+        Figure(
+            name="needle_by_depth",
+            title="Needles retrieved, by context and depth",
+            metric="retrieval_by_depth",
+            kind="heatmap",
+        ),
+        Figure(name="recognition", title="Needles recognised against context", metric="recognition"),
+        Figure(
+            name="recognition_by_depth",
+            title="Needles recognised, by context and depth",
+            metric="recognition_by_depth",
+            kind="heatmap",
+        ),
+    )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
     needs_corpus: ClassVar[bool] = True
     default_corpus: ClassVar[str] = "kjv"
@@ -218,6 +235,10 @@ class Needle(Task):
             candidate = Calls(num=answers * each, num_tokens=CANDIDATE_TOKENS, after=context_len)
             reads.append(dataclasses.replace(candidate, scored=CANDIDATE_TOKENS))
         return Work(calls=tuple(reads))
+
+    @classmethod
+    def view(cls, evidence: Mapping[str, Any]) -> Iterator[Part]:
+        return view_evidence(evidence)
 
     def measure(self, bench: Bench) -> Iterator[Sample]:
         """Yield one sample per haystack and depth.

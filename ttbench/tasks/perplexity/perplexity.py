@@ -76,7 +76,7 @@ from ttbench.tasks.windows import (
     score_windows,
     window_work,
 )
-from ttbench.types import Cost, Metric, Sample, Scalar
+from ttbench.types import Cost, Figure, Metric, Sample, Scalar
 
 PROTOCOLS = ("fixed", "packed", "position", "stream", "hf-stride", "lme-rolling")
 # Those whose longer contexts serve the shorter ones.
@@ -134,6 +134,14 @@ class Perplexity(Task):
         "page_nats": real("hf-stride: nats with the weights of the page that it follows", "nats"),
         "page_tokens": real("hf-stride: tokens that the page takes itself to score", "tokens"),
     }
+    figures: ClassVar[tuple[Figure, ...] | None] = (
+        Figure(
+            name="bits_per_byte",
+            title="Bits per byte against context",
+            metric="bits_per_byte",
+            references=("bzip2_bits_per_byte", "xz_bits_per_byte"),
+        ),
+    )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
     needs_corpus: ClassVar[bool] = True
     default_ctx: ClassVar[str] = "512..32k"

@@ -45,7 +45,7 @@ from ttbench.machine.work import Calls, Texts, Work
 from ttbench.tasks.base import Bench, Task
 from ttbench.tasks.recall.sequences import ROW_KINDS, TEXT_PAIR_LEN, Form, Kind, Recipe, make
 from ttbench.tasks.recall.sequences import Sequence as Tokens
-from ttbench.types import Checkpoint, Metric, Sample
+from ttbench.types import Checkpoint, Figure, Metric, Sample
 
 FEWEST_TOKENS = 16  # of a context
 FEWEST_PAIRS = 4  # of the numbers of pairs that are asked when none are named
@@ -87,6 +87,10 @@ def _chance(kind: Kind) -> Metric:
     return _metric(f"{kind}_chance", "chance", "chance_hits", denominator="num_questions", **fields)
 
 
+def _curve(kind: Kind, title: str) -> Figure:
+    return Figure(name=kind, title=f"{title} against context", metric=kind, references=(f"{kind}_chance",))
+
+
 class Recall(Task):
     """Questions answered, by length and number of pairs."""
 
@@ -108,6 +112,19 @@ class Recall(Task):
         "nats": real("negative log-likelihood of the answers", "nats"),
         "trained_format": truth("whether the checkpoint was trained on rows of this kind and form; null: unknown"),
     }
+    figures: ClassVar[tuple[Figure, ...] | None] = (
+        Figure(
+            name="mqar_by_pairs",
+            title="MQAR: questions answered, by context and number of pairs",
+            metric="mqar_by_pairs",
+            kind="heatmap",
+            y_axis="pairs",
+        ),
+        _curve("mqar", "MQAR: questions answered"),
+        _curve("copy", "Copying: questions answered"),
+        _curve("parity", "Parity of what was read"),
+        _curve("s5", "Products in S5 of what was read"),
+    )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
     needs_corpus: ClassVar[bool] = False
     default_ctx: ClassVar[str] = "256..2k"

@@ -214,7 +214,10 @@ ASKED = {"doc_hash": "h", "target": "1"}
             ["prompt 1 prompt start Ann", "prompt 2 prompt start Bob", "2 ' goes' -1.0000 yes"],
         ),
         ({**ASKED, "arguments": [["a text"]], "responses": [[-30.5]]}, ["prompt start a text", "1 - -30.5000"]),
-        ({**ASKED, "arguments": [["2+2", "{}"]], "responses": [[" 4"]]}, ["prompt start 2+2", "answer text 1 '{}' ' 4'"]),
+        (
+            {**ASKED, "arguments": [["2+2", "{}"]], "responses": [[" 4"]]},
+            ["prompt start 2+2", "answer text 1 '{}' ' 4'"],
+        ),
         (NEEDLE, ["answer value 42", "52 0.5000 4.0000", "change 42 0.7500 7.0000 -6.2500 17 5.0000", "kept note n"]),
         ({"answer": [3, 4], "prompt_tokens": 12}, ["answer 3 4", "prompt_tokens 12"]),
         ({"answer": "\x1b[2J"}, [r"answer \x1b[2J"]),

@@ -28,7 +28,7 @@ TESTS = {
 
 
 @functools.cache
-def tests_of(path: str) -> list[list[str]]:
+def tests_of(path: str) -> tuple[list[str], list[str]]:
     """Test files in two rounds: the module's own, and all others that import it, directly or by what they import."""
     below = path.removeprefix("ttbench/")
     mirror = ROOT / "tests" / Path(below).parent / f"test_{Path(below).name}"
@@ -43,7 +43,7 @@ def tests_of(path: str) -> list[list[str]]:
     rest = sorted(set(direct + others) - set(own))
     if "/kernels/" in path or "/models/" in path:
         rest = [name for name in rest if "/kernels/" in name or "/conformance/" in name or "/models/" in name]
-    return [own, rest] if own else [rest]
+    return own, rest
 
 
 def _names(path: Path) -> set[str]:
@@ -76,7 +76,6 @@ def _package() -> dict[str, set[str]]:
     return {str(path.relative_to(ROOT)).removesuffix(".py").replace("/", "."): _names(path) for path in paths}
 
 
-def digest(rounds: Sequence[Sequence[str]]) -> str:
-    """Of test files, by which a survivor knows whether they have changed since."""
-    files = sorted({name for tests in rounds for name in tests})
-    return hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in files)).hexdigest()[:16]
+def digest(names: Sequence[str], root: Path) -> str:
+    """Of files below a root, by which an outcome knows whether they have changed since."""
+    return hashlib.sha256(b"".join((root / name).read_bytes() for name in sorted(set(names)))).hexdigest()[:16]

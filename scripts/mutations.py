@@ -114,7 +114,7 @@ class _Finder(ast.NodeVisitor):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             return
         named = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        if named:
             self._names.append(node.name)
         self.edits += [(edit, ".".join(self._names)) for edit in self._edits(node)]
         for child in self._children(node):

@@ -31,7 +31,7 @@ def drawn_texts(table: pd.DataFrame) -> list[str]:
         return [text.get_text() for axes in canvas.axes for text in axes.texts if text.get_window_extent().width]
 
 
-@pytest.mark.parametrize("name", ["$x$", "a$b", r"$\frac{", "_hidden", "50%_{x}"])
+@pytest.mark.parametrize("name", ["$x$", "a$b", r"$\frac{", r"$\frac$", "_hidden", "50%_{x}"])
 def test_names_are_text_and_no_formulas(name: str) -> None:
     assert name in drawn_texts(named(name))
 

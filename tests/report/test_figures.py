@@ -95,6 +95,27 @@ def test_a_curve_is_solid_as_far_as_it_was_trained_and_dashed_beyond(table: pd.D
     assert {"transformer", "ttt-linear", "bzip2 -9", "too short"} <= set(texts)
 
 
+def test_cells_without_a_number_have_a_cross_each_below_all_numbers_and_names_are_led_to_their_lines() -> None:
+    broken = [dataclasses.replace(model, failures=BROKEN.failures) for model in (TRANSFORMER, TTT)]
+    table = summarise(make_rows(perplexity_rows(broken, CONTEXTS, num_documents=12, windows=1)))
+    entries = entries_of(table, "bits_per_byte")
+    with style():
+        canvas = draw_curves("t", entries, beneath=[], names=["transformer", "ttt-linear"], log_y=False)
+    (axes,) = canvas.axes
+    crosses = [np.asarray(line.get_ydata()).tolist() for line in axes.lines if line.get_marker() == "x"]
+    assert crosses == [[0.05], [pytest.approx(0.115)]]
+    height = (axes.transData + axes.transAxes.inverted()).transform
+    lows = [height((1, entry["low"]))[1] for entry in entries if entry["low"] is not None]
+    assert 0.115 < min(lows) < 0.3
+    # the second line is thinner, so that the first shows beneath it
+    widths = [line.get_linewidth() for line in axes.lines if line.get_solid_capstyle() == "round"]
+    assert widths == pytest.approx([2.3, 2.0])
+    drawn = [(np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist()) for line in axes.lines]
+    leaders = [y[0] for x, y in drawn if x == [1.0, 1.025]]
+    ends = sorted(height((1, entry["value"]))[1] for entry in entries if entry["context_len"] == 2048)
+    assert leaders == pytest.approx(ends)
+
+
 def test_corpora_have_figures_of_their_own_with_their_own_references(tmp_path: Path) -> None:
     table = summarise(read_rows(ROOT / "results" / "genomics" / "cpu" / "rows.parquet"))
     (figure,) = figures.available(table)

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # Beside the test file that mirrors a module, or in its place: those that were written for it.
 TESTS = {
     "clusters.py": ["tests/test_stats.py"],
-    "kernels/gating.py": ["tests/kernels/test_favor.py", "tests/models/test_titans.py"],
+    "kernels/gating.py": ["tests/kernels/test_neural_memory.py"],
     "report/effects.py": ["tests/report/test_compare.py"],
     "report/matching.py": ["tests/report/test_compare.py", "tests/report/test_variants.py"],
     "report/pairing.py": ["tests/report/test_compare.py"],

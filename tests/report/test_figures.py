@@ -14,7 +14,7 @@ from matplotlib.image import imread
 from rows import TRANSFORMER, TTT, Model, make_rows, needle_rows, perplexity_rows, timing_rows
 
 from ttbench.report import figures, words
-from ttbench.report.canvas import COLOURS, GREY, style
+from ttbench.report.canvas import COLOURS, GREY, new_canvas, style
 from ttbench.report.curves import draw_curves
 from ttbench.report.heatmaps import draw_heatmap
 from ttbench.report.table import summarise
@@ -71,6 +71,15 @@ def test_a_figure_has_the_same_bytes_each_time_and_the_width_of_a_readme(
     svg = first[1].decode()
     assert "<dc:date>" not in svg
     assert len(first[0]) < 300_000
+
+
+def test_title_and_settings_begin_at_the_same_place_of_a_canvas_of_any_size(table: pd.DataFrame) -> None:
+    entries = entries_of(table, "bits_per_byte")
+    for width, height in ((7.0, 4.0), (3.0, 9.0)):
+        title, settings = new_canvas("t", entries, (width, height)).texts
+        assert (title.get_text(), settings.get_text()[:15]) == ("t", "lower is better")
+        inches = [(text.get_position()[0] * width, (1 - text.get_position()[1]) * height) for text in (title, settings)]
+        assert np.ravel(inches) == pytest.approx([0.12, 0.12, 0.12, 0.38])
 
 
 def test_a_curve_is_solid_as_far_as_it_was_trained_and_dashed_beyond(table: pd.DataFrame) -> None:

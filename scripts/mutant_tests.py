@@ -18,10 +18,10 @@ TESTS = {
     "report/pairing.py": ["tests/report/test_compare.py"],
     "report/summary.py": ["tests/report/test_table.py", "tests/report/test_compare.py"],
     "stats.py": ["tests/test_clusters.py"],
-    "tasks/base.py": ["tests/test_suite.py"],
+    "tasks/adapt_metrics.py": ["tests/report/test_task_metrics.py"],
     "tasks/blocks.py": ["tests/tasks/test_perplexity.py", "tests/tasks/test_shared_passes.py"],
     "tasks/haystack.py": ["tests/tasks/test_prompts.py", "tests/tasks/test_needle.py"],
-    "tasks/perplexity_metrics.py": ["tests/tasks/test_perplexity.py"],
+    "tasks/perplexity_metrics.py": ["tests/report/test_task_metrics.py", "tests/tasks/test_perplexity.py"],
     "tasks/sequences.py": ["tests/tasks/test_recall.py"],
     "tasks/windows.py": ["tests/tasks/test_perplexity.py"],
 }

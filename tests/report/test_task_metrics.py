@@ -35,19 +35,19 @@ def cell(task: str, *samples: Mapping[str, Any], round: int = 0, **params: Any) 
     return [{**shared, "sample": sample, **values} for sample, values in enumerate(samples)]
 
 
-def summary(metrics: Sequence[Metric], *cells: list[dict[str, Any]]) -> list[words.Record]:
+def summary(metrics: Sequence[Metric], *cells: list[dict[str, Any]]) -> Sequence[words.Record]:
     """Every number that a table makes of cells of one task."""
     return words.records(summarise(make_rows(*cells, metrics={cells[0][0]["task"]: metrics})))
 
 
-def numbers(found: list[words.Record], *keys: str) -> dict[Any, float]:
+def numbers(found: Sequence[words.Record], *keys: str) -> dict[Any, Any]:
     """Values by metric and what else is named."""
     told = {(entry["metric"], *(entry[key] for key in keys)): entry["value"] for entry in found}
     assert len(told) == len(found)
     return {key if keys else key[0]: pytest.approx(value) for key, value in told.items()}
 
 
-def clusters(found: list[words.Record], metric: str) -> list[int]:
+def clusters(found: Sequence[words.Record], metric: str) -> list[int]:
     return [entry["num_clusters"] for entry in found if entry["metric"] == metric]
 
 
@@ -201,7 +201,7 @@ def test_recall() -> None:
 
 def test_latency() -> None:
     phases = ("load", "first_call", "prefill", "decode", "other")
-    factors = dict(zip(phases, (1.0, 2.0, 4.0, 8.0, 1000.0), strict=True))
+    factors = dict[str, float](zip(phases, (1.0, 2.0, 4.0, 8.0, 1000.0), strict=True))
 
     def calls(phase: str, slow: float) -> list[dict[str, Any]]:
         made = {"phase": phase, "num_tokens": 100}

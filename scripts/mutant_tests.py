@@ -21,7 +21,9 @@ TESTS = {
     "tasks/adapt_metrics.py": ["tests/report/test_task_metrics.py"],
     "tasks/blocks.py": ["tests/tasks/test_perplexity.py", "tests/tasks/test_shared_passes.py"],
     "tasks/haystack.py": ["tests/tasks/test_prompts.py", "tests/tasks/test_needle.py"],
+    "tasks/needle.py": ["tests/test_work.py"],
     "tasks/perplexity_metrics.py": ["tests/report/test_task_metrics.py", "tests/tasks/test_perplexity.py"],
+    "tasks/riddle.py": ["tests/tasks/test_prompts.py"],
     "tasks/sequences.py": ["tests/tasks/test_recall.py"],
     "tasks/windows.py": ["tests/tasks/test_perplexity.py"],
 }

@@ -109,6 +109,8 @@ def test_an_essay_without_its_needles_is_the_corpus_again(name: str) -> None:
         context = text_of(prompt).removeprefix(before).removesuffix(after)
         assert recipe.offset is not None
         plain = BYTES.decode(HAY.ids[recipe.offset : recipe.offset + recipe.haystack_len]).decode()
+        (document,) = (each for each in KJV.documents("test") if each.name == recipe.document)
+        assert plain[:30].encode() in document.text + b"\n" * 30
         assert re.sub(r"\s+", " ", NEEDLES.sub("", context)).strip() == re.sub(r"\s+", " ", plain).strip()
         # each needle stands between sentences, parted by a space
         for match in NEEDLES.finditer(context):

@@ -25,7 +25,7 @@ TESTS = {
     "tasks/perplexity_metrics.py": ["tests/report/test_task_metrics.py", "tests/tasks/test_perplexity.py"],
     "tasks/riddle.py": ["tests/tasks/test_prompts.py"],
     "tasks/sequences.py": ["tests/tasks/test_recall.py"],
-    "tasks/windows.py": ["tests/tasks/test_perplexity.py"],
+    "tasks/windows.py": ["tests/tasks/test_perplexity.py", "tests/test_work.py"],
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -151,6 +152,23 @@ def test_corpora_have_figures_of_their_own_with_their_own_references(tmp_path: P
     }
     # long names narrow the axes rather than leave the picture
     assert max(text.get_window_extent().x1 for text in axes.texts) <= canvas.bbox.x1
+
+
+def test_a_figure_of_one_corpus_has_the_references_of_that_corpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[set[str], list[set[str]]]] = []
+
+    def watched(title: str, entries: Any, *, beneath: Any, **options: Any) -> Any:
+        drawn.append(({e["corpus"] for e in entries}, [{e["corpus"] for e in part} for part in beneath]))
+        return draw_curves(title, entries, beneath=beneath, **options)
+
+    monkeypatch.setattr(figures, "draw_curves", watched)
+    table = summarise(read_rows(ROOT / "results" / "genomics" / "cpu" / "rows.parquet"))
+    (figure,) = figures.available(table)
+    figures.draw(figure, table, tmp_path)
+    # two bits a base, a Markov model and two compressors beneath each
+    assert drawn == [({corpus}, [{corpus}] * 4) for corpus in ("genomes", "genomes-strain")]
 
 
 def test_names_at_the_ends_of_lines_never_touch() -> None:

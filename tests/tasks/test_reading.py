@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from stub_engine import StubEngine, scattered
@@ -39,7 +41,7 @@ def check(answer: Answer, ids: list[int], *, num_generated: int, num_scored: int
 @pytest.mark.parametrize(("num_generated", "num_scored"), [(4, 3), (4, 0), (0, 1), (0, 3)])
 @pytest.mark.parametrize("share", [True, False])
 def test_prompts_are_read_whole_and_answered_from_their_end(share: bool, num_generated: int, num_scored: int) -> None:
-    engine = StubEngine(RULE, vocab_size=VOCAB)
+    engine: Any = StubEngine(RULE, vocab_size=VOCAB)
     reader = Reader(engine, CANDIDATES, num_generated=num_generated, num_scored=num_scored, max_len=40)
     prompts = [prompt(0), prompt(2), prompt(6)]
     found = reader.read_shared(prompts) if share else reader.read_apart(prompts)

@@ -315,3 +315,13 @@ def test_a_hundred_samples_of_32k_are_prepared_in_seconds(name: str) -> None:
     # 20 haystacks of 5 depths are 100 prompts; measured 0.01 to 0.2 s, and a slow machine has room
     assert time.process_time() - start < 5
     assert tokens > (100 if grid else 20) * 32_000
+
+
+def test_a_haystack_has_64_tokens_at_least() -> None:
+    [(recipe, prompt)] = made("niah_single_2", context_len=4096)
+    fixed = 4096 - recipe.haystack_len
+    [(least, _)] = made("niah_single_2", context_len=fixed + 64)
+    assert least.haystack_len == 64
+    with pytest.raises(UnsupportedError, match=f"ask for at least {fixed + 64}"):
+        made("niah_single_2", context_len=fixed + 63)
+    assert len(prompt.ids) + 128 <= 4096

@@ -204,6 +204,30 @@ def test_a_heat_map_has_a_panel_per_checkpoint_and_a_number_or_a_status_everywhe
     assert len(broken) == 2 * 10 + 1
 
 
+@pytest.mark.parametrize("num_models", [1, 2, 5])
+def test_panels_of_a_heat_map_stand_in_rows_beneath_the_title_and_do_not_overlap(num_models: int) -> None:
+    models = [Model(name=f"model-{index}") for index in range(num_models)]
+    found = summarise(make_rows(needle_rows(models, CONTEXTS, num_haystacks=2)))
+    entries = entries_of(found, "retrieval_by_depth")
+    with style():
+        canvas = draw_heatmap("t", entries, x_axis="context_len", y_axis="depth")
+    boxes = [axes.get_position() for axes in canvas.axes]
+    columns = min(num_models, 3)
+    places = [divmod(index, columns) for index in range(num_models)]
+    height = canvas.get_size_inches()[1]
+    assert all(box.x0 > 0 and box.x1 < 1 and box.y0 > 0.2 / height and box.y1 < 1 - 0.6 / height for box in boxes)
+    for (one, (row, column)), (two, (other_row, other_column)) in itertools.combinations(
+        zip(boxes, places, strict=True), 2
+    ):
+        assert (one.y0 == pytest.approx(two.y0)) == (row == other_row)
+        assert (one.x0 == pytest.approx(two.x0)) == (column == other_column)
+        assert row == other_row or one.y0 > two.y1
+        assert column >= other_column or one.x1 < two.x0
+    assert {(round(box.width, 6), round(box.height, 6)) for box in boxes} == {
+        (round(boxes[0].width, 6), round(boxes[0].height, 6))
+    }
+
+
 def test_a_heat_map_of_other_axes_has_a_panel_for_each_place_on_the_third() -> None:
     table = summarise(read_rows(ROOT / "results" / "adapt" / "cpu" / "rows.parquet"))
     entries = entries_of(table, "dispatch")

@@ -22,4 +22,4 @@ def test_a_note_is_told_once_for_each_task_and_corpus_and_rows_without_one_say_n
         "perplexity": ["corpus code: of one project", "corpus prose: old"],
         "needle": ["corpus prose: old"],
     }
-    assert corpus_notes(rows[["task", "corpus"]]) == {}
+    assert corpus_notes(rows.drop(columns="corpus_note")) == {}

@@ -73,7 +73,7 @@ commonsense: $(STAMP)  ## Social IQa out of a 46 MB wheel, fetched once, on the 
 
 # One file of Debian's, checked by digest; DEB=FILE where there is no network. A stamp would be older than the cache.
 genomes: $(STAMP)  ## fetch the bacterial genomes of the corpora `genomes` and `genomes-strain`: 18 MB, once
-	@$(BIN)/python -m ttbench.harness.genomes $(if $(DEB),--deb "$(DEB)")
+	@$(BIN)/python -m ttbench.corpora.genomes $(if $(DEB),--deb "$(DEB)")
 
 trained/dna-%/config.json: | genomes
 	@$(BIN)/ttbench train dna-$* --recipe ttbench/zoo/genomes.yaml --out trained --threads 1
@@ -118,7 +118,7 @@ figures: $(STAMP)  ## rebuild every CSV and figure in results/ from its rows.par
 	@$(BIN)/ttbench figures
 
 calibration: $(STAMP)  ## how often the intervals hold the truth, by simulation, into results/calibration (minutes)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m ttbench.report.calibration --jobs $(JOBS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m ttbench.report.coverage --jobs $(JOBS)
 
 zoo: $(STAMP)  ## train the checkpoints of the zoo again, into trained/ (hours)
 	@$(BIN)/ttbench train --out trained

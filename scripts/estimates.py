@@ -21,14 +21,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ttbench import console
-from ttbench.calibration import with_times
+from ttbench.cli import console
 from ttbench.errors import TtbenchError, UsageError
-from ttbench.harness import measure
-from ttbench.plan import Plan
-from ttbench.request import Options, plan_task
-from ttbench.store import write_whole
-from ttbench.sweep import run_cells
+from ttbench.machine import measure
+from ttbench.runs.calibration import with_times
+from ttbench.runs.plan import Plan
+from ttbench.runs.request import Options, plan_task
+from ttbench.runs.sweep import run_cells
+from ttbench.store.store import write_whole
 
 COLUMNS = ("task", "request", "cells", "cold_s", "warm_s", "measured_s", "cold_ratio", "warm_ratio", "machine", "load")
 QUIET = 0.5  # load average for each core

@@ -54,7 +54,10 @@ class Outcome:
 def population(path: str, root: Path) -> list[Mutant]:
     """All mutants of a module."""
     source = (root / path).read_text("utf-8")
-    found = [Mutant(path=path, mutation=each, key=each.key(path)) for each in mutations(source)]
+    parts = Path(path).parts
+    # Without the rooms between, so that a module which moves within its package keeps its mutants.
+    name = "/".join((*parts[:-1][:2], parts[-1]))
+    found = [Mutant(path=path, mutation=each, key=each.key(name)) for each in mutations(source)]
     if Path(path).name in LOOKS:
         found = [mutant for mutant in found if not _is_look(mutant.mutation)]
     return found

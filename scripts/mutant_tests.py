@@ -13,19 +13,26 @@ ROOT = Path(__file__).parents[1]
 TESTS = {
     "clusters.py": ["tests/test_stats.py"],
     "kernels/gating.py": ["tests/kernels/test_neural_memory.py"],
-    "report/effects.py": ["tests/report/test_compare.py"],
-    "report/matching.py": ["tests/report/test_compare.py", "tests/report/test_variants.py"],
-    "report/pairing.py": ["tests/report/test_compare.py"],
-    "report/summary.py": ["tests/report/test_table.py", "tests/report/test_compare.py"],
+    "report/comparison/effects.py": ["tests/report/comparison/test_compare.py"],
+    "report/comparison/matching.py": [
+        "tests/report/comparison/test_compare.py",
+        "tests/report/comparison/test_variants.py",
+    ],
+    "report/comparison/pairing.py": ["tests/report/comparison/test_compare.py"],
+    "report/coverage.py": ["tests/test_clusters.py"],
+    "report/summary.py": ["tests/report/test_table.py", "tests/report/comparison/test_compare.py"],
     "stats.py": ["tests/test_clusters.py"],
-    "tasks/adapt_metrics.py": ["tests/report/test_task_metrics.py"],
-    "tasks/blocks.py": ["tests/tasks/test_perplexity.py", "tests/tasks/test_shared_passes.py"],
-    "tasks/haystack.py": ["tests/tasks/test_prompts.py", "tests/tasks/test_needle.py"],
-    "tasks/needle.py": ["tests/test_work.py"],
-    "tasks/perplexity_metrics.py": ["tests/report/test_task_metrics.py", "tests/tasks/test_perplexity.py"],
-    "tasks/riddle.py": ["tests/tasks/test_prompts.py"],
-    "tasks/sequences.py": ["tests/tasks/test_recall.py"],
-    "tasks/windows.py": ["tests/tasks/test_perplexity.py", "tests/test_work.py"],
+    "tasks/adapt/adapt_metrics.py": ["tests/report/test_task_metrics.py"],
+    "tasks/needle/haystack.py": ["tests/tasks/needle/test_prompts.py", "tests/tasks/needle/test_needle.py"],
+    "tasks/needle/needle.py": ["tests/machine/test_work.py"],
+    "tasks/needle/riddle.py": ["tests/tasks/needle/test_prompts.py"],
+    "tasks/perplexity/blocks.py": ["tests/tasks/perplexity/test_perplexity.py", "tests/tasks/test_shared_passes.py"],
+    "tasks/perplexity/perplexity_metrics.py": [
+        "tests/report/test_task_metrics.py",
+        "tests/tasks/perplexity/test_perplexity.py",
+    ],
+    "tasks/recall/sequences.py": ["tests/tasks/recall/test_recall.py"],
+    "tasks/windows.py": ["tests/tasks/perplexity/test_perplexity.py", "tests/machine/test_work.py"],
 }
 
 

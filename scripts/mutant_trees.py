@@ -36,8 +36,7 @@ class Tree:
     def __init__(self, number: int) -> None:
         self.folder = KEPT / f"tree-{number}"
         shutil.rmtree(self.folder, ignore_errors=True)
-        ignored = shutil.ignore_patterns(".*", "runs", "trained", "dist", "build", "__pycache__")
-        shutil.copytree(ROOT, self.folder, ignore=ignored)
+        shutil.copytree(ROOT, self.folder, ignore=_left_out)
         self._time = time.time() - 1e6
         self._originals: dict[Path, str] = {}
 
@@ -128,6 +127,12 @@ class Tree:
             for failed in json.loads(known.read_text("utf-8"))["failed"]:
                 print(f"{failed} fails on the code as it is, and judges no mutant", flush=True)
         return read(known)
+
+
+def _left_out(folder: str, names: Sequence[str]) -> set[str]:
+    """What git ignores, of what `make` leaves."""
+    made = {"runs", "trained", "dist", "build"} if Path(folder) == ROOT else set[str]()
+    return {name for name in names if name.startswith(".") or name in {"__pycache__", *made}}
 
 
 def lane(

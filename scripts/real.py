@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ttbench.checkpoints.checkpoint import resolve
+from ttbench.checkpoints.loading import load_tokenizer
+from ttbench.corpora.corpus import open_corpus
+from ttbench.engines.kinds import load_engine
 from ttbench.errors import GateError, TtbenchError
-from ttbench.harness.checkpoint import resolve
-from ttbench.harness.data import open_corpus
-from ttbench.harness.loading import load_engine, load_tokenizer
 
 # Jane Austen, Pride and Prejudice, 1813: the first two sentences.
 TEXT = (

@@ -13,14 +13,14 @@ from types import ModuleType
 import jaxtyping
 import pytest
 
-from ttbench import calibration
+from ttbench.runs import calibration
 
 # A shell that runs the tests in the background hands down an ignored Ctrl-C, which some of them press.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before torch starts OpenMP: on a busy machine threads that wait must let others run.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "support"))
 import guard  # noqa: E402
 
 # Before anything of ttbench is imported, and before libraries that look for their caches when they are imported.

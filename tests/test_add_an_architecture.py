@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from ttbench.cli import app
+from ttbench.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "add-an-architecture.md").read_text(encoding="utf-8")
@@ -58,8 +58,8 @@ def test_the_page_has_its_files_and_ends_with_a_row() -> None:
 def test_its_commands_lead_from_the_package_to_a_row_in_the_table(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # tests/test_train.py has the card, whose scores take most of the time
-    monkeypatch.setattr("ttbench.card._scores", lambda checkpoint, kinds, context_len, share: "")
+    # tests/training/test_train.py has the card, whose scores take most of the time
+    monkeypatch.setattr("ttbench.training.card._scores", lambda checkpoint, kinds, context_len, share: "")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "recipe.yaml").write_text(FILES["recipe.yaml"], encoding="utf-8")

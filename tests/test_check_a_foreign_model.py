@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from ttbench.cli import app
+from ttbench.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 STAND_INS = ("titans", "titans_pytorch")

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from ttbench import clusters, stats
-from ttbench.report import calibration
+from ttbench.report import coverage as calibration
 
 CALIBRATION = Path(__file__).parents[1] / "results/calibration"
 

@@ -93,17 +93,24 @@ def test_the_files_of_a_cell_are_its_task_its_architecture_and_its_engine() -> N
         return before != after
 
     mamba: dict[str, Any] = {"architecture": "mamba", "task": "perplexity", "engine": "eager"}
-    for module in ("models.mamba", "models.ssm", "kernels.selective_scan", "tasks.perplexity", "tasks.windows"):
+    for module in (
+        "models.mamba",
+        "models.ssm",
+        "kernels.selective_scan",
+        "tasks.perplexity.perplexity",
+        "tasks.windows",
+    ):
         assert touched(module, **mamba), module
-    for module in ("harness.eager", "harness.loading", "harness.tokenizer", "tasks.base", "models.base"):
+    for module in ("engines.eager", "checkpoints.loading", "checkpoints.tokenizer", "tasks.base", "models.base"):
         assert touched(module, **mamba), module
     assert not touched("models.performer", **mamba)
-    assert not touched("tasks.needle", **mamba)
+    assert not touched("tasks.needle.needle", **mamba)
     hf = {**mamba, "engine": "hf"}
-    assert touched("harness.hf", **hf)
-    assert touched("harness.hf_forward", **hf)
-    assert not touched("harness.hf_forward", **mamba)
+    assert touched("engines.hf.hf_engine", **hf)
+    assert touched("engines.hf.hf_forward", **hf)
+    assert not touched("engines.hf.hf_forward", **mamba)
     assert not touched("models.mamba", **hf)
+    assert not touched("engines.check", **mamba)
 
 
 def test_a_library_that_decides_about_logits_counts_with_its_version(monkeypatch: pytest.MonkeyPatch) -> None:

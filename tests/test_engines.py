@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 import ttbench
+from ttbench.checkpoints.checkpoint import resolve
+from ttbench.engines.kinds import load_engine
 from ttbench.errors import UnknownNameError, UsageError
-from ttbench.harness.checkpoint import resolve
-from ttbench.harness.loading import load_engine
-from ttbench.plan import Plan
-from ttbench.progress import Outlook
 from ttbench.report import words
-from ttbench.report.compare import compare
-from ttbench.request import Options, plan_task
-from ttbench.rows import frame, table
-from ttbench.store import Store, run_folders
-from ttbench.suite import load_suite
+from ttbench.report.comparison.compare import compare
+from ttbench.runs.plan import Plan
+from ttbench.runs.progress import Outlook
+from ttbench.runs.request import Options, plan_task
+from ttbench.runs.suite import load_suite
+from ttbench.store.rows import frame, table
+from ttbench.store.store import Store, run_folders
 from ttbench.types import Cell
 
 

@@ -10,16 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ttbench.harness import measure
-from ttbench.harness.measure import environment
 from ttbench.lmeval import social_iqa
+from ttbench.machine import measure
+from ttbench.machine.measure import environment
 from ttbench.registry import TASKS
 from ttbench.report.table import summarise
-from ttbench.request import Options, plan_suite, plan_task
-from ttbench.rows import read_rows
-from ttbench.store import Store
-from ttbench.suite import SuiteTask, list_suites, load_suite
-from ttbench.worker import Channel, Group, run_cell
+from ttbench.runs.request import Options, plan_suite, plan_task
+from ttbench.runs.suite import SuiteTask, list_suites, load_suite
+from ttbench.runs.worker import Channel, Group, run_cell
+from ttbench.store.rows import read_rows
+from ttbench.store.store import Store
 
 SMOKE = {entry.task: entry for entry in load_suite(list_suites()["smoke"]).tasks}
 # What makes an entry of `smoke` shorter still.

@@ -63,7 +63,8 @@ def test_a_command_pins_for_itself_only():
 def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     """What pytest says of tests that leak, with a plug-in installed and a home that must not be seen."""
     folder = tmp_path_factory.mktemp("leaks")
-    for name in ("conftest.py", "guard.py"):
+    (folder / "support").mkdir()
+    for name in ("conftest.py", "support/guard.py"):
         (folder / name).write_text((TESTS / name).read_text(encoding="utf-8"), encoding="utf-8")
     leaks = "".join(f"def test_leak_{i}():\n    {code}\n\n" for i, code in enumerate(LEAKS.values()))
     module = (

@@ -17,16 +17,17 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ttbench.commands import reading, results
+from ttbench.cli import gather as reading
+from ttbench.cli import result_commands as results
 from ttbench.errors import StoreError, UsageError
-from ttbench.harness.software import kernel_variables, software
-from ttbench.record import cell_text, parse_cell
-from ttbench.report.compare import compare
+from ttbench.machine.software import kernel_variables, software
+from ttbench.report.comparison.compare import compare
+from ttbench.report.comparison.variants import read_variant
 from ttbench.report.table import summarise
-from ttbench.report.variants import read_variant
-from ttbench.request import Options, plan_task
-from ttbench.store import Store, find_done, origins, read_cell, run_folders
-from ttbench.sweep import run_cells
+from ttbench.runs.request import Options, plan_task
+from ttbench.runs.sweep import run_cells
+from ttbench.store.record import cell_text, parse_cell
+from ttbench.store.store import Store, find_done, origins, read_cell, run_folders
 from ttbench.types import Cell, Checkpoint, digest
 
 ZOO = Path(__file__).parents[1] / "ttbench" / "zoo"
@@ -54,7 +55,7 @@ def test_changed_code_never_answers_with_an_old_number(tmp_path: Path, monkeypat
     shutil.copytree(Path(__file__).parent / "fakes", tmp_path / "site")
     plug_in = tmp_path / "site" / "ttbench_fakes.py"
     script = (
-        "import sys, ttbench_fakes as fakes; from ttbench.sweep import run_task\n"
+        "import sys, ttbench_fakes as fakes; from ttbench.runs.sweep import run_task\n"
         "rows = run_task('fake-quality', checkpoints=[fakes.checkpoint('a')], ctx='1k', out=sys.argv[1])\n"
         "print(rows['trials'].iloc[0], len(set(rows['run_id'])), rows['code_digest'].iloc[0])\n"
     )
@@ -197,7 +198,7 @@ def test_folders_that_share_their_last_name_stay_apart_in_rows(fakes: ModuleType
 def test_swapped_folders_are_compared_by_what_they_hold(
     fakes: ModuleType, run: Callable[..., Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ttbench.harness.naming import digests_of
+    from ttbench.checkpoints.naming import digests_of
 
     for name, other in (("ttt-linear", "transformer"), ("transformer", "ttt-linear")):
         shutil.copytree(ZOO / name, tmp_path / "swap" / other)
@@ -232,7 +233,7 @@ def test_swapped_folders_are_compared_by_what_they_hold(
 def test_a_name_of_the_zoo_and_of_a_folder_is_said_to_be_the_zoo_s(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from ttbench.harness import checkpoint
+    from ttbench.checkpoints import checkpoint
 
     shutil.copytree(ZOO / "ttt-linear", tmp_path / "transformer")
     monkeypatch.chdir(tmp_path)

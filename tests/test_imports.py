@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,84 +17,11 @@ PACKAGE = ROOT / "ttbench"
 FILES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = ("torch", "pandas", "datasets", "transformers", "lm_eval", "matplotlib", "scipy", "pyarrow")
 
-BASE = {"types", "errors", "clusters", "stats", "registry", "names", "cache", "disk"}
-# Module or sub-package -> those it may import. A late import counts like any other; TYPE_CHECKING does not.
-MAY_IMPORT: dict[str, set[str]] = {
-    "types": set(),
-    "errors": set(),
-    "cache": {"errors"},
-    "disk": set(),
-    "names": set(),
-    "streams": {"errors", "console"},
-    "clusters": set(),
-    "stats": {"errors", "clusters"},
-    "registry": {"errors"},
-    "code": {"types", "errors", "registry"},
-    "kernels": BASE,
-    "models": BASE | {"kernels"},
-    "strict_yaml": BASE,
-    "catalogue": BASE | {"strict_yaml"},
-    "harness": BASE | {"code", "catalogue", "models"},
-    "lmeval": BASE | {"harness"},
-    "adapt": BASE | {"strict_yaml", "models", "harness"},
-    "work": {"types"},
-    "rates": {"work"},
-    "tasks": BASE | {"harness", "lmeval", "adapt", "work"},
-    "estimate": BASE | {"tasks", "work"},
-    "record": BASE,
-    "rows": BASE | {"record"},
-    "store": BASE | {"record", "rows"},
-    "report": BASE | {"record", "rows", "store"},
-    "plan": BASE | {"code", "harness", "tasks", "estimate", "work"},
-    "calibrate": BASE | {"harness", "tasks"},
-    "calibration": BASE | {"code", "harness", "store", "estimate", "plan", "rates", "work"},
-    "evidence": BASE | {"harness", "record", "store"},
-    "suite": BASE | {"plan", "strict_yaml"},
-    "request": BASE | {"harness", "tasks", "plan", "suite", "store"},
-    "progress": BASE | {"plan", "estimate"},
-    "process": BASE | {"harness", "store"},
-    "worker": BASE | {"code", "harness", "tasks", "record", "store"},
-    "executor": BASE | {"harness", "tasks", "plan", "process", "progress", "record", "store"},
-    "sweep": BASE | {"harness", "plan", "progress", "record", "request", "executor", "store"},
-    "convert": BASE | {"models", "harness"},
-    "recipe": BASE | {"harness"},
-    "train": BASE | {"models", "harness", "recipe"},
-    "grid": BASE | {"models", "harness", "recipe", "train"},
-    "card": BASE | {"harness", "recipe", "sweep", "store", "train"},
-    "doctor": BASE | {"harness"},
-    "widths": set(),
-    "console": BASE | {"plan", "suite", "widths"},
-    "commands": BASE
-    | {
-        "adapt",
-        "harness",
-        "evidence",
-        "record",
-        "rows",
-        "store",
-        "report",
-        "plan",
-        "suite",
-        "request",
-        "calibration",
-        "estimate",
-        "sweep",
-        "recipe",
-        "train",
-        "grid",
-        "card",
-        "doctor",
-    }
-    | {"catalogue", "console", "convert", "lmeval"},
-    "options": BASE | {"commands"},
-    "cli": BASE | {"streams", "request", "commands", "console", "options"},
-}
-TOP = {"__init__", "__main__"}  # may import anything
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
 
 
 def part_of(module: str) -> str:
-    """`ttbench.harness.data` -> `harness`; `ttbench` -> `__init__`."""
+    """`ttbench.corpora.corpus` -> `corpora`; `ttbench` -> `__init__`."""
     return [*module.split("."), "__init__"][1]
 
 
@@ -122,32 +50,52 @@ def imports_of(tree: ast.AST) -> list[tuple[int, str]]:
     return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_are_absolute_and_point_down(path: Path) -> None:
-    here = part_of(module_of(path))
-    for line, name in imports_of(ast.parse(path.read_text(encoding="utf-8"))):
-        assert not name.startswith("."), f"{path.name}:{line}: relative import"
-        if name.split(".")[0] != "ttbench" or here in TOP:
-            continue
-        there = part_of(name)
-        if there in ("__init__", "__version__", here):
-            continue
-        assert here in MAY_IMPORT, f"{path.name}: give '{here}' its line in MAY_IMPORT"
-        assert there in MAY_IMPORT[here], f"{path.name}:{line}: {here} must not import {there}"
+def test_imports_are_absolute() -> None:
+    for path in FILES:
+        for line, name in imports_of(ast.parse(path.read_text(encoding="utf-8"))):
+            assert not name.startswith("."), f"{path.name}:{line}: relative import"
 
 
-def test_the_layers_have_no_cycle() -> None:
-    order: list[str] = []
-    left = {part: set(below) for part, below in MAY_IMPORT.items()}
-    while left:
-        ready = sorted(part for part, below in left.items() if below <= set(order))
-        assert ready, f"a cycle among {sorted(left)}"
-        order += ready
-        left = {part: below for part, below in left.items() if part not in ready}
-    assert order[0] in BASE
+def contracts(root: Path) -> str:
+    """What import-linter says of the package below `root`, under the contracts of pyproject.toml."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(root)!r}); from importlinter.cli import lint_imports as f; sys.exit(f())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    return f"exit {done.returncode}\n{done.stdout}{done.stderr}"
 
 
-@pytest.mark.parametrize("part", ["report", "store", "suite", "tasks", "types", "errors", "stats", "registry"])
+def test_imports_point_down_and_no_two_files_import_each_other() -> None:
+    said = contracts(ROOT)
+    assert said.startswith("exit 0\n"), said
+    assert "0 broken" in said
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "contract"),
+    [
+        ("kernels/attention.py", "from ttbench.engines import ids", "Rooms"),
+        ("tasks/draw.py", "def f():\n    from ttbench.store import store", "Rooms"),
+        ("engines/ids.py", "from ttbench.engines import eager", "No two files"),
+        ("report/words.py", "from ttbench.models import base", "A report"),
+        ("wardrobe.py", "", "Rooms"),
+    ],
+)
+def test_a_planted_import_breaks_its_contract(tmp_path: Path, file: str, line: str, contract: str) -> None:
+    for path in FILES:
+        copy = tmp_path / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    planted = tmp_path / "ttbench" / file
+    planted.write_text((planted.read_text(encoding="utf-8") if planted.exists() else "") + f"\n\n{line}\n")
+    said = contracts(tmp_path)
+    assert not said.startswith("exit 0\n")
+    broken = [words for words in said.splitlines() if words.endswith(" BROKEN")]
+    assert any(words.startswith(contract) for words in broken), said
+
+
+@pytest.mark.parametrize("part", ["report", "store", "tasks", "types", "errors", "stats", "registry"])
 def test_torch_is_named_nowhere_in_the_torch_free_parts(part: str) -> None:
     for path in FILES:
         if part_of(module_of(path)) == part:
@@ -157,7 +105,9 @@ def test_torch_is_named_nowhere_in_the_torch_free_parts(part: str) -> None:
 
 def light_modules() -> list[str]:
     """Modules whose docstring says that they are torch-free, and those that must be."""
-    always = {f"ttbench.{part}" for part in ("types", "errors", "registry", "cli", "stats", "suite", "store")}
+    always = {
+        f"ttbench.{part}" for part in ("types", "errors", "registry", "cli.app", "stats", "runs.suite", "store.store")
+    }
     claimed = {
         module_of(path)
         for path in FILES
@@ -178,7 +128,9 @@ def test_modules_that_say_so_import_no_torch(module: str) -> None:
     assert not loaded_by(module) & {"torch", "transformers"}
 
 
-@pytest.mark.parametrize("module", ["ttbench", "ttbench.types", "ttbench.errors", "ttbench.registry", "ttbench.cli"])
+@pytest.mark.parametrize(
+    "module", ["ttbench", "ttbench.types", "ttbench.errors", "ttbench.registry", "ttbench.cli.app"]
+)
 def test_the_bottom_and_the_command_line_import_nothing_heavy(module: str) -> None:
     assert loaded_by(module) == set()
 
@@ -189,11 +141,6 @@ def test_a_source_file_is_documented_and_at_most_400_lines_long(path: Path) -> N
     assert text.count("\n") <= 400
     assert ast.get_docstring(ast.parse(text)), "a module says in its docstring what it is"
     assert path.stem not in FORBIDDEN_NAMES
-
-
-def test_every_module_of_the_layer_table_exists() -> None:
-    missing = [part for part in MAY_IMPORT if not (PACKAGE / part).is_dir() and not (PACKAGE / f"{part}.py").is_file()]
-    assert missing == []
 
 
 def test_no_file_names_a_path_of_one_machine() -> None:

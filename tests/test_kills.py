@@ -16,8 +16,8 @@ from typing import Any
 import pandas as pd
 import psutil
 
-from ttbench.store import Store, find_done, run_folders
-from ttbench.sweep import run_cells
+from ttbench.runs.sweep import run_cells
+from ttbench.store.store import Store, find_done, run_folders
 
 NUM_KILLS = 30
 STAMPS = ["run_id", "environment", "started", "cell_s", "cell_cpu_s", "load_average"]
@@ -25,7 +25,7 @@ STAMPS = ["run_id", "environment", "started", "cell_s", "cell_cpu_s", "load_aver
 
 def parent(params: dict[str, Any], out: Path) -> subprocess.Popen[bytes]:
     code = (
-        "import ttbench_fakes; from ttbench.sweep import run_cells\n"
+        "import ttbench_fakes; from ttbench.runs.sweep import run_cells\n"
         f"run_cells(ttbench_fakes.mixed_plan(**{params!r}), out={str(out)!r})"
     )
     path = os.pathsep.join(entry for entry in sys.path if entry)

@@ -14,23 +14,23 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from ttbench.cli import app
-from ttbench.commands import price as price_module
-from ttbench.commands.price import price
+from ttbench.checkpoints.loading import save_checkpoint
+from ttbench.cli import price as price_module
+from ttbench.cli.app import app
+from ttbench.cli.price import price
 from ttbench.errors import UsageError
-from ttbench.estimate import Estimate
-from ttbench.harness.loading import save_checkpoint
+from ttbench.machine.work import Work
 from ttbench.models.transformer import Transformer
-from ttbench.plan import Plan, plan, read_params
-from ttbench.record import CellRecord
 from ttbench.report.headline import headline
-from ttbench.request import Options
-from ttbench.suite import load_suite
-from ttbench.tasks.genomics import Genomics
-from ttbench.tasks.needle import Needle
-from ttbench.tasks.perplexity import Perplexity
+from ttbench.runs.estimate import Estimate
+from ttbench.runs.plan import Plan, plan, read_params
+from ttbench.runs.request import Options
+from ttbench.runs.suite import load_suite
+from ttbench.store.record import CellRecord
+from ttbench.tasks.genomics.genomics import Genomics
+from ttbench.tasks.needle.needle import Needle
+from ttbench.tasks.perplexity.perplexity import Perplexity
 from ttbench.types import Cell, Sample
-from ttbench.work import Work
 
 
 @pytest.fixture(scope="module")

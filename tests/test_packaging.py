@@ -50,7 +50,12 @@ def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.Complet
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel built from a copy of the tree, so that building leaves nothing behind here."""
     source = tmp_path_factory.mktemp("source") / "ttbench"
-    ignored = shutil.ignore_patterns(".*", "runs", "dist", "build", "__pycache__")
+    inner = shutil.ignore_patterns(".*", "__pycache__")
+
+    def ignored(folder: str, names: list[str]) -> set[str]:
+        outer = {"runs", "trained", "dist", "build"} if Path(folder) == ROOT else set()
+        return {*inner(folder, names), *outer}
+
     shutil.copytree(ROOT, source, ignore=ignored)
     shutil.copy(ROOT / ".gitignore", source)
     run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", source / "dist", cwd=source)
@@ -109,7 +114,7 @@ def test_the_installed_package_is_the_wheels(installed: Path, tmp_path: Path) ->
 
 MAKE_CHECKPOINT = """
 import torch
-from ttbench.harness.loading import save_checkpoint
+from ttbench.checkpoints.loading import save_checkpoint
 from ttbench.models.transformer import Transformer
 torch.manual_seed(0)
 save_checkpoint(Transformer.tiny(), "mine", dtype="float32", extra={"train_ctx": 64, "tokenizer": "bytes"})

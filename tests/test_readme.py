@@ -13,11 +13,11 @@ import pytest
 import typer
 
 import ttbench
-from ttbench.cli import app
-from ttbench.commands.listing import zoo_folders
+from ttbench.cli.app import app
+from ttbench.cli.listing import zoo_folders
 from ttbench.registry import CORPORA, TASKS
-from ttbench.suite import list_suites, parse_ctx
-from ttbench.sweep import run_task
+from ttbench.runs.suite import list_suites, parse_ctx
+from ttbench.runs.sweep import run_task
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ttbench.commands.results import _print_samples
+from ttbench.cli.result_commands import _print_samples
 
 SAMPLES = [
     {

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ttbench import stats
-from ttbench.report.calibration import draw_trials
+from ttbench.report.coverage import draw_trials
 
 RNG = np.random.default_rng(5)
 

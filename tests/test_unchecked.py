@@ -14,22 +14,23 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-from ttbench import rows
-from ttbench.cli import app
-from ttbench.commands.measure import Request
+from ttbench.checkpoints.loading import save_checkpoint
+from ttbench.cli.app import app
+from ttbench.cli.run_command import Request
+from ttbench.engines import probing
 from ttbench.errors import CacheError, SuiteError, UnsupportedError, UsageError
-from ttbench.harness import measure, probing
-from ttbench.harness.loading import save_checkpoint
 from ttbench.lmeval.opening import Settings, open_parts
+from ttbench.machine import measure
 from ttbench.models.transformer import Transformer
-from ttbench.record import CellRecord
 from ttbench.report import words
-from ttbench.report.curves import draw_curves
+from ttbench.report.drawing.curves import draw_curves
 from ttbench.report.table import render, summarise
-from ttbench.request import Options, plan_task
-from ttbench.suite import load_suite
+from ttbench.runs.request import Options, plan_task
+from ttbench.runs.suite import load_suite
+from ttbench.runs.worker import Channel, Group, run_cell
+from ttbench.store import rows
+from ttbench.store.record import CellRecord
 from ttbench.types import Cell
-from ttbench.worker import Channel, Group, run_cell
 
 METRIC = "bits_per_byte"
 CHEATS = Path(__file__).parent / "fakes" / "cheats"

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ttbench.harness.engine import Engine
+    from ttbench.engines.engine import Engine
 
-__version__ = "0.1.0"
+from ttbench.version import __version__
+
 __all__ = ["__version__", "load", "run"]
 
 
@@ -32,13 +33,13 @@ def load(
 
     Raises CheckpointError when it cannot be found, identified or read. A folder without a tokenizer loads too.
     """
-    from ttbench.harness.loading import load_engine
+    from ttbench.engines.kinds import load_engine
 
     return load_engine(checkpoint, device=device, dtype=dtype, attention=attention, engine=engine, unchecked=unchecked)
 
 
 def run(task: str, **options: Any) -> pd.DataFrame:
-    """Run one task as `ttbench run` does and return its tidy rows; see `ttbench.sweep.run_task` for the options."""
-    from ttbench.sweep import run_task
+    """Run one task as `ttbench run` does and return its tidy rows; `ttbench.runs.sweep.run_task` has the options."""
+    from ttbench.runs.sweep import run_task
 
     return run_task(task, **options)

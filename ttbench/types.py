@@ -24,7 +24,6 @@ INT64 = range(-(2**63), 2**63)  # whole numbers that rows can hold
 
 ColumnType = Literal["text", "whole", "real", "truth"]  # of a row's column: str, int, float, bool; each may be missing
 
-ENGINES = ("eager", "hf")
 # Implementations of softmax attention, and what stands in the cells of an architecture that has none.
 ATTENTION = ("sdpa", "eager", "flash")
 NO_ATTENTION = "none"

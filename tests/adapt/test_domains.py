@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ttbench.adapt.domains import DOMAINS, Domain, Item, draw_items, pad, read_domains
+from ttbench.checkpoints.tokenizer import ByteTokenizer
 from ttbench.errors import TooShortError, UnknownNameError
-from ttbench.harness.tokenizer import ByteTokenizer
 
 TOKENIZER = ByteTokenizer()
 

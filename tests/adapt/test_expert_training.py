@@ -19,9 +19,9 @@ from ttbench.adapt.objectives import forward, next_token, reinforce, write_answe
 from ttbench.adapt.switch import Switch
 from ttbench.adapt.trainable import trainable_lora, trainable_svf
 from ttbench.adapt.trainer import lesson_items, train_expert
+from ttbench.checkpoints.tokenizer import ByteTokenizer
 from ttbench.errors import SuiteError, UnknownNameError, UsageError
-from ttbench.harness.tokenizer import ByteTokenizer
-from ttbench.suite import load_suite
+from ttbench.runs.suite import load_suite
 from ttbench.types import Checkpoint
 
 TOKENIZER = ByteTokenizer()

@@ -14,12 +14,12 @@ from ttbench.adapt.cem import CemSettings, cross_entropy_search
 from ttbench.adapt.decompositions import DecompositionCache
 from ttbench.adapt.domains import DOMAINS, draw_items
 from ttbench.adapt.experts import OTHER
-from ttbench.adapt.reading import label_nats, read_answers
+from ttbench.adapt.item_answers import label_nats, read_answers
 from ttbench.adapt.strategies import Dispatch, FewShot, Fixed, label_ids, question_ids
 from ttbench.adapt.switch import Switch
 from ttbench.adapt.two_pass import TwoPass
+from ttbench.checkpoints.tokenizer import ByteTokenizer
 from ttbench.errors import UsageError
-from ttbench.harness.tokenizer import ByteTokenizer
 
 TOKENIZER = ByteTokenizer()
 SETTINGS = CemSettings(population=8, elites=2, iterations=3)

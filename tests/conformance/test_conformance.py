@@ -30,9 +30,9 @@ from oracle_titans import TITANS_LOGITS
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ttbench.checkpoints.checkpoint import resolve
+from ttbench.checkpoints.loading import load_model, save_checkpoint
 from ttbench.errors import WeightsError
-from ttbench.harness.checkpoint import resolve
-from ttbench.harness.loading import load_model, save_checkpoint
 from ttbench.models.base import SequenceModel, State
 from ttbench.registry import ARCHITECTURES
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from ttbench.corpora.corpus import Corpus, Document, make_corpus
 from ttbench.errors import TooLongError, TooShortError, UnsupportedError, UsageError
-from ttbench.harness.data import Corpus, Document, make_corpus
-from ttbench.plan import Plan, join
-from ttbench.request import Options, plan_task
+from ttbench.runs.plan import Plan, join
+from ttbench.runs.request import Options, plan_task
 from ttbench.tasks.base import Bench, Task
 from ttbench.types import Checkpoint, Cost, Metric, Sample, Scalar, digest
 

@@ -3,7 +3,8 @@
     pip install titans-pytorch==0.5.5 torch==2.13.0
     python tests/golden/make_titans_pytorch.py
 
-writes tests/golden/titans_pytorch.json: outputs in float64 under options that `ttbench.convert.titans_pytorch` maps,
+writes tests/golden/titans_pytorch.json: outputs in float64 under options that
+`ttbench.checkpoints.convert.titans_pytorch` maps,
 and, for options that it refuses, how far the outputs move when that option alone is changed (of the greatest output).
 Weights are not stored: both sides make them with `weight`, from the name and the shape alone.
 """

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from ttbench.cli import app
-from ttbench.commands.lm_eval import complete
+from ttbench.cli.app import app
+from ttbench.cli.lm_eval_command import complete
 from ttbench.errors import UsageError
 from ttbench.lmeval.evaluation import OWN_TASKS
 

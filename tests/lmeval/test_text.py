@@ -8,8 +8,8 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, normalizers
 
+from ttbench.checkpoints.tokenizer import NOTHING_GIVEN, read_tokenizer
 from ttbench.errors import CheckpointError, UnsupportedError
-from ttbench.harness.tokenizer import NOTHING_GIVEN, read_tokenizer
 from ttbench.lmeval.text import ByteText, FileText, read_text
 
 TEXTS = ["Ann found a ring.", " lost", "", "<s> what</s>", "naïve 🦊\n\n"]

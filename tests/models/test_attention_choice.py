@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 import torch
 
+from ttbench.engines.eager import EagerEngine
 from ttbench.errors import UnsupportedError, UsageError
-from ttbench.harness.eager import EagerEngine
 from ttbench.kernels import attention
 from ttbench.models.base import SequenceModel
 from ttbench.models.transformer import Transformer

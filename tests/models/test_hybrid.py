@@ -12,8 +12,8 @@ import torch
 from golden import make_jamba
 from torch.utils.flop_counter import FlopCounterMode
 
+from ttbench.checkpoints.checkpoint import identify
 from ttbench.errors import CheckpointError
-from ttbench.harness.checkpoint import identify
 from ttbench.kernels import selective_scan
 from ttbench.models.hybrid import Hybrid
 from ttbench.models.hybrid_config import HybridConfig

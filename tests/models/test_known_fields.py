@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import transformers
 
+from ttbench.checkpoints.checkpoint import identify
+from ttbench.checkpoints.files import parse_json
 from ttbench.errors import CheckpointError
-from ttbench.harness.checkpoint import identify
-from ttbench.harness.files import parse_json
 from ttbench.registry import ARCHITECTURES
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -14,9 +14,9 @@ from golden import make_mamba
 from oracle import mamba2_logits, mamba_logits
 from torch.utils.flop_counter import FlopCounterMode
 
+from ttbench.checkpoints.checkpoint import identify
+from ttbench.checkpoints.files import parse_json, plain_json
 from ttbench.errors import CheckpointError
-from ttbench.harness.checkpoint import identify
-from ttbench.harness.files import parse_json, plain_json
 from ttbench.kernels import selective_scan, ssd
 from ttbench.models.mamba import Mamba
 from ttbench.models.mamba2 import GatedRMSNorm, Mamba2

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from ttbench.checkpoints.checkpoint import resolve
+from ttbench.checkpoints.fit import skeleton
+from ttbench.checkpoints.loading import load_model, save_checkpoint
 from ttbench.errors import CheckpointError
-from ttbench.harness.checkpoint import resolve
-from ttbench.harness.fit import skeleton
-from ttbench.harness.loading import load_model, save_checkpoint
 from ttbench.models.performer import Performer, PerformerConfig
 
 CONFIG = Performer.tiny().config.to_json()

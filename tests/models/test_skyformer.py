@@ -17,20 +17,21 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
-from ttbench.cli import app
+from ttbench.checkpoints.loading import save_checkpoint
+from ttbench.cli.app import app
+from ttbench.engines.check import check
+from ttbench.engines.eager import EagerEngine
+from ttbench.engines.kinds import load_engine
 from ttbench.errors import CheckpointError, SuiteError, UnsupportedError
-from ttbench.harness import measure
-from ttbench.harness.check import check
-from ttbench.harness.eager import EagerEngine
-from ttbench.harness.loading import load_engine, save_checkpoint
 from ttbench.kernels.gaussian_attention import NORMALISATIONS
 from ttbench.lmeval import social_iqa
+from ttbench.machine import measure
 from ttbench.models.skyformer import GaussianMixer, Skyformer, SkyformerConfig
-from ttbench.recipe import Trainee, find_trainees
 from ttbench.registry import TASKS
-from ttbench.request import Options, plan_task
-from ttbench.train import build
-from ttbench.worker import Channel, Group, run_cell
+from ttbench.runs.request import Options, plan_task
+from ttbench.runs.worker import Channel, Group, run_cell
+from ttbench.training.recipe import Trainee, find_trainees
+from ttbench.training.train import build
 
 CONFIG = Skyformer.tiny().config.to_json()
 NYSTROM = {"approximation": "nystrom", "num_landmarks": 16}

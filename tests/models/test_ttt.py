@@ -12,8 +12,8 @@ import torch
 from golden import make_ttt
 from oracle import ttt_logits
 
+from ttbench.checkpoints.files import parse_json
 from ttbench.errors import CheckpointError
-from ttbench.harness.files import parse_json
 from ttbench.models.ttt import TTT, TTTMLP, TTTLinear
 from ttbench.models.ttt_config import TTTConfig
 

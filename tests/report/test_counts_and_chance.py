@@ -10,10 +10,10 @@ from rich.console import Console
 from rows import TRANSFORMER, TTT, Model, _shared, make_rows
 
 from ttbench.report import words
-from ttbench.report.compare import compare
-from ttbench.report.sentences import sentences
+from ttbench.report.comparison.compare import compare
+from ttbench.report.comparison.sentences import sentences
 from ttbench.report.table import render, summarise
-from ttbench.tasks.recall import Recall
+from ttbench.tasks.recall.recall import Recall
 
 METRICS = {"recall": Recall.metrics}
 # Sequences of one cell differ in length, and a cache with them; a constant state does not.

@@ -15,9 +15,11 @@ import pytest
 from matplotlib.figure import Figure
 from rows import TTT, make_rows, perplexity_rows
 
-from ttbench.report import figures, fonts, results, words
-from ttbench.report.canvas import style
-from ttbench.report.curves import draw_curves
+from ttbench.report import published as results
+from ttbench.report import words
+from ttbench.report.drawing import figures, fonts
+from ttbench.report.drawing.canvas import style
+from ttbench.report.drawing.curves import draw_curves
 from ttbench.report.table import summarise
 
 
@@ -52,7 +54,7 @@ def test_every_point_of_a_line_is_in_the_file_and_nothing_frames_the_axes() -> N
 
 
 def test_a_notebook_s_backend_that_is_not_installed_changes_nothing() -> None:
-    script = "from ttbench.report.canvas import style\nwith style(): print('styled')"
+    script = "from ttbench.report.drawing.canvas import style\nwith style(): print('styled')"
     variables = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_of_nobody"}
     done = subprocess.run([sys.executable, "-c", script], env=variables, capture_output=True, text=True, check=True)
     assert done.stdout == "styled\n"

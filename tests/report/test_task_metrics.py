@@ -15,14 +15,15 @@ from rows import TTT, _shared, make_rows
 
 from ttbench.report import words
 from ttbench.report.table import summarise
-from ttbench.tasks import adapt_metrics, perplexity_metrics
+from ttbench.tasks.adapt import adapt_metrics
 from ttbench.tasks.commonsense import Commonsense
-from ttbench.tasks.genomics import Genomics
+from ttbench.tasks.genomics.genomics import Genomics
 from ttbench.tasks.latency import Latency
 from ttbench.tasks.memory import Memory
-from ttbench.tasks.needle import Needle
-from ttbench.tasks.probe import Probe
-from ttbench.tasks.recall import Recall
+from ttbench.tasks.needle.needle import Needle
+from ttbench.tasks.perplexity import perplexity_metrics
+from ttbench.tasks.probe.probe import Probe
+from ttbench.tasks.recall.recall import Recall
 from ttbench.types import Metric
 
 LN2 = math.log(2)

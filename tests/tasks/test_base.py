@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 
+from ttbench.machine.work import Calls, Texts
 from ttbench.tasks.base import Bench, Task, columns, declared_columns
 from ttbench.types import ColumnType
-from ttbench.work import Calls, Texts
 
 
 @dataclass(frozen=True, kw_only=True)

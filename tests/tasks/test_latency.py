@@ -14,14 +14,14 @@ import pytest
 from stub_engine import stored
 
 from ttbench.errors import TooLongError, UsageError
-from ttbench.harness import measure
+from ttbench.machine import measure
 from ttbench.registry import ARCHITECTURES
 from ttbench.tasks.base import Bench
 from ttbench.tasks.latency import Latency, LatencyParams
 from ttbench.types import Cell, Checkpoint, Cost, Sample
 
 if TYPE_CHECKING:
-    from ttbench.harness.engine import Engine
+    from ttbench.engines.engine import Engine
 
 # wide enough for the keys and values of a deep context to weigh more than the weights
 WIDE = {
@@ -268,7 +268,7 @@ def test_another_vocabulary_gets_the_same_places_in_it() -> None:
 
 @pytest.fixture
 def tiny_engine(request: pytest.FixtureRequest) -> Engine:
-    from ttbench.harness.eager import EagerEngine
+    from ttbench.engines.eager import EagerEngine
 
     return EagerEngine(ARCHITECTURES.load(request.param).tiny(), device="cpu", dtype="float32")
 
@@ -305,7 +305,7 @@ def decode_cpu_s(engine: Engine, context_len: int) -> float:
 
 @pytest.mark.usefixtures("_one_thread")
 def test_a_deep_context_makes_decoding_slower_with_attention_and_not_with_ttt(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ttbench.harness.eager import EagerEngine
+    from ttbench.engines.eager import EagerEngine
 
     monkeypatch.setattr(measure, "time", time)
     ratio = {}

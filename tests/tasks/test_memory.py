@@ -15,17 +15,17 @@ import pytest
 from stub_engine import stored
 
 from ttbench.errors import TooLongError, UsageError
-from ttbench.harness import measure
-from ttbench.record import CellRecord
+from ttbench.machine import measure
 from ttbench.registry import ARCHITECTURES
 from ttbench.report.table import summarise
-from ttbench.rows import frame, table
+from ttbench.store.record import CellRecord
+from ttbench.store.rows import frame, table
 from ttbench.tasks.base import Bench
 from ttbench.tasks.memory import Memory, MemoryParams
 from ttbench.types import Cell, Checkpoint, Cost, Sample
 
 if TYPE_CHECKING:
-    from ttbench.harness.engine import Engine
+    from ttbench.engines.engine import Engine
 
 MIB = 1024**2
 CONSTANT = Cost(flops_per_token=1, flops_per_context_token=0, state_bytes=4096, state_bytes_per_token=0)
@@ -145,7 +145,7 @@ IN_A_PROCESS = """
 import json, sys
 sys.path.insert(0, {folder!r})
 import test_memory
-from ttbench.harness import measure
+from ttbench.machine import measure
 measure.prepare_process = lambda: None
 samples = test_memory.samples_of(test_memory.{cost}, **{options!r})
 print(json.dumps({{phase: dict(sample.values) for phase, sample in samples.items()}}))
@@ -216,7 +216,7 @@ def test_a_constant_state_stays_and_a_key_value_cache_grows_with_context(batch_s
 
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
 def test_every_architecture_holds_the_state_that_its_formula_says(name: str) -> None:
-    from ttbench.harness.eager import EagerEngine
+    from ttbench.engines.eager import EagerEngine
 
     model = ARCHITECTURES.load(name).tiny()
     engine = EagerEngine(model, device="cpu", dtype="float32")

@@ -9,9 +9,9 @@ import pytest
 import torch
 from stub_engine import StubEngine, corpus_of, run_task, scattered
 
-from ttbench.harness.eager import EagerEngine
+from ttbench.engines.eager import EagerEngine
 from ttbench.registry import ARCHITECTURES
-from ttbench.tasks.perplexity import PROTOCOLS, SHARED, Perplexity, PerplexityParams
+from ttbench.tasks.perplexity.perplexity import PROTOCOLS, SHARED, Perplexity, PerplexityParams
 
 # Lengths that leave tails at most contexts, and one document that is a block by itself.
 TEXTS = {f"doc{i}": bytes(range(i, i + 40)) * 3 for i in range(3)} | {"short": b"abc", "block": bytes(range(64))}

@@ -12,19 +12,19 @@ import pytest
 from stub_engine import StubEngine, uniform
 
 import ttbench
-from ttbench.harness.checkpoint import resolve
-from ttbench.harness.data import Document, open_corpus
-from ttbench.harness.measure import environment
-from ttbench.harness.tokenizer import ByteTokenizer
-from ttbench.plan import Plan, plan
-from ttbench.process import WorkerProcess
+from ttbench.checkpoints.checkpoint import resolve
+from ttbench.checkpoints.tokenizer import ByteTokenizer
+from ttbench.corpora.corpus import Document, open_corpus
+from ttbench.machine.measure import environment
 from ttbench.report import words
-from ttbench.report.results import write_derived
+from ttbench.report.published import write_derived
 from ttbench.report.table import summarise
-from ttbench.rows import frame
-from ttbench.rows import table as rows_table
-from ttbench.store import Store
-from ttbench.tasks.blocks import lay_out, score_blocks
+from ttbench.runs.plan import Plan, plan
+from ttbench.runs.process import WorkerProcess
+from ttbench.store.rows import frame
+from ttbench.store.rows import table as rows_table
+from ttbench.store.store import Store
+from ttbench.tasks.perplexity.blocks import lay_out, score_blocks
 
 K, MIB = 1024, 1024**2
 

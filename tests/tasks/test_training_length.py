@@ -6,16 +6,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from made_genomes import CORPUS as GENOMES
 from needle_models import oracle
 from stub_engine import PairTokenizer, StubEngine, corpus_of, run_task, scattered, uniform
-from test_genomics import CORPUS as GENOMES
 
 from ttbench.registry import TASKS
 from ttbench.tasks.base import Task
-from ttbench.tasks.genomics import Genomics
-from ttbench.tasks.needle import Needle
-from ttbench.tasks.perplexity import PROTOCOLS, Perplexity
-from ttbench.tasks.recall import Recall
+from ttbench.tasks.genomics.genomics import Genomics
+from ttbench.tasks.needle.needle import Needle
+from ttbench.tasks.perplexity.perplexity import PROTOCOLS, Perplexity
+from ttbench.tasks.recall.recall import Recall
 
 TEXT = corpus_of({f"doc{i}": bytes(range(33, 120)) * 6 + b"." for i in range(3)})
 PROSE = corpus_of({"book": b"The river ran past the walls of the town. " * 200})

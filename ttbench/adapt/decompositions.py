@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ttbench.adapt.svf import Decomposition, decompose
-from ttbench.cache import cache_folder
 from ttbench.errors import CacheError, CheckpointError
 from ttbench.types import canonical_json, digest
+from ttbench.user_cache import cache_folder
 
 
 class DecompositionCache:

@@ -6,7 +6,7 @@
     other         random strings, each written again: no expert's; the answer is the rest of the last repetition
 
 An item is a pure function of (domain, seed, split, index, sizes). Splits never meet: documents belong to one split (see
-`ttbench.harness.splits`), synthetic ones are drawn from different streams. Experts are trained on `train`, few-shot
+`ttbench.corpora.splits`), synthetic ones are drawn from different streams. Experts are trained on `train`, few-shot
 adaptation looks at `valid`, and only `test` is scored. Letters: T tokens.
 """
 
@@ -21,13 +21,13 @@ import numpy as np
 from jaxtyping import Int
 
 from ttbench.adapt.experts import OTHER
+from ttbench.corpora.corpus import SPLITS, open_corpus
+from ttbench.corpora.mixture import WORDINGS, copy_row, draw_pair
 from ttbench.errors import TooShortError, UnknownNameError
-from ttbench.harness.data import SPLITS, open_corpus
-from ttbench.harness.mixture import WORDINGS, copy_row, draw_pair
 from ttbench.types import digest
 
 if TYPE_CHECKING:
-    from ttbench.harness.tokenizer import Tokenizer
+    from ttbench.checkpoints.tokenizer import Tokenizer
 
 VERSION = 1  # bumped when an unchanged request would draw other items
 # A text of so many bytes for each token wanted has tokens enough, whatever the tokenizer.

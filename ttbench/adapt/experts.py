@@ -22,8 +22,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from ttbench.checkpoints.folder import whole_folder
 from ttbench.errors import CheckpointError, UnknownNameError
-from ttbench.harness.folder import whole_folder
 from ttbench.types import digest
 
 CARD, TENSORS = "expert.json", "expert.safetensors"

@@ -23,13 +23,13 @@ from jaxtyping import Int
 from ttbench.adapt.cem import CemSettings, Found, cross_entropy_search
 from ttbench.adapt.domains import DOMAINS, Item
 from ttbench.adapt.experts import OTHER
-from ttbench.adapt.reading import label_nats, read_answers
+from ttbench.adapt.item_answers import label_nats, read_answers
 from ttbench.adapt.switch import BASE, Choice, Switch
+from ttbench.engines.engine import Engine
 from ttbench.errors import UsageError
-from ttbench.harness.engine import Engine
 
 if TYPE_CHECKING:
-    from ttbench.harness.tokenizer import Tokenizer
+    from ttbench.checkpoints.tokenizer import Tokenizer
 
 QUESTION = "\n\nThe text above is"
 HELD_OUT = "valid"  # the split that adaptation may look at

@@ -27,9 +27,9 @@ from ttbench.adapt.objectives import Check, Outcome, is_answer, next_token, rein
 from ttbench.adapt.strategies import label_ids, question_ids
 from ttbench.adapt.svf import Form
 from ttbench.adapt.trainable import Trainable, trainable_lora, trainable_svf
+from ttbench.checkpoints.tokenizer import Tokenizer
+from ttbench.engines.engine import Engine
 from ttbench.errors import UsageError
-from ttbench.harness.engine import Engine
-from ttbench.harness.tokenizer import Tokenizer
 from ttbench.types import Checkpoint
 
 VALID_ITEMS = 16

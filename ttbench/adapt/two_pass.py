@@ -16,7 +16,7 @@ from jaxtyping import Int
 
 from ttbench.adapt.strategies import Strategy
 from ttbench.adapt.switch import Choice, Switch
-from ttbench.harness.engine import Engine
+from ttbench.engines.engine import Engine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,8 +24,8 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows
 
+from ttbench.engines.engine import Engine
 from ttbench.errors import TooLongError, UsageError
-from ttbench.harness.engine import Engine
 from ttbench.lmeval.opening import Settings, open_parts
 from ttbench.lmeval.scoring import Request, score, usable_batch_size, visit
 from ttbench.lmeval.text import Text

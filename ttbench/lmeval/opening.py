@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ttbench.checkpoints.checkpoint import resolve
+from ttbench.engines.consistency import NEAR
+from ttbench.engines.engine import Engine
+from ttbench.engines.kinds import load_engine
+from ttbench.engines.probing import vouch
 from ttbench.errors import UnknownNameError, UsageError
-from ttbench.harness import measure
-from ttbench.harness.checkpoint import resolve
-from ttbench.harness.engine import Engine
-from ttbench.harness.loading import load_engine
-from ttbench.harness.probing import vouch
-from ttbench.harness.reading import NEAR
 from ttbench.lmeval.text import Text, read_text
+from ttbench.machine import measure
 from ttbench.types import NO_ATTENTION, Checkpoint
 
 AUTO_BATCH_SIZE = 8  # continuations; for lm-eval's "auto"

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from ttbench.engines.engine import Engine
 from ttbench.errors import UnsupportedError
-from ttbench.harness.engine import Engine
 from ttbench.lmeval.prefixes import Node, share
 
 # A batch holds at most this many tokens, whatever the batch size: state and activations stay within a few GiB.

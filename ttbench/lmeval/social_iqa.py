@@ -25,8 +25,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from ttbench.cache import cache_folder
 from ttbench.errors import CorpusError, MissingDataError, TtbenchError
+from ttbench.user_cache import cache_folder
 
 WHEEL = "evals==3.0.1.post1"
 MEMBER = "evals/registry/data/theory_of_mind/socialiqa/test.jsonl"

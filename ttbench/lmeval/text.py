@@ -1,6 +1,6 @@
 """Text to token ids and back as lm-eval does it: with the checkpoint's tokenizer.json as it is.
 
-`ttbench.harness.tokenizer` takes from a vocabulary what adds or drops text, so that bytes can be counted. Here the
+`ttbench.checkpoints.tokenizer` takes from a vocabulary what adds or drops text, so that bytes can be counted. Here the
 file is used unchanged, as transformers uses it: a SentencePiece-like vocabulary puts its space in front, "<s>" in a
 text is the token, and BOS stands where the file (or tokenizer_config.json) puts it. Torch-free.
 """
@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from ttbench.checkpoints.files import MAX_CONFIG_BYTES, MAX_TOKENIZER_BYTES, member, parse_json, read_bytes, read_json
+from ttbench.checkpoints.special_tokens import TOKENIZER, find_special_tokens, given_fields, no_tokenizer
+from ttbench.checkpoints.tokenizer import ByteTokenizer
 from ttbench.errors import CheckpointError, UnsupportedError
-from ttbench.harness.files import MAX_CONFIG_BYTES, MAX_TOKENIZER_BYTES, member, parse_json, read_bytes, read_json
-from ttbench.harness.special_tokens import TOKENIZER, find_special_tokens, given_fields, no_tokenizer
-from ttbench.harness.tokenizer import ByteTokenizer
 
 
 class Text(Protocol):
@@ -61,7 +61,7 @@ class ByteText:
 
 
 class FileText:
-    """A tokenizer.json, unchanged; which tokens begin and end a text is `ttbench.harness.special_tokens`' answer."""
+    """A tokenizer.json, unchanged; `ttbench.checkpoints.special_tokens` says which tokens begin and end a text."""
 
     def __init__(self, data: bytes, given: Mapping[str, Any], *, where: Path) -> None:
         """Read tokenizer.json's `data`; `given` is what the folder's files say of BOS and EOS.

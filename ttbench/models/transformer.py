@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ttbench.errors import CheckpointError
 from ttbench.kernels import attention
-from ttbench.models import cache
+from ttbench.models import kv_cache as cache
 from ttbench.models.base import Dialect
 from ttbench.models.known_fields import require_known_fields
 from ttbench.models.layers import ShortConv, rotate_half

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from ttbench.record import CellRecord
 from ttbench.report import words
+from ttbench.store.record import CellRecord
 from ttbench.types import Metric
 
 _SUMS = ("ratio", "exp_ratio", "proportion")

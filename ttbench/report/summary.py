@@ -46,7 +46,7 @@ A_BETTER, B_BETTER, NOT_SHOWN, NOT_COMPARABLE = "a better", "b better", "no diff
 # the interval leaves out "none", but the effect is below the metric's smallest effect of interest; no interval
 TOO_SMALL, NOT_JUDGED = "smaller than matters", "not judged"
 DIFFERENCE, RATIO = "difference", "ratio"
-# What rows say of the probes before them (`ttbench.harness.probing`).
+# What rows say of the probes before them (`ttbench.engines.probing`).
 UNCHECKED, PARTLY, PASSED = "unchecked", "partly", "passed"
 EXACT = "exact"  # method of what is declared a count
 PER_TOKEN = ("num_tokens", "page_tokens")  # denominators that depend on the tokenizer
@@ -84,7 +84,7 @@ def metrics_of(rows: pd.DataFrame) -> dict[str, tuple[Metric, ...]]:
     if missing or "task" not in rows:
         raise UsageError(
             f"rows carry no metrics for {', '.join(map(repr, missing)) or 'any task'}; "
-            "read them with ttbench.rows.read_rows or Store.rows, which keep rows.attrs['metrics']"
+            "read them with ttbench.store.rows.read_rows or Store.rows, which keep rows.attrs['metrics']"
         )
     # A statistic of a later version is not read: another one's number would stand under its name.
     known = typing.get_args(typing.get_type_hints(Metric)["statistic"])

@@ -27,10 +27,10 @@ from rich.text import Text
 
 from ttbench.report import summary, words
 from ttbench.report.columns import all_rows
-from ttbench.report.compare import all_pairs, compare_pairs
+from ttbench.report.comparison.compare import all_pairs, compare_pairs
+from ttbench.report.comparison.sentences import sentences
+from ttbench.report.comparison.variants import sides, twins
 from ttbench.report.notes import corpus_notes
-from ttbench.report.sentences import sentences
-from ttbench.report.variants import sides, twins
 from ttbench.report.words import Record, Scale
 from ttbench.types import Scalar
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from ttbench.machine.work import Calls, Texts, Work
 from ttbench.types import Cell, ColumnType, Cost, Metric, Sample
-from ttbench.work import Calls, Texts, Work
 
 if TYPE_CHECKING:
-    from ttbench.harness.data import Corpus
-    from ttbench.harness.engine import Engine
-    from ttbench.harness.tokenizer import Tokenizer
+    from ttbench.checkpoints.tokenizer import Tokenizer
+    from ttbench.corpora.corpus import Corpus
+    from ttbench.engines.engine import Engine
 
 # A parameter that counts documents or questions: suites and the command line spell None as `all`.
 Limit = Annotated[int | None, {"all": None}]

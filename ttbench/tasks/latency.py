@@ -36,14 +36,14 @@ import numpy as np
 from jaxtyping import Int
 
 from ttbench.errors import TooLongError, UsageError
-from ttbench.harness import measure
-from ttbench.harness.measure import Stopwatch, WarmUp
+from ttbench.machine import measure
+from ttbench.machine.measure import Stopwatch, WarmUp
+from ttbench.machine.work import Calls, Texts, Work
 from ttbench.tasks.base import Bench, Task, columns
 from ttbench.types import ColumnType, Metric, Sample, Scalar
-from ttbench.work import Calls, Texts, Work
 
 if TYPE_CHECKING:
-    from ttbench.harness.engine import Engine
+    from ttbench.engines.engine import Engine
 
 PHASES = ("prefill", "decode")
 # streams of random ids, apart from each other

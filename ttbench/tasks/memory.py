@@ -32,10 +32,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from ttbench.errors import TooLongError, UsageError
-from ttbench.harness import measure
+from ttbench.machine import measure
+from ttbench.machine.work import Calls, Texts, Work
 from ttbench.tasks.base import Bench, Task, columns
 from ttbench.types import Cell, ColumnType, Metric, Sample
-from ttbench.work import Calls, Texts, Work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from ttbench.corpora.corpus import Corpus, Document
 from ttbench.errors import TooLongError, TooShortError, UnsupportedError
-from ttbench.harness.data import Corpus, Document
+from ttbench.machine.work import Calls, Texts, Work
 from ttbench.tasks.base import Bench
 from ttbench.tasks.draw import deal, generator, shuffled
 from ttbench.types import Cost
-from ttbench.work import Calls, Texts, Work
 
 if TYPE_CHECKING:
-    from ttbench.harness.tokenizer import Tokenizer
+    from ttbench.checkpoints.tokenizer import Tokenizer
 
 # Where a state grows, a batch holds at most this many tokens, whatever --batch-size says: states stay within a few GiB.
 MAX_BATCH_TOKENS = 65_536

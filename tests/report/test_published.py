@@ -1,0 +1,93 @@
+"""Published results are made from their rows, and every committed one still is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rows import TRANSFORMER, TTT, make_rows, needle_rows, perplexity_rows
+
+from ttbench.errors import StoreError, UsageError
+from ttbench.report import published as results
+from ttbench.report.table import summarise
+from ttbench.store.rows import read_rows
+
+ROOT = Path(__file__).parents[2]
+COMMITTED = sorted(path.parent for path in (ROOT / "results").rglob(results.ROWS))
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    models = [TRANSFORMER, TTT]
+    return make_rows(
+        perplexity_rows(models, [512, 1024], num_documents=12), needle_rows(models, [512, 1024], num_haystacks=6)
+    )
+
+
+@pytest.fixture(scope="module")
+def written(rows: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results") / "suite" / "cpu"
+    results.write_results(rows, folder)
+    return folder
+
+
+def test_every_committed_table_and_figure_is_made_from_its_rows() -> None:
+    assert {str(folder.relative_to(ROOT)): results.outdated(folder) for folder in COMMITTED} == {
+        str(folder.relative_to(ROOT)): [] for folder in COMMITTED
+    }
+    for folder in COMMITTED:
+        assert (folder / results.ROWS).stat().st_size <= results.MAX_ROWS_BYTES
+
+
+def test_results_can_be_made_again_with_the_same_bytes_from_the_rows_alone(written: Path, tmp_path: Path) -> None:
+    names = {path.name for path in written.iterdir()}
+    assert {"rows.parquet", "table.csv", "comparisons.csv", "bits_per_byte.svg", "needle_by_depth.png"} <= names
+    shutil.copy(written / results.ROWS, tmp_path)
+    results.derive(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        path.name: path.read_bytes() for path in written.iterdir()
+    }
+
+
+def test_a_file_that_was_edited_removed_or_left_over_is_outdated(written: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(written, tmp_path / "copy")
+    text = (folder / "table.csv").read_text()
+    (folder / "table.csv").write_text(text.replace("ok", "OK", 1))
+    (folder / "old.svg").write_text("<svg/>")
+    (folder / "needle.png").unlink()
+    assert results.outdated(folder) == ["needle.png", "old.svg", "table.csv"]
+
+
+def test_the_csv_is_tidy_and_its_numbers_have_six_digits(rows: pd.DataFrame, written: Path) -> None:
+    found = pd.read_csv(written / "table.csv")
+    table = summarise(rows)
+    assert found["value"].tolist() == pytest.approx(table["value"].tolist(), rel=1e-5)
+    assert found["context_len"].dtype == "int64"
+    assert "reason" not in found
+    comparisons = pd.read_csv(written / "comparisons.csv")
+    assert set(comparisons["verdict"]) <= {"a better", "b better", "no difference shown", "not comparable"}
+
+
+def test_rows_come_back_from_parquet_with_their_metrics(rows: pd.DataFrame, tmp_path: Path) -> None:
+    (tmp_path / results.ROWS).write_bytes(results.rows_bytes(rows))
+    back = read_rows(tmp_path / results.ROWS)
+    assert json.dumps(back.attrs["metrics"], sort_keys=True) == json.dumps(rows.attrs["metrics"], sort_keys=True)
+    assert list(back.columns) == list(rows.columns)
+    assert summarise(back)["value"].tolist() == summarise(rows)["value"].tolist()
+
+
+def test_too_many_rows_are_refused_and_nothing_is_written(
+    rows: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "MAX_ROWS_BYTES", 1000)
+    with pytest.raises(UsageError, match="results hold at most"):
+        results.write_results(rows, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_without_rows_is_refused_with_what_is_allowed(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"holds no rows\.parquet; name a folder that does"):
+        results.derive(tmp_path)

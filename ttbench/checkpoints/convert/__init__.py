@@ -1,0 +1,1 @@
+"""Checkpoints of other formats, written in the layout that is read."""

@@ -1,0 +1,327 @@
+"""`ttbench list`, `show`, `compare` and `figures`: what there is, and what was found."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ttbench.cli import console, listing
+from ttbench.cli import gather as reading
+from ttbench.cli.console import Column
+from ttbench.errors import UsageError
+from ttbench.report import words
+from ttbench.report.comparison.compare import compare as compare_rows
+from ttbench.report.comparison.compare import render_comparison
+from ttbench.report.comparison.variants import read_variant
+from ttbench.report.published import ROWS, derive, write_results
+from ttbench.report.table import render, summarise
+from ttbench.runs.suite import format_len
+from ttbench.store.rows import read_rows
+from ttbench.store.store import Store
+
+
+def compare(first: str, second: str, *, runs: Sequence[str], root: Path, as_json: bool) -> None:
+    """Print what differs between two checkpoints or settings of one, from the runs named or from all."""
+    one, two = reading.rows_of([read_variant(side) for side in (first, second)], runs=runs, root=root)
+    found = compare_rows(one, first, second, rows_b=two)
+    for text, rows in ((first, one), (second, two)):
+        reading.say_age(rows.loc[rows["checkpoint"] == read_variant(text).name], text)
+    for text in found.attrs["left_out"]:
+        console.say(text, style="yellow")
+    if as_json:
+        console.print_json(words.records(found))
+    elif len(found):
+        console.print_rich(render_comparison(found))
+    else:
+        console.say(f"'{first}' and '{second}' have no metric in common yet", style="yellow")
+
+
+def figures(folders: Sequence[str], *, into: Path | None, root: Path, as_json: bool) -> None:
+    """Make CSVs and figures: in each folder from its rows.parquet, or `into` one from the rows of several runs."""
+    if into is not None:
+        runs = [listing.find_run(name, root) for name in folders or ["last"]]
+        rows = reading.rows_of_runs(runs)
+        reading.say_age(rows, "of these runs")
+        files = write_results(rows, into, warn=console.warn)
+    else:
+        found = [Path(name) if Path(name).is_dir() else listing.find_run(name, root) for name in folders]
+        sources = [path.parent for folder in found or [reading.RESULTS] for path in reading.published_rows(folder)]
+        if not sources:
+            raise UsageError(f"no {ROWS} in {', '.join(folders) or reading.RESULTS}; see: ttbench list runs")
+        for source in sources:
+            reading.say_age(read_rows(source / ROWS), str(source))
+        files = [path for source in sources for path in derive(source, warn=console.warn)]
+    if as_json:
+        console.print_json([str(path) for path in files])
+    else:
+        console.out().print("\n".join(map(str, files)), soft_wrap=True)
+
+
+def list_nouns(noun: str | None, *, root: Path, as_json: bool) -> None:
+    """Print the entries of one noun, or all nouns in short."""
+    if noun is not None:
+        entries = listing.of(noun, root)
+        if as_json:
+            console.print_json(entries)
+        elif entries:
+            _print_entries(noun, entries)
+        else:
+            console.say(f"no {noun} yet{f' in {root}/' if noun == 'runs' else ''}")
+        return
+    found = listing.everything(root)
+    if as_json:
+        console.print_json(found)
+        return
+    rows = []
+    for name, entries in found.items():
+        # Runs pile up: the newest five are enough here.
+        shown = entries[:5] if name == "runs" else entries
+        for index, entry in enumerate(shown):
+            words = entry.get("description") or entry.get("title") or entry.get("command") or ""
+            rows.append((name if index == 0 else "", entry["name"], words))
+        if len(entries) > len(shown):
+            rows.append(("", f"... {len(entries) - len(shown)} more", f"ttbench list {name}"))
+    console.print_table(rows, [Column("noun"), Column("name"), Column("what", wrap=True)])
+
+
+def _print_entries(noun: str, entries: Sequence[Mapping[str, Any]]) -> None:
+    if noun == "checkpoints":
+        _print_checkpoints(entries)
+        return
+    if noun == "suites":
+        columns = [Column("name"), Column("title", wrap=True), Column("tasks", wrap=True)]
+        rows: list[Sequence[Any]] = [(entry["name"], entry["title"], ", ".join(entry["tasks"])) for entry in entries]
+    elif noun == "runs":
+        columns = [Column("run"), Column("cells", numeric=True), Column("status"), Column("command", wrap=True)]
+        rows = [(entry["name"], entry["cells"], _statuses(entry), entry["command"]) for entry in entries]
+    elif noun == "experts":
+        columns = [Column("name"), Column("how", wrap=True), Column("domain"), Column("parameters", numeric=True)]
+        rows = [
+            (
+                entry["name"],
+                f"{' '.join(filter(None, (entry['method'], entry['form'])))}, {entry['objective']}",
+                entry["domain"],
+                console.count(entry["num_params"]),
+            )
+            for entry in entries
+        ]
+    elif noun == "tasks":
+        columns = [Column("name"), Column("default --ctx"), Column("what", wrap=True), Column("parameters", wrap=True)]
+        rows = [
+            (
+                entry["name"],
+                entry["default_ctx"],
+                entry["description"],
+                " ".join(f"{name}={'none' if value is None else value}" for name, value in entry["params"].items()),
+            )
+            for entry in entries
+        ]
+    else:
+        columns = [Column("name"), Column("what", wrap=True), Column("defined in", wrap=True)]
+        rows = [(entry["name"], entry["description"], entry["target"]) for entry in entries]
+    console.print_table(rows, columns)
+
+
+WIDEST = 24  # letters that a column of samples makes room for; longer texts are wrapped
+STATES = {
+    "cached": "cached",
+    "convert": "cached, to convert",
+    "partial": "cached, not whole",
+    "download": "hub",
+    "package": "package",
+    "unpublished": "unpublished",
+}
+
+
+def _print_checkpoints(entries: Sequence[Mapping[str, Any]]) -> None:
+    """Two tables: what ships with the package, and what others published."""
+    zoo = [entry for entry in entries if entry["state"] == "zoo"]
+    columns = [Column("name"), Column("architecture"), Column("params", numeric=True)]
+    columns += [Column("non-embed", numeric=True), Column("trained", numeric=True), Column("weights")]
+    rows: list[Sequence[Any]] = [
+        (
+            entry["name"],
+            entry["architecture"],
+            console.count(entry["num_params"]),
+            console.count(entry["num_params_non_embedding"]),
+            _context(entry),
+            entry["weights_digest"][:8],
+        )
+        for entry in zoo
+    ]
+    console.print_table(rows, columns, title="here, in the zoo")
+    columns = [Column("name"), Column("by", wrap=True), Column("params", numeric=True)]
+    columns += [Column("trained", numeric=True), Column("download", numeric=True), Column("where", wrap=True)]
+    rows = [
+        (
+            entry["name"],
+            entry.get("provenance"),
+            None if entry.get("num_params") is None else console.count(entry["num_params"]),
+            _context(entry),
+            None if entry.get("download_bytes") is None else console.size(entry["download_bytes"]),
+            STATES[entry["state"]] + (", gated" if entry.get("gated") else ""),
+        )
+        for entry in entries
+        if entry["state"] != "zoo"
+    ]
+    console.out().print()
+    console.print_table(
+        rows, columns, title="published", caption="-: not known; ttbench list checkpoints --json has more"
+    )
+
+
+def _context(entry: Mapping[str, Any]) -> str | None:
+    return None if entry.get("train_ctx") is None else format_len(entry["train_ctx"])
+
+
+def _statuses(entry: Mapping[str, Any]) -> str:
+    counts = {**entry["statuses"], "missing": entry["missing"]}
+    return ", ".join(f"{number} {status}" for status, number in counts.items() if number)
+
+
+def show(run: str, cell: str | None, *, sample: int | None, root: Path, as_json: bool) -> None:
+    """Print a run, one of its cells, or a sample of one; of published results, their table.
+
+    Raises UsageError for a sample of no cell, and for a cell of published results, which have rows only.
+    """
+    published = reading.published_at(run)
+    if published is not None:
+        if cell is not None:
+            raise UsageError(
+                f"{run} holds published results: rows, without the cells they came from; leave out '{cell}'"
+            )
+        rows = read_rows(published)
+        reading.say_age(rows, run)
+        summary = summarise(rows)
+        console.print_json(words.records(summary)) if as_json else console.print_rich(render(summary))
+        return
+    folder = listing.find_run(run, root)
+    if sample is not None:
+        if cell is None:
+            raise UsageError(f"--sample {sample} needs a cell; ttbench show {run} lists them: ttbench show {run} CELL")
+        from ttbench.cli.sample import print_sample
+        from ttbench.runs.evidence import open_sample
+
+        cell_id = listing.find_cell(folder, cell)
+        found = open_sample(Store(folder).read(cell_id), folder / "evidence" / f"{cell_id}.jsonl", sample)
+        console.print_json(found) if as_json else print_sample(found)
+        return
+    if cell is not None:
+        view = listing.view_cell(folder, cell)
+        console.print_json(view) if as_json else _print_cell(view)
+        return
+    seen = listing.view_run(folder)
+    if as_json:
+        document = {"folder": str(folder), "run": dict(seen.run), "environment": dict(seen.environment)}
+        console.print_json({**document, "cells": list(seen.cells)})
+        return
+    environment = seen.environment
+    facts = [
+        ("run", str(folder)),
+        ("command", seen.run["command"]),
+        ("started", seen.run["started"]),
+        ("ttbench", f"{environment['ttbench']}, commit {environment['commit'] or 'unknown'}"),
+        ("machine", f"{environment['processor']}, {environment['num_cores']} cores ({environment['machine']})"),
+        ("memory", console.size(environment["memory_bytes"])),
+        ("accelerator", environment["accelerator"]),
+        ("python", f"{environment['python']}, torch {environment['packages'].get('torch', 'unknown')}"),
+    ]
+    console.print_table(facts, [Column(""), Column("", wrap=True)], head=False)
+    reading.say_damaged([entry["cell_id"][:8] for entry in seen.cells if entry["status"] == "damaged"])
+    columns = [Column("cell"), Column("task"), Column("checkpoint"), Column("context", numeric=True)]
+    columns += [Column("status"), Column("samples", numeric=True), Column("time", numeric=True), Column("code")]
+    rows = [
+        (
+            entry["cell_id"][:8],
+            entry["task"],
+            entry["checkpoint"],
+            format_len(entry["context_len"]),
+            entry["status"],
+            entry["samples"],
+            None if entry["cell_s"] is None else console.span(entry["cell_s"]),
+            None if entry["code_digest"] is None else entry["code_digest"][:6],
+        )
+        for entry in seen.cells
+    ]
+    console.out().print()
+    console.print_table(rows, columns)
+    reasons = {entry["cell_id"][:8]: f"{entry['status']}: {entry['reason']}" for entry in seen.cells if entry["reason"]}
+    if reasons:
+        console.out().print()
+        console.print_table(reasons.items(), [Column("cell"), Column("why", wrap=True)])
+
+
+def _print_cell(view: Mapping[str, Any]) -> None:
+    cell = view["cell"]
+    checkpoint = cell["checkpoint"]
+    facts = [
+        ("cell", view["cell_id"]),
+        ("task", f"{cell['task']} (version {cell['task_version']})"),
+        (
+            "checkpoint",
+            f"{checkpoint['name']} ({checkpoint['architecture']}, weights {checkpoint['weights_digest'][:12]})",
+        ),
+        ("code", None if cell["code_digest"] is None else cell["code_digest"][:12]),
+        ("software", cell["software"]),
+        ("context", f"{format_len(cell['context_len'])} tokens"),
+        ("parameters", " ".join(f"{name}={value}" for name, value in cell["params"].items())),
+        ("corpus", cell["corpus"]),
+        ("ran as", f"{cell['device']}, {cell['dtype']}, batch size {cell['batch_size']}, {cell['threads']} threads"),
+        ("kernels", ", ".join(f"{op}: {how}" for op, how in view["kernel_path"].items()) or view["engine"]),
+        ("measured", f"{view['started']}, by run {view['run_id']} with ttbench {view['ttbench'] or 'of schema 1'}"),
+        ("took", _took(view)),
+        ("status", view["status"] if view["reason"] is None else f"{view['status']}: {view['reason']}"),
+        ("evidence", view["evidence"]),
+    ]
+    console.print_table(facts, [Column(""), Column("", wrap=True)], head=False)
+    _print_samples(view["samples"])
+
+
+def _print_samples(samples: Sequence[Mapping[str, Any]]) -> None:
+    """What tells the samples apart as tables as wide as the terminal; before them what is the same in all."""
+    names = list(dict.fromkeys(name for sample in samples for name in sample))
+    # Columns without a single value say nothing here, and a recipe is for --sample.
+    told = [name for name in names if name != "recipe" and any(sample.get(name) is not None for sample in samples)]
+    same = [name for name in told if len(samples) > 1 and len({repr(sample.get(name)) for sample in samples}) == 1]
+    if same:
+        console.out().print()
+        rows = [(name, _short(samples[0][name])) for name in same]
+        console.print_table(rows, [Column(""), Column("", wrap=True)], head=False, title="in every sample")
+    columns = {name: [_short(sample.get(name)) for sample in samples] for name in told if name not in same}
+    for block in _blocks(columns, room=console.out().width):
+        heads = [Column("sample", numeric=True)]
+        for name, wide in block.items():
+            numeric = all(isinstance(sample.get(name), int | float | None) for sample in samples)
+            head = "\n".join(textwrap.wrap(name.replace("_", " "), wide))
+            heads.append(Column(head, numeric=numeric, wrap=wide == WIDEST))
+        rows = enumerate(zip(*(columns[name] for name in block), strict=True))
+        console.out().print()
+        console.print_table([(index, *cells) for index, cells in rows], heads)
+
+
+def _blocks(columns: Mapping[str, Sequence[Any]], *, room: int) -> Iterator[dict[str, int]]:
+    """Columns that stand side by side, with their widths, in as many tables as it takes."""
+    block: dict[str, int] = {}
+    for name, values in columns.items():
+        wide = min(max(map(len, [*name.split("_"), *map(str, values)])), WIDEST)
+        if block and len("sample") + sum(block.values()) + wide + 2 * (len(block) + 1) > room:
+            yield block
+            block = {}
+        block[name] = wide
+    if block:
+        yield block
+
+
+def _took(view: Mapping[str, Any]) -> str:
+    parts = [console.span(view["cell_s"])]
+    if view["cell_cpu_s"] is not None:
+        parts.append(f"{console.span(view['cell_cpu_s'])} of processor time")
+    if view["load_average"] is not None:
+        parts.append(f"load {view['load_average']:.2f} at the start")
+    return ", ".join(parts)
+
+
+def _short(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value

@@ -1,1 +1,0 @@
-"""Checkpoints as others publish them, written once in the layout that everything here reads."""

@@ -1,0 +1,1 @@
+"""What is read: texts, genomes and made sequences, split by document."""

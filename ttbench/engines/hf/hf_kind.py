@@ -1,0 +1,69 @@
+"""Engine `hf` by name: what it reads, how it is opened and checked. Torch-free until it is asked."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ttbench.errors import UsageError
+from ttbench.types import Checkpoint
+
+if TYPE_CHECKING:
+    from ttbench.engines.check_result import CheckResult
+    from ttbench.engines.engine import Engine
+
+
+class HF:
+    """Engine `hf`: any causal language model of transformers. See `ttbench.engines.kinds.EngineKind`.
+
+    Each method raises UsageError where transformers is not installed.
+    """
+
+    dialect = "transformers"
+
+    def require(self, folder: Path, config: Mapping[str, Any]) -> None:
+        _need_transformers()
+        from ttbench.engines.hf.hf_checkpoint import hf_config
+
+        hf_config(folder, config)
+
+    def read(
+        self, folder: Path, *, provenance: str, dtype: str, name: str | None = None, revision: str | None = None
+    ) -> Checkpoint:
+        _need_transformers()
+        from ttbench.engines.hf.hf_checkpoint import read_hf_checkpoint
+
+        return read_hf_checkpoint(folder, dialect=self.dialect, provenance=provenance, name=name, revision=revision)
+
+    def open(
+        self, checkpoint: Checkpoint, *, device: str, dtype: str, attention: str | None, unchecked: bool
+    ) -> Engine:
+        _need_transformers()
+        from ttbench.engines.hf.hf_engine import load_hf_engine
+
+        return load_hf_engine(checkpoint, device=device, dtype=dtype, attention=attention, unchecked=unchecked)
+
+    def check(self, checkpoint: str, *, device: str, dtype: str, ctx: int | None) -> list[CheckResult]:
+        _need_transformers()
+        from ttbench.engines.hf.hf_check import check_hf
+
+        return check_hf(checkpoint, device=device, dtype=dtype, ctx=ctx)
+
+    def advice(self, model_type: Any) -> str:
+        if importlib.util.find_spec("transformers") is None:
+            return "transformers may: pip install 'ttbench[hf]', then add --engine hf"
+        from ttbench.engines.hf.hf_checkpoint import knows, transformers
+
+        if knows(model_type):
+            return "transformers' own code does: add --engine hf"
+        return f"neither does transformers {transformers.__version__}"
+
+
+def _need_transformers() -> None:
+    if importlib.util.find_spec("transformers") is None:
+        raise UsageError("engine hf needs transformers, which is not installed; pip install 'ttbench[hf]'")
+
+
+KIND = HF()

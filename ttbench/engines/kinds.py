@@ -1,0 +1,126 @@
+"""What an engine's name stands for: which checkpoints it reads, and how it opens and checks them.
+
+Torch-free at import: what an engine needs is loaded when it is asked for something. Another package adds an engine
+through the entry-point group `ttbench.engines`, as an object with the methods of `EngineKind`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ttbench.errors import UsageError
+from ttbench.registry import ENGINES
+from ttbench.types import Checkpoint
+
+if TYPE_CHECKING:
+    from ttbench.engines.check_result import CheckResult
+    from ttbench.engines.engine import Engine
+
+
+class EngineKind(Protocol):
+    """What stands under a name in `ttbench.registry.ENGINES`."""
+
+    # Of checkpoints that this engine alone reads; None: it runs the architectures of the registry.
+    dialect: str | None
+
+    def require(self, folder: Path, config: Mapping[str, Any]) -> None:
+        """Raise CheckpointError where no model here is for this config.json; asked before weights are fetched."""
+        ...
+
+    def read(
+        self, folder: Path, *, provenance: str, dtype: str, name: str | None = None, revision: str | None = None
+    ) -> Checkpoint:
+        """Identify the checkpoint in a folder. Raises CheckpointError or WeightsError."""
+        ...
+
+    def open(
+        self, checkpoint: Checkpoint, *, device: str, dtype: str, attention: str | None, unchecked: bool
+    ) -> Engine:
+        """The engine with the checkpoint's weights in `dtype` on `device`. Raises as `load_engine`."""
+        ...
+
+    def check(self, checkpoint: str, *, device: str, dtype: str, ctx: int | None) -> list[CheckResult]:
+        """Every probe of `ttbench check`, in a fixed order; `ctx` tokens to look at, None: the engine's choice."""
+        ...
+
+    def advice(self, model_type: Any) -> str:
+        """What to do with a model_type that no architecture here reads; empty: this engine cannot say."""
+        ...
+
+
+class Eager:
+    """Engine `eager`: the architectures of the registry, their own forward and step called one after another."""
+
+    dialect = None
+
+    def require(self, folder: Path, config: Mapping[str, Any]) -> None:
+        from ttbench.checkpoints.checkpoint import identify
+
+        identify(config)
+
+    def read(
+        self, folder: Path, *, provenance: str, dtype: str, name: str | None = None, revision: str | None = None
+    ) -> Checkpoint:
+        from ttbench.checkpoints.checkpoint import read_native
+
+        return read_native(folder, provenance=provenance, dtype=dtype, name=name, revision=revision)
+
+    def open(
+        self, checkpoint: Checkpoint, *, device: str, dtype: str, attention: str | None, unchecked: bool
+    ) -> Engine:
+        from ttbench.checkpoints.loading import load_model
+        from ttbench.engines.eager import EagerEngine
+
+        model = load_model(checkpoint, device=device, dtype=dtype, attention=attention)
+        return EagerEngine(model, device=device, dtype=dtype)
+
+    def check(self, checkpoint: str, *, device: str, dtype: str, ctx: int | None) -> list[CheckResult]:
+        from ttbench.engines.check import check
+
+        return check(checkpoint, device=device, dtype=dtype, ctx=ctx)
+
+    def advice(self, model_type: Any) -> str:
+        return ""
+
+
+EAGER = Eager()
+
+
+def load_engine(
+    checkpoint: str | Checkpoint,
+    *,
+    device: str,
+    dtype: str,
+    attention: str | None,
+    engine: str = "eager",
+    unchecked: bool = False,
+) -> Engine:
+    """Open a checkpoint as an Engine.
+
+    Args:
+        attention: back end of attention; None takes the checkpoint's default.
+        engine: registered name: eager, or hf, which is transformers' own code.
+        unchecked: let engine hf score a model that looks ahead.
+
+    Raises:
+        UsageError: an unknown device, dtype, engine or attention back end.
+        UnsupportedError: the checkpoint cannot run with that back end.
+        CheckpointError: it cannot be found, identified or read; WeightsError among them.
+    """
+    from ttbench.checkpoints.checkpoint import resolve
+
+    kind: EngineKind = ENGINES.load(engine)
+    if isinstance(checkpoint, str):
+        checkpoint = resolve(checkpoint, dtype=dtype, engine=engine)
+    others = {ENGINES.load(name).dialect for name in ENGINES} - {kind.dialect}
+    if checkpoint.dialect in others or (kind.dialect is not None and checkpoint.dialect != kind.dialect):
+        raise UsageError(f"'{checkpoint.name}' was resolved for another engine than {engine}; resolve it for {engine}")
+    return kind.open(checkpoint, device=device, dtype=dtype, attention=attention, unchecked=unchecked)
+
+
+def check_engine(checkpoint: str, *, device: str, dtype: str, engine: str, ctx: int | None = None) -> list[CheckResult]:
+    """Run every probe on a checkpoint under an engine. Raises as `load_engine`."""
+    kind: EngineKind = ENGINES.load(engine)
+    return kind.check(checkpoint, device=device, dtype=dtype, ctx=ctx)

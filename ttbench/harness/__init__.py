@@ -1,1 +1,0 @@
-"""What stands between tasks and models: checkpoints, tokenizers, corpora, engines, measurement."""

@@ -1,0 +1,1 @@
+"""What a run is measured on: clocks, memory, limits, rates."""

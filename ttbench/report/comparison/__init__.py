@@ -1,0 +1,1 @@
+"""Two checkpoints on the same targets: what differs, and what is shown."""

@@ -1,0 +1,113 @@
+"""Heat maps of shares: one panel per checkpoint and per place on the axes that are not drawn.
+
+One axis goes to the right, the context unless the figure names another; the other goes downwards, as depth in a text.
+In each cell stands the number, and beneath it the ends of its interval, where there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ttbench.report import words
+from ttbench.report.drawing.canvas import GREY, SIZE, new_canvas
+from ttbench.report.words import Record, Scale
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+
+CONTEXT = "context_len"
+
+
+def draw_heatmap(title: str, entries: Sequence[Record], *, x_axis: str, y_axis: str) -> Canvas:
+    """Draw one metric between 0 and 1 by two axes; an upright line stands where extrapolation begins."""
+    _, varying = words.settings(entries)
+    others = [name for name in entries[0]["axes"].split(",") if name not in (CONTEXT, x_axis, y_axis)]
+    lines = words.by(entries, "checkpoint", *varying, *others)
+    xs, ys = _places(entries, x_axis), _places(entries, y_axis)
+    labels = [words.plain(y) for y in ys]
+    columns = min(len(lines), 3 if len(xs) <= 6 else 2)
+    rows = -(-len(lines) // columns)
+    width, margin = SIZE[0], 0.68 + 0.075 * max(0, max(map(len, labels), default=0) - 4)
+    panel = 0.6 + 0.42 * len(ys)
+    height = 0.75 + rows * (panel + 0.55) + 0.25
+    canvas = new_canvas(title, entries, (width, height))
+    scale = words.of_metric(entries)
+    room = (width - margin - 0.07) / columns
+    for index, line in enumerate(lines):
+        row, column = divmod(index, columns)
+        left = (margin + column * room) / width
+        bottom = 1 - (0.75 + (row + 1) * (panel + 0.55) - 0.45) / height
+        axes = canvas.add_axes((left, bottom, (room - 0.28) / width, panel / height))
+        name = words.line_name({**line[0], x_axis: None, y_axis: None}, varying)
+        # as in the table and in curves
+        name += " !" if any(entry.get("checked") == "unchecked" for entry in line) else ""
+        axes.set_title(name, fontsize=10, fontweight="bold")
+        _panel(axes, line, (x_axis, xs), (y_axis, ys), scale)
+        axes.set_yticks(range(len(ys)), labels if column == 0 else [])
+        if column == 0:
+            axes.set_ylabel(words.axis(y_axis))
+        across = "context, tokens" if x_axis == CONTEXT else words.axis(x_axis)
+        axes.set_xlabel(across if row == rows - 1 else "")
+    sure = [entry for entry in entries if entry["low"] is not None]
+    told = f"{scale.unit} and 95% interval in each cell{f', over {words.basis(sure)}' if sure else ''}"
+    told += " · upright line: training context, to its right extrapolation" if x_axis == CONTEXT else ""
+    told += f" · ! {words.UNCHECKED}" if any(entry.get("checked") == "unchecked" for entry in entries) else ""
+    canvas.text(0.12 / width, 0.1 / height, told, fontsize=8, color=GREY, va="bottom")
+    return canvas
+
+
+def _places(entries: Sequence[Record], axis: str) -> list[Any]:
+    return sorted({entry[axis] for entry in entries if entry[axis] is not None})
+
+
+def _panel(
+    axes: Axes, line: Sequence[Record], across: tuple[str, list[Any]], downwards: tuple[str, list[Any]], scale: Scale
+) -> None:
+    import numpy as np
+    from matplotlib import colormaps
+
+    (x_axis, xs), (y_axis, ys) = across, downwards
+    # 0 to 100 on every panel, in a map that keeps its order without colour
+    colours, shades = colormaps["cividis"], np.full((len(ys), len(xs)), np.nan)
+    for entry in line:
+        if entry["value"] is None:
+            at = (len(xs) - 1) / 2 if entry[x_axis] is None else xs.index(entry[x_axis])
+            status = entry["status"].replace("_", " ")
+            axes.text(at, (len(ys) - 1) / 2, status, ha="center", va="center", rotation=90, fontsize=8.5, color=GREY)
+            continue
+        at, down = xs.index(entry[x_axis]), ys.index(entry[y_axis])
+        shades[down, at] = entry["value"]
+        ink = "white" if entry["value"] < 0.55 else "#1A1A1A"
+        sure = entry["low"] is not None
+        # the axis points down: less is higher
+        above = down - 0.16 if sure else down
+        axes.text(at, above, scale.text(entry["value"]), ha="center", va="center", fontsize=8.5, color=ink)
+        if sure:
+            ends = f"{scale.text(entry['low'])}-{scale.text(entry['high'])}"
+            axes.text(at, down + 0.22, ends, ha="center", va="center", fontsize=6, color=ink)
+    axes.pcolormesh(
+        np.arange(len(xs) + 1) - 0.5,
+        np.arange(len(ys) + 1) - 0.5,
+        np.ma.masked_invalid(shades),
+        cmap=colours,
+        vmin=0,
+        vmax=1,
+        edgecolors="white",
+        linewidth=1.5,
+    )
+    axes.set_facecolor("#F2F2F2")
+    axes.grid(visible=False)
+    axes.invert_yaxis()
+    axes.tick_params(length=0)
+    axes.set_xticks(range(len(xs)), [words.context(x) if x_axis == CONTEXT else words.plain(x) for x in xs])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    if x_axis != CONTEXT:
+        return
+    beyond = {entry[CONTEXT] for entry in line if entry["extrapolated"]}
+    trained = len(xs) - len(beyond)
+    if 0 < trained < len(xs):
+        axes.axvline(trained - 0.5, color="#D55E00", linewidth=2.2)

@@ -1,0 +1,147 @@
+"""Published results: `rows.parquet`, and what is made from it alone, beside it.
+
+    results/<suite>/<device>/rows.parquet       raw rows, at most 2 MiB: the record
+                             table.csv          `summarise`: one line per number
+                             comparisons.csv    every pair of checkpoints, on the same targets
+                             <figure>.png .svg  the figures that the rows have numbers for
+
+Everything but the rows can be deleted and made again with the same bytes: numbers are written with six significant
+digits and drawn from those, so that the last bits of a different processor do not show.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ttbench.errors import StoreError, UsageError
+from ttbench.report import words
+from ttbench.report.drawing import figures
+from ttbench.report.table import summarise
+from ttbench.store.rows import METRICS_KEY, read_rows
+from ttbench.store.store import write_whole
+from ttbench.types import canonical_json
+
+ROWS = "rows.parquet"
+MAX_ROWS_BYTES = 2 * 1024**2
+Warn = Callable[[str], None]
+
+
+def write_results(rows: pd.DataFrame, folder: Path, *, warn: Warn | None = None) -> list[Path]:
+    """Write rows and everything made from them into `folder`; returns the files. For `warn` see `write_derived`.
+
+    Raises:
+        UsageError: the rows take more than 2 MiB; the folder is left as it was.
+    """
+    data = rows_bytes(rows)
+    if len(data) > MAX_ROWS_BYTES:
+        raise UsageError(
+            f"{len(rows):,} rows take {len(data) / 2**20:.1f} MiB as {ROWS}; results hold at most "
+            f"{MAX_ROWS_BYTES / 2**20:.0f} MiB: give fewer checkpoints, contexts or repeats, or publish them apart"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / ROWS, data)
+    return [folder / ROWS, *derive(folder, warn=warn)]
+
+
+def rows_bytes(rows: pd.DataFrame) -> bytes:
+    """Rows as a Parquet file that `ttbench.store.rows.read_rows` reads back with their metrics."""
+    bare = rows.copy(deep=False)
+    # the metrics go into the schema under their own key, not into pandas' notes
+    metrics, bare.attrs = rows.attrs.get("metrics", {}), {}
+    table = pa.Table.from_pandas(bare, preserve_index=False)
+    fields = [
+        pa.field(field.name, pa.string() if pa.types.is_large_string(field.type) else field.type)
+        for field in table.schema
+    ]
+    table = table.cast(pa.schema(fields)).replace_schema_metadata({METRICS_KEY: canonical_json(metrics).encode()})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", compression_level=19)
+    return buffer.getvalue()
+
+
+def derive(folder: Path, *, into: Path | None = None, warn: Warn | None = None) -> list[Path]:
+    """Make the CSVs and figures of `folder` from its rows, there or `into` another folder; returns the files.
+
+    For `warn` see `write_derived`.
+
+    Raises StoreError when the folder holds no rows.
+    """
+    if not (folder / ROWS).is_file():
+        raise StoreError(f"{folder} holds no {ROWS}; name a folder that does, such as results/<suite>/<device>")
+    return write_derived(summarise(read_rows(folder / ROWS)), into or folder, warn=warn)
+
+
+def write_derived(table: pd.DataFrame, folder: Path, *, warn: Warn | None = None) -> list[Path]:
+    """Write a summary, its comparisons and its figures into `folder`, the same bytes each time; returns the files.
+
+    Args:
+        table: of `summarise`.
+        folder: exists.
+        warn: told in one line of each figure that cannot be drawn, which costs that figure alone; None: it raises.
+    """
+    files = [_write_csv(table, folder / "table.csv")]
+    comparisons = pd.DataFrame(table.attrs["comparisons"])
+    if len(comparisons):
+        files.append(_write_csv(comparisons, folder / "comparisons.csv"))
+    for figure in figures.available(table):
+        files += _draw(figure, table, folder, warn=warn)
+    return files
+
+
+def _draw(figure: figures.Figure, table: pd.DataFrame, folder: Path, *, warn: Warn | None) -> Sequence[Path]:
+    if warn is None:
+        return figures.draw(figure, table, folder)
+    try:
+        return figures.draw(figure, table, folder, warn=warn)
+    except StoreError:
+        raise
+    # The border to the drawing library, which needs fonts, a cache folder and a working installation: whatever it
+    # raises is worth less than the numbers.
+    except Exception as error:
+        first = next(iter(str(error).splitlines()), "")
+        warn(f"figure {figure.name} cannot be drawn: {type(error).__name__}: {first}; the tables are complete")
+        return ()
+
+
+def _write_csv(frame: pd.DataFrame, path: Path) -> Path:
+    entries = [{name: _shown(value) for name, value in entry.items()} for entry in words.records(frame)]
+    # columns without a single value say nothing
+    names = [str(name) for name in frame.columns if any(entry[name] is not None for entry in entries)]
+    text = pd.DataFrame(entries, columns=names, dtype=object).to_csv(index=False, lineterminator="\n")
+    write_whole(path, text.encode())
+    return path
+
+
+def _shown(value: object) -> object:
+    if isinstance(value, dict | list):
+        return json.dumps(value, sort_keys=True)
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def outdated(folder: Path) -> list[str]:
+    """Files of a results folder that its rows do not give any more, or that are missing; empty when all is well.
+
+    CSV and SVG are compared byte by byte, PNG by its pixels (packing differs between versions of the library).
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        made = {path.name: path for path in derive(folder, into=Path(scratch))}
+        kept = {path.name: path for path in folder.iterdir() if path.suffix in {".csv", ".png", ".svg"}}
+        return sorted(
+            name
+            for name in made.keys() | kept.keys()
+            if name not in made or name not in kept or not _same(made[name], kept[name])
+        )
+
+
+def _same(one: Path, two: Path) -> bool:
+    if one.read_bytes() == two.read_bytes():
+        return True
+    return one.suffix == ".png" and figures.same_pixels(one, two)

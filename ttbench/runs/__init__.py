@@ -1,0 +1,1 @@
+"""A request becomes a plan, a plan becomes cells, cells become records."""

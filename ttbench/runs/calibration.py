@@ -1,0 +1,290 @@
+"""Times of cells that this machine has not run: its rates, measured once in a process of their own and kept.
+
+Rates are kept in the user's cache folder, by everything that decides them: machine, threads, dtype, engine, the
+checkpoint's sizes, torch and the code. Those measured while the machine was busy are measured again once it is quiet.
+Torch-free: the process that measures imports torch, this one never does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ttbench.code import code_digest
+from ttbench.errors import CacheError, StoreError
+from ttbench.machine import measure
+from ttbench.machine.rates import Pace, Rates, fit_pace
+from ttbench.machine.work import Work
+from ttbench.registry import TASKS
+from ttbench.runs.estimate import Estimate
+from ttbench.runs.plan import Plan, groups
+from ttbench.store.store import write_whole
+from ttbench.types import Cell, canonical_json, digest
+from ttbench.user_cache import cache_folder
+
+VERSION = 1  # bumped when what is measured changes
+BUDGET_S = 3.0  # of reading, over all checkpoints
+MOST_JOB_S = 0.6  # of reading, for one of them
+TIMEOUT_S = 120.0  # a process that takes longer tells nothing more
+BUSY = 0.75  # load average for each core, from which on a machine is busy
+_SPREAD = 5.0  # earlier cells correct rates by no more, either way
+_CHUNK = 65_536
+
+Known = dict[str, dict[str, Any]]  # key -> what was measured
+
+
+def with_times(plan: Plan, cells: Iterable[Cell], *, measuring: bool = True) -> Plan:
+    """The plan with the seconds of `cells`, and of the processes that they run in, filled in where they can be told.
+
+    Args:
+        cells: those still to run.
+        measuring: measure rates that are not known; False uses only those that are.
+    """
+    cells = tuple(cells)
+    unknown = [cell for cell in cells if not plan.estimates[cell.cell_id].exact]
+    known = _load(cells)
+    if measuring and unknown and (missing := _missing(unknown, known)):
+        known |= _measure(missing, known)
+    estimates = dict(plan.estimates)
+    for cell in cells:
+        estimates[cell.cell_id] = _timed(cell, plan.estimates[cell.cell_id], known)
+    for group in groups(cells):
+        for cell in _served(group):
+            estimate = estimates[cell.cell_id]
+            if not estimate.exact:
+                estimates[cell.cell_id] = _timed(cell, _without_calls(estimate), known)
+        first = group[0].cell_id
+        estimates[first] = dataclasses.replace(estimates[first], setup_s=_setup(group, known))
+    return dataclasses.replace(plan, estimates=estimates)
+
+
+def _served(group: tuple[Cell, ...]) -> list[Cell]:
+    """Cells of a process that read nothing themselves: an earlier one read the same text in longer stretches."""
+    seen, served = set(), []
+    for cell in group:
+        task = TASKS.load(cell.task)
+        if task().shares(task.Params(**cell.params)):
+            key = canonical_json([cell.task, dict(cell.params), cell.corpus_digest, cell.seed])
+            served += [cell] if key in seen else []
+            seen.add(key)
+    return served
+
+
+def _without_calls(estimate: Estimate) -> Estimate:
+    return dataclasses.replace(estimate, work=dataclasses.replace(estimate.work, calls=()), similar=())
+
+
+def _timed(cell: Cell, estimate: Estimate, known: Known) -> Estimate:
+    rates = _rates(cell, known)
+    if estimate.exact or rates is None:
+        return estimate
+    compress_s = known.get(_compress_key(), {}).get("seconds", 0.0)
+
+    def told(work: Work) -> float:
+        return rates.seconds(work, compress_s=compress_s)
+
+    off = [spent / expected for work, spent in estimate.similar if (expected := told(work)) > 0]
+    factor = min(max(statistics.median(off), 1 / _SPREAD), _SPREAD) if off else 1.0
+    return dataclasses.replace(estimate, seconds=factor * told(estimate.work))
+
+
+def _setup(group: tuple[Cell, ...], known: Known) -> float | None:
+    """Seconds before the first cell of a process: its start, its imports, its checkpoint and corpora.
+
+    Where earlier runs tell the cells, rates are not measured, and reading the checkpoint counts as nothing.
+    """
+    start = known.get(_start_key(group[0]))
+    if start is None:
+        return None
+    rates = _rates(group[0], known)
+    load_s = 0.0 if rates is None else rates.load_s
+    modules = {name for cell in group for name in TASKS.load(cell.task).imports}
+    corpora = {cell.corpus_digest for cell in group if cell.corpus_digest is not None}
+    keys = [*map(_module_key, modules), *(_corpus_key(corpus) for corpus in corpora)]
+    return start["seconds"] + load_s + sum(known[key]["seconds"] for key in keys if key in known)
+
+
+def _rates(cell: Cell, known: Known) -> Rates | None:
+    paces, load_s, cost = {}, 0.0, cell.checkpoint.cost
+    for batch_size in _batch_sizes(cell):
+        found = known.get(_pace_key(cell, batch_size))
+        if found is None:
+            continue
+        attention = None if cost is None else cost.flops_per_context_token / cost.flops_per_token
+        paces[batch_size] = _pace(found, batch_size=batch_size, attention=attention, cell=cell)
+        load_s = found["load_s"]
+    return Rates(paces=paces, window=None if cost is None else cost.window, load_s=load_s) if paces else None
+
+
+def _pace(found: Mapping[str, Any], *, batch_size: int, attention: float | None, cell: Cell) -> Pace:
+    times = {int(size): seconds for size, seconds in found["times"].items()}
+    window = None if cell.checkpoint.cost is None else cell.checkpoint.cost.window
+    return fit_pace(times, batch_size=batch_size, step_s=found["step_s"], window=window, attention=attention)
+
+
+def _batch_sizes(cell: Cell) -> tuple[int, ...]:
+    """One sequence, and as many as the cell is asked to read at once."""
+    return tuple(sorted({1, cell.batch_size}))
+
+
+# What is known
+
+
+def _key(kind: str, *parts: Any) -> str:
+    facts = [VERSION, kind, measure.machine_fingerprint(), sys.version_info[:2], _torch(), *parts]
+    return digest(canonical_json(facts))
+
+
+def _start_key(cell: Cell) -> str:
+    return _key("start", cell.threads)
+
+
+def _module_key(name: str) -> str:
+    return _key("module", name)
+
+
+def _corpus_key(corpus_digest: str) -> str:
+    return _key("corpus", corpus_digest)
+
+
+def _compress_key() -> str:
+    return _key("compress")
+
+
+def _pace_key(cell: Cell, batch_size: int) -> str:
+    checkpoint = cell.checkpoint
+    sizes = [checkpoint.architecture, checkpoint.config_digest, checkpoint.num_params, checkpoint.weight_bytes]
+    code = code_digest(architecture=checkpoint.architecture, task=None, engine=cell.engine)
+    return _key("pace", code, *sizes, cell.dtype, cell.device, cell.engine, cell.attention, cell.threads, batch_size)
+
+
+def _torch() -> str | None:
+    return measure.package_versions().get("torch")
+
+
+def _folder() -> Path:
+    return cache_folder() / "rates"
+
+
+def busy() -> bool:
+    """Whether other programs keep the processor from a run that begins now."""
+    load = measure.load_average()
+    return load is not None and load > BUSY * measure.num_cores()
+
+
+def _load(cells: Iterable[Cell]) -> Known:
+    known: Known = {}
+    for key in _wanted(cells):
+        # A file that is not there, cut or of another layout is measured again.
+        with contextlib.suppress(OSError, ValueError, CacheError):
+            found = json.loads((_folder() / f"{key}.json").read_text())
+            if isinstance(found, dict) and (busy() or not found.get("busy")):
+                known[key] = found
+    return known
+
+
+def _wanted(cells: Iterable[Cell]) -> dict[str, tuple[str, Any]]:
+    """Key -> what has to be measured for it."""
+    wanted: dict[str, tuple[str, Any]] = {}
+    for cell in cells:
+        wanted[_start_key(cell)] = ("start", cell.threads)
+        for size in _batch_sizes(cell):
+            wanted.setdefault(_pace_key(cell, size), ("pace", (cell, size)))
+        for name in TASKS.load(cell.task).imports:
+            wanted[_module_key(name)] = ("module", name)
+        if cell.corpus is not None and cell.corpus_digest is not None:
+            wanted[_corpus_key(cell.corpus_digest)] = ("corpus", cell.corpus)
+            wanted[_compress_key()] = ("compress", None)
+    return wanted
+
+
+def _missing(cells: Iterable[Cell], known: Known) -> dict[str, tuple[str, Any]]:
+    return {key: what for key, what in _wanted(cells).items() if key not in known}
+
+
+# Measuring
+
+
+def _measure(missing: Mapping[str, tuple[str, Any]], known: Known) -> Known:
+    """Measure in one process per number of threads; what cannot be measured is left out."""
+    found: Known = {}
+    jobs = [(key, *what) for key, (kind, what) in missing.items() if kind == "pace"]
+    others = {kind: {what: key for key, (of, what) in missing.items() if of == kind} for kind in _NAMED}
+    threads = {cell.threads for _, cell, _ in jobs} | set(others["start"])
+    for number in sorted(threads or {1}):
+        mine = [(key, cell, size) for key, cell, size in jobs if cell.threads == number]
+        budget_s = min(MOST_JOB_S, BUDGET_S / max(1, len(mine)))
+        spec = {
+            "threads": number,
+            "modules": [name for name, key in others["module"].items() if key not in found],
+            "corpora": [name for name, key in others["corpus"].items() if key not in found],
+            "compress": any(key not in found for key in others["compress"].values()),
+            "jobs": [
+                {"key": key, "cell": cell.to_json(), "batch_size": size, "budget_s": budget_s}
+                for key, cell, size in mine
+            ],
+        }
+        for entry in _entries(spec, number):
+            kind, values = entry["kind"], {name: value for name, value in entry.items() if name != "kind"}
+            if kind == "pace":
+                found[values.pop("key")] = values
+            elif key := others[kind].get({"start": number, "compress": None}.get(kind, values.pop("name", None))):
+                found[key] = values
+    _keep({key: {**values, "busy": busy()} for key, values in found.items()})
+    return found
+
+
+_NAMED = ("start", "module", "corpus", "compress")
+
+
+def _entries(spec: Mapping[str, Any], threads: int) -> list[dict[str, Any]]:
+    """What the measuring process told before it ended; its start is the first entry."""
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    variables = {**os.environ, **measure.worker_variables(threads), "PYTHONPATH": path}
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "ttbench.runs.calibrate"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=variables,
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    entries: list[dict[str, Any]] = []
+    try:
+        process.stdin.write(json.dumps(spec).encode())
+        process.stdin.close()
+        for line in process.stdout:
+            entry = json.loads(line)
+            if entry["kind"] == "ready":
+                entry = {"kind": "start", "seconds": time.perf_counter() - began}
+            entries.append(entry)
+            if time.perf_counter() - began > TIMEOUT_S:
+                break
+    except BrokenPipeError:
+        # It died before it read what to do; then nothing is known.
+        return entries
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    return entries
+
+
+def _keep(found: Known) -> None:
+    # Without a cache folder rates are measured again each time.
+    with contextlib.suppress(OSError, StoreError, CacheError):
+        _folder().mkdir(parents=True, exist_ok=True)
+        for key, values in found.items():
+            write_whole(_folder() / f"{key}.json", json.dumps(values).encode())

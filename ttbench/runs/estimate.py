@@ -1,0 +1,97 @@
+"""Estimates: what cells will cost, from their work, a checkpoint's formulas and earlier cells of this machine."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ttbench.machine.work import Texts, Work, token_bytes
+from ttbench.registry import TASKS
+from ttbench.tasks.base import Task
+from ttbench.types import Cell, canonical_json
+
+# Earlier cells of this machine with their wall seconds, without those in which a process began.
+Timings = Sequence[tuple[Cell, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What a cell will cost."""
+
+    flops: float | None  # FLOP; None: the checkpoint has no formula
+    state_bytes: int | None  # bytes of state at the end of the context, all sequences of the batch; None likewise
+    seconds: float | None  # wall, of the cell alone; None: not known
+    work: Work
+    exact: bool = False  # `seconds` are those of the same cell under other seeds or weights
+    setup_s: float | None = None  # wall seconds before the first cell of a process; None: not known
+    # Work and seconds of cells of the same task on the same architecture, for the correction of rates.
+    similar: tuple[tuple[Work, float], ...] = ()
+
+
+class Estimator:
+    """Cost of cells: FLOPs and bytes from the checkpoint's formulas, seconds from earlier cells of this machine.
+
+    Seconds are the median of the same cell under other seeds and weights; failing that, the task's median seconds per
+    FLOP on that architecture.
+    """
+
+    def __init__(self, timings: Timings, texts: Mapping[str, tuple[int, ...]]) -> None:
+        """`texts`: bytes of the corpus's documents by split."""
+        self._sizes = texts
+        self._alike: dict[str, list[float]] = {}
+        self._similar: dict[str, list[tuple[Work, float, float | None]]] = {}  # work, seconds, FLOP
+        tasks = {name: TASKS.load(name)() for name in {cell.task for cell, _ in timings} if name in TASKS}
+        for cell, seconds in timings:
+            task = tasks.get(cell.task)
+            if task is None or task.version != cell.task_version:
+                continue
+            self._alike.setdefault(_key(cell, exact=True), []).append(seconds)
+            work = self._work(task, cell)
+            self._similar.setdefault(_key(cell, exact=False), []).append((work, seconds, _flops(work, cell)))
+
+    def __call__(self, task: Task, cell: Cell) -> Estimate:
+        work = self._work(task, cell)
+        flops, seconds = _flops(work, cell), None
+        alike, similar = self._alike.get(_key(cell, exact=True)), self._similar.get(_key(cell, exact=False), [])
+        per_flop = [spent / amount for _, spent, amount in similar if amount]
+        if alike:
+            seconds = statistics.median(alike)
+        elif flops is not None and per_flop:
+            seconds = statistics.median(per_flop) * flops
+        cost = cell.checkpoint.cost
+        state_bytes = None if cost is None else cost.state_nbytes(_longest(cell)) * _sequences(task, cell)
+        return Estimate(
+            flops=flops,
+            state_bytes=state_bytes,
+            seconds=seconds,
+            work=work,
+            exact=bool(alike),
+            similar=tuple((done, spent) for done, spent, _ in similar),
+        )
+
+    def _work(self, task: Task, cell: Cell) -> Work:
+        texts = Texts(sizes=self._sizes, token_bytes=token_bytes(cell.checkpoint.vocab_size))
+        return task.work(task.Params(**cell.params), cell.context_len, _sequences(task, cell), texts=texts)
+
+
+def _sequences(task: Task, cell: Cell) -> int:
+    params, cost = task.Params(**cell.params), cell.checkpoint.cost
+    return task.sequences(params, cell.context_len, cell.batch_size, cost=cost)
+
+
+def _flops(work: Work, cell: Cell) -> float | None:
+    return None if cell.checkpoint.cost is None else work.flops(cell.checkpoint.cost)
+
+
+def _key(cell: Cell, *, exact: bool) -> str:
+    """What makes two cells take about as long."""
+    rough = [cell.task, cell.checkpoint.architecture, cell.dtype, cell.device, cell.engine, cell.attention]
+    rough += [cell.threads, cell.batch_size]
+    size = cell.checkpoint.num_params
+    return canonical_json([*rough, size, cell.context_len, dict(cell.params), cell.corpus] if exact else rough)
+
+
+def _longest(cell: Cell) -> int:
+    """Tokens of a sequence, for costs: its context, or its reach where that is shorter."""
+    return cell.context_len if cell.reach is None else min(cell.context_len, cell.reach)

@@ -1,0 +1,155 @@
+"""One score down to its sample: the recipe, the prompt's ends, tokens, answer and log-probabilities.
+
+What the task kept is read from the run's evidence, and text is made again where only its place or its ids were kept:
+
+    a window            cut from the corpus, with the nats of each token
+    ids with questions  decoded, with what was asked for after which token, and its nats
+    a sum               over a document, or a part of one: the document's ends; nats of single tokens were not kept
+
+Text is shown only when corpus, tokenizer and number of bytes are still those of the row. Torch-free.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ttbench.checkpoints.files import MAX_CONFIG_BYTES, read_json
+from ttbench.checkpoints.tokenizer import Tokenizer, read_tokenizer
+from ttbench.corpora.corpus import open_corpus
+from ttbench.errors import CorpusError, TtbenchError, UsageError
+from ttbench.store.record import CellRecord
+from ttbench.store.store import read_evidence
+from ttbench.tasks.ends import ENDS_TOKENS, prompt_ends, readable
+from ttbench.types import Cell, Sample
+
+
+def open_sample(record: CellRecord, evidence_path: Path, index: int) -> dict[str, Any]:
+    """All that is known of one sample of a stored cell, as plain data.
+
+    `recipe` is None where the row has none, `evidence` where the task kept none; `rebuilt` is the text that was cut
+    again, or None, and then `not_rebuilt` says why, where there would be one.
+
+    Raises:
+        UsageError: the cell has no sample of that number.
+        StoreError: its evidence is damaged.
+    """
+    if not 0 <= index < len(record.samples):
+        raise UsageError(
+            f"cell {record.cell.cell_id[:12]} has {len(record.samples)} samples (status {record.status}), numbered "
+            f"from 0; there is no sample {index}"
+        )
+    sample = record.samples[index]
+    recipe = sample.keys.get("recipe")
+    entries = (entry for entry in read_evidence(evidence_path, record) if entry.pop("sample") == index)
+    kept = next(entries, None)
+    rebuilt, reason = _rebuild(record, sample, kept)
+    return {
+        "cell_id": record.cell.cell_id,
+        "task": record.cell.task,
+        "checkpoint": record.cell.checkpoint.name,
+        "context_len": record.cell.context_len,
+        "sample": index,
+        "num_samples": len(record.samples),
+        "keys": {name: value for name, value in sample.keys.items() if name != "recipe"},
+        "values": dict(sample.values),
+        "recipe": json.loads(recipe) if isinstance(recipe, str) else None,
+        "evidence": kept,
+        "rebuilt": rebuilt,
+        "not_rebuilt": reason,
+    }
+
+
+def _rebuild(
+    record: CellRecord, sample: Sample, kept: Mapping[str, Any] | None
+) -> tuple[dict[str, Any] | None, str | None]:
+    """The text that a sample is about and the nats of its tokens, or why not; neither where there is no text."""
+    start, document = sample.keys.get("window_start"), sample.keys.get("document")
+    try:
+        if kept is not None and {"ids", "target_ids"} <= kept.keys():
+            return _decode_questions(record.cell, kept), None
+        if not isinstance(document, str) or record.cell.corpus is None:
+            return None, None
+        if isinstance(start, int):
+            return _cut_window(record.cell, sample, kept, document=document, start=start), None
+        return _cut_document(record.cell, document), None
+    except (TtbenchError, OSError) as error:
+        return None, str(error)
+
+
+def _cut_window(
+    cell: Cell, sample: Sample, kept: Mapping[str, Any] | None, *, document: str, start: int
+) -> dict[str, Any]:
+    tokenizer, ids = _document_ids(cell, document)
+    num_tokens = int(sample.values["num_tokens"] or 0)
+    before, targets = ids[max(0, start - cell.context_len) : start], ids[start : start + num_tokens]
+    num_bytes = int(tokenizer.byte_lengths(targets).sum())
+    # a base is a byte
+    counted = sample.values["num_bytes" if "num_bytes" in sample.values else "num_bases"]
+    if num_bytes != counted:
+        raise UsageError(
+            f"the {num_tokens} tokens from {start} of '{document}' are {num_bytes} bytes; the row has {counted}"
+        )
+    nats = (kept or {}).get("token_nats")
+    return {
+        **_ends(tokenizer, before),
+        "targets": [
+            {
+                "id": int(token),
+                "text": readable(tokenizer.decode(np.array([token]))),
+                "nats": None if nats is None else nat,
+            }
+            for token, nat in zip(targets, nats or [None] * num_tokens, strict=True)
+        ],
+    }
+
+
+def _cut_document(cell: Cell, document: str) -> dict[str, Any]:
+    tokenizer, ids = _document_ids(cell, document)
+    return {**_ends(tokenizer, ids), "document_tokens": len(ids)}
+
+
+def _decode_questions(cell: Cell, kept: Mapping[str, Any]) -> dict[str, Any]:
+    """What was read, and each question: the place it was asked at, and the tokens that would have answered it."""
+    tokenizer, ids = _tokenizer(cell), np.array(kept["ids"], dtype=np.int64)
+    names = ("question", "asked_after", "target_ids", "token_nats")
+    questions: dict[int, dict[str, Any]] = {}
+    for number, place, target, nats in zip(*(kept[name] for name in names), strict=True):
+        entry = {"question": number, "asked_after": place, "ids": [], "nats": [], "answered": kept["answered"][number]}
+        entry = questions.setdefault(number, entry)
+        entry["ids"].append(target)
+        entry["nats"].append(nats)
+    for entry in questions.values():
+        entry["before"] = readable(tokenizer.decode(ids[: entry["asked_after"] + 1][-ENDS_TOKENS:]))
+        entry["text"] = readable(tokenizer.decode(np.array(entry["ids"])))
+    return {**_ends(tokenizer, ids), "questions": list(questions.values())}
+
+
+def _ends(tokenizer: Tokenizer, ids: np.ndarray) -> dict[str, Any]:
+    return {**prompt_ends(ids, tokenizer), "bos_id": tokenizer.bos_id}
+
+
+def _tokenizer(cell: Cell) -> Tokenizer:
+    """The tokenizer of the cell's checkpoint, as it was when it was measured."""
+    folder = Path(cell.checkpoint.path)
+    tokenizer = read_tokenizer(folder, read_json(folder / "config.json", max_bytes=MAX_CONFIG_BYTES))
+    found = None if tokenizer is None else tokenizer.digest
+    if tokenizer is None or found != cell.checkpoint.tokenizer_digest:
+        raise UsageError(f"the tokenizer in '{folder}' has another digest than when it was measured: {found}")
+    return tokenizer
+
+
+def _document_ids(cell: Cell, document: str) -> tuple[Tokenizer, np.ndarray]:
+    """The tokenizer and the tokens of a test document, as they were when the cell was measured."""
+    corpus = open_corpus(cell.corpus or "")
+    if corpus.digest != cell.corpus_digest:
+        raise CorpusError(f"corpus '{cell.corpus}' has another digest than when it was measured: {corpus.digest}")
+    tokenizer = _tokenizer(cell)
+    texts = {each.name: each.text for each in corpus.documents("test")}
+    if document not in texts:
+        raise CorpusError(f"corpus '{cell.corpus}' has no test document '{document}'")
+    return tokenizer, tokenizer.encode(texts[document])

@@ -1,0 +1,224 @@
+"""Suites: YAML files that say which tasks run on which checkpoints over which axes. Data only, checked strictly.
+
+    title: Bits per byte against context
+    checkpoints: [transformer, ttt-linear]     # without it: the whole zoo
+    tasks:
+      - task: perplexity
+        ctx: 1k..32k
+        corpus: code
+        params: {protocol: fixed, limit: 30}
+
+Keys beside `title`, `description` and `tasks` may stand at the top for all tasks, or in a task for it alone. An unknown
+key, a wrong type, a tag or an alias is a SuiteError that names file and line. Torch-free.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ttbench.errors import SuiteError, UnknownNameError, UsageError
+from ttbench.registry import TASKS
+from ttbench.runs.plan import Plan, join, plan, read_params
+from ttbench.strict_yaml import CATALOGUE, Node, read_yaml, suite_folders
+from ttbench.types import Scalar
+
+__all__ = ["Plan", "Suite", "SuiteTask", "find_suite", "join", "list_suites", "load_suite", "parse_ctx", "plan"]
+
+_UNITS = {"": 1, "k": 1024, "m": 1024**2}
+_LENGTH = re.compile(r"([0-9]+)([km]?)", re.ASCII | re.IGNORECASE)
+_MAX_LEN = 2**40
+
+
+def parse_ctx(text: str | int | Iterable[str | int]) -> tuple[int, ...]:
+    """Context lengths in tokens, ascending: "32k", "1k,4k,32k", "1k..32k" (doubling); k = 1024, m = 1024^2.
+
+    Raises UsageError, saying what is allowed.
+    """
+    items = [text] if isinstance(text, str | int) else list(text)
+    parts = [part.strip() for item in items for part in str(item).split(",")]
+    if not parts:
+        raise UsageError("no context length given; write 32k, 1k,4k,32k or 1k..32k")
+    return tuple(sorted({length for part in parts for length in _range(part)}))
+
+
+def _range(part: str) -> list[int]:
+    first, dots, last = part.partition("..")
+    if not dots:
+        return [_length(part)]
+    start, stop = _length(first), _length(last)
+    lengths = [start]
+    while lengths[-1] < stop:
+        lengths.append(2 * lengths[-1])
+    if lengths[-1] != stop:
+        near = " or ".join(format_len(length) for length in lengths[-2:])
+        raise UsageError(f"context range '{part}' doubles and never meets its end; end it at {near}")
+    return lengths
+
+
+def _length(text: str) -> int:
+    match = _LENGTH.fullmatch(text.strip())
+    length = int(match[1]) * _UNITS[match[2].lower()] if match else 0
+    if not 1 <= length <= _MAX_LEN:
+        raise UsageError(
+            f"context length '{text}' is not a number of tokens from 1 to {format_len(_MAX_LEN)}; "
+            "write 512, 32k (k = 1024), 2m (m = 1024k), 1k,4k,32k or 1k..32k (doubling)"
+        )
+    return length
+
+
+def format_len(length: int) -> str:
+    """The shortest spelling that `parse_ctx` reads back: 1000, 32k, 2m."""
+    unit = next(unit for unit in ("m", "k", "") if length % _UNITS[unit] == 0)
+    return f"{length // _UNITS[unit]}{unit}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuiteTask:
+    """One task of a suite; None means not said: the command line's or the task's default holds."""
+
+    task: str
+    checkpoints: tuple[str, ...] | None = None  # None: the whole zoo
+    ctx: tuple[int, ...] | None = None  # tokens
+    corpus: str | None = None
+    params: Mapping[str, Scalar] = field(default_factory=dict)  # those written, not the defaults
+    dtype: str | None = None
+    engine: str | None = None
+    attention: str | None = None
+    seed: int | None = None
+    batch_size: int | None = None  # sequences
+    threads: int | None = None
+    timeout: float | None = None  # seconds per cell
+    unchecked: bool | None = None  # measure without probes, and mark the rows
+    where: str = ""  # file and line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suite:
+    """A suite as its file says it."""
+
+    name: str
+    path: str
+    title: str
+    description: str
+    tasks: tuple[SuiteTask, ...]
+
+
+_TASK_KEYS = tuple(item.name for item in dataclasses.fields(SuiteTask) if item.name != "where")
+_SHARED_KEYS = tuple(key for key in _TASK_KEYS if key not in ("task", "params"))
+_SUITE_KEYS = ("title", "description", "tasks", *_SHARED_KEYS)
+
+
+def find_suite(name: str) -> Path:
+    """The file of a suite: a path as given, then `./suites/<name>.yaml`, then the suites that ship with the package.
+
+    Raises UnknownNameError with the nearest name.
+    """
+    given = Path(name)
+    if given.suffix in (".yaml", ".yml"):
+        if not given.is_file():
+            raise SuiteError(f"there is no suite file '{name}'; ttbench list suites shows those with a name")
+        return given
+    found = list_suites()
+    if name not in found:
+        raise UnknownNameError("suite", name, known=found)
+    return found[name]
+
+
+def list_suites() -> dict[str, Path]:
+    """Suites that can be named: those in `./suites` and those that ship with the package."""
+    return {
+        path.stem: path
+        for folder in suite_folders()
+        for path in sorted(folder.glob("*.yaml"))
+        if path.name != CATALOGUE
+    }
+
+
+def load_suite(path: Path | str) -> Suite:
+    """Read and check a suite. Raises SuiteError with file and line."""
+    path = Path(path)
+    top = read_yaml(path, noun="suite", needs="title and tasks")
+    keys = top.mapping(_SUITE_KEYS)
+    for needed in ("title", "tasks"):
+        if needed not in keys:
+            raise top.error(f"key '{needed}' is missing")
+    shared = {name: value for name, value in keys.items() if name in _SHARED_KEYS}
+    tasks = tuple(_read_task(item, shared=shared) for item in keys["tasks"].items())
+    if not tasks:
+        raise keys["tasks"].error("a suite has at least one task")
+    return Suite(
+        name=path.stem,
+        path=str(path),
+        title=keys["title"].text("title"),
+        description=keys["description"].text("description") if "description" in keys else "",
+        tasks=tasks,
+    )
+
+
+def _read_task(node: Node, *, shared: Mapping[str, Node]) -> SuiteTask:
+    own = node.mapping(_TASK_KEYS)
+    if "task" not in own:
+        raise node.error("key 'task' is missing")
+    keys = {**shared, **own}
+    name = own["task"].text("task")
+    if name not in TASKS:
+        raise SuiteError(str(UnknownNameError("task", name, known=TASKS, where=own["task"].where)))
+    given = own["params"].mapping(None) if "params" in own else {}
+    params = {key: value.scalar() for key, value in given.items()}
+    try:
+        read_params(TASKS.load(name), params, where={key: value.where for key, value in given.items()})
+    except SuiteError:
+        raise
+    except UsageError as error:
+        text = str(error)
+        raise SuiteError(text if node.file in text else f"{node.where}: {text}") from error
+    readers = {
+        "checkpoints": _names,
+        "ctx": _ctx,
+        "corpus": _text,
+        "dtype": _text,
+        "engine": _text,
+        "attention": _text,
+        "seed": _whole,
+        "batch_size": _whole,
+        "threads": _whole,
+        "timeout": _number,
+        "unchecked": _truth,
+    }
+    values = {key: readers[key](key, value) for key, value in keys.items() if key in readers}
+    return SuiteTask(task=name, params=params, where=node.where, **values)
+
+
+def _names(key: str, node: Node) -> tuple[str, ...]:
+    return tuple(item.text(key) for item in node.items())
+
+
+def _ctx(key: str, node: Node) -> tuple[int, ...]:
+    items = [item.scalar() for item in (node.items() if node.is_list() else [node])]
+    try:
+        return parse_ctx([str(item) for item in items])
+    except UsageError as error:
+        raise node.error(str(error)) from error
+
+
+def _text(key: str, node: Node) -> str:
+    return node.text(key)
+
+
+def _whole(key: str, node: Node) -> int:
+    return node.whole(key)
+
+
+def _truth(key: str, node: Node) -> bool:
+    value = node.scalar()
+    if not isinstance(value, bool):
+        raise node.error(f"{key} must be true or false; got {value!r}")
+    return value
+
+
+def _number(key: str, node: Node) -> float:
+    return node.number(key)

@@ -1,0 +1,1 @@
+"""What became of cells, on disk: records, rows, runs."""

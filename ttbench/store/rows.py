@@ -1,0 +1,211 @@
+"""Rows: cell records as one tidy Arrow table, on disk as Parquet, in memory as a DataFrame.
+
+One row per sample; a cell that is not ok gives exactly one row, with its status and no values. The columns of `COLUMNS`
+come first with fixed types; then `param_<name>`, `sample`, and the keys and values of the tasks, with the types that
+the tasks declare, so that all files of a task have one schema; the types of a task that declares none follow from all
+of a column's entries together. Missing is null; whole numbers and truth values with nulls become pandas'
+nullable Int64 and boolean, never floats. The tasks' metrics travel in the schema's metadata and in `frame.attrs`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ttbench.errors import StoreError
+from ttbench.names import as_text
+from ttbench.store.record import CellRecord
+from ttbench.types import canonical_json
+
+METRICS_KEY = b"ttbench.metrics"
+READ = "sequence_tokens"  # of a sample: the longest sequence that was read for it, where that is not the context
+
+COLUMNS: Mapping[str, pa.DataType] = {
+    "run_id": pa.string(),
+    "cell_id": pa.string(),
+    "schema": pa.int64(),
+    "task": pa.string(),
+    "task_version": pa.int64(),
+    "checkpoint": pa.string(),
+    "architecture": pa.string(),
+    "architecture_version": pa.int64(),
+    "provenance": pa.string(),
+    "revision": pa.string(),
+    "weights_digest": pa.string(),
+    "config_digest": pa.string(),
+    "tokenizer_digest": pa.string(),
+    "code_digest": pa.string(),  # of the sources that computed it; null in schema 1
+    "train_ctx": pa.int64(),  # tokens
+    "num_params": pa.int64(),
+    "num_params_non_embedding": pa.int64(),
+    "context_len": pa.int64(),  # tokens
+    "extrapolated": pa.bool_(),  # its longest sequence, targets included, is beyond train_ctx; null: train_ctx unknown
+    "corpus": pa.string(),
+    "corpus_digest": pa.string(),
+    "corpus_note": pa.string(),  # what a number on the corpus must not be read without
+    "seed": pa.int64(),
+    "dtype": pa.string(),
+    "device": pa.string(),
+    "engine": pa.string(),
+    "attention": pa.string(),
+    "kernel_path": pa.string(),  # JSON: op -> implementation
+    "checked": pa.string(),  # what probes said before: passed, partly (not as far as it reads), failed, or unchecked
+    "batch_size": pa.int64(),  # sequences
+    "threads": pa.int64(),
+    "round": pa.int64(),
+    "machine": pa.string(),  # fingerprint of where it really ran
+    "software": pa.string(),  # torch, Python and what chooses kernels; timing cells only
+    "environment": pa.string(),  # digest of environment.json
+    "ttbench": pa.string(),  # version of the package that measured it; null in schema 1
+    "status": pa.string(),
+    "reason": pa.string(),
+    "started": pa.string(),  # ISO 8601, UTC
+    "cell_s": pa.float64(),  # wall seconds of the cell; none for what it took over from another (reused_tokens)
+    "cell_cpu_s": pa.float64(),  # processor seconds of the whole cell
+    "load_average": pa.float64(),
+    "denormals_flushed": pa.bool_(),  # by the worker's arithmetic, as tried
+}
+
+
+_ARROW = {"text": pa.string(), "whole": pa.int64(), "real": pa.float64(), "truth": pa.bool_()}
+
+
+def _cell_columns(record: CellRecord) -> dict[str, Any]:
+    cell, checkpoint = record.cell, record.cell.checkpoint
+    row = {"schema": cell.schema, "cell_id": cell.cell_id, "checkpoint": checkpoint.name}
+    for name in COLUMNS:
+        # What the record saw happen goes before what the cell asked for (engine, machine).
+        for source in (record, cell, checkpoint):
+            if name not in row and name in source.__dataclass_fields__:
+                row[name] = getattr(source, name)
+    row["kernel_path"] = canonical_json(dict(record.kernel_path))
+    row["extrapolated"] = None if checkpoint.train_ctx is None else _reach(record) > checkpoint.train_ctx
+    row |= {f"param_{name}": value for name, value in cell.params.items()}
+    return _texts(row)
+
+
+def _reach(record: CellRecord) -> int:
+    """Tokens of the longest sequence: what the samples say was read, before what the plan foresaw."""
+    read = [sample.values[READ] for sample in record.samples if sample.values.get(READ) is not None]
+    planned = record.cell.context_len if record.cell.reach is None else record.cell.reach
+    return int(max(filter(None, read), default=planned))
+
+
+def _texts(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with names as text; paths may be none."""
+    return {name: as_text(value) if isinstance(value, str) else value for name, value in row.items()}
+
+
+def _rows(record: CellRecord) -> Iterator[dict[str, Any]]:
+    shared = _cell_columns(record)
+    if not record.samples:
+        yield {**shared, "sample": 0}
+    for index, sample in enumerate(record.samples):
+        own = _texts({**sample.keys, **sample.values})
+        taken = own.keys() & (shared.keys() | {"sample"})
+        if taken:
+            raise StoreError(f"task '{record.cell.task}' names a sample's column {sorted(taken)[0]!r}, which rows have")
+        yield {**shared, "sample": index, **own}
+
+
+def _type_of(column: str, values: Iterable[Any]) -> pa.DataType:
+    kinds = {type(value) for value in values if value is not None}
+    if not kinds:
+        return pa.null()
+    if kinds <= {bool}:
+        return pa.bool_()
+    if kinds <= {int}:
+        return pa.int64()
+    if kinds <= {int, float}:
+        return pa.float64()
+    if kinds == {str}:
+        return pa.string()
+    raise _disagreement(column, sorted(kind.__name__ for kind in kinds))
+
+
+def _disagreement(column: str, kinds: Iterable[str]) -> StoreError:
+    return StoreError(
+        f"column '{column}' holds values of several kinds ({', '.join(kinds)}); the cells are kept: "
+        "run the tasks that disagree apart, or rename the column in one of them"
+    )
+
+
+def table(records: Iterable[CellRecord]) -> pa.Table:
+    """The rows of these records under an explicit schema. Raises StoreError when tasks disagree about a column."""
+    records, rows = list(records), []
+    metrics: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        rows.extend(_rows(record))
+        metrics[record.cell.task] = [metric.to_json() for metric in record.metrics]
+    declared = _declared(records)
+    # Parameters before `sample`, the tasks' own columns after it: as declared, others in order of first appearance.
+    extra = dict.fromkeys(
+        (*declared, *(name for row in rows for name in row if name not in COLUMNS and name != "sample"))
+    )
+    types: dict[str, pa.DataType] = dict(COLUMNS)
+    for name in (name for name in extra if name.startswith("param_")):
+        types[name] = declared.get(name) or _type_of(name, (row.get(name) for row in rows))
+    types["sample"] = pa.int64()
+    for name in (name for name in extra if not name.startswith("param_")):
+        types[name] = declared.get(name) or _type_of(name, (row.get(name) for row in rows))
+    schema = pa.schema(list(types.items()), metadata={METRICS_KEY: canonical_json(metrics).encode()})
+    arrays = [_array(name, [row.get(name) for row in rows], kind) for name, kind in types.items()]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _declared(records: Iterable[CellRecord]) -> dict[str, pa.DataType]:
+    """What the tasks declare: whole numbers give way to real ones. Raises StoreError where two disagree otherwise."""
+    kinds: dict[str, str] = {}
+    for record in records:
+        for name, kind in record.columns.items():
+            held = kinds.setdefault(name, kind)
+            if held != kind and {held, kind} != {"whole", "real"}:
+                raise _disagreement(name, sorted((held, kind)))
+            if held != kind:
+                kinds[name] = "real"
+    return {name: _ARROW[kind] for name, kind in kinds.items()}
+
+
+def _array(name: str, values: list[Any], kind: pa.DataType) -> pa.Array:
+    try:
+        return pa.array(values, type=kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        # Another version of the task, or a task that declares nothing, means something else by the name.
+        raise _disagreement(name, sorted({type(value).__name__ for value in values if value is not None})) from error
+
+
+def frame(rows: pa.Table) -> pd.DataFrame:
+    """The table as a DataFrame; `attrs["metrics"]` is {task: [Metric.to_json(), ...]}."""
+    nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+    columns = {}
+    for field, column in zip(rows.schema, rows.columns, strict=True):
+        mapper = nullable.get if column.null_count else None
+        series = column.to_pandas(types_mapper=mapper)
+        # Text without a single entry would come as objects.
+        columns[field.name] = series.astype("str") if pa.types.is_string(field.type) else series
+    result = pd.DataFrame(columns)
+    result.attrs["metrics"] = json.loads((rows.schema.metadata or {}).get(METRICS_KEY, b"{}"))
+    return result
+
+
+def parquet_bytes(rows: pa.Table) -> bytes:
+    """The table as a Parquet file: zstd, and the same bytes for the same rows."""
+    buffer = io.BytesIO()
+    pq.write_table(rows, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def read_rows(path: Path | str) -> pd.DataFrame:
+    """Rows of a `rows.parquet`, as `Store.rows` gives them. Raises StoreError when it is not one."""
+    try:
+        # Not read_table: it would take `cells=...` folder names for partition columns.
+        return frame(pq.ParquetFile(path).read())
+    except (OSError, pa.ArrowInvalid) as error:
+        raise StoreError(f"cannot read rows from {path}: {error}; write them again from the run's cells") from error

@@ -1,0 +1,1 @@
+"""The task `adapt` and what it alone needs."""

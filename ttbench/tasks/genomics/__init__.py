@@ -1,0 +1,1 @@
+"""The task `genomics` and what it alone needs."""

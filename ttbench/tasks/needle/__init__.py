@@ -1,0 +1,1 @@
+"""The task `needle` and what it alone needs."""

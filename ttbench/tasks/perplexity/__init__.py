@@ -1,0 +1,1 @@
+"""The task `perplexity` and what it alone needs."""

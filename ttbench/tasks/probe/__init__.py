@@ -1,0 +1,1 @@
+"""The task `probe` and what it alone needs."""

@@ -1,0 +1,1 @@
+"""The task `recall` and what it alone needs."""

@@ -1,0 +1,148 @@
+"""Recipes: what the models of a zoo are trained on and how, read from YAML.
+
+A recipe is phases of rows and one schedule, shared by all its models; a trainee is one model's architecture, sizes and
+learning rate. `ttbench/zoo/recipe.yaml` shows every key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ttbench.corpora.puzzles import PUZZLES
+from ttbench.errors import SuiteError, UnknownNameError
+
+RECIPE = Path(__file__).parent / "zoo" / "recipe.yaml"
+KINDS = ("code", "prose", "dna", "copy", "recall", "needle", "recall-any", "needle-any", *PUZZLES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """A stretch of training with one row length and one mix of row kinds."""
+
+    context_len: int  # tokens
+    batch_size: int  # rows a step
+    tokens: int
+    mix: Mapping[str, float]  # kind -> share of rows
+    peak: float | None = None  # share of the peak rate at which a warm-up and decay of its own begins here
+
+    @property
+    def num_steps(self) -> int:
+        return self.tokens // (self.context_len * self.batch_size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Everything that the models of a zoo share."""
+
+    seed: int
+    betas: tuple[float, float]
+    weight_decay: float
+    clip: float  # norm of the gradient
+    warmup: float  # share of all steps
+    final_lr: float  # share of the peak
+    answer_weight: float
+    phases: tuple[Phase, ...]
+
+    @property
+    def num_steps(self) -> int:
+        return sum(phase.num_steps for phase in self.phases)
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(phase.num_steps * phase.context_len * phase.batch_size for phase in self.phases)
+
+    @property
+    def context_len(self) -> int:
+        return max(phase.context_len for phase in self.phases)
+
+    def kinds(self, trainee: Trainee) -> list[str]:
+        """Kinds of rows that a model is trained on, in alphabetical order."""
+        mixes = (phase.mix for phase in self.phases) if trainee.mix is None else (trainee.mix,)
+        return sorted({kind for mix in mixes for kind in mix})
+
+    def scaled(self, share: float) -> Recipe:
+        """The same recipe with `share` of every phase's tokens, one step at least; itself for 1."""
+        phases = tuple(
+            dataclasses.replace(phase, tokens=max(round(phase.tokens * share), phase.context_len * phase.batch_size))
+            for phase in self.phases
+        )
+        return dataclasses.replace(self, phases=phases)
+
+    def locate(self, step: int) -> tuple[int, int]:
+        """Phase number of a step, and the step's number inside the phase."""
+        for number, phase in enumerate(self.phases):
+            if step < phase.num_steps:
+                return number, step
+            step -= phase.num_steps
+        raise IndexError(step)
+
+    def lr_share(self, step: int) -> float:
+        """Learning rate of a step, as a share of the peak: warm-up and cosine over each cycle of phases."""
+        number, _ = self.locate(step)
+        first = max(i for i, phase in enumerate(self.phases[: number + 1]) if i == 0 or phase.peak is not None)
+        last = next((i for i in range(first + 1, len(self.phases)) if self.phases[i].peak is not None), None)
+        step -= sum(phase.num_steps for phase in self.phases[:first])
+        num_steps = sum(phase.num_steps for phase in self.phases[first:last])
+        peak = self.phases[first].peak or 1.0
+        warmup_steps = max(1, round(self.warmup * num_steps))
+        if step < warmup_steps:
+            return peak * (step + 1) / warmup_steps
+        done = (step - warmup_steps) / max(1, num_steps - warmup_steps)
+        return peak * (self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trainee:
+    """One model of the zoo."""
+
+    name: str
+    architecture: str
+    lr: float  # peak
+    autocast: bool  # bfloat16 matrix products; weights and optimiser stay float32
+    config: Mapping[str, Any]
+    mix: Mapping[str, float] | None = None  # kind -> share of rows in every phase; None: what each phase says
+
+
+def read_recipe(path: Path = RECIPE) -> tuple[Recipe, dict[str, Trainee]]:
+    """Parse a recipe file. Raises SuiteError on anything unknown or missing."""
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise SuiteError(f"cannot read the recipe {path}: {error}") from error
+    try:
+        shared = dict(data["recipe"])
+        phases = tuple(Phase(**phase) for phase in shared.pop("phases"))
+        recipe = Recipe(**{**shared, "betas": tuple(shared["betas"])}, phases=phases)
+        trainees = {name: Trainee(name=name, **entry) for name, entry in data["models"].items()}
+    except (KeyError, TypeError) as error:
+        raise SuiteError(f"{path}: {error}; see ttbench/zoo/recipe.yaml for every key") from error
+    for mix in (*(phase.mix for phase in phases), *(trainee.mix or {} for trainee in trainees.values())):
+        for kind in mix:
+            if kind not in KINDS:
+                raise UnknownNameError("kind of row", kind, known=KINDS, where=str(path))
+    return recipe, trainees
+
+
+def find_trainees(names: Sequence[str], path: Path = RECIPE) -> tuple[Recipe, dict[str, Trainee]]:
+    """A recipe, and those of its models that are named: all where none is.
+
+    Raises UnknownNameError for a name it lacks, and what `read_recipe` raises.
+    """
+    recipe, trainees = read_recipe(path)
+    for name in names:
+        if name not in trainees:
+            raise UnknownNameError("zoo model", name, known=trainees, where=str(path))
+    return recipe, {name: trainees[name] for name in names or trainees}
+
+
+def recipe_json(recipe: Recipe, trainee: Trainee) -> str:
+    """The settings of a run as JSON, for its card."""
+    return json.dumps({"recipe": dataclasses.asdict(recipe), "model": dataclasses.asdict(trainee)}, indent=2)

@@ -53,6 +53,7 @@ class Reach:
         self._shared = set[tuple[str, str]]()
         self._current, self._calls = self._shared, dict[str, set[tuple[str, str]]]()
         self._cpu_s, self._failed = dict[str, float](), set[str]()
+        self._watch(True)
 
     def _trace(self, frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
@@ -63,14 +64,9 @@ class Reach:
         sys.settrace(self._trace if on else None)
         threading.settrace(self._trace if on else None)  # pyright: ignore[reportArgumentType]
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_collection(self) -> Iterator[Any]:
-        """What is called while test files are imported counts for all tests."""
-        self._watch(True)
-        try:
-            return (yield)
-        finally:
-            self._watch(False)
+    def pytest_collection_finish(self) -> None:
+        """What was called so far, while conftest.py and test files were imported, counts for all tests."""
+        self._watch(False)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[Any]:

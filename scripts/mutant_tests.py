@@ -23,6 +23,7 @@ TESTS = {
     "report/summary.py": ["tests/report/test_table.py", "tests/report/comparison/test_compare.py"],
     "stats.py": ["tests/test_clusters.py"],
     "tasks/adapt/adapt_metrics.py": ["tests/report/test_task_metrics.py"],
+    "tasks/genomics/genomics.py": ["tests/report/test_task_metrics.py"],
     "tasks/needle/haystack.py": ["tests/tasks/needle/test_prompts.py", "tests/tasks/needle/test_needle.py"],
     "tasks/needle/needle.py": ["tests/machine/test_work.py"],
     "tasks/needle/riddle.py": ["tests/tasks/needle/test_prompts.py"],

@@ -7,7 +7,7 @@ two processor minutes at most. A mutant is killed when a test fails, crashes, or
 does when the code loops for ever. Outcomes are kept in `.cache/mutants/outcomes.jsonl`, so that an interrupted run goes
 on; an outcome holds until the module, or the tests that decided it, change.
 
-    python scripts/mutants.py [--sample 5] [--seed 0] [--jobs 2] [--only PART-OF-PATH ...] [--minutes MINUTES]
+    python scripts/mutants.py [--sample 4] [--seed 0] [--jobs 2] [--only PART-OF-PATH ...] [--minutes MINUTES]
         [--own] [--report]
 
 `--own` leaves out the second round, and keeps kills alone: it is quick, and its survivors may be killed by the others.
@@ -41,7 +41,7 @@ def modules(only: Sequence[str]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--sample", type=int, default=5, help="mutants of each module")
+    parser.add_argument("--sample", type=int, default=4, help="mutants of each module")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", nargs="*", default=[], help="parts of the paths of the modules to try, in this order")

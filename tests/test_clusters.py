@@ -225,3 +225,26 @@ def test_every_line_of_the_tables_is_committed() -> None:
     for table, cases in calibration.CASES.items():
         found = committed(table)
         assert found[[*cases[0]]].to_dict("records") == cases
+        # at twelve documents three times as many as elsewhere, and a quarter where a data set is eight
+        sizes = [calibration.data_sets_of(table, case, 3000) for case in cases]
+        assert found["data sets"].tolist() == sizes
+        assert set(sizes) == {"differences": {3000, 9000}, "ratios": {3000, 9000}, "families": {750}}.get(table, {3000})
+
+
+def test_data_sets_are_drawn_in_whole_batches_and_a_rest() -> None:
+    assert list(calibration._batches(500)) == [250, 250]
+    assert list(calibration._batches(600)) == [250, 250, 100]
+    assert list(calibration._batches(8)) == [8]
+
+
+def test_tables_are_written_into_a_folder_that_need_not_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = {"alike": 0.0, "clusters": 5}
+    monkeypatch.setattr(calibration, "CASES", {"proportions": [case]})
+    folder = tmp_path / "new" / "tables"
+    monkeypatch.setattr("sys.argv", ["coverage", "--out", str(folder), "--data-sets", "10", "--jobs", "1"])
+    calibration.main()
+    (line,) = pd.read_csv(folder / "proportions.csv").to_dict("records")
+    assert line == pytest.approx(calibration.run("proportions", case, data_sets=10, seed=0), abs=5e-5)
+    assert "proportions" in capsys.readouterr().out

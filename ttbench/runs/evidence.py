@@ -28,7 +28,7 @@ from ttbench.registry import TASKS
 from ttbench.store.record import CellRecord
 from ttbench.store.store import read_evidence
 from ttbench.tasks.ends import ENDS_TOKENS, prompt_ends, readable
-from ttbench.tasks.view import Part, rest
+from ttbench.tasks.view import EvidencePart, rest
 from ttbench.types import Cell, Sample
 
 
@@ -90,7 +90,7 @@ def _rebuild(
         return None, str(error)
 
 
-def _view(cell: Cell, kept: Mapping[str, Any]) -> Iterator[Part]:
+def _view(cell: Cell, kept: Mapping[str, Any]) -> Iterator[EvidencePart]:
     """What the task shows of its evidence; that of another version, or of a task that is not there, entry by entry."""
     today = TASKS.load(cell.task) if cell.task in TASKS else None
     return today.view(kept) if today is not None and today.version == cell.task_version else iter([rest(kept)])

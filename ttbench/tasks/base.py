@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from ttbench.declare import ColumnDeclaration, declared_parameters
 from ttbench.machine.work import Calls, Texts, Work
-from ttbench.tasks.view import Part, rest
+from ttbench.tasks.view import EvidencePart, rest
 from ttbench.types import Cell, ColumnType, Cost, Figure, Metric, Sample
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Task(ABC):
         return context_len
 
     @classmethod
-    def view(cls, evidence: Mapping[str, Any]) -> Iterator[Part]:
+    def view(cls, evidence: Mapping[str, Any]) -> Iterator[EvidencePart]:
         """The evidence of one sample as `ttbench show RUN CELL --sample N` prints it; by default an entry a line.
 
         Args:

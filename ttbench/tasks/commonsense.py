@@ -35,7 +35,7 @@ from ttbench.declare import ColumnDeclaration, parameter, real, text, truth, who
 from ttbench.errors import UsageError
 from ttbench.tasks.base import Bench, Limit, Task
 from ttbench.tasks.ends import ENDS_BYTES
-from ttbench.tasks.view import Grid, Pairs, Part, rest
+from ttbench.tasks.view import EvidencePart, EvidenceTable, NamedValues, rest
 from ttbench.types import Metric, Sample, Scalar
 
 if TYPE_CHECKING:
@@ -153,13 +153,13 @@ class Commonsense(Task):
         return min(context_len, TYPICAL_LEN)
 
     @classmethod
-    def view(cls, evidence: Mapping[str, Any]) -> Iterator[Part]:
+    def view(cls, evidence: Mapping[str, Any]) -> Iterator[EvidencePart]:
         """What lm-eval asked, each with the model's answer: a log-likelihood and whether it is greedy, or a text."""
         contexts = list(dict.fromkeys(request[0] for request in evidence["arguments"]))
         for number, context in enumerate(contexts, 1):
             ends = {"prompt start": context[:ENDS_BYTES], "prompt end": context[ENDS_BYTES:][-ENDS_BYTES:]}
             title = "prompt" if len(contexts) == 1 else f"prompt {number}"
-            yield Pairs(title=title, rows=tuple((name, end) for name, end in ends.items() if end))
+            yield NamedValues(title=title, rows=tuple((name, end) for name, end in ends.items() if end))
         rows = []
         for request, answers in zip(evidence["arguments"], evidence["responses"], strict=True):
             asked, number = request[1] if len(request) > 1 else None, contexts.index(request[0]) + 1
@@ -167,7 +167,7 @@ class Commonsense(Task):
         if rows:
             answer = "answer text" if isinstance(rows[0][2], str) else "log-likelihood"
             heads = ("prompt", "text asked for", answer, "greedy")[: len(rows[0])]
-            yield Grid(title="requests", heads=heads, rows=tuple(rows))
+            yield EvidenceTable(title="requests", heads=heads, rows=tuple(rows))
         yield rest(evidence, ("arguments", "responses"))
 
     def measure(self, bench: Bench) -> Iterator[Sample]:

@@ -13,7 +13,7 @@ PROMPT = ("prompt_start", "first_ids", "prompt_end", "last_ids")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pairs:
+class NamedValues:
     """Names and what stands under them, one pair a line."""
 
     title: str
@@ -21,7 +21,7 @@ class Pairs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grid:
+class EvidenceTable:
     """A table. Columns with "text" in their heads are wrapped."""
 
     title: str
@@ -29,16 +29,16 @@ class Grid:
     rows: tuple[tuple[Any, ...], ...]
 
 
-Part = Pairs | Grid
+EvidencePart = NamedValues | EvidenceTable
 
 
-def pairs(title: str, evidence: Mapping[str, Any], names: Iterable[str]) -> Pairs:
+def named_values(title: str, evidence: Mapping[str, Any], names: Iterable[str]) -> NamedValues:
     """The entries of these names that are there, with blanks for underscores."""
     found = ((name.replace("_", " "), evidence.get(name)) for name in names)
-    return Pairs(title=title, rows=tuple((name, value) for name, value in found if value is not None))
+    return NamedValues(title=title, rows=tuple((name, value) for name, value in found if value is not None))
 
 
-def rest(evidence: Mapping[str, Any], told: Iterable[str] = ()) -> Pairs:
+def rest(evidence: Mapping[str, Any], told: Iterable[str] = ()) -> NamedValues:
     """Every entry but the prompt's and those that were told already."""
     left = {name: value for name, value in evidence.items() if name not in {*PROMPT, *told} and value is not None}
-    return Pairs(title="kept", rows=tuple(left.items()))
+    return NamedValues(title="kept", rows=tuple(left.items()))

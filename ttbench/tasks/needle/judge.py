@@ -17,10 +17,10 @@ from ttbench.checkpoints.special_tokens import before_end
 from ttbench.errors import LeakError
 from ttbench.tasks.ends import prompt_ends
 from ttbench.tasks.needle.answers import Answer
-from ttbench.tasks.needle.prompts import Prompt, Recipe
+from ttbench.tasks.needle.prompts import Prompt, PromptRecipe
 from ttbench.tasks.needle.riddle import answer_ids
 from ttbench.tasks.needle.ruler import match
-from ttbench.tasks.view import Grid, Part, pairs, rest
+from ttbench.tasks.view import EvidencePart, EvidenceTable, named_values, rest
 from ttbench.types import Sample
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Judge:
     departures: Sequence[str]  # from what is published, as far as the parameters tell
     words_drawn: bool  # trials in one wording are not independent of each other then
 
-    def refuse_leaks(self, recipe: Recipe) -> None:
+    def refuse_leaks(self, recipe: PromptRecipe) -> None:
         """Raise LeakError when the control's answer shows a value that stands nowhere in its prompt."""
         written = match(self.tokenizer.decode(self.control.generated), recipe.values)
         known = len(self.control.nats) and self.control.sums[0] < KNOWN_NATS
@@ -64,7 +64,7 @@ class Judge:
                 "that: run ttbench check, and report it"
             )
 
-    def sample(self, recipe: Recipe, prompt: Prompt, answer: Answer, *, last: bool) -> Sample:
+    def sample(self, recipe: PromptRecipe, prompt: Prompt, answer: Answer, *, last: bool) -> Sample:
         """One row; the control's tokens are counted in the last of a haystack."""
         tokenizer = self.tokenizer
         ids, sums, control = prompt.ids, answer.sums, self.control.sums
@@ -106,7 +106,7 @@ class Judge:
         return self.tokenizer.decode(before_end(ids, self.tokenizer.end_ids))
 
     def _evidence(
-        self, recipe: Recipe, ids: Int[np.ndarray, "T"], answer: Answer, text: bytes | None
+        self, recipe: PromptRecipe, ids: Int[np.ndarray, "T"], answer: Answer, text: bytes | None
     ) -> dict[str, Any]:
         tokenizer, scored = self.tokenizer, len(answer.nats) > 0
         return {
@@ -139,19 +139,19 @@ _ANSWER = ("value", "value_ids", "answer", "answer_ids", "control_answer")
 _TABLES = ("value_token_nats", "value_token_control_nats", "candidates", "nats", "control_nats")
 
 
-def view_evidence(evidence: Mapping[str, Any]) -> Iterator[Part]:
+def view_evidence(evidence: Mapping[str, Any]) -> Iterator[EvidencePart]:
     """The answer, the nats of the value's tokens, and those of the candidates, beside the control's."""
-    yield pairs("answer", evidence, _ANSWER)
+    yield named_values("answer", evidence, _ANSWER)
     nats, control = evidence.get("value_token_nats"), evidence.get("value_token_control_nats")
     if nats and control:
         heads = ("id", "nats", "nats without the needle")
         rows = tuple(zip(evidence["value_ids"], nats, control, strict=True))
-        yield Grid(title="tokens of the value", heads=heads, rows=rows)
+        yield EvidenceTable(title="tokens of the value", heads=heads, rows=rows)
     if evidence.get("candidates"):
         found = zip(evidence["candidates"], evidence["nats"], evidence["control_nats"], strict=True)
         rows = tuple((value, each, other, each - other) for value, each, other in found)
         heads = ("value", "nats", "control", "change")
-        yield Grid(title="candidates, the true one first", heads=heads, rows=rows)
+        yield EvidenceTable(title="candidates, the true one first", heads=heads, rows=rows)
     yield rest(evidence, (*_ANSWER, *_TABLES))
 
 

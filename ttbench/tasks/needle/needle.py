@@ -48,13 +48,13 @@ from ttbench.declare import ColumnDeclaration, parameter, real, text, truth, who
 from ttbench.errors import TooLongError, UnknownNameError, UnsupportedError, UsageError
 from ttbench.machine.work import Calls, Texts, Work
 from ttbench.tasks.base import Bench, Task
-from ttbench.tasks.needle.answers import Reader
+from ttbench.tasks.needle.answers import PromptReader
 from ttbench.tasks.needle.haystack import gather
 from ttbench.tasks.needle.judge import Judge, view_evidence
 from ttbench.tasks.needle.prompts import prepare
 from ttbench.tasks.needle.riddle import answer_ids, draw_candidates, draw_riddle, draw_wording
-from ttbench.tasks.needle.ruler import ANSWER_TOKENS, VARIANTS, Variant, departures
-from ttbench.tasks.view import Part
+from ttbench.tasks.needle.ruler import ANSWER_TOKENS, VARIANTS, RulerTask, departures
+from ttbench.tasks.view import EvidencePart
 from ttbench.types import Cell, Figure, Metric, Sample
 
 SCORERS: Mapping[str, frozenset[str]] = {
@@ -237,7 +237,7 @@ class Needle(Task):
         return Work(calls=tuple(reads))
 
     @classmethod
-    def view(cls, evidence: Mapping[str, Any]) -> Iterator[Part]:
+    def view(cls, evidence: Mapping[str, Any]) -> Iterator[EvidencePart]:
         return view_evidence(evidence)
 
     def measure(self, bench: Bench) -> Iterator[Sample]:
@@ -308,7 +308,7 @@ def _scorers(params: NeedleParams) -> frozenset[str]:
 
 
 def _candidates(
-    asked: Sequence[tuple[str, str]], variant: Variant, params: NeedleParams, bench: Bench, *, trial: int
+    asked: Sequence[tuple[str, str]], variant: RulerTask, params: NeedleParams, bench: Bench, *, trial: int
 ) -> tuple[list[str], Int[np.ndarray, "N T"]]:
     """Values to score, the true one first; the true one alone where nothing is chosen.
 
@@ -328,9 +328,9 @@ def _candidates(
     return [value], answer_ids(value, tokenizer)[None]
 
 
-def _reader(bench: Bench, params: NeedleParams, candidates: Int[np.ndarray, "N T"]) -> Reader:
+def _reader(bench: Bench, params: NeedleParams, candidates: Int[np.ndarray, "N T"]) -> PromptReader:
     written = (params.answer_tokens or 0) if "generate" in _scorers(params) else 0
-    return Reader(
+    return PromptReader(
         bench.engine,
         candidates,
         # the likeliest tokens, as many as the value has, are what greedy decoding writes
@@ -340,7 +340,7 @@ def _reader(bench: Bench, params: NeedleParams, candidates: Int[np.ndarray, "N T
     )
 
 
-def _departures(variant: Variant, params: NeedleParams, cell: Cell) -> tuple[str, ...]:
+def _departures(variant: RulerTask, params: NeedleParams, cell: Cell) -> tuple[str, ...]:
     found = departures(
         variant,
         depth_mode=params.depth_mode,

@@ -16,9 +16,10 @@ from test_store import cells, new_store, record  # noqa: F401  a fixture among t
 
 from ttbench.errors import StoreError
 from ttbench.registry import TASKS
+from ttbench.store.rows import METRICS_KEY, read_rows
 from ttbench.store.store import Store
 from ttbench.tasks.base import Task, declared_columns
-from ttbench.types import Cell, Sample
+from ttbench.types import Cell, Figure, Sample
 
 DECLARED = {"document": "text", "hits": "whole", "nats": "real", "steady": "truth"}
 BUILT_IN = [name for name in TASKS if TASKS[name].startswith("ttbench.")]
@@ -129,3 +130,26 @@ def test_a_row_is_extrapolated_by_what_was_read(tmp_path: Path, cells: tuple[Cel
         sample = Sample(keys={}, values={"sequence_tokens": read})
         store.write_cell(record(dataclasses.replace(cells[0], context_len=2048), samples=(sample,)))
         assert set(store.rows()["extrapolated"]) == {extrapolated}
+
+
+FIGURE = Figure(name="hits", title="Hits against context", metric="hits", references=("chance",), log_y=True)
+
+
+def test_figures_of_a_task_are_kept_in_its_cells_and_travel_with_its_rows(
+    tmp_path: Path,
+    cells: tuple[Cell, ...],  # noqa: F811
+) -> None:
+    store = stored(tmp_path, cells[0], {"document": "a", "hits": 1, "nats": 0.5, "steady": True}, figures=(FIGURE,))
+    assert store.read(cells[0].cell_id).figures == (FIGURE,)
+    (figure,) = read_rows(store.write_rows()).attrs["figures"][cells[0].task]
+    assert Figure.from_json({**figure, "later": 1}) == FIGURE
+
+
+def test_rows_of_before_have_the_figures_that_built_in_tasks_declare_today(tmp_path: Path) -> None:
+    kept = {METRICS_KEY: b'{"memory": [], "probe": [], "gone": []}'}
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"task": ["memory"]}).replace_schema_metadata(kept), path)
+    figures = read_rows(path).attrs["figures"]
+    # The probe declares none, so that its metrics say what is drawn; of a task that is gone nobody knows more.
+    assert list(figures) == ["memory"]
+    assert "state" in [figure["name"] for figure in figures["memory"]]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
 import pytest
 
+from ttbench.declare import ColumnDeclaration, parameter, real, text, truth, whole
 from ttbench.machine.work import Calls, Texts
-from ttbench.tasks.base import Bench, Task, columns, declared_columns
+from ttbench.tasks.base import Bench, Task, declarations, declared_columns
+from ttbench.tasks.view import NamedValues
 from ttbench.types import ColumnType
 
 
@@ -17,7 +20,7 @@ from ttbench.types import ColumnType
 class Params:
     text: str = ""
     choice: Literal["a", "b"] | None = None
-    whole: int | None = None
+    whole: int | None = parameter(None, "what there is of it", "tokens")
     real: float = 0.0
     either: int | float = 0
     truth: bool = False
@@ -27,7 +30,13 @@ class Params:
 class Read(Task):
     name = "read"
     Params: ClassVar[type[Any]] = Params
-    columns = columns(text="a b", whole="c", real="d", truth="e")
+    columns: ClassVar[Mapping[str, ColumnDeclaration] | None] = {
+        "a": text("first"),
+        "b": text("second"),
+        "c": whole("third", "tokens"),
+        "d": real("fourth", "s"),
+        "e": truth("fifth"),
+    }
 
     def tokens(self, params: Any, context_len: int) -> int:
         return 10 * context_len
@@ -47,6 +56,19 @@ def test_a_column_has_the_type_of_its_parameter_and_none_where_there_are_several
     }
     samples: dict[str, ColumnType] = {"a": "text", "b": "text", "c": "whole", "d": "real", "e": "truth"}
     assert declared_columns(Read) == declared_columns(Read()) == {**expected, **samples}
+
+
+def test_a_parameter_says_what_it_means_where_it_is_declared_and_nothing_where_it_is_not() -> None:
+    found = declarations(Read)
+    assert Params() == Params(whole=None)
+    assert found["param_whole"] == ColumnDeclaration(kind="whole", meaning="what there is of it", unit="tokens")
+    assert found["param_text"] == ColumnDeclaration(kind="text", meaning="", unit=None)
+    assert found["c"] == ColumnDeclaration(kind="whole", meaning="third", unit="tokens")
+
+
+def test_evidence_is_shown_entry_by_entry_without_the_prompt_where_a_task_has_no_view() -> None:
+    (part,) = Read.view({"prompt_start": "x", "answer_ids": [1], "nothing": None})
+    assert part == NamedValues(title="kept", rows=(("answer_ids", [1]),))
 
 
 def test_a_bench_opens_each_thing_once_and_its_memo_is_its_own() -> None:

@@ -188,7 +188,7 @@ def _array(name: str, values: list[Any], kind: pa.DataType) -> pa.Array:
         raise _disagreement(name, sorted({type(value).__name__ for value in values if value is not None})) from error
 
 
-def metadata(attrs: Mapping[str, Any]) -> dict[bytes, bytes]:
+def metadata(attrs: Mapping[Any, Any]) -> dict[bytes, bytes]:
     """What a file of rows carries in its schema, from the `attrs` of a DataFrame of rows."""
     kept = {METRICS_KEY: attrs.get("metrics", {}), FIGURES_KEY: attrs.get("figures", {})}
     return {key: canonical_json(value).encode() for key, value in kept.items()}

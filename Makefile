@@ -22,7 +22,7 @@ PYRIGHT_ENV := PYRIGHT_PYTHON_IGNORE_WARNINGS=1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup bench real estimates commonsense architectures peers genomes genomics test check lint types pytest
-.PHONY: mutants lowest newest format figures calibration zoo wheel constraints clean distclean
+.PHONY: docs mutants lowest newest format figures calibration zoo wheel constraints clean distclean
 
 help:  ## list the goals
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,7 +81,7 @@ trained/dna-%/config.json: | genomes
 genomics: trained/dna-transformer/config.json trained/dna-ttt-linear/config.json  ## train two models of DNA, and measure bits per base
 	@$(BIN)/ttbench run suites/genomics.yaml --checkpoint trained/dna-transformer --checkpoint trained/dna-ttt-linear $(RUN)
 
-test: check pytest  ## lint, types, tests
+test: check docs pytest  ## lint, types, the documentation's links, tests
 
 check: lint types  ## lint and types
 
@@ -91,6 +91,9 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	@$(PYRIGHT_ENV) $(BIN)/pyright
+
+docs: $(STAMP)  ## build the documentation into build/docs/site, and check every link of it
+	@$(BIN)/python scripts/website.py
 
 pytest: $(STAMP)
 	@$(TEST_ENV) $(BIN)/python -m pytest -q -n $(JOBS)

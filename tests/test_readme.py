@@ -100,7 +100,12 @@ def test_every_decision_is_in_the_index_under_its_own_number() -> None:
 
 
 def test_every_command_and_every_goal_is_in_a_document() -> None:
-    text = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"))
+    pages = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "start.md")
+    text = "\n".join(path.read_text(encoding="utf-8") for path in pages)
     group: Any = typer.main.get_command(app)
     assert [name for name in group.commands if f"ttbench {name}" not in text] == []
-    assert {"bench", "test", "setup", "check", "format", "help"} <= set(re.findall(r"make ([a-z]+)", text))
+    assert {"bench", "test", "setup", "check", "docs", "format", "help"} <= set(re.findall(r"make ([a-z]+)", text))
+
+
+def test_the_readme_is_for_the_first_five_minutes() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150

@@ -1,4 +1,4 @@
-"""ttbench: one ruler for every architecture that wants to replace attention.
+"""ttbench: a benchmark of pretrained sequence models for long-context quality, speed and memory.
 
 `load` opens a checkpoint as an Engine; `run` measures and returns tidy rows. Both import torch only when called.
 """

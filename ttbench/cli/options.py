@@ -61,7 +61,7 @@ Corpus = Annotated[
         autocompletion=complete("corpora"),
     ),
 ]
-Protocol = Annotated[str | None, typer.Option(metavar="NAME", help="How the task measures, where it has several ways.")]
+Protocol = Annotated[str | None, typer.Option(metavar="NAME", help="Protocol of a task that has several, such as niah_multikey_2.")]
 Limit = Annotated[
     Any,
     typer.Option(
@@ -69,7 +69,7 @@ Limit = Annotated[
     ),
 ]
 DepthMode = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Needles: grid, depth by depth, or ruler, drawn.  [default: grid]")
+    str | None, typer.Option(metavar="NAME", help="Where needles stand: grid (fixed depths) or ruler (random depths).  [default: grid]")
 ]
 Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N.  [default: cpu]")]
 Dtype = Annotated[
@@ -85,21 +85,21 @@ Attention = Annotated[
 Unchecked = Annotated[
     bool,
     typer.Option(
-        "--unchecked", help="Score also what looks ahead or otherwise fails its probes; tables and figures mark it."
+        "--unchecked", help="Also score models that look ahead or fail another probe; tables and figures mark them."
     ),
 ]
 BatchSize = Annotated[
-    int | None, typer.Option(min=1, metavar="COUNT", help="Sequences at once.  [default: the task's]")
+    int | None, typer.Option(min=1, metavar="COUNT", help="Sequences in one batch.  [default: the task's]")
 ]
 Threads = Annotated[
     int | None, typer.Option(min=1, metavar="COUNT", help="CPU threads.  [default: all cores, fewer under a CPU quota]")
 ]
 Seed = Annotated[
-    int | None, typer.Option(min=0, metavar="NUMBER", help="Draws documents, windows, trials.  [default: 0]")
+    int | None, typer.Option(min=0, metavar="NUMBER", help="Random seed for documents, windows and trials.  [default: 0]")
 ]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the runs.")]
-Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="Per cell.  [default: none]")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again what earlier runs answered.")]
+Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="Time limit of each cell.  [default: none]")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again, even where an earlier run has the result.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for programs.")]
 Names = Annotated[
     list[str] | None,

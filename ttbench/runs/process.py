@@ -126,7 +126,7 @@ class WorkerProcess:
 
     def stop(self) -> Death:
         """End the worker and all it started, if they still live, and say how the worker ended."""
-        # Before the worker is waited for its number cannot belong to anyone else.
+        # Until `wait()` reaps the worker, its PID cannot be given to another process.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if self._process.returncode is None:
                 os.killpg(self._process.pid, signal.SIGKILL)

@@ -147,7 +147,11 @@ def compare(
     ],
     second: Annotated[
         str,
-        typer.Argument(metavar="B", help="The checkpoint or setting to compare it with.", autocompletion=options.complete("checkpoints")),
+        typer.Argument(
+            metavar="B",
+            help="The checkpoint or setting to compare it with.",
+            autocompletion=options.complete("checkpoints"),
+        ),
     ],
     run: Annotated[
         list[str] | None,
@@ -261,7 +265,9 @@ def check(
     engine: options.Engine = None,
     ctx: Annotated[
         str | None,
-        typer.Option(metavar="TOKENS", help="Length of text to check, such as 32k.  [default: its training context, at most 4k]"),
+        typer.Option(
+            metavar="TOKENS", help="Length of text to check, such as 32k.  [default: its training context, at most 4k]"
+        ),
     ] = None,
     json: options.Json = False,
 ) -> None:

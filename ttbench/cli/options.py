@@ -24,7 +24,7 @@ def read_limit(text: str) -> int | str:
     """A count, or `all`."""
     if text == "all" or (text.isascii() and text.isdecimal() and int(text) > 0):
         return text if text == "all" else int(text)
-    raise typer.BadParameter(f"'{text}' is no count of at least 1, and not the word all")
+    raise typer.BadParameter(f"'{text}' is neither a whole number of at least 1 nor the word all")
 
 
 Target = Annotated[
@@ -61,7 +61,9 @@ Corpus = Annotated[
         autocompletion=complete("corpora"),
     ),
 ]
-Protocol = Annotated[str | None, typer.Option(metavar="NAME", help="Protocol of a task that has several, such as niah_multikey_2.")]
+Protocol = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Protocol of a task that has several, such as niah_multikey_2.")
+]
 Limit = Annotated[
     Any,
     typer.Option(
@@ -69,7 +71,10 @@ Limit = Annotated[
     ),
 ]
 DepthMode = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Where needles stand: grid (fixed depths) or ruler (random depths).  [default: grid]")
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Where needles stand: grid (fixed depths) or ruler (random depths).  [default: grid]"
+    ),
 ]
 Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N.  [default: cpu]")]
 Dtype = Annotated[
@@ -95,7 +100,8 @@ Threads = Annotated[
     int | None, typer.Option(min=1, metavar="COUNT", help="CPU threads.  [default: all cores, fewer under a CPU quota]")
 ]
 Seed = Annotated[
-    int | None, typer.Option(min=0, metavar="NUMBER", help="Random seed for documents, windows and trials.  [default: 0]")
+    int | None,
+    typer.Option(min=0, metavar="NUMBER", help="Random seed for documents, windows and trials.  [default: 0]"),
 ]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the runs.")]
 Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="Time limit of each cell.  [default: none]")]

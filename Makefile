@@ -120,7 +120,7 @@ format: $(STAMP)  ## let ruff rewrite what it can
 figures: $(STAMP)  ## rebuild every CSV and figure in results/ from its rows.parquet
 	@$(BIN)/ttbench figures
 
-calibration: $(STAMP)  ## how often the intervals hold the truth, by simulation, into results/calibration (minutes)
+calibration: $(STAMP)  ## how often the intervals contain the true value, by simulation, into results/calibration (minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m ttbench.report.coverage --jobs $(JOBS)
 
 zoo: $(STAMP)  ## train the checkpoints of the zoo again, into trained/ (hours)

@@ -1,4 +1,4 @@
-"""A worker process as its parent sees it: messages, lateness, death, and evidence of what it died of.
+"""A worker process as its parent sees it: messages, timeouts, how it ended, and evidence of the cause.
 
 The parent blocks in `next_message` until the worker says something, dies or is late; it never polls. A worker leads its
 own process group, so that Ctrl-C reaches the parent alone and `stop` reaches everything the worker started.

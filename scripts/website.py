@@ -28,7 +28,6 @@ BUILD = ROOT / "build" / "docs"
 SOURCES = BUILD / "pages"
 SITE = BUILD / "site"
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**/*.md", "results/**/*.md")
-PICTURES = {".png", ".svg"}
 # What a browser fetches by itself when it opens a page. A link that a reader may follow is none of them.
 FETCHED = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src", "object": "data"}
 # Relations of <link> that name a page and fetch nothing.
@@ -80,6 +79,7 @@ def stage() -> None:
             _bring((path.parent / unquote(target)).resolve())
     place = SOURCES / "docs" / "reference" / "commands.md"
     place.write_text(reference_of_commands(), encoding="utf-8")
+    shutil.copy(ROOT / "docs" / "site.css", SOURCES / "docs")
 
 
 def _bring(path: Path) -> None:

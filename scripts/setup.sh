@@ -16,6 +16,8 @@ cd "$(dirname "$0")/.."
 
 VENV=${VENV:-.venv}
 what=${1:-}
+end=
+case $what in lowest | newest) end=$what ;; esac
 CPU_INDEX=https://download.pytorch.org/whl/cpu
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -77,6 +79,11 @@ install_torch() {
     if [ "$torch" = cpu ] && [ -z "$links" ]; then
         install --no-deps --index-url "$CPU_INDEX" "$wanted" && return
         say "$CPU_INDEX did not answer; taking torch from the package index, whose Linux build is large"
+    elif [ "$torch" = cpu ] && [ -n "$end" ]; then
+        # The package index has a higher release, built for CUDA: the wheels at hand hold the ends for a processor.
+        install --no-deps --no-index "$wanted" && return
+        fail "no wheel of $wanted for $("$VENV/bin/python" --version) in $links;" \
+            "put one there, or set TORCH=cuda to take the large build of the package index"
     fi
     install --no-deps "$wanted"
 }
@@ -95,7 +102,13 @@ lowest)
 newest) versions=--upgrade ;;
 esac
 
-[ -x "$VENV/bin/python" ] || "$python" -m venv "$VENV" ||
+# A Python that is named, and is of another version than the one in the environment, makes the environment anew.
+version='import sys; print(sys.version_info[:2])'
+clear=
+if [ -n "${PYTHON:-}" ] && [ -x "$VENV/bin/python" ]; then
+    [ "$("$VENV/bin/python" -c "$version")" = "$("$python" -c "$version")" ] || clear=--clear
+fi
+[ -z "$clear" ] && [ -x "$VENV/bin/python" ] || "$python" -m venv $clear "$VENV" ||
     fail "$python could not make a virtual environment; on Debian: apt install python3-venv"
 say "$("$VENV/bin/python" --version), torch for $torch, into $VENV with ${uv:-pip}${links:+, wheels from $links}"
 install_torch
@@ -103,10 +116,11 @@ if [ "$what" = peers ]; then
     "$VENV/bin/python" scripts/peers.py --files .cache/peers
     install --editable . --requirement .cache/peers/peers.txt
     install --no-deps .cache/peers
-elif [ "$what" = lowest ] || [ "$what" = newest ]; then
+elif [ -n "$end" ]; then
     # The build of torch that is there stays: the resolver would rather have another one.
     held=$(mktemp)
-    "$VENV/bin/python" -c 'import torch; print(f"torch=={torch.__version__}")' >"$held"
+    # Its dependencies are not there yet, so it cannot be imported.
+    "$VENV/bin/python" -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >"$held"
     versions="$versions --constraint $held"
     install --editable '.[dev]'
     rm "$held"

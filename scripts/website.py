@@ -14,6 +14,7 @@ import argparse
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from re import DOTALL, MULTILINE, findall, sub
@@ -52,16 +53,42 @@ def reference_of_commands() -> str:
     from ttbench.cli.app import app
 
     group: Any = typer.main.get_command(app)
-    above = group.make_context("ttbench", [], resilient_parsing=True)
-    blocks = ["# The command line", group.help]
+    ctx = group.make_context("ttbench", [], resilient_parsing=True)
+    return "\n\n".join(["# The command line", group.help, *_commands(group, ctx)]) + "\n"
+
+
+def _commands(group: Any, above: Any) -> Iterator[str]:
+    """The sections of a group's commands, those of groups inside it behind their own."""
     for name, command in group.commands.items():
         ctx = command.make_context(name, [], parent=above, resilient_parsing=True)
-        blocks += [f"## ttbench {name}", f"```console\n$ {command.get_usage(ctx).partition(' ')[2]}\n```", command.help]
         records = [parameter.get_help_record(ctx) for parameter in command.get_params(ctx)]
         # A bar ends a cell of a table, but not inside code.
         rows = [f"| `{words}` | {text.replace('|', chr(92) + '|')} |" for words, text in filter(None, records)]
-        blocks.append("\n".join(["| option | meaning |", "|---|---|", *rows]))
-    return "\n\n".join(blocks) + "\n"
+        yield f"## {ctx.command_path}"
+        yield f"```console\n$ {command.get_usage(ctx).partition(' ')[2]}\n```"
+        yield command.help
+        yield "\n".join(["| option | meaning |", "|---|---|", *rows])
+        yield from _commands(command, ctx) if hasattr(command, "commands") else ()
+
+
+def reference_of_options() -> str:
+    """The page of a run's options, from their one declaration."""
+    from ttbench.runs.options import flags
+
+    rows = [
+        f"| `{flag.spelt(name)}` | `{name}` | {flag.help.replace('|', chr(92) + '|')} | {'yes' if flag.swept else ''} |"
+        for name, flag in flags().items()
+    ]
+    return "\n".join(
+        [
+            "# Options of a run\n",
+            "`ttbench run` and `ttbench plan` take them as flags, suites as keys, `ttbench.run` as keyword arguments.",
+            "Where a list is swept, each of its values is measured.\n",
+            "| flag | key | meaning | a list is swept |",
+            "|---|---|---|---|",
+            *rows,
+        ]
+    )
 
 
 def stage() -> None:
@@ -77,8 +104,9 @@ def stage() -> None:
         place.write_text(text, encoding="utf-8")
         for target in links_of(text):
             _bring((path.parent / unquote(target)).resolve())
-    place = SOURCES / "docs" / "reference" / "commands.md"
-    place.write_text(reference_of_commands(), encoding="utf-8")
+    made = {"commands.md": reference_of_commands(), "options.md": reference_of_options()}
+    for name, text in made.items():
+        (SOURCES / "docs" / "reference" / name).write_text(text, encoding="utf-8")
     shutil.copy(ROOT / "docs" / "site.css", SOURCES / "docs")
 
 

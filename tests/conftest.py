@@ -48,7 +48,7 @@ def _test_leaves_global_state_alone(
 @pytest.fixture(autouse=True)
 def no_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     """No process that measures this machine for an estimate, and none that an earlier one left in the user's cache."""
-    monkeypatch.setattr(calibration, "_measure", lambda missing, known: {})
+    monkeypatch.setattr(calibration, "_measure", lambda missing: {})
     monkeypatch.setattr(calibration, "_folder", lambda: Path("/nonexistent"))
 
 

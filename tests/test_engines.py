@@ -15,9 +15,10 @@ from ttbench.engines.kinds import load_engine
 from ttbench.errors import UnknownNameError, UsageError
 from ttbench.report import words
 from ttbench.report.comparison.compare import compare
+from ttbench.runs.options import Options
 from ttbench.runs.plan import Plan
 from ttbench.runs.progress import Outlook
-from ttbench.runs.request import Options, plan_task
+from ttbench.runs.request import plan_task
 from ttbench.runs.suite import load_suite
 from ttbench.store.rows import frame, table
 from ttbench.store.store import Store, run_folders
@@ -53,7 +54,7 @@ def test_a_suite_may_name_engine_and_attention(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text("title: x\ntasks:\n  - {task: latency, engine: hf, attention: eager}\n")
     entry = load_suite(path).tasks[0]
-    assert (entry.engine, entry.attention) == ("hf", "eager")
+    assert entry.options == {"engine": "hf", "attention": "eager"}
 
 
 def test_a_checkpoint_without_a_formula_is_planned_without_work(fakes: ModuleType) -> None:

@@ -15,7 +15,8 @@ from ttbench.machine import measure
 from ttbench.machine.measure import environment
 from ttbench.registry import TASKS
 from ttbench.report.table import summarise
-from ttbench.runs.request import Options, plan_suite, plan_task
+from ttbench.runs.options import Options
+from ttbench.runs.request import plan_suite, plan_task
 from ttbench.runs.suite import SuiteTask, list_suites, load_suite
 from ttbench.runs.worker import Channel, Group, run_cell
 from ttbench.store.rows import read_rows
@@ -81,7 +82,7 @@ def test_a_run_of_every_task_has_the_columns_of_its_metrics_and_makes_its_table(
     monkeypatch.setattr(social_iqa, "questions", lambda: [question] * 4)
     # Imports that a worker does before it measures are done here.
     monkeypatch.setattr(measure, "prepare_process", lambda: None)
-    corpus = sequences if task in ("genomics", "probe") else SMOKE[task].corpus
+    corpus = sequences if task in ("genomics", "probe") else SMOKE[task].options.get("corpus")
     rows = rows_of(SMOKE[task], corpus=corpus, folder=tmp_path / "runs")
     metrics = TASKS.load(task).metrics
     for metric in metrics:

@@ -24,7 +24,8 @@ from ttbench.machine.software import kernel_variables, software
 from ttbench.report.comparison.compare import compare
 from ttbench.report.comparison.variants import read_variant
 from ttbench.report.table import summarise
-from ttbench.runs.request import Options, plan_task
+from ttbench.runs.options import Options
+from ttbench.runs.request import plan_task
 from ttbench.runs.sweep import run_cells
 from ttbench.store.record import cell_text, parse_cell
 from ttbench.store.store import Store, find_done, origins, read_cell, run_folders

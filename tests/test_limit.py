@@ -23,8 +23,8 @@ from ttbench.machine.work import Work
 from ttbench.models.transformer import Transformer
 from ttbench.report.headline import headline
 from ttbench.runs.estimate import Estimate
+from ttbench.runs.options import Options
 from ttbench.runs.plan import Plan, plan, read_params
-from ttbench.runs.request import Options
 from ttbench.runs.suite import load_suite
 from ttbench.store.record import CellRecord
 from ttbench.tasks.genomics.genomics import Genomics
@@ -69,7 +69,7 @@ def test_all_in_a_suite_is_every_document(home: Path) -> None:
     path = home / "whole.yaml"
     path.write_text("title: t\ntasks:\n  - task: perplexity\n    params: {limit: all}\n")
     [entry] = load_suite(path).tasks
-    assert entry.params == {"limit": "all"}
+    assert entry.options == {"params": {"limit": "all"}}
     assert read_params(Perplexity, entry.params)["limit"] is None
 
 
@@ -164,7 +164,10 @@ def priced(
     monkeypatch.setattr(price_module, "plan_task", planned)
     run = Plan(cells=cells, skips=(), estimates={})
     said = price(run, rows_of(cells, used=used, given=given), options=Options(limit=used), out=str(tmp_path))
-    assert all(options.params["limit"] is None and options.ctx == "512,1k" for options in asked)
+    assert all(
+        options.get("params") == {**cells[0].params, "limit": None} and options.get("ctx") == "512,1k"
+        for options in asked
+    )
     return said
 
 
@@ -179,7 +182,7 @@ def priced(
             12,
             1200,
             2.0,
-            "12 of 1200 documents; --limit all would make them about 0.1 times as wide and take about 8.0 s",
+            "12 of 1,200 documents; --limit all would make them about 0.1 times as wide and take about 8.0 s",
         ),
     ],
 )

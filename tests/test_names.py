@@ -30,6 +30,15 @@ ODD = [
     "2024-01-01",
     "5%",
     "500",
+    "1.#IND",
+    "T",
+    "MAR1",
+    "SEPT2",
+    "5-May",
+    "1 jan 2024",
+    "7 pm",
+    "0x1F",
+    "2i",
 ]
 
 
@@ -49,7 +58,10 @@ def test_parents_that_are_odd_too_are_followed_by_theirs() -> None:
     assert folder_name(Path("/1/2")) == "/1/2"
 
 
-@pytest.mark.parametrize("name", ["transformer", "ttt-linear-125m", "模型", "checkpoint-500", "1e5b", "$x$", "a b"])
+@pytest.mark.parametrize(
+    "name",
+    ["transformer", "ttt-linear-125m", "模型", "checkpoint-500", "1e5b", "$x$", "a b", "may", "march-7b", "mamba2"],
+)
 def test_other_names_stay_as_they_are(name: str) -> None:
     assert is_plain(name)
     assert folder_name(Path("/data") / name) == name

@@ -51,9 +51,11 @@ def test_the_commands_in_the_documents_are_accepted(words: list[str]) -> None:
     given = group.commands[name].make_context(name, list(rest)).params
     if name in ("run", "plan"):
         assert given["target"] in {*TASKS, *list_suites()}
-        assert given["ctx"] is None or parse_ctx(given["ctx"])
+        assert all(parse_ctx(each) for each in given["ctx"] or [])
         assert given["corpus"] is None or given["corpus"].partition(":")[0] in {*CORPORA, "text", "hf"}
-    named = [given.get(key) for key in ("first", "second")] if name == "compare" else given.get("checkpoint") or []
+        named = given["checkpoints"] or []
+    else:
+        named = [given.get(key) for key in ("first", "second")] if name == "compare" else given.get("checkpoint") or []
     for checkpoint in [named] if isinstance(named, str) else named:
         known = set(zoo_folders()) | PLACEHOLDERS | {"transformer", "transformer-conv", "ttt-linear"}
         # a hub id, a folder, or the name of an architecture

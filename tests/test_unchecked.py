@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from ttbench.checkpoints.loading import save_checkpoint
 from ttbench.cli.app import app
 from ttbench.cli.run_command import Request
-from ttbench.engines import probing
+from ttbench.engines import findings, probing
 from ttbench.errors import CacheError, SuiteError, UnsupportedError, UsageError
 from ttbench.lmeval.opening import Settings, open_parts
 from ttbench.machine import measure
@@ -25,7 +25,8 @@ from ttbench.models.transformer import Transformer
 from ttbench.report import words
 from ttbench.report.drawing.curves import draw_curves
 from ttbench.report.table import render, summarise
-from ttbench.runs.request import Options, plan_task
+from ttbench.runs.options import Options
+from ttbench.runs.request import plan_task
 from ttbench.runs.suite import load_suite
 from ttbench.runs.worker import Channel, Group, run_cell
 from ttbench.store import rows
@@ -51,7 +52,7 @@ def plug_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The plug-in is installed, findings are kept in a folder of the test, and this process keeps its threads."""
     monkeypatch.syspath_prepend(str(CHEATS))
     importlib.import_module("ttbench_cheats")
-    monkeypatch.setattr(probing, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(findings, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setattr(measure, "pin_threads", lambda threads: None)
     monkeypatch.setattr(measure, "flush_denormals", lambda: None)
 
@@ -194,23 +195,23 @@ def test_without_a_folder_that_can_be_written_every_process_asks_again(
     (tmp_path / "file").write_text("")
     path = folder(tmp_path, "looks-ahead")
     for place in (lambda: tmp_path / "file", nowhere):
-        monkeypatch.setattr(probing, "cache_folder", place)
+        monkeypatch.setattr(findings, "cache_folder", place)
         assert run(path).checked == "failed"
 
 
 def test_probes_read_a_twentieth_of_the_run_or_the_near_text() -> None:
     # 4,096 tokens are always affordable
-    assert probing.affordable(600, num_tokens=1000) == 600
-    assert probing.affordable(33_000, num_tokens=1000) == 4096
+    assert findings.affordable(600, num_tokens=1000) == 600
+    assert findings.affordable(33_000, num_tokens=1000) == 4096
     for reach, num_tokens in ((33_000, 10**6), (33_000, 2 * 10**6), (131_072, 10**7)):
-        looked = probing.affordable(reach, num_tokens=num_tokens)
+        looked = findings.affordable(reach, num_tokens=num_tokens)
         assert 4096 < looked <= reach
         # three readings of the near text, one of the rest, and what is repeated of it
         assert 3 * 4096 + 1.3 * looked <= 0.05 * num_tokens + 1
 
 
 def test_a_cell_that_reads_further_than_was_looked_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probing, "affordable", lambda reach, num_tokens: 500)
+    monkeypatch.setattr(findings, "affordable", lambda reach, num_tokens: 500)
     record = run(folder(tmp_path, "looks-ahead"))
     assert (record.status, record.checked, record.kernel_path["probed_tokens"]) == ("ok", "partly", "500")
     table = summarise(rows.frame(rows.table([record])))
@@ -231,7 +232,7 @@ def test_the_command_line_suites_and_python_say_unchecked_alike(tmp_path: Path) 
     assert request.command() == "ttbench run perplexity --unchecked"
     suite = tmp_path / "s.yaml"
     suite.write_text("title: t\nunchecked: true\ntasks:\n  - task: needle\n")
-    assert load_suite(suite).tasks[0].unchecked is True
+    assert load_suite(suite).tasks[0].options["unchecked"] is True
     suite.write_text("title: t\nunchecked: maybe\ntasks:\n  - task: needle\n")
     with pytest.raises(SuiteError, match="unchecked must be true or false"):
         load_suite(suite)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import typer
 import yaml
 
 from ttbench.cli.app import app
+from ttbench.runs.options import Options
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import website
@@ -84,16 +87,33 @@ def test_links_in_code_are_no_links() -> None:
     assert website.links_of(page) == ["b.md", "q/r.png"]
 
 
+def commands_of(group: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Every command below a group with its full name, groups among them."""
+    for word, command in group.commands.items():
+        yield f"{name} {word}", command
+        yield from commands_of(command, f"{name} {word}") if hasattr(command, "commands") else ()
+
+
 def test_the_reference_has_every_command_with_every_option() -> None:
     text = website.reference_of_commands()
-    group: Any = typer.main.get_command(app)
-    for name, command in group.commands.items():
-        section = text.partition(f"## ttbench {name}\n")[2].partition("\n## ")[0]
+    found = list(commands_of(typer.main.get_command(app), "ttbench"))
+    assert "ttbench runs rm" in [name for name, _ in found]
+    for name, command in found:
+        section = text.partition(f"## {name}\n")[2].partition("\n## ")[0]
         assert command.help.splitlines()[0] in section
         for parameter in command.params:
             for word in [*parameter.opts, *parameter.secondary_opts]:
                 assert parameter.hidden or word in section or parameter.param_type_name == "argument", (name, word)
             assert not (described := getattr(parameter, "help", None)) or described.replace("|", "\\|") in section
+
+
+def test_the_options_of_a_run_are_all_on_their_page() -> None:
+    text = website.reference_of_options()
+    run: Any = typer.main.get_command(app)
+    given = {name: parameter for parameter in run.commands["plan"].params for name in parameter.opts}
+    for name in get_type_hints(Options):
+        (row,) = re.findall(rf"^\| `(--[a-z-]+)` \| `{name}` \|", text, re.M)
+        assert given[row].name == name
 
 
 def test_every_page_stands_in_the_navigation() -> None:
@@ -105,4 +125,5 @@ def test_every_page_stands_in_the_navigation() -> None:
     shown = leaves(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"])
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "reference").glob("*.md")]
     wanted = {str(path.relative_to(ROOT)) for path in pages}
-    assert sorted(shown) == sorted({*wanted, "docs/reference/commands.md", "docs/decisions/README.md"})
+    made = ("docs/reference/commands.md", "docs/reference/options.md")
+    assert sorted(shown) == sorted({*wanted, *made, "docs/decisions/README.md"})

@@ -5,12 +5,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
+    from typing_extensions import Unpack
 
     from ttbench.engines.engine import Engine
+    from ttbench.runs.options import Options
+    from ttbench.runs.progress import Progress
 
 from ttbench.version import __version__
 
@@ -38,8 +43,25 @@ def load(
     return load_engine(checkpoint, device=device, dtype=dtype, attention=attention, engine=engine, unchecked=unchecked)
 
 
-def run(task: str, **options: Any) -> pd.DataFrame:
-    """Run one task as `ttbench run` does and return its tidy rows; `ttbench.runs.sweep.run_task` has the options."""
-    from ttbench.runs.sweep import run_task
+def run(
+    target: str | Path,
+    *,
+    out: str | Path = "runs",
+    fresh: bool = False,
+    progress: Progress | None = None,
+    **options: Unpack[Options],
+) -> pd.DataFrame:
+    """Measure a task, or a suite by name or path, as `ttbench run` does; return its tidy rows.
 
-    return run_task(task, **options)
+    Args:
+        out: folder of the runs. What earlier runs there answered is not measured again.
+        fresh: measure it again all the same.
+        progress: is told what happens meanwhile.
+        options: those of the command line by name, as in `ctx="1k,4k"`; see `ttbench.runs.options.Options`.
+
+    Raises UsageError when the request has no meaning, StoreError when `out` cannot be written, RunInterrupted on
+    Ctrl-C. A cell that fails raises nothing: its row says so in `status` and `reason`.
+    """
+    from ttbench.runs.sweep import run
+
+    return run(target, out=out, fresh=fresh, progress=progress, **options)

@@ -3,6 +3,7 @@
     built in    the modules of the task, the architecture and the engine, and what they import of `ROOMS`
     plug-in     every code file of its distribution or source tree, what it imports of `ROOMS`, and the versions of the
                 packages that it requires
+    packages    every code file of those that `ttbench.packages` imported
     libraries   the versions of `LIBRARIES` that these files import
 
 The digest is over the bytes of the files under their names inside the package: it is independent of where they lie and
@@ -21,6 +22,7 @@ from importlib.metadata import EntryPoint
 from importlib.resources import files
 from pathlib import Path
 
+from ttbench import packages
 from ttbench.errors import UsageError
 from ttbench.registry import ARCHITECTURES, ENGINES, TASKS
 from ttbench.types import canonical_json, digest
@@ -64,7 +66,7 @@ def code_digest(*, architecture: str, task: str | None, engine: str) -> str:
     Raises UsageError when the sources of a plug-in cannot be found, UnknownNameError for an unknown task.
     """
     found: dict[str, _Source] = {}
-    packages: set[str] = set()
+    required: set[str] = set()
     modules = [MEASURED]
     parts = [(ENGINES, engine)]
     if architecture in ARCHITECTURES and ENGINES.load(engine).dialect is None:
@@ -77,10 +79,13 @@ def code_digest(*, architecture: str, task: str | None, engine: str) -> str:
         for relative, path in _plug_in_files(entry).items():
             found[relative] = source = _source(path)
             modules += source.imports
-        packages |= set(_required(entry))
+        required |= set(_required(entry))
+    for name in packages.imported():
+        root, place = _find(name, f"the package '{name}'")
+        found |= {relative: _source(path) for relative, path in _tree(root, place).items()}
     found |= _closure(modules)
     imported = {name.partition(".")[0] for source in found.values() for name in source.imports}
-    versions = {name: _version(name) for name in {*packages, *imported.intersection(LIBRARIES)}}
+    versions = {name: _version(name) for name in {*required, *imported.intersection(LIBRARIES)}}
     return digest(canonical_json({"files": {name: found[name].digest for name in found}, "versions": versions}))
 
 
@@ -140,11 +145,16 @@ def _recorded(entry: EntryPoint) -> dict[str, Path]:
 
 def _place(entry: EntryPoint) -> tuple[Path, str]:
     """Folder and name of the package or module that an entry point loads from. Nothing is imported."""
-    top, *below = entry.module.split(".")
+    return _find(entry.module, f"the plug-in '{entry.name}'")
+
+
+def _find(module: str, what: str) -> tuple[Path, str]:
+    """Folder and name of a package or module. Raises UsageError; `what` is for the message."""
+    top, *below = module.split(".")
     specs = (finder.find_spec(top, None) for finder in sys.meta_path)
     spec = next((spec for spec in specs if spec is not None), None)
     if spec is None:
-        raise UsageError(f"the plug-in '{entry.name}' names the module {entry.module}, which is not installed")
+        raise UsageError(f"{what} names the module {module}, which is not installed")
     if spec.origin is not None:
         path = Path(spec.origin)
         path = path.parent if spec.submodule_search_locations else path.with_suffix("")
@@ -153,7 +163,7 @@ def _place(entry: EntryPoint) -> tuple[Path, str]:
     for location in map(Path, spec.submodule_search_locations or ()):
         if below and _is_module(location / below[0]):
             return location.parent, f"{location.name}/{below[0]}"
-    raise UsageError(f"the sources of the plug-in '{entry.name}' ({entry.module}) cannot be found; install it again")
+    raise UsageError(f"the sources of {what} ({module}) cannot be found; install it again")
 
 
 def _is_module(path: Path) -> bool:

@@ -3,6 +3,7 @@
     TtbenchError
     ├── UsageError                wrong use: exit code 2
     │   ├── UnknownNameError      a name that no registry has; suggests the nearest
+    │   ├── PlugInError           another package's part that cannot be imported
     │   ├── SuiteError            a suite file that does not parse or validate
     │   ├── CheckpointError       a checkpoint that cannot be found, identified or read
     │   │   └── WeightsError      weights that do not fit their configuration
@@ -57,6 +58,10 @@ class UnknownNameError(UsageError):
         hint = f"; did you mean '{near[0]}'?" if near else ";"
         super().__init__(f"unknown {noun} '{name}'{place}{hint} available: {', '.join(known) or 'none'}")
         self.noun, self.name, self.known = noun, name, tuple(known)
+
+
+class PlugInError(UsageError):
+    """An architecture, task, engine or corpus of another package that cannot be imported."""
 
 
 class SuiteError(UsageError):

@@ -8,11 +8,22 @@ a folder is called by its path from as few parents as it takes, `runs/1e5`, whic
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from pathlib import Path
 
-# What pandas.read_csv takes for a missing or a truth value, in lower case.
-_MISSING = {"", "#n/a", "#n/a n/a", "#na", "<na>", "n/a", "na", "nan", "none", "null", "true", "false"}
+# What pandas.read_csv takes for a missing or a truth value, in lower case; R takes T and F for truth values too.
+_MISSING = {"", "#n/a", "#n/a n/a", "#na", "<na>", "n/a", "na", "nan", "none", "null", "true", "false", "t", "f"}
+_MISSING |= {"1.#ind", "1.#qnan"}
+# What spreadsheets turn into a date or a time, such as MAR1, 5 May and 7 pm, and R into a number, such as 0x1F and 2i.
+# Source: Ziemann, Eren and El-Osta 2016, "Gene name errors are widespread in the scientific literature".
+_MONTH = "jan(uary)?|feb(ruary)?|mar(ch)?|apr(il)?|may|june?|july?|aug(ust)?|sept?(ember)?|oct(ober)?"
+_MONTH += "|nov(ember)?|dec(ember)?"
+_READ = re.compile(
+    rf"\d{{1,4}}[-/. ]?({_MONTH})([-/. ]?\d{{1,4}})?|({_MONTH})[-/. ]?\d{{1,4}}|\d+(:\d+)* [ap]m?"
+    r"|0x[0-9a-f]+(\.[0-9a-f]*)?(p-?\d+)?|[\d.]+i",
+    re.IGNORECASE,
+)
 _FORMULA = ("=", "+", "-", "@")  # what a spreadsheet computes
 
 
@@ -26,6 +37,8 @@ def as_text(name: str) -> str:
 def is_plain(name: str) -> bool:
     """Whether readers of CSV and spreadsheets take the name for text: not for a number, a date, a gap or a formula."""
     if name.lower() in _MISSING or name.startswith(_FORMULA) or not any(letter.isalpha() for letter in name):
+        return False
+    if _READ.fullmatch(name):
         return False
     try:
         float(name)

@@ -7,13 +7,20 @@ and `ttbench.corpus_kinds`.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
+import logging
 from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint
 from typing import Any
 
-from ttbench.errors import UnknownNameError, UsageError
+from ttbench.errors import PlugInError, UnknownNameError, UsageError
+
+
+@functools.cache
+def _say(text: str) -> None:
+    logging.getLogger("ttbench").warning(text)
 
 
 class Registry(Mapping[str, str]):
@@ -54,9 +61,32 @@ class Registry(Mapping[str, str]):
         return len(self._all())
 
     def load(self, name: str) -> Any:
-        """Import and return the object registered under `name`. Raises UnknownNameError."""
-        module, _, attribute = self[name].partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        """Import and return the object registered under `name`.
+
+        Raises UnknownNameError, or PlugInError when another package brings it and cannot be imported.
+        """
+        value = self[name]
+        module, _, attribute = value.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        # Whatever another package raises while it is imported is its own, and said in one line.
+        except Exception as error:
+            if self._built_in.get(name) == value:
+                raise
+            raise PlugInError(
+                f"the {self.noun} '{name}' of an installed plug-in ({value}) cannot be imported: "
+                f"{type(error).__name__}: {error}; mend or uninstall it"
+            ) from error
+
+    def usable(self) -> Iterator[tuple[str, Any]]:
+        """Names with their objects; a plug-in that cannot be imported is left out, which is said once."""
+        for name in self:
+            try:
+                found = self.load(name)
+            except PlugInError as error:
+                _say(str(error))
+                continue
+            yield name, found
 
 
 ARCHITECTURES = Registry(
@@ -112,6 +142,9 @@ CORPORA = Registry(
         "code": "ttbench.corpora.wheels:code_corpus",
         "code-foreign": "ttbench.corpora.wheels:foreign_corpus",
         "kjv": "ttbench.corpora.wheels:kjv_corpus",
+        "languages": "ttbench.corpora.languages:languages_corpus",
+        "cipher": "ttbench.corpora.cipher:cipher_corpus",
+        "renamed": "ttbench.corpora.renamed:renamed_corpus",
         "genomes": "ttbench.corpora.genomes:genomes_corpus",
         "genomes-strain": "ttbench.corpora.genomes:strain_corpus",
     },

@@ -22,10 +22,13 @@ _TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool",
 
 def suite_folders() -> tuple[Path, Path]:
     """The folder of suites that ships with the package, and `./suites`; what the second holds goes first."""
+    return package_folder("suites"), Path("suites")
+
+
+def package_folder(name: str) -> Path:
+    """A folder of data that ships with the package: a wheel carries it inside, a source tree has it beside."""
     package = Path(str(importlib.resources.files("ttbench")))
-    # A wheel carries suites/ inside the package; a source tree has it beside.
-    shipped = package / "suites" if (package / "suites").is_dir() else package.parent / "suites"
-    return shipped, Path("suites")
+    return package / name if (package / name).is_dir() else package.parent / name
 
 
 def read_yaml(path: Path, *, noun: str, needs: str) -> Node:
@@ -93,6 +96,12 @@ class Node:
         if not isinstance(self.node, yaml.ScalarNode):
             raise self.error(f"expected one value; got {self.spelling()}")
         return SafeConstructor().construct_object(self.node)
+
+    def data(self) -> Any:
+        """The whole value as plain data."""
+        if isinstance(self.node, yaml.MappingNode):
+            return {key: node.data() for key, node in self.mapping(None).items()}
+        return [node.data() for node in self.items()] if self.is_list() else self.scalar()
 
     def text(self, what: str) -> str:
         return self._typed(what, str, "text")

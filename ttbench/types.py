@@ -134,6 +134,7 @@ class Cell:
     software: str | None = None  # torch, Python and the variables that choose kernels; timing cells only
     timeout_s: float | None = None  # seconds; not part of the identity
     reach: int | None = None  # tokens of its longest sequence; None: context_len. Follows from task and params
+    imports: tuple[str, ...] = ()  # packages of the user's own; their code is in `code_digest`
     unchecked: bool = False  # measured without asking whether the model looks ahead; never answers for a checked cell
     schema: int = SCHEMA_VERSION  # of the file that it was read from, which decides what its identity holds
 
@@ -186,7 +187,7 @@ class Cell:
         checkpoint["attention"] = tuple(checkpoint.get("attention", ()))
         kinds = checkpoint.get("train_kinds")
         checkpoint["train_kinds"] = None if kinds is None else tuple(kinds)
-        return cls(**{**data, "checkpoint": Checkpoint(**checkpoint)})
+        return cls(**{**data, "checkpoint": Checkpoint(**checkpoint), "imports": tuple(data.get("imports", ()))})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

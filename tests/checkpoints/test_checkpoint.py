@@ -256,7 +256,13 @@ def test_a_path_that_is_not_there_is_said_to_be_a_path(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="is a file; give the folder"):
         resolve(str(tmp_path / "file"))
-    with pytest.raises(CheckpointError, match=r"has no config\.json"):
+    with pytest.raises(CheckpointError, match=r"has no config\.json; give a folder that holds"):
+        resolve(str(tmp_path))
+    # a trainer's folder of checkpoints
+    for name in ("checkpoint-500", "checkpoint-1000"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"holds the folders checkpoint-1000, checkpoint-500: give one of them"):
         resolve(str(tmp_path))
 
 

@@ -46,9 +46,10 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
         (b'{"a": 1, "a": 2}', r"\['a'\] stand twice"),
         (b'{"a":' * 100000, "not valid JSON|nested too deeply"),
         (b'{"a": ' + b"9" * 5000 + b"}", "not valid JSON"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n", "pointer of Git LFS.*git lfs pull"),
         (b'{"a": "' + b"x" * 2000 + b'"}', "larger than 1000 bytes"),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_what_is_no_json_object_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "config.json"

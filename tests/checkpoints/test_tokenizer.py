@@ -276,6 +276,28 @@ def test_a_template_puts_bos_in_front_unless_the_settings_say_otherwise(
     assert tokenizer.bos_id == {"": 1, "bos_token": 2, "add_bos_token": None}["".join(settings)]
 
 
+@pytest.mark.parametrize("spelled", ["two", "one-name", "sequence"])
+def test_several_tokens_in_front_of_a_text_are_refused_not_cut_to_one(tmp_path: Path, spelled: str) -> None:
+    # [gMASK] <sop> of GLM-4, with the names of this vocabulary.
+    spec = with_template(llama_spec(), "<s>", 1)
+    processor = spec["post_processor"]
+    if spelled == "two":
+        processor["single"].insert(1, {"SpecialToken": {"id": "</s>", "type_id": 0}})
+        processor["special_tokens"]["</s>"] = {"id": "</s>", "ids": [2], "tokens": ["</s>"]}
+    elif spelled == "one-name":
+        processor["special_tokens"]["<s>"] = {"id": "<s>", "ids": [1, 2], "tokens": ["<s>", "</s>"]}
+    else:
+        inner = with_template(llama_spec(), "</s>", 2)["post_processor"]
+        spec["post_processor"] = {"type": "Sequence", "processors": [inner, processor]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
+    with pytest.raises(CheckpointError, match="puts <s> </s> in front of every text, and one token is read"):
+        read_tokenizer(tmp_path, {})
+    (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": false}')
+    tokenizer = read_tokenizer(tmp_path, {})
+    assert tokenizer is not None
+    assert tokenizer.bos_id is None
+
+
 def test_every_eos_of_three_files_ends_a_text(tmp_path: Path) -> None:
     spec = llama_spec()
     spec["added_tokens"] += [added("<|eot|>", 268, special=True), added("<|eom|>", 269, special=False)]

@@ -94,7 +94,7 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
 def test_noise_is_refused_and_never_crashes(tmp_path_factory: pytest.TempPathFactory, noise: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "noise.safetensors"
     path.write_bytes(noise)
-    with pytest.raises(WeightsError):
+    with pytest.raises((WeightsError, CheckpointError)):
         read_header(path)
 
 
@@ -218,3 +218,16 @@ def test_a_folder_without_safetensors_says_what_is_read(tmp_path: Path, name: st
         read_weights(tmp_path)
     assert "save_file" in str(caught.value)
     assert name is None or name in str(caught.value)
+
+
+def test_a_pointer_of_git_lfs_is_called_one(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n")
+    with pytest.raises(CheckpointError, match="is a pointer of Git LFS, not the file itself; in its folder type"):
+        read_weights(tmp_path)
+
+
+def test_an_adapter_beside_a_model_is_a_question_not_a_guess(tmp_path: Path) -> None:
+    write(tmp_path / "model.safetensors", {"a": entry(0, 8)}, bytes(8))
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "org/base"}')
+    with pytest.raises(CheckpointError, match=r"a model and an adapter .* which is meant"):
+        read_weights(tmp_path)

@@ -28,7 +28,7 @@ from ttbench.runs.sweep import RunInterrupted
 from ttbench.store.rows import read_rows
 
 ROOT = Path(__file__).parents[2]
-GOLDEN = Path(__file__).parents[2] / "golden" / "cli.txt"
+GOLDEN = Path(__file__).parents[1] / "golden" / "cli.txt"
 HEAVY = ("torch", "pandas", "datasets", "transformers", "rich.table")
 
 

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from ttbench.checkpoints.checkpoint import zoo_names
+from ttbench.cli import gather as reading
 from ttbench.cli import listing
+from ttbench.cli.app import app
+from ttbench.errors import UnknownNameError, UsageError
 from ttbench.registry import ARCHITECTURES, CORPORA, TASKS, Registry
 
 ROOT = Path(__file__).parents[2]
@@ -61,3 +64,30 @@ def test_the_overview_names_everything_and_imports_no_torch(tmp_path: Path) -> N
     assert done.stderr.strip() == "False"
     for name in ("perplexity", "ttt-linear", "kjv", "smoke"):
         assert name in done.stdout
+
+
+def run_in(root: Path, name: str) -> Path:
+    (root / name).mkdir(parents=True)
+    (root / name / "run.json").write_text("{}")
+    return root / name
+
+
+def test_the_newest_run_is_called_last_and_other_words_for_it_are_told_so(tmp_path: Path) -> None:
+    for name in ("20260101-000000-needle", "20260102-000000-memory"):
+        run_in(tmp_path, name)
+    assert listing.find_run("last", tmp_path).name == "20260102-000000-memory"
+    with pytest.raises(UnknownNameError, match="did you mean 'last'"):
+        listing.find_run("latest", tmp_path)
+
+
+def test_where_nothing_was_measured_the_first_command_is_the_one_that_the_help_begins_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"no runs in .* yet; start with: ") as caught:
+        listing.find_run("last", tmp_path)
+    first = str(caught.value).rpartition("start with: ")[2]
+    assert (app.info.epilog or "").endswith(first)
+    with pytest.raises(UsageError, match="nothing has been measured yet") as caught:
+        reading.rows_about([], root=tmp_path / "nowhere")
+    assert str(caught.value).endswith(f"start with: {first}")

@@ -82,7 +82,7 @@ def test_a_plain_locale_spells_what_it_lacks() -> None:
 
 
 def test_json_is_json_in_every_locale() -> None:
-    script = "from ttbench import streams, console; streams.guard(); console.print_json({'name': '±模😀\\udce9'})"
+    script = "from ttbench.cli import streams, console; streams.guard(); console.print_json({'name': '±模😀\\udce9'})"
     for encoding in ("ascii", "utf-8"):
         variables = {**os.environ, "PYTHONIOENCODING": encoding}
         done = subprocess.run([sys.executable, "-c", script], env=variables, capture_output=True, check=True)

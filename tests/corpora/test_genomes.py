@@ -15,7 +15,8 @@ from ttbench.corpora import genomes
 from ttbench.corpora.corpus import open_corpus
 from ttbench.corpora.genomes import GENOMES, MEMBERS, fetch, place, read_fasta, read_genome
 from ttbench.errors import CorpusError, MissingDataError
-from ttbench.runs.request import Options, plan_task
+from ttbench.runs.options import Options
+from ttbench.runs.request import plan_task
 from ttbench.runs.sweep import run_cells
 from ttbench.store.store import find_done
 from ttbench.tasks.genomics import kmers

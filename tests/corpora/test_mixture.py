@@ -11,7 +11,8 @@ from ttbench.corpora.mixture import BOS, WORDINGS, Mixture, copy_row
 from ttbench.corpora.needle_words import ADJECTIVES, NOUNS
 from ttbench.tasks.needle.ruler import ANSWER_PREFIX, NEEDLE, TEMPLATE
 
-KINDS = ("code", "prose", "copy", "recall", "needle", "recall-any", "needle-any")  # rows of text
+NEW_EACH_TIME = ("languages", "cipher", "cipher-languages", "renamed")
+KINDS = ("code", "prose", "copy", "recall", "needle", "recall-any", "needle-any", *NEW_EACH_TIME)  # rows of text
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +159,37 @@ def test_few_values_of_a_recall_row_are_asked_for_whose_statement_was_cut_off(
                 unknown += span.text not in text[cut:place]
             place += len(span.text)
     assert 0.03 < unknown / asked < 0.15
+
+
+@pytest.mark.parametrize("kind", NEW_EACH_TIME)
+def test_all_of_a_row_of_new_text_weighs_but_what_fills_it_up(mixture: Mixture, kind: str) -> None:
+    for index in range(5):
+        row = mixture.row({kind: 1.0}, stream=0, index=index, num_tokens=700)
+        # a letter that the end of a window cut in two is left out, and the row filled with a new line
+        assert row.weights.sum() >= 697
+        assert (row.targets[0][row.weights[0] == 0] == ord("\n")).all()
+
+
+def test_a_cipher_row_is_prose_of_the_split_with_its_letters_permuted_anew(mixture: Mixture) -> None:
+    from ttbench.corpora.corpus import open_corpus
+
+    def shape(text: bytes) -> bytes:
+        """Where the letters stand, and nothing else of them."""
+        return re.sub(rb"[A-Z]", b"A", re.sub(rb"[a-z]", b"a", text))
+
+    shapes = [shape(document.text) for document in open_corpus("kjv").documents("train")]
+    keys = set()
+    for index in range(5):
+        text = text_of(mixture.row({"cipher": 1.0}, stream=0, index=index, num_tokens=400))
+        assert sum(shape(text) in each for each in shapes) == 1
+        letters = [text.count(bytes([letter])) for letter in range(97, 123)]
+        keys.add(tuple(np.argsort(letters)[-3:]))
+    # the commonest letters of English are the same in any window, those of a cipher are its own
+    assert len(keys) == 5
+
+
+def test_a_renamed_row_keeps_the_layout_of_code_and_shares_no_word_with_another_row(mixture: Mixture) -> None:
+    rows = [text_of(mixture.row({"renamed": 1.0}, stream=0, index=i, num_tokens=1000)) for i in range(4)]
+    words = [{word for word in re.findall(rb"[a-z]{4,}", row)} for row in rows]
+    assert all(len(each) > 5 for each in words)
+    assert not set.union(*(a & b for i, a in enumerate(words) for b in words[:i]))

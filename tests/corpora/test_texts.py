@@ -10,7 +10,8 @@ import pytest
 
 from ttbench.corpora.corpus import SPLITS, Document, open_corpus
 from ttbench.errors import CorpusError, TtbenchError
-from ttbench.runs.request import Options, plan_task
+from ttbench.runs.options import Options
+from ttbench.runs.request import plan_task
 
 
 def test_a_file_is_one_test_document(tmp_path: Path) -> None:
@@ -45,6 +46,9 @@ def test_what_cannot_be_read_is_a_clear_error(tmp_path: Path) -> None:
         open_corpus(f"text:{tmp_path / 'nowhere'}")
     (tmp_path / "latin.txt").write_bytes("Gr\xfc\xdfe".encode("latin-1"))
     with pytest.raises(CorpusError, match=r"latin\.txt is not UTF-8 \(byte 2\)"):
+        open_corpus(f"text:{tmp_path}")
+    (tmp_path / "latin.txt").write_bytes("plain".encode("utf-16-le"))
+    with pytest.raises(CorpusError, match=r"latin\.txt is no UTF-8 text: it has a NUL at byte 1, as UTF-16 does"):
         open_corpus(f"text:{tmp_path}")
     (tmp_path / "empty").mkdir()
     with pytest.raises(CorpusError, match="has no text"):
@@ -202,7 +206,7 @@ def test_a_split_whose_name_is_not_plain_is_chosen_by_the_user(two_configs: Path
 
 
 @pytest.mark.usefixtures("offline")
-@pytest.mark.parametrize(("value", "held"), [([{"role": "user"}], "List"), (7, "int64"), (0.5, "float64")])
+@pytest.mark.parametrize(("value", "held"), [([{"role": "user"}], "[Ll]ist"), (7, "int64"), (0.5, "float64")])
 def test_a_column_that_is_not_text_is_refused(value: object, held: str, tmp_path: Path) -> None:
     write_rows(tmp_path / "test.jsonl", {"text": value, "body": "b"})
     with pytest.raises(CorpusError, match=rf"holds {held} in column 'text', not text; choose one of body by hf:"):

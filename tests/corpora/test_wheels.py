@@ -150,9 +150,9 @@ def test_foreign_code_is_another_project_s_and_shares_less_with_what_the_zoo_rea
 
 
 def test_corpora_say_what_a_number_on_them_must_not_be_read_without() -> None:
-    assert "other files of the project that the zoo was trained on" in open_corpus("code").note
-    assert "no checkpoint of the zoo was trained on" in open_corpus("code-foreign").note
-    assert open_corpus("kjv").note == ""
+    assert "other files of the project that the zoo was trained on" in open_corpus("code").caveat
+    assert "no checkpoint of the zoo was trained on" in open_corpus("code-foreign").caveat
+    assert open_corpus("kjv").caveat == ""
 
 
 def test_the_measure_of_shared_text_finds_a_copied_passage() -> None:

@@ -17,8 +17,9 @@ from typing import Any, ClassVar, Literal
 
 from ttbench.corpora.corpus import Corpus, Document, make_corpus
 from ttbench.errors import TooLongError, TooShortError, UnsupportedError, UsageError
+from ttbench.runs.options import Options
 from ttbench.runs.plan import Plan, join
-from ttbench.runs.request import Options, plan_task
+from ttbench.runs.request import plan_task
 from ttbench.tasks.base import Bench, Task
 from ttbench.types import Checkpoint, Cost, Metric, Sample, Scalar, digest
 

@@ -14,7 +14,7 @@ from ttbench.types import Cost
 
 COST = Cost(flops_per_token=100, flops_per_context_token=2, state_bytes=0, state_bytes_per_token=0)
 PACE = Pace(call_s=0.5, token_s=0.01, pair_s=0.001, step_s=0.1)
-RATES = Rates(paces={1: PACE}, window=None, load_s=1.0)
+RATES = Rates(paces={1: PACE}, window=None)
 
 
 def seconds(*calls: Calls) -> float:
@@ -41,7 +41,7 @@ def test_seconds_are_those_of_calls_tokens_and_pairs() -> None:
 
 def test_the_nearest_batch_size_that_was_measured_counts() -> None:
     fast = Pace(call_s=0.0, token_s=0.001, pair_s=0.0, step_s=0.0)
-    rates = Rates(paces={1: PACE, 8: fast}, window=None, load_s=0.0)
+    rates = Rates(paces={1: PACE, 8: fast}, window=None)
     assert rates.seconds(Work(calls=(Calls(num=1, num_tokens=10, batch_size=6),)), compress_s=0.0) == pytest.approx(
         0.06
     )
@@ -60,9 +60,29 @@ def test_a_pace_is_found_again_from_the_times_that_it_gives() -> None:
 def test_noise_never_makes_a_part_negative_and_attention_costs_what_its_flop_say() -> None:
     pace = fit_pace({32: 1.0, 128: 0.9}, batch_size=1, step_s=0.1, window=None, attention=0.01)
     assert min(pace.call_s, pace.token_s, pace.pair_s) >= 0
-    # 0.01 s a token; calls too short to show attention: 2 FLOP for 100 make a pair at least 0.02 / 4 of a token.
+    # Calls too short to show attention. Of 2 FLOP for 100, a pair costs at least 0.02 / 4 of a token, u: 32 tokens and
+    # 496 pairs make 34.48 u, 128 tokens and 8,128 pairs 168.64 u; 0.96 s apart, so u = 0.96 / 134.16.
     flat = fit_pace({32: 0.32, 128: 1.28}, batch_size=1, step_s=0.1, window=None, attention=0.02)
-    assert flat.pair_s == pytest.approx(0.01 * 0.02 / 4)
+    assert flat.token_s == pytest.approx(0.96 / 134.16)
+    assert flat.pair_s == pytest.approx(flat.token_s * 0.02 / 4)
+    assert flat.call_s == pytest.approx(0.32 - 34.48 * flat.token_s)
+
+
+def test_two_lengths_are_told_apart_by_their_tokens_and_not_by_the_few_before_them() -> None:
+    # A model of 135 M parameters: 0.24 s and 6.2 ms a token fit as well as
+    # 0.40 s and 78 us a pair, which would make a token free.
+    times = {32: 0.43348569, 128: 1.02506447}
+    for attention in (None, 69120 / 269028864):
+        pace = fit_pace(times, batch_size=1, step_s=0.1, window=None, attention=attention)
+        assert pace.token_s == pytest.approx((1.02506447 - 0.43348569) / 96, rel=0.02)
+        assert pace.call_s == pytest.approx(0.2363, rel=0.02)
+
+
+def test_losses_cost_what_they_add() -> None:
+    pace = Pace(call_s=0.5, token_s=0.01, pair_s=0.0, step_s=0.1, score_s=0.002)
+    rates = Rates(paces={1: pace}, window=None)
+    work = Work(calls=(Calls(num=1, num_tokens=100, batch_size=4, scored=50),))
+    assert rates.seconds(work, compress_s=0.0) == pytest.approx(0.5 + 4.0 + 4 * 50 * 0.002)
 
 
 LONG = Texts(sizes={"test": (40_000,) * 10 + (1_000,) * 90})

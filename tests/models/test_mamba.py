@@ -91,7 +91,8 @@ def test_a_second_chunk_goes_on_from_the_first_where_mamba_in_transformers_start
 
 
 def test_goldens_are_what_transformers_gives_where_it_is_installed():
-    pytest.importorskip("transformers")
+    # older releases continue with several tokens at once in another way, or not at all
+    pytest.importorskip("transformers", minversion=golden("mamba_plain")["transformers"])
     for case in make_mamba.CASES:
         recorded, now = golden(case), make_mamba.record(case)
         for key in ("logits", "continued"):

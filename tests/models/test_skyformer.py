@@ -28,7 +28,8 @@ from ttbench.lmeval import social_iqa
 from ttbench.machine import measure
 from ttbench.models.skyformer import GaussianMixer, Skyformer, SkyformerConfig
 from ttbench.registry import TASKS
-from ttbench.runs.request import Options, plan_task
+from ttbench.runs.options import Options
+from ttbench.runs.request import plan_task
 from ttbench.runs.worker import Channel, Group, run_cell
 from ttbench.training.recipe import Trainee, find_trainees
 from ttbench.training.train import build

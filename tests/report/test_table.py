@@ -146,7 +146,43 @@ def test_what_is_measured_is_never_exact_and_names_no_winner_without_an_interval
 def test_why_there_is_no_interval_is_told_of_the_cells_that_have_none() -> None:
     text = " ".join(text_of(summarise(peaks({"one": [300, 310, 320], "two": [290]}))).split())
     assert "peak memory (two at 512): no interval, 1 round; an interval needs 3" in text
-    assert "each number rests on 1 to 3 rounds (peak memory)" in text
+    # All numbers of the table rest on the same, which needs no list of them.
+    assert "each number rests on 1 to 3 rounds peak" not in text
+    assert "each number rests on 1 to 3 rounds" in text
+    assert "1 to 3 rounds (" not in text
+
+
+def test_metrics_that_rest_on_the_same_are_listed_where_others_rest_on_something_else() -> None:
+    # Labels hold commas, so that they are not told apart by commas.
+    text = " ".join(text_of(summarise(make_rows(perplexity_rows([TTT], [512], num_documents=10)))).split())
+    assert "20 windows, 5,120 bytes (bits per byte); 10 documents" in text
+
+
+def test_why_cells_have_no_number_is_said_once_for_all_of_them() -> None:
+    reason = "it has no tokenizer"
+    lost = {512: ("unsupported", reason), 1024: ("unsupported", reason)}
+    models = [dataclasses.replace(TTT, name=name, failures=lost) for name in ("one", "two")]
+    models.append(dataclasses.replace(TTT, name="three", failures={1024: ("unsupported", reason)}))
+    text = " ".join(text_of(summarise(make_rows(perplexity_rows([TRANSFORMER, *models], [512, 1024])))).split())
+    assert text.count(reason) == 1
+    assert f"three at 1k; one and two at 512, 1k: unsupported: {reason}" in text
+
+
+def test_what_was_asked_for_is_no_count_of_what_was_read() -> None:
+    rows = make_rows(perplexity_rows([TTT], [512], num_documents=12, windows=1))
+    rows["param_windows"], rows["param_limit"] = 2, 12
+    text = " ".join(text_of(summarise(rows)).split())
+    assert "batch size 1 · asked for protocol fixed, window 256, windows 2, limit 12" in text
+    assert "12 documents, 12 windows" in text
+
+
+def test_a_column_without_a_number_has_the_unit_of_its_rows() -> None:
+    lost = dataclasses.replace(TTT, failures={512: ("unsupported", "the peak cannot be reset")})
+    table = summarise(make_rows(timing_rows([lost], [512])))
+    text = text_of(table)
+    assert "(bytes, lower is better)" in text
+    assert "(s, lower is better)" in text
+    assert "(B, " not in text
 
 
 def test_every_number_says_how_much_text_it_rests_on() -> None:
@@ -228,7 +264,7 @@ def test_a_cell_that_two_runs_hold_counts_once() -> None:
 def test_rows_without_metrics_are_refused_with_what_to_do() -> None:
     rows = make_rows(perplexity_rows([TTT], [512]))
     rows.attrs = {}
-    with pytest.raises(UsageError, match=r"no metrics for 'perplexity'; read them with ttbench\.rows\.read_rows"):
+    with pytest.raises(UsageError, match=r"no metrics for 'perplexity'; .* ttbench\.store\.rows\.read_rows"):
         summarise(rows)
 
 

@@ -92,3 +92,13 @@ def test_a_half_width_below_the_last_digit_is_said_to_be_less_than_it() -> None:
     assert words.interval({"value": 1.5, "low": 1.499, "high": 1.501}, scale) == "±<0.01"
     assert words.interval({"value": 1.5, "low": 1.5, "high": 1.5}, scale) == "±0.00"
     assert words.interval({"value": 1.5, "low": 1.49, "high": 1.51}, scale) == "±0.01"
+
+
+def test_where_there_is_no_number_no_multiple_of_the_unit_is_made_up() -> None:
+    assert [words.scale(unit, [None, None]).unit for unit in ("bytes", "s", "bit/byte")] == [
+        "bytes",
+        "s",
+        "bits per byte",
+    ]
+    # Nothing is a number: no bytes of state are 0 B.
+    assert words.scale("bytes", [0.0, None]).unit == "B"

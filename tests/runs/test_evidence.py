@@ -12,6 +12,7 @@ from ttbench.checkpoints.tokenizer import ByteTokenizer
 from ttbench.cli.sample import print_sample
 from ttbench.corpora.corpus import open_corpus
 from ttbench.errors import UsageError
+from ttbench.registry import TASKS
 from ttbench.runs.evidence import open_sample
 from ttbench.store.record import CellRecord, cell_text, evidence_lines, parse_cell
 from ttbench.types import Cell, Checkpoint, Sample, digest
@@ -42,7 +43,7 @@ def record(samples: list[Sample], *, folder: Path, **changed) -> CellRecord:
     )
     cell = Cell(
         task="perplexity",
-        task_version=1,
+        task_version=TASKS.load("perplexity").version,
         checkpoint=checkpoint,
         context_len=CONTEXT,
         params={},
@@ -90,7 +91,8 @@ def opened(made: CellRecord, folder: Path, index: int = 0):
 def test_a_window_shows_the_ends_of_its_context_and_the_nats_of_its_tokens(tmp_path: Path) -> None:
     found = opened(record([window(), window()], folder=tmp_path), tmp_path, 1)["rebuilt"]
     text = DOCUMENT.text
-    assert found["prompt_start"].encode() == text[START - CONTEXT :][:240]
+    # A context of 512 tokens holds its window of 4 targets: the opening token and 508 bytes go before them.
+    assert found["prompt_start"].encode() == text[START - 508 :][:240]
     assert found["prompt_end"].encode() == text[START - 240 : START]
     assert [target["id"] for target in found["targets"]] == list(text[START : START + SIZE])
     assert [target["nats"] for target in found["targets"]] == [0.5, 1.0, 1.5, 3.0]
@@ -154,6 +156,22 @@ def test_questions_say_what_was_asked_for_after_which_text_and_what_it_cost(tmp_
     checkpoint = dataclasses.replace(made.cell.checkpoint, tokenizer_digest="other")
     other = dataclasses.replace(made, cell=dataclasses.replace(made.cell, checkpoint=checkpoint))
     assert "tokenizer" in opened(other, tmp_path)["not_rebuilt"]
+
+
+@pytest.mark.parametrize("task", ["perplexity", "recall"])
+def test_a_sample_of_another_version_of_its_task_is_not_shown_by_today_s_rule(
+    task: str, tmp_path: Path, capsys
+) -> None:
+    today = TASKS.load(task).version
+    sample = (
+        window() if task == "perplexity" else Sample(keys={"sequence": "1"}, values={"hits": 1}, evidence=QUESTIONS)
+    )
+    found = opened(record([sample], folder=tmp_path, task=task, task_version=today - 1), tmp_path)
+    assert found["rebuilt"] is None
+    told = f"measured by {task} of version {today - 1}, and {task} is of version {today}"
+    assert found["not_rebuilt"] == told
+    print_sample(found)
+    assert f"the text cannot be shown: {told}" in capsys.readouterr().err
 
 
 def printed(capsys: pytest.CaptureFixture[str], found) -> str:

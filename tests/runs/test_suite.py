@@ -86,15 +86,11 @@ def test_a_suite_says_what_its_file_says(fakes: ModuleType, tmp_path: Path) -> N
     suite = load_suite(write(tmp_path, GOOD))
     first, second = suite.tasks
     assert (suite.name, suite.title, suite.description) == ("x", "A title", "")
-    assert (first.task, first.checkpoints, first.ctx, first.seed) == (
-        "fake-quality",
-        ("one", "two"),
-        (1024, 2048, 4096),
-        3,
-    )
-    assert first.params == {"limit": 5, "sleep_s": 1, "at": None}
-    assert (second.checkpoints, second.ctx, second.dtype, second.timeout) == (("three",), (512, 2048), "bfloat16", 1.5)
-    assert first.dtype is None
+    assert first.task == "fake-quality"
+    params = {"limit": 5, "sleep_s": 1, "at": None}
+    assert first.options == {"checkpoints": ["one", "two"], "ctx": (1024, 2048, 4096), "seed": 3, "params": params}
+    own = {"checkpoints": ["three"], "ctx": (512, 2048), "dtype": "bfloat16", "timeout": 1.5, "seed": 3}
+    assert second.options == own
     assert first.where == f"{tmp_path}/x.yaml:5"
 
 
@@ -107,18 +103,19 @@ def test_a_suite_says_what_its_file_says(fakes: ModuleType, tmp_path: Path) -> N
         ("limit: 5", "limits: 5", 7, "unknown parameter of fake-quality 'limits' .*; did you mean 'limit'"),
         ("limit: 5", "limit: many", 7, "'limit' of fake-quality .* must be a whole number or null; got 'many'"),
         ("limit: 5", "limit: true", 7, "must be a whole number or null; got True"),
-        ("limit: 5", "limit: [5]", 7, "expected one value; got a list"),
+        ("limit: 5", "limit: [5]", 7, r"must be a whole number or null; got \[5\]"),
         ("limit: 5", "protocol: plane", 7, "must be one of plain, fancy; got 'plane'"),
         ("sleep_s: 1", "sleep_s: -1", 5, "sleep_s must be 0 or more"),
         ("1k..4k", "1k..3k", 6, "does not reach its end"),
-        ("seed: 3", "seed: three", 3, "seed must be a whole number; got 'three'"),
+        ("seed: 3", "seed: three", 3, "'seed' must be a whole number of at least 0, or a list of such; got 'three'"),
         ("seed: 3", "seed: 2001-01-01", 3, "kind 'timestamp' is not allowed; put it in quotes"),
         ("seed: 3", "seed: !!python/object/apply:os.getpid []", 3, "kind 'python/object/apply:os.getpid'"),
         ("seed: 3", "seed: &a 3", 3, "anchors and aliases are not allowed"),
         ("seed: 3", "seed: {", 5, "not YAML"),
         ("seed: 3", "seed: 3\nseed: 4", 4, "key 'seed' is written twice"),
-        ("[one, two]", "one", 2, "expected a list; got one value"),
-        ("[one, two]", "[1]", 2, "checkpoints must be text; got 1"),
+        ("[one, two]", "[1]", 2, r"'checkpoints' must be text, or a list of such; got \[1\]"),
+        ("seed: 3", "seed: -1", 3, "'seed' must be a whole number of at least 0"),
+        ("seed: 3", "unchecked: 3", 3, "'unchecked' must be true or false; got 3"),
         ("title: A title", "description: A title", 1, "key 'title' is missing"),
         ("  - task: fake-timing\n    ctx", "  - ctx", 8, "key 'task' is missing"),
     ],

@@ -17,9 +17,10 @@ import pytest
 
 import ttbench
 from ttbench.errors import CorpusError, StoreError, UnknownNameError, UsageError
+from ttbench.runs.options import Options, as_arguments, to_json
 from ttbench.runs.plan import Plan
 from ttbench.runs.progress import Outlook, Silent
-from ttbench.runs.request import Options, plan_suite, plan_task
+from ttbench.runs.request import plan_suite, plan_task
 from ttbench.runs.sweep import RunInterrupted, RunResult, run_cells, run_suite, run_task
 from ttbench.store.rows import read_rows
 from ttbench.store.store import Store, run_folders
@@ -74,7 +75,7 @@ def test_a_run_gives_tidy_rows_and_the_same_command_again_measures_nothing(fakes
     again = run_task("fake-quality", **options)
     pd.testing.assert_frame_equal(again, rows)
     assert len(log_of(tmp_path)) == 6
-    more = run_task("fake-quality", **{**options, "ctx": "512..4k"})
+    more = run_task("fake-quality", **{**options, "ctx": "512..4k"})  # type: ignore[arg-type]
     assert len(more) == 2 * 4 * 3
     assert len(log_of(tmp_path)) == 8
     newest = run_folders(tmp_path / "runs")[0]
@@ -355,7 +356,7 @@ def test_a_suite_runs_its_tasks_and_options_given_go_before_it(fakes: ModuleType
     path = tmp_path / "x.yaml"
     path.write_text(SUITE)
     options = Options(checkpoints=(fakes.checkpoint("a"),), threads=1)
-    rows = run_suite(path, options=options, out=tmp_path / "runs")
+    rows = run_suite(path, **options, out=tmp_path / "runs")
     summary = rows.groupby("task")[["context_len", "seed", "batch_size"]].first()
     assert summary.loc["fake-quality"].tolist() == [1024, 3, 1]
     assert summary.loc["fake-timing"].tolist() == [512, 0, 2]
@@ -367,8 +368,8 @@ def test_a_suite_runs_its_tasks_and_options_given_go_before_it(fakes: ModuleType
 
 def test_the_api_spells_out_the_call_that_does_the_same_again(fakes: ModuleType) -> None:
     options = Options(checkpoints=("zoo-name",), ctx="1k", seed=0, params={"limit": 3})
-    assert options.spelling() == "checkpoints=['zoo-name'], ctx='1k', params={'limit': 3}, seed=0, "
-    assert json.loads(json.dumps(options.to_json())) == options.to_json()
+    assert as_arguments(options) == "checkpoints=['zoo-name'], ctx='1k', seed=0, params={'limit': 3}, "
+    assert json.loads(json.dumps(to_json(options))) == to_json(options)
 
 
 def test_a_result_counts_its_failures() -> None:

@@ -141,9 +141,10 @@ def test_every_phase_is_a_row_with_the_same_columns() -> None:
 
 
 # A fresh process each, as the runner starts it, so that nothing but the stub is in the counters.
+HERE = Path(__file__).parent
 IN_A_PROCESS = """
 import json, sys
-sys.path.insert(0, {folder!r})
+sys.path[:0] = {folders!r}
 import test_memory
 from ttbench.machine import measure
 measure.prepare_process = lambda: None
@@ -153,7 +154,7 @@ print(json.dumps({{phase: dict(sample.values) for phase, sample in samples.items
 
 
 def phases_in_a_process(cost: str, **options: Any) -> dict[str, dict[str, int]]:
-    code = IN_A_PROCESS.format(folder=str(Path(__file__).parent), cost=cost, options=options)
+    code = IN_A_PROCESS.format(folders=[str(HERE), str(HERE.parent / "support")], cost=cost, options=options)
     env = {**os.environ, **measure.worker_variables(1)}
     out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     return json.loads(out.stdout)

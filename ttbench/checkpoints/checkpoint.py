@@ -27,6 +27,7 @@ from ttbench.errors import CheckpointError, UnknownNameError, UnsupportedError
 from ttbench.machine.devices import torch_dtype
 from ttbench.models.base import Dialect, SequenceModel
 from ttbench.names import as_text, folder_name, quote
+from ttbench.packages import import_packages
 from ttbench.registry import ARCHITECTURES, ENGINES
 from ttbench.types import INT64, Checkpoint, Cost
 
@@ -62,6 +63,7 @@ def resolve(name: str, *, dtype: str = "float32", engine: str = "eager") -> Chec
         CheckpointError: it cannot be found, read or identified.
         WeightsError: its weight files are broken or do not fit its config.json.
     """
+    import_packages()
     zoo = zoo_folders()
     if name in zoo:
         if Path(name).is_dir() and not os.path.samefile(name, zoo[name]):
@@ -191,7 +193,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         hint = conversion_hint(folder)
         if hint:
             raise CheckpointError(f"'{folder}' has no {CONFIG}; it holds {hint}")
-        raise CheckpointError(f"'{folder}' has no {CONFIG}; give a folder that holds {CONFIG} and model.safetensors")
+        below = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
+        inside = f" it holds the folders {', '.join(below[:4])}{', ...' if len(below) > 4 else ''}:" if below else ""
+        one = "one of them" if below else f"a folder that holds {CONFIG} and model.safetensors"
+        raise CheckpointError(f"'{folder}' has no {CONFIG};{inside} give {one}")
     return read_json(path, max_bytes=MAX_CONFIG_BYTES)
 
 
@@ -202,8 +207,7 @@ def identify(config: Mapping[str, Any]) -> Identity:
         CheckpointError: no dialect or more than one matches, or the one that does cannot read it.
     """
     found: list[tuple[str, type[SequenceModel], Dialect]] = []
-    for name in ARCHITECTURES:
-        model_class = ARCHITECTURES.load(name)
+    for name, model_class in ARCHITECTURES.usable():
         for dialect in model_class.DIALECTS:
             if dialect.matches(config):
                 found.append((name, model_class, dialect))
@@ -225,13 +229,13 @@ def identify(config: Mapping[str, Any]) -> Identity:
 
 def _beyond(model_type: Any) -> str:
     """What other engines say to a model_type that no architecture here reads, and what to do."""
-    found = [words for words in (ENGINES.load(name).advice(model_type) for name in ENGINES) if words]
+    found = [words for words in (kind.advice(model_type) for _, kind in ENGINES.usable()) if words]
     return "; ".join([*found, "see ttbench list architectures"])
 
 
 def is_native(config: Mapping[str, Any]) -> bool:
     """Whether an architecture here reads this config.json."""
-    return any(dialect.matches(config) for name in ARCHITECTURES for dialect in ARCHITECTURES.load(name).DIALECTS)
+    return any(dialect.matches(config) for _, each in ARCHITECTURES.usable() for dialect in each.DIALECTS)
 
 
 def fitted(

@@ -29,6 +29,10 @@ READ_BYTES = 4 * 1024**2
 # A file this young may still change without its timestamp moving, so its digest is not remembered.
 SETTLED_S = 2.0
 
+# How a file begins that Git LFS has not brought yet: a few lines that name the real one.
+# Source: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
 _FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 
 
@@ -83,8 +87,9 @@ def parse_json(data: bytes, *, where: Path) -> dict[str, Any]:
     """A JSON object, strictly: UTF-8, no key twice, transformers 5's {"__float__": "Infinity"} as floats.
 
     Raises:
-        CheckpointError: not UTF-8, not JSON, nested too deeply, a key twice, or not an object.
+        CheckpointError: not UTF-8, not JSON, nested too deeply, a key twice, not an object, or a pointer of Git LFS.
     """
+    refuse_pointer(data, where=where)
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
     except (UnicodeDecodeError, ValueError) as error:
@@ -94,6 +99,14 @@ def parse_json(data: bytes, *, where: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"'{where}' holds a JSON {type(value).__name__}; expected an object with named fields")
     return value
+
+
+def refuse_pointer(start: bytes, *, where: Path) -> None:
+    """Raise CheckpointError when a file that begins with `start` only names the real one for Git LFS."""
+    if start.startswith(_POINTER):
+        raise CheckpointError(
+            f"'{where}' is a pointer of Git LFS, not the file itself; in its folder type: git lfs pull"
+        )
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> Any:

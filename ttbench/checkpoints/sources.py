@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ttbench.checkpoints.files import member
+from ttbench.checkpoints.files import member, refuse_pointer
 from ttbench.checkpoints.weights import INDEX, SINGLE
 from ttbench.errors import CheckpointError
 from ttbench.names import quote
@@ -58,10 +58,15 @@ def find_source(path: Path) -> Source:
     found = format_of(path)
     if found is None:
         with path.open("rb") as file:
-            start = file.read(8).hex(" ") or "nothing: it is empty"
+            start = file.read(64)
+        refuse_pointer(start, where=path)
         known = ", ".join(WORDS.values())
-        raise CheckpointError(f"'{path}' is in no known format (it begins with {start}); read are: {known}")
+        raise CheckpointError(f"'{path}' is in no known format (it begins with {_shown(start)}); read are: {known}")
     return Source(format=found, path=path)
+
+
+def _shown(start: bytes) -> str:
+    return start[:8].hex(" ") or "nothing: it is empty"
 
 
 def _in_folder(folder: Path) -> Path:

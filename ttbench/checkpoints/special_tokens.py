@@ -69,13 +69,19 @@ def find_special_tokens(spec: Mapping[str, Any], given: Mapping[str, Any], *, wh
         where: tokenizer.json's place, for messages.
 
     Raises:
-        CheckpointError: a token that is named is not in the vocabulary, or an id is no id.
+        CheckpointError: a token that is named is not in the vocabulary, an id is no id, or several tokens stand in
+            front of a text.
     """
     ids = token_ids(spec)
     stated = _one_id(given["config_bos"], where=where)
     special = {entry["id"] for entry in spec.get("added_tokens") or () if entry.get("special")}
-    template = _first_of_template(spec.get("post_processor"))
-    named = given["bos"].get("bos_token") or template
+    template = _in_front(spec.get("post_processor"))
+    if len(template) > 1 and given["add_bos_token"] is not False:
+        raise CheckpointError(
+            f"'{where}' puts {' '.join(template)} in front of every text, and one token is read here; to score texts "
+            f"without them, give a copy whose {SETTINGS} says add_bos_token false"
+        )
+    named = given["bos"].get("bos_token") or next(iter(template), None)
     if named is not None and named not in ids:
         raise CheckpointError(f"BOS is given as {named!r}, which is no token of '{where}'; correct {SETTINGS}")
     if named is not None:
@@ -130,19 +136,31 @@ def _content(token: Any) -> str | None:
     return token if isinstance(token, str) else None
 
 
-def _first_of_template(processor: Any) -> str | None:
-    """The token that a post-processor puts in front of a text."""
+def _in_front(processor: Any) -> list[str]:
+    """The tokens that a post-processor puts in front of a text."""
     if not isinstance(processor, dict):
-        return None
+        return []
     if processor.get("type") == "Sequence":
-        found = (_first_of_template(part) for part in processor.get("processors") or ())
-        return next((token for token in found if token is not None), None)
+        found: list[str] = []
+        for part in processor.get("processors") or ():
+            found = _in_front(part) + found
+        return found
     if processor.get("type") == "TemplateProcessing":
-        first = next(iter(processor.get("single") or ()), {})
-        return first.get("SpecialToken", {}).get("id") if isinstance(first, dict) else None
+        return _in_front_by_template(processor)
     if processor.get("type") in ("BertProcessing", "RobertaProcessing"):
-        return (processor.get("cls") or [None])[0]
-    return None
+        return [token for token in (processor.get("cls") or ())[:1] if isinstance(token, str)]
+    return []
+
+
+def _in_front_by_template(processor: Mapping[str, Any]) -> list[str]:
+    """What a template has before its text; one of its names may stand for several tokens."""
+    given, found = processor.get("special_tokens") or {}, []
+    for part in processor.get("single") or ():
+        name = part.get("SpecialToken", {}).get("id") if isinstance(part, dict) else None
+        if name is None:
+            break
+        found += (given.get(name) or {}).get("tokens") or [name]
+    return found
 
 
 def _one_id(value: Any, *, where: Path) -> int | None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ttbench.checkpoints.files import MAX_INDEX_BYTES, member, read_json
+from ttbench.checkpoints.files import MAX_INDEX_BYTES, member, read_json, refuse_pointer
 from ttbench.errors import CheckpointError, WeightsError
 
 SINGLE = "model.safetensors"
@@ -60,10 +60,17 @@ def read_weights(folder: Path) -> StoredWeights:
     """Headers of all weight files of `folder`.
 
     Raises:
-        CheckpointError: no safetensors files, both layouts at once, or a file that leads outside the folder.
+        CheckpointError: no safetensors files, both layouts at once, an adapter beside them, or a file that leads
+            outside the folder.
         WeightsError: a broken index or header, or files and index that disagree.
     """
     single, index = member(folder, SINGLE), member(folder, INDEX)
+    if (single or index) and member(folder, ADAPTER_CONFIG):
+        # peft and transformers would read the one or the other
+        raise CheckpointError(
+            f"'{folder}' holds a model and an adapter ({ADAPTER_CONFIG}): which is meant? Give a folder without the "
+            "adapter's files, or merge it into the model first (peft: merge_and_unload(), then save_pretrained(DIR))"
+        )
     if single and index:
         others = sorted({str(name) for name in _weight_map(index).values()} - {SINGLE})
         if not others:
@@ -145,10 +152,13 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     """Tensors of one safetensors file; shapes, offsets and the file's size all agree.
 
     Raises:
+        CheckpointError: the file is a pointer of Git LFS.
         WeightsError: the file is truncated, or its header is absurd or contradicts itself.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
+        refuse_pointer(file.read(64), where=path)
+        file.seek(0)
         head = file.read(8)
         length = int.from_bytes(head, "little")
         if len(head) < 8 or length < 2 or length > min(size - 8, MAX_HEADER_BYTES):

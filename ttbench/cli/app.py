@@ -47,6 +47,11 @@ app = typer.Typer(
 RUNS = Path("runs")
 
 
+def command(name: str | None = None, **settings: Any) -> Any:
+    """`app.command` with the rules of `options.Command`."""
+    return app.command(name, cls=options.Command, **settings)
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"ttbench {__version__}")
@@ -62,80 +67,43 @@ def root(
     pass
 
 
-@app.command()
+@command()
+@options.takes()
 def run(
     target: options.Target,
-    ctx: options.Ctx = None,
-    checkpoint: options.Checkpoints = None,
-    corpus: options.Corpus = None,
-    protocol: options.Protocol = None,
-    limit: options.Limit = None,
-    depth_mode: options.DepthMode = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    engine: options.Engine = None,
-    attention: options.Attention = None,
-    batch_size: options.BatchSize = None,
-    threads: options.Threads = None,
-    seed: options.Seed = None,
     out: options.Out = RUNS,
-    timeout: options.Timeout = None,
-    unchecked: options.Unchecked = False,
+    name: options.RunName = None,
     fresh: options.Fresh = False,
     json: options.Json = False,
+    **given: Any,
 ) -> None:
     """Measure a task or a suite.
 
     Cells that earlier runs in the same folder answered are not measured again, unless their code has changed.
     """
-    from ttbench.cli import run_command as measure
+    from ttbench.cli import run_command
 
-    raise typer.Exit(measure.run(_request(locals()), as_json=json))
+    raise typer.Exit(run_command.run(_request(target, given, out=out, fresh=fresh, name=name), as_json=json))
 
 
-@app.command()
-def plan(
-    target: options.Target,
-    ctx: options.Ctx = None,
-    checkpoint: options.Checkpoints = None,
-    corpus: options.Corpus = None,
-    protocol: options.Protocol = None,
-    limit: options.Limit = None,
-    depth_mode: options.DepthMode = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    engine: options.Engine = None,
-    attention: options.Attention = None,
-    batch_size: options.BatchSize = None,
-    threads: options.Threads = None,
-    seed: options.Seed = None,
-    out: options.Out = RUNS,
-    timeout: options.Timeout = None,
-    unchecked: options.Unchecked = False,
-    json: options.Json = False,
-) -> None:
+@command()
+@options.takes()
+def plan(target: options.Target, out: options.Out = RUNS, json: options.Json = False, **given: Any) -> None:
     """Show what `run` would do and cost; start nothing."""
-    from ttbench.cli import run_command as measure
+    from ttbench.cli import run_command
 
-    measure.plan(_request(locals()), as_json=json)
+    run_command.plan(_request(target, given, out=out), as_json=json)
 
 
-def _request(given: dict[str, Any]) -> Request:
-    """The options of `run` and `plan` by name, as the request they stand for."""
+def _request(target: str, given: dict[str, Any], *, out: Path, fresh: bool = False, name: str | None = None) -> Request:
+    """The request that a command line stands for."""
     from ttbench.cli.run_command import Request
-    from ttbench.runs.request import Options
+    from ttbench.runs.options import from_flags
 
-    names = ("ctx", "corpus", "protocol", "limit", "depth_mode", "device", "dtype", "engine", "attention")
-    names += ("batch_size", "threads", "seed", "timeout")
-    options = Options(
-        checkpoints=tuple(given["checkpoint"] or ()) or None,
-        unchecked=given["unchecked"] or None,
-        **{name: given[name] for name in names},
-    )
-    return Request(target=given["target"], options=options, out=given["out"], fresh=given.get("fresh", False))
+    return Request(target=target, options=from_flags(given), out=out, fresh=fresh, name=name)
 
 
-@app.command()
+@command()
 def compare(
     first: Annotated[
         str,
@@ -173,7 +141,7 @@ def compare(
     results.compare(first, second, runs=run or [], root=out, as_json=json)
 
 
-@app.command()
+@command()
 def figures(
     folder: Annotated[
         list[str] | None,
@@ -196,7 +164,7 @@ def figures(
     results.figures(folder or [], into=into, root=out, as_json=json)
 
 
-@app.command("list")
+@command("list")
 def list_(
     noun: Annotated[
         str | None,
@@ -216,7 +184,7 @@ def list_(
     results.list_nouns(noun, root=out, as_json=json)
 
 
-@app.command()
+@command()
 def show(
     run: Annotated[
         str,
@@ -238,7 +206,33 @@ def show(
     results.show(run, cell, sample=sample, root=out, as_json=json)
 
 
-@app.command()
+runs_app = typer.Typer(cls=Group, help="Manage the folders of runs.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(runs_app, name="runs")
+
+
+@runs_app.command("rm", cls=options.Command)
+def remove_runs(
+    run: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="Runs to delete: id, part of one, folder, or last.",
+            autocompletion=options.complete("runs"),
+        ),
+    ],
+    out: options.Out = RUNS,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; also delete runs that have not ended.")] = False,
+) -> None:
+    """Delete runs.
+
+    What they measured must be measured again, unless another run has taken it over.
+    """
+    from ttbench.cli import result_commands as results
+
+    results.remove_runs(run, root=out, yes=yes)
+
+
+@command()
 def doctor(
     hub: Annotated[bool, typer.Option("--hub", help="Also ask whether the Hugging Face hub answers.")] = False,
     out: options.Out = RUNS,
@@ -250,7 +244,8 @@ def doctor(
     machine.doctor(root=out, hub=hub, as_json=json)
 
 
-@app.command()
+@command()
+@options.takes("device", "dtype", "engine", single=True)
 def check(
     checkpoint: Annotated[
         str,
@@ -260,9 +255,6 @@ def check(
             autocompletion=options.complete("checkpoints"),
         ),
     ],
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    engine: options.Engine = None,
     ctx: Annotated[
         str | None,
         typer.Option(
@@ -270,6 +262,7 @@ def check(
         ),
     ] = None,
     json: options.Json = False,
+    **given: Any,
 ) -> None:
     """Check a model's steps, causality and states.
 
@@ -280,27 +273,24 @@ def check(
 
     checkpoints.check(
         checkpoint,
-        device=device or "cpu",
-        dtype=dtype or "float32",
-        engine=engine or "eager",
+        device=given["device"] or "cpu",
+        dtype=given["dtype"] or "float32",
+        engine=given["engine"] or "eager",
         ctx=ctx,
         as_json=json,
     )
 
 
-@app.command()
+@command()
+@options.takes("device", "dtype", "engine", "attention", "threads", single=True)
 def generate(
     checkpoint: Annotated[
         str, typer.Argument(metavar="NAME|DIR|ID", help="A checkpoint.", autocompletion=options.complete("checkpoints"))
     ],
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text to continue; - reads it from stdin.")],
     num_tokens: Annotated[int, typer.Option(min=1, metavar="COUNT", help="Tokens to write.")] = 128,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    engine: options.Engine = None,
-    attention: options.Attention = None,
-    threads: options.Threads = None,
     json: options.Json = False,
+    **given: Any,
 ) -> None:
     """Continue a text, greedily."""
     from ttbench.cli import checkpoint_commands as checkpoints
@@ -309,16 +299,16 @@ def generate(
         checkpoint,
         prompt,
         num_tokens=num_tokens,
-        device=device or "cpu",
-        dtype=dtype or "float32",
-        engine=engine or "eager",
-        attention=attention,
-        threads=threads,
+        device=given["device"] or "cpu",
+        dtype=given["dtype"] or "float32",
+        engine=given["engine"] or "eager",
+        attention=given["attention"],
+        threads=given["threads"],
         as_json=json,
     )
 
 
-@app.command()
+@command()
 def convert(
     source: Annotated[
         Path, typer.Argument(metavar="SOURCE", help="File or folder as published: JAX train state, torch.save, GGUF.")
@@ -343,15 +333,16 @@ def convert(
     conversion.convert(source, out=out, config=config, as_json=json)
 
 
-@app.command()
+@command()
+@options.takes("threads", single=True)
 def train(
     names: options.Names = None,
     recipe: options.Recipe = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the finished checkpoints go.")] = Path("trained"),
     share: options.Share = 1.0,
     grid: options.Grid = None,
-    threads: options.Threads = None,
     as_json: options.Json = False,
+    **given: Any,
 ) -> None:
     """Train checkpoints of the zoo again.
 
@@ -360,9 +351,9 @@ def train(
     from ttbench.cli import checkpoint_commands as checkpoints
 
     if grid is not None:
-        checkpoints.grid(names or [], grid, recipe=recipe, threads=threads, as_json=as_json)
+        checkpoints.grid(names or [], grid, recipe=recipe, threads=given["threads"], as_json=as_json)
     else:
-        checkpoints.train(names or [], recipe=recipe, share=share, out=out, threads=threads)
+        checkpoints.train(names or [], recipe=recipe, share=share, out=out, threads=given["threads"])
 
 
 @app.command("lm-eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -377,13 +368,14 @@ def lm_eval(ctx: typer.Context) -> None:
     raise typer.Exit(harness.lm_eval(ctx.args))
 
 
-@app.command("train-experts")
+@command("train-experts")
+@options.takes("threads", single=True)
 def train_experts(
     names: options.Names = None,
     recipe: options.Recipe = None,
     checkpoint: options.Base = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the finished experts go.")] = Path("experts"),
-    threads: options.Threads = None,
+    **given: Any,
 ) -> None:
     """Train experts for `run adapt`.
 
@@ -391,7 +383,7 @@ def train_experts(
     """
     from ttbench.cli import experts_command as experts
 
-    experts.train_experts(names or [], recipe=recipe, checkpoint=checkpoint, out=out, threads=threads)
+    experts.train_experts(names or [], recipe=recipe, checkpoint=checkpoint, out=out, threads=given["threads"])
 
 
 def main() -> None:

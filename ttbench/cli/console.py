@@ -81,6 +81,13 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
+def ask(question: str) -> bool:
+    """Whether a person at a terminal says yes; no where there is none."""
+    if not sys.stdin.isatty():
+        return False
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+
 def print_error(message: str) -> None:
     """The one message of a failed command."""
     console = err()
@@ -200,6 +207,7 @@ class RunDisplay:
         self.folder: str | None = None
         self._index = self._num_cells = 0
         self._started = 0.0
+        self._said: set[str] = set()  # reasons that stand in an earlier cell's line
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
@@ -237,7 +245,8 @@ class RunDisplay:
     def on_cell_end(self, cell: Cell, *, status: Status, reason: str | None, seconds_left: float | None) -> None:
         took = span(time.monotonic() - self._started)
         width = len(str(self._num_cells))
-        words = f" {status}: {reason}" if reason else f" {status}"
+        words = f" {status}{': ' if reason else ''}{'as before' if reason in self._said else reason or ''}"
+        self._said |= {reason} if reason else set()
         if status == "ok":
             number = self._number(self.folder, cell) if self.folder else None
             words = f"  {number}" if number else ""

@@ -20,18 +20,23 @@ from ttbench.report.published import ROWS
 from ttbench.store.record import CellRecord
 from ttbench.store.rows import frame, read_rows, table
 from ttbench.store.store import Store, run_folders
+from ttbench.strict_yaml import package_folder
 from ttbench.types import ANSWERS, SCHEMA_VERSION
 
 if TYPE_CHECKING:
     import pandas as pd
 
-RESULTS = Path("results")
+
+def results_folder() -> Path:
+    """Where published results are: `./results`, else those that ship with the package."""
+    here = Path("results")
+    return here if here.is_dir() else package_folder("results")
 
 
-def newest(folders: Iterable[Path]) -> list[CellRecord]:
+def newest(folders: Iterable[Path], *, quiet: bool = False) -> list[CellRecord]:
     """Each cell once under each name, from the first folder that answered it, else from the first that tried.
 
-    Damaged cells are left out, which is said in one line.
+    Damaged cells are left out, which is said in one line unless `quiet`.
     """
     found: dict[tuple[str, str], CellRecord] = {}
     damaged: list[str] = []
@@ -43,7 +48,7 @@ def newest(folders: Iterable[Path]) -> list[CellRecord]:
             held = found.get(key)
             if held is None or (held.status not in ANSWERS and record.status in ANSWERS):
                 found[key] = record
-    say_damaged(damaged)
+    say_damaged([] if quiet else damaged)
     return list(found.values())
 
 
@@ -53,9 +58,9 @@ def say_damaged(cells: Sequence[str]) -> None:
         console.say(f"left out, damaged: {', '.join(cells)}; the same run measures them again", style="yellow")
 
 
-def rows_of_runs(folders: Iterable[Path]) -> pd.DataFrame:
-    """The rows of several runs, each cell once."""
-    return frame(table(newest(folders)))
+def rows_of_runs(folders: Iterable[Path], *, quiet: bool = False) -> pd.DataFrame:
+    """The rows of several runs, each cell once; see `newest`."""
+    return frame(table(newest(folders, quiet=quiet)))
 
 
 def rows_named(names: Sequence[str], root: Path) -> pd.DataFrame:
@@ -106,10 +111,10 @@ def rows_about(variants: Sequence[Variant], *, root: Path) -> pd.DataFrame:
     Raises UsageError when there is nothing to read.
     """
     stores = [Store(folder) for folder in run_folders(root)]
-    published = published_rows(RESULTS)
+    published = published_rows(results_folder())
     if not stores and not published:
         raise UsageError(
-            f"nothing has been measured yet: no runs in {root}/ and no results; start with: ttbench run perplexity"
+            f"nothing has been measured yet: no runs in {root}/ and no results; start with: {listing.FIRST_COMMAND}"
         )
     entries = [(store.folder, entry) for store in stores for entry in store.run["cells"]]
     names = {entry["checkpoint"] for _, entry in entries}

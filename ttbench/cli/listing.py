@@ -26,7 +26,11 @@ NOUNS = ("tasks", "architectures", "corpora", "checkpoints", "experts", "suites"
 def describe(target: str, *, alone: bool) -> str:
     """First line of the docstring of "module:object": the module's for a class that is `alone` in it, else its own."""
     module, _, attribute = target.partition(":")
-    spec = importlib.util.find_spec(module)
+    try:
+        spec = importlib.util.find_spec(module)
+    # The package around a plug-in's module is imported to find it, and may raise anything.
+    except Exception as error:
+        return f"cannot be imported: {type(error).__name__}: {error}"
     if spec is None or spec.origin is None:
         return ""
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
@@ -49,14 +53,16 @@ def registered(registry: Registry) -> list[dict[str, Any]]:
 
 
 def tasks() -> list[dict[str, Any]]:
+    usable = dict(TASKS.usable())
     return [
         {
             **entry,
-            "version": TASKS.load(entry["name"]).version,
-            "default_ctx": TASKS.load(entry["name"]).default_ctx,
-            "params": _defaults(TASKS.load(entry["name"]).Params),
+            "version": usable[entry["name"]].version,
+            "default_ctx": usable[entry["name"]].default_ctx,
+            "params": _defaults(usable[entry["name"]].Params),
         }
         for entry in registered(TASKS)
+        if entry["name"] in usable
     ]
 
 
@@ -165,12 +171,15 @@ def runs(root: Path) -> list[dict[str, Any]]:
         survey = store.survey()
         cells = {record.cell.cell_id: record.status for record in survey.records}
         statuses = Counter([*cells.values(), *("damaged" for _ in survey.damaged)])
-        planned = len({entry["cell_id"] for entry in store.run["cells"]})
+        entries = store.run["cells"]
+        planned = len({entry["cell_id"] for entry in entries})
         found.append(
             {
                 "name": folder.name,
                 "command": store.run["command"],
                 "started": store.run["started"],
+                "checkpoints": list(dict.fromkeys(entry["checkpoint"] for entry in entries)),
+                "contexts": sorted({entry["context_len"] for entry in entries}),
                 "cells": planned,
                 "statuses": dict(statuses),
                 "missing": planned - sum(statuses.values()),
@@ -210,6 +219,9 @@ def of(noun: str, root: Path) -> list[dict[str, Any]]:
 
 # Runs
 
+LAST = "last"  # the newest run
+FIRST_COMMAND = "ttbench run perplexity --ctx 1k,4k"
+
 
 def find_run(name: str, root: Path) -> Path:
     """A run's folder from its path, its id, an unambiguous part of its id, or `last`.
@@ -221,12 +233,14 @@ def find_run(name: str, root: Path) -> Path:
     if (Path(name) / "run.json").is_file():
         return Path(name)
     folders = run_folders(root)
-    if name == "last" and folders:
+    if not folders:
+        raise UsageError(f"no run named '{name}': there are no runs in {root}/ yet; start with: {FIRST_COMMAND}")
+    if name == LAST:
         return folders[0]
     exact = [folder for folder in folders if folder.name == name]
     near = exact or [folder for folder in folders if name in folder.name]
     if not near:
-        raise UnknownNameError("run", name, known=[folder.name for folder in folders], where=str(root))
+        raise UnknownNameError("run", name, known=[LAST, *(folder.name for folder in folders)], where=str(root))
     if len(near) > 1:
         raise UsageError(
             f"'{name}' matches {len(near)} runs: {', '.join(folder.name for folder in near)}; type more of the id"
@@ -324,7 +338,7 @@ def names(noun: str, root: Path = RUNS) -> list[str]:
         if noun == "runs":
             from ttbench.store.store import run_folders
 
-            return ["last", *(folder.name for folder in run_folders(root))]
+            return [LAST, *(folder.name for folder in run_folders(root))]
         if noun == "corpora":
             return [*sorted(CORPORA), "text:", "hf:"]
         if noun == "checkpoints":

@@ -1,12 +1,23 @@
-"""Arguments and options that several commands share: types, metavariables, help. Nothing heavy is imported here."""
+"""Arguments and options of commands: those of a run from `ttbench.runs.options`, and what else several commands share.
+
+Nothing heavy is imported here.
+"""
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+from ttbench.runs.options import Flag, flags
+
+# The error of the command line's parser: what BadParameter is a kind of.
+WrongUse: Any = typer.BadParameter.__base__
 
 
 def complete(noun: str) -> Callable[[str], list[str]]:
@@ -20,91 +31,114 @@ def complete(noun: str) -> Callable[[str], list[str]]:
     return names_like
 
 
-def read_limit(text: str) -> int | str:
-    """A count, or `all`."""
-    if text == "all" or (text.isascii() and text.isdecimal() and int(text) > 0):
-        return text if text == "all" else int(text)
-    raise typer.BadParameter(f"'{text}' is neither a whole number of at least 1 nor the word all")
+def takes(*names: str, single: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command options of `ttbench.runs.options`, all of them where none is named; they arrive by keyword.
+
+    Args:
+        single: one value of each, also of those that a run sweeps.
+    """
+
+    def wrap(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command, eval_str=True)
+        parameters = [each for each in own.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+        first = [each for each in parameters if each.default is inspect.Parameter.empty]
+        rest = [each for each in parameters if each.default is not inspect.Parameter.empty]
+        given = [_parameter(name, flags()[name], single=single) for name in names or flags()]
+        merged = [*first, *given, *rest]
+        command.__signature__ = own.replace(parameters=merged)  # type: ignore[attr-defined]
+        command.__annotations__ = {each.name: each.annotation for each in merged}
+        return command
+
+    return wrap
+
+
+def _parameter(name: str, flag: Flag, *, single: bool) -> inspect.Parameter:
+    """An option of a run as a parameter that Typer reads."""
+    many = not single and (flag.many or flag.swept)
+    reader = None if flag.read is None else _parser(flag.read)
+    option = typer.Option(
+        flag.spelt(name),
+        metavar=flag.metavar or None,
+        help=flag.help,
+        min=flag.least,
+        parser=reader,
+        autocompletion=complete(flag.complete) if flag.complete else None,
+    )
+    if flag.kind is bool:
+        hint, default = Annotated[bool, option], False
+    elif reader is not None:
+        hint, default = Annotated[Any, option], None
+    elif many:
+        hint, default = Annotated[list[flag.kind] | None, option], None  # type: ignore[name-defined]
+    else:
+        hint, default = Annotated[flag.kind | None, option], None  # type: ignore[name-defined]
+    return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=hint)
+
+
+def _parser(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+
+    return parse
+
+
+class Command(TyperCommand):
+    """A command that refuses an option given twice, and knows a task's parameter that is mistaken for an option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        except WrongUse as error:
+            hint = _as_parameter(self, getattr(error, "option_name", ""), ctx)
+            if hint:
+                raise WrongUse(hint, ctx=ctx) from error
+            raise
+        once = [each for each in given if each.param_type_name == "option" and not each.multiple]
+        for option in dict.fromkeys(once):
+            if once.count(option) > 1:
+                raise WrongUse(f"{option.opts[0]} is given {once.count(option)} times; give it once", ctx=ctx)
+        return super().parse_args(ctx, args)
+
+
+def _as_parameter(command: TyperCommand, option: str, ctx: Any) -> str:
+    """What to write for an unknown option that is a parameter of some task; empty where it is none."""
+    name = option.lstrip("-").replace("-", "_")
+    if not name or not any(each.name == "params" for each in command.params):
+        return ""
+    import dataclasses
+
+    from ttbench.registry import TASKS
+
+    tasks = [each for each in TASKS if name in {item.name for item in dataclasses.fields(TASKS.load(each).Params)}]
+    return f"{option} is a parameter of {', '.join(tasks)}; write --param {name}=VALUE" if tasks else ""
 
 
 Target = Annotated[
     str,
     typer.Argument(
         metavar="TASK|SUITE",
-        help="A task, or a suite by name or path of its YAML file.",
+        help="A task, or a suite by name or path of its YAML file; task:NAME or suite:NAME where both have the name.",
         autocompletion=complete("targets"),
         show_default=False,
     ),
 ]
-Ctx = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TOKENS",
-        help="Context lengths in tokens, k = 1024: 32k; 1k,4k,32k; 1k..32k doubles.  [default: the task's]",
-    ),
-]
-Checkpoints = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--checkpoint",
-        metavar="NAME|DIR|ID",
-        help="Zoo or catalogue name, folder, or hub id with @revision; may be repeated.  "
-        "[default: the task's, mostly the whole zoo]",
-        autocompletion=complete("checkpoints"),
-    ),
-]
-Corpus = Annotated[
-    str | None,
-    typer.Option(
-        metavar="CORPUS",
-        help="code, kjv, genomes, text:PATH, hf:DATASET ...  [default: the task's own]",
-        autocompletion=complete("corpora"),
-    ),
-]
-Protocol = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Protocol of a task that has several, such as niah_multikey_2.")
-]
-Limit = Annotated[
-    Any,
-    typer.Option(
-        parser=read_limit, metavar="COUNT|all", help="Documents or trials at most, or all.  [default: the task's]"
-    ),
-]
-DepthMode = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME", help="Where needles stand: grid (fixed depths) or ruler (random depths).  [default: grid]"
-    ),
-]
-Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N.  [default: cpu]")]
-Dtype = Annotated[
-    str | None, typer.Option(metavar="DTYPE", help="float32, bfloat16, float16 or float64.  [default: float32]")
-]
-Engine = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="eager, or hf: any model of transformers, by its own code.  [default: eager]"),
-]
-Attention = Annotated[
-    str | None, typer.Option(metavar="NAME", help="sdpa, eager or flash.  [default: the checkpoint's, mostly sdpa]")
-]
-Unchecked = Annotated[
-    bool,
-    typer.Option(
-        "--unchecked", help="Also score models that look ahead or fail another probe; tables and figures mark them."
-    ),
-]
-BatchSize = Annotated[
-    int | None, typer.Option(min=1, metavar="COUNT", help="Sequences in one batch.  [default: the task's]")
-]
-Threads = Annotated[
-    int | None, typer.Option(min=1, metavar="COUNT", help="CPU threads.  [default: all cores, fewer under a CPU quota]")
-]
-Seed = Annotated[
-    int | None,
-    typer.Option(min=0, metavar="NUMBER", help="Random seed for documents, windows and trials.  [default: 0]"),
-]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the runs.")]
-Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="Time limit of each cell.  [default: none]")]
+
+
+def read_name(text: str) -> str:
+    """The name of a run, which becomes part of a folder's name."""
+    if re.fullmatch(r"[\w][\w.-]{0,63}", text) is None:
+        raise typer.BadParameter(f"'{text}' is no name: up to 64 letters, digits, dots, hyphens and underscores")
+    return text
+
+
+RunName = Annotated[
+    Any,
+    typer.Option("--name", parser=read_name, metavar="NAME", help="Name of the run, appended to its folder."),
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again, even where an earlier run has the result.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for programs.")]
 Names = Annotated[

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from typing import Any, cast
 
 import pandas as pd
 
 from ttbench.cli import console
-from ttbench.report.columns import all_rows
+from ttbench.report.columns import Part, all_rows
 from ttbench.runs.calibration import with_times
+from ttbench.runs.options import Options
 from ttbench.runs.plan import Plan
-from ttbench.runs.request import Options, plan_task
+from ttbench.runs.request import NAMED, plan_task
 from ttbench.runs.suite import format_len
 from ttbench.stats import MIN_CLUSTERS
 from ttbench.store.store import find_done
@@ -37,9 +38,23 @@ def price(plan: Plan, rows: pd.DataFrame, *, options: Options, out: str) -> list
         used, given = len(set(part.values("document"))), int(part.floats("num_documents").max())
         if cell is not None and used < given:
             found.setdefault((cell.task, cell.corpus, used, given), []).append(cell)
-    return [
+    limited = [
         _sentence(cells, used=used, given=given, options=options, out=out, name_it=len(found) > 1)
         for (_, _, used, given), cells in found.items()
+    ]
+    return [*limited, *_too_few(measured)]
+
+
+def _too_few(rows: Part) -> list[str]:
+    """What gives an interval to texts of the user's own that are too few for one, all of which were read."""
+    found = {}
+    for key, part in rows.select(rows.present("num_documents")).split(["corpus"]):
+        given = int(part.floats("num_documents").max())
+        if str(key["corpus"]).startswith("text:") and given < MIN_CLUSTERS:
+            found[key["corpus"]] = f"{given} document{'' if given == 1 else 's'}"
+    return [
+        f"{corpus} has {documents}, and an interval needs {MIN_CLUSTERS}: give text:FOLDER with one file for each"
+        for corpus, documents in found.items()
     ]
 
 
@@ -49,11 +64,11 @@ def _sentence(cells: list[Cell], *, used: int, given: int, options: Options, out
     where = f" ({cells[0].task} on {cells[0].corpus})" if name_it else ""
     if used < MIN_CLUSTERS:
         return (
-            f"the numbers rest on {used} of {given} documents{where}, and an interval needs {MIN_CLUSTERS}; "
+            f"the numbers rest on {used:,} of {given:,} documents{where}, and an interval needs {MIN_CLUSTERS}; "
             f"--limit all would read all{takes}"
         )
     return (
-        f"95% intervals rest on {used} of {given} documents{where}; "
+        f"95% intervals rest on {used:,} of {given:,} documents{where}; "
         f"--limit all would make them about {_share(math.sqrt(used / given))} as wide{takes}"
     )
 
@@ -70,19 +85,18 @@ def _seconds(cells: list[Cell], options: Options, *, out: str) -> float | None:
         alike.setdefault(tuple(sorted(f"{name}={value}" for name, value in cell.params.items())), []).append(cell)
     for part in alike.values():
         first = part[0]
-        given = dataclasses.replace(
-            options,
-            checkpoints=tuple(dict.fromkeys(cell.checkpoint for cell in part)),
-            ctx=",".join(dict.fromkeys(format_len(cell.context_len) for cell in part)),
-            corpus=first.corpus,
-            protocol=None,
-            limit=None,
-            depth_mode=None,
-            params={**first.params, "limit": None},
-            batch_size=first.batch_size,
-            threads=first.threads,
-        )
-        everything = plan_task(first.task, given, out=out)
+        kept = {name: value for name, value in options.items() if name not in NAMED}
+        given: dict[str, Any] = {
+            **kept,
+            "checkpoints": tuple(dict.fromkeys(cell.checkpoint for cell in part)),
+            "ctx": ",".join(dict.fromkeys(format_len(cell.context_len) for cell in part)),
+            "params": {**first.params, "limit": None},
+            "batch_size": first.batch_size,
+            "threads": first.threads,
+        }
+        if first.corpus is not None:
+            given["corpus"] = first.corpus
+        everything = plan_task(first.task, cast(Options, given), out=out)
         done = find_done(out, [cell.cell_id for cell in everything.cells])
         left = [cell for cell in everything.cells if cell.cell_id not in done]
         seconds = with_times(everything, left).seconds_of(left)

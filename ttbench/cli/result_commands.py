@@ -19,7 +19,9 @@ from ttbench.report.published import ROWS, derive, write_results
 from ttbench.report.table import render, summarise
 from ttbench.runs.suite import format_len
 from ttbench.store.rows import read_rows
-from ttbench.store.store import Store
+from ttbench.store.store import Store, delete_run
+
+RESULTS = Path("results")  # whose tables and figures are made again; those in the package are never written to
 
 
 def compare(first: str, second: str, *, runs: Sequence[str], root: Path, as_json: bool) -> None:
@@ -41,15 +43,15 @@ def compare(first: str, second: str, *, runs: Sequence[str], root: Path, as_json
 def figures(folders: Sequence[str], *, into: Path | None, root: Path, as_json: bool) -> None:
     """Make CSVs and figures: in each folder from its rows.parquet, or `into` one from the rows of several runs."""
     if into is not None:
-        runs = [listing.find_run(name, root) for name in folders or ["last"]]
+        runs = [listing.find_run(name, root) for name in folders or [listing.LAST]]
         rows = reading.rows_of_runs(runs)
         reading.say_age(rows, "of these runs")
         files = write_results(rows, into, warn=console.warn)
     else:
         found = [Path(name) if Path(name).is_dir() else listing.find_run(name, root) for name in folders]
-        sources = [path.parent for folder in found or [reading.RESULTS] for path in reading.published_rows(folder)]
+        sources = [path.parent for folder in found or [RESULTS] for path in reading.published_rows(folder)]
         if not sources:
-            raise UsageError(f"no {ROWS} in {', '.join(folders) or reading.RESULTS}; see: ttbench list runs")
+            raise UsageError(f"no {ROWS} in {', '.join(folders) or RESULTS}; see: ttbench list runs")
         for source in sources:
             reading.say_age(read_rows(source / ROWS), str(source))
         files = [path for source in sources for path in derive(source, warn=console.warn)]
@@ -94,8 +96,20 @@ def _print_entries(noun: str, entries: Sequence[Mapping[str, Any]]) -> None:
         columns = [Column("name"), Column("title", wrap=True), Column("tasks", wrap=True)]
         rows: list[Sequence[Any]] = [(entry["name"], entry["title"], ", ".join(entry["tasks"])) for entry in entries]
     elif noun == "runs":
-        columns = [Column("run"), Column("cells", numeric=True), Column("status"), Column("command", wrap=True)]
-        rows = [(entry["name"], entry["cells"], _statuses(entry), entry["command"]) for entry in entries]
+        columns = [Column("run"), Column("started"), Column("checkpoints", wrap=True), Column("contexts", wrap=True)]
+        columns += [Column("cells", numeric=True), Column("status"), Column("command", wrap=True)]
+        rows = [
+            (
+                entry["name"],
+                entry["started"][:16].replace("T", " "),
+                ", ".join(entry["checkpoints"]),
+                ", ".join(map(format_len, entry["contexts"])),
+                entry["cells"],
+                _statuses(entry),
+                entry["command"],
+            )
+            for entry in entries
+        ]
     elif noun == "experts":
         columns = [Column("name"), Column("how", wrap=True), Column("domain"), Column("parameters", numeric=True)]
         rows = [
@@ -122,6 +136,24 @@ def _print_entries(noun: str, entries: Sequence[Mapping[str, Any]]) -> None:
         columns = [Column("name"), Column("what", wrap=True), Column("defined in", wrap=True)]
         rows = [(entry["name"], entry["description"], entry["target"]) for entry in entries]
     console.print_table(rows, columns)
+
+
+def remove_runs(names: Sequence[str], *, root: Path, yes: bool) -> None:
+    """Delete runs. Cells that other runs have taken over stay with them.
+
+    Raises UsageError for a run that has not ended, and where nobody can be asked and `yes` is not given.
+    """
+    folders = list(dict.fromkeys(listing.find_run(name, root) for name in names))
+    for folder in folders:
+        if not (folder / ROWS).is_file() and not yes:
+            raise UsageError(f"{folder} has not ended, or was cut off: it has no {ROWS}; to delete it anyway add --yes")
+    if not yes:
+        console.say("\n".join(map(str, folders)))
+        if not console.ask(f"delete {len(folders)} run{'' if len(folders) == 1 else 's'}?"):
+            raise UsageError("nothing was deleted; to delete without being asked add --yes")
+    for folder in folders:
+        delete_run(folder)
+        console.say(f"deleted {folder}")
 
 
 WIDEST = 24  # letters that a column of samples makes room for; longer texts are wrapped
@@ -230,6 +262,9 @@ def show(run: str, cell: str | None, *, sample: int | None, root: Path, as_json:
     ]
     console.print_table(facts, [Column(""), Column("", wrap=True)], head=False)
     reading.say_damaged([entry["cell_id"][:8] for entry in seen.cells if entry["status"] == "damaged"])
+    if any(entry["status"] == "ok" for entry in seen.cells):
+        console.out().print()
+        console.print_rich(render(summarise(reading.rows_of_runs([folder], quiet=True))))
     columns = [Column("cell"), Column("task"), Column("checkpoint"), Column("context", numeric=True)]
     columns += [Column("status"), Column("samples", numeric=True), Column("time", numeric=True), Column("code")]
     rows = [

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,31 +15,31 @@ from typing import TYPE_CHECKING, Any
 from ttbench import __version__
 from ttbench.checkpoints.special_tokens import folder_remark
 from ttbench.cli import console
+from ttbench.cli.as_json import plan_json, result_json
 from ttbench.cli.console import Column
 from ttbench.cli.price import price
-from ttbench.errors import UnknownNameError
 from ttbench.machine import measure
 from ttbench.names import quote
-from ttbench.registry import TASKS
-from ttbench.report import words
 from ttbench.report.headline import headline
 from ttbench.report.published import write_derived
 from ttbench.report.table import render, summarise
 from ttbench.runs.calibration import busy, with_times
-from ttbench.runs.estimate import Estimate
+from ttbench.runs.options import Options, as_flags, to_json
 from ttbench.runs.plan import Plan
-from ttbench.runs.suite import find_suite, format_len, list_suites
-from ttbench.runs.sweep import Options, RunInterrupted, RunResult, plan_suite, plan_task, run_cells
+from ttbench.runs.suite import find_suite, format_len
+from ttbench.runs.sweep import RunInterrupted, RunResult, find_target, plan_suite, plan_task, run_cells
 from ttbench.store.store import Store, find_done, origins
 from ttbench.types import ANSWERS, FAILURES, Cell
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 INTERRUPTED = 130
+TERMINATED = 128 + signal.SIGTERM
 LONG_S = 15 * 60.0  # seconds of a run that one is warned of
 SHORT_S = 5 * 60.0  # seconds that the advice aims at
 FEW = 4  # documents or trials, where all were asked for
+ESTIMATED = ("flops", "state_bytes", "seconds", "setup_s", "probes_s", "exact")  # of a cell, with --json
 # The options in force, as the command line spells them.
 OPTIONS: Mapping[str, Callable[[Cell], Any]] = {
     "device": lambda cell: cell.device,
@@ -59,39 +62,29 @@ class Request:
     options: Options
     out: Path  # folder of the runs
     fresh: bool = False  # measure again what earlier runs answered
+    name: str | None = None  # what the run's folder is called; None: the task's or suite's name
 
     def plan(self) -> Plan:
         """Lay out the cells. Raises UnknownNameError with both kinds of names when the target is neither."""
-        if self.target in TASKS:
-            return plan_task(self.target, self.options, out=self.out)
-        if Path(self.target).suffix not in (".yaml", ".yml") and self.target not in list_suites():
-            raise UnknownNameError("task or suite", self.target, known={*TASKS, *list_suites()})
-        return plan_suite(self.target, self.options, out=self.out)
+        kind, name = find_target(self.target)
+        return (plan_task if kind == "task" else plan_suite)(name, self.options, out=self.out)
 
     @property
-    def name(self) -> str:
-        """What the run's folder is called."""
-        return self.target if self.target in TASKS else find_suite(self.target).stem
+    def called(self) -> str:
+        """What the run's folder is called after its time."""
+        kind, name = find_target(self.target)
+        return self.name or (name if kind == "task" else find_suite(name).stem)
 
     def command(self, verb: str = "run") -> str:
         """The command line that asks for the same."""
-        words = ["ttbench", verb, self.target]
-        for item in dataclasses.fields(Options):
-            value = getattr(self.options, item.name)
-            if value is None or value == {}:
-                continue
-            if value is True:
-                words.append(f"--{item.name}")
-            elif item.name == "checkpoints":
-                words += [word for name in value for word in ("--checkpoint", str(name))]
-            else:
-                words += [f"--{item.name.replace('_', '-')}", str(value)]
+        words = ["ttbench", verb, self.target, *as_flags(self.options)]
         words += ["--fresh"] if self.fresh and verb == "run" else []
+        words += ["--name", self.name] if self.name and verb == "run" else []
         words += [] if self.out == Path("runs") else ["--out", str(self.out)]
         return " ".join(map(quote, words))
 
     def to_json(self) -> dict[str, Any]:
-        return {"target": self.target, **dataclasses.asdict(self.options), "out": str(self.out), "fresh": self.fresh}
+        return {"target": self.target, **to_json(self.options), "out": str(self.out), "fresh": self.fresh}
 
     def answered(self, plan: Plan) -> dict[str, Path]:
         """Files of the cells that earlier runs answered; none when all is to be measured again."""
@@ -106,11 +99,11 @@ def run(request: Request, *, as_json: bool) -> int:
     print_estimate(plan, done=done)
     warn_of_length(plan, request, done=done)
     try:
-        with console.RunDisplay(number=_number_of) as display:
+        with stopped_by_term() as stopped, console.RunDisplay(number=_number_of) as display:
             result = run_cells(
                 plan,
                 out=request.out,
-                name=request.name,
+                name=request.called,
                 command=request.command(),
                 options=request.to_json(),
                 progress=display,
@@ -123,12 +116,14 @@ def run(request: Request, *, as_json: bool) -> int:
         )
         console.say("to go on where it stopped:")
         console.say(f"  {interrupted.command}", style="bold")
-        return INTERRUPTED
+        return TERMINATED if stopped else INTERRUPTED
+    if result.repeated:
+        console.say(f"nothing new to measure: these are the results of {result.folder}; --fresh measures again")
     table = summarise(result.rows())
     if as_json:
         files = write_derived(table, result.folder, warn=console.warn)
-        console.print_json(_result_json(result, table=table, files=files))
-        print_end(result, files=files, request=request)
+        console.print_json(result_json(result, table=table, files=files))
+        print_end(result, files=files, request=request, why=True)
         return 1 if result.num_failed else 0
     # The numbers first: nothing that is made of them may cost them, nor a closed terminal cost the files.
     try:
@@ -140,6 +135,23 @@ def run(request: Request, *, as_json: bool) -> int:
     return 1 if result.num_failed else 0
 
 
+@contextlib.contextmanager
+def stopped_by_term() -> Iterator[list[int]]:
+    """Take SIGTERM, which schedulers and containers send, as Ctrl-C; yields a list that then holds the signal."""
+    stopped: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        stopped.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop) if threading.current_thread() is threading.main_thread() else None
+    try:
+        yield stopped
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
 def _number_of(folder: str, cell: Cell) -> str | None:
     """What a cell of a run gave, in words."""
     return headline(Store(folder).read(cell.cell_id))
@@ -149,7 +161,7 @@ def plan(request: Request, *, as_json: bool) -> None:
     """Show what a run would do."""
     plan, done = timed_plan(request)
     if as_json:
-        console.print_json(_plan_json(plan, done=done, request=request))
+        console.print_json(plan_json(plan, done=done, command=request.command()))
         return
     print_header(plan, request)
     columns = [Column("task"), Column("checkpoint"), Column("context", numeric=True), Column("cells", numeric=True)]
@@ -216,7 +228,7 @@ def _shorter(left: list[Cell], request: Request, *, seconds: float) -> str:
     most = max((limit for limit in limits if isinstance(limit, int)), default=None)
     limit = FEW if most is None else max(1, int(most * SHORT_S / seconds))
     if limits and (most is None or limit < most):
-        options = dataclasses.replace(request.options, limit=limit)
+        options: Options = {**request.options, "limit": limit}
         smaller, done = timed_plan(dataclasses.replace(request, options=options))
         shorter = smaller.seconds_of([cell for cell in smaller.cells if cell.cell_id not in done])
         if shorter is not None and shorter < seconds / 2:
@@ -239,6 +251,8 @@ def print_estimate(plan: Plan, *, done: Mapping[str, Path]) -> None:
     skipped = [f"{len(plan.skips)} skipped"] if plan.skips else []
     if answered or skipped:
         console.say(", ".join([_number(len(plan.cells), "cell"), *answered, *skipped]))
+    if changed := sum(plan.estimates[cell.cell_id].changed for cell in left):
+        console.say(f"{_number(changed, 'cell')} to measure again: code or packages have changed since")
     for origin in origins(done.values()):
         console.say(f"  {_number(origin.num_cells, 'cell')} by run {origin.run_id}, measured {origin.date}")
     if done:
@@ -252,9 +266,11 @@ def print_estimate(plan: Plan, *, done: Mapping[str, Path]) -> None:
     state = console.size(max(estimate.state_bytes or 0 for estimate in estimates))
     unknown = sum(estimate.flops is None for estimate in estimates)
     if seconds is not None:
-        begins = sum(estimate.setup_s or 0.0 for estimate in estimates)
+        begins = console.span(sum(estimate.setup_s or 0.0 for estimate in estimates))
+        probes_s = sum(estimate.probes_s for estimate in estimates)
+        begins += f" to start ({console.span(probes_s)} of it for the probes, asked once)" if probes_s else " to start"
         source = "earlier runs" if all(estimate.exact for estimate in estimates) else "the rates of this machine"
-        time = f"about {console.span(seconds)}, of which {console.span(begins)} to start, going by {source}"
+        time = f"about {console.span(seconds)}, of which {begins}, going by {source}"
     elif known:
         time = f"at least {console.span(sum(known))}: {len(left) - len(known)} of {len(left)} cells cannot be told"
     else:
@@ -266,17 +282,17 @@ def print_estimate(plan: Plan, *, done: Mapping[str, Path]) -> None:
     console.say(f"{_number(len(left), 'cell')} to do: {known_work}{without}; time {time}")
 
 
-def print_end(result: RunResult, *, files: Iterable[Path], request: Request) -> None:
-    """What became of the run and where everything is, on stderr."""
+def print_end(result: RunResult, *, files: Iterable[Path], request: Request, why: bool = False) -> None:
+    """What became of the run and where everything is, on stderr; `why` cells have no number, where no table says it."""
     counts = Counter(result.statuses.values())
     console.say()
     words = ", ".join(f"{counts[status]} {status}" for status in (*ANSWERS, *FAILURES) if counts[status])
     reused = f" ({result.num_reused} from earlier runs)" if result.num_reused else ""
     console.say(f"{_number(len(result.statuses), 'cell')}: {words}{reused}, in {console.span(result.seconds)}")
-    for record in Store(result.folder).records():
-        if record.status != "ok":
-            style = "red" if record.status in FAILURES else "yellow"
-            console.say(f"  {record.status}: {console.cell_words(record.cell)}: {record.reason}", style=style)
+    unmeasured = [record for record in Store(result.folder).records() if record.status != "ok"] if why else []
+    for (status, reason), number in Counter((record.status, record.reason) for record in unmeasured).items():
+        style = "red" if status in FAILURES else "yellow"
+        console.say(f"  {_number(number, 'cell')} {status}: {reason}", style=style)
     console.say(f"rows     {result.folder / 'rows.parquet'}")
     for path in files:
         console.say(f"{'figure' if path.suffix in ('.png', '.svg') else 'table':<8} {path}")
@@ -335,62 +351,3 @@ def _plan_rows(plan: Plan, *, done: Mapping[str, Path]) -> list[tuple[Any, ...]]
             )
         )
     return rows
-
-
-def _plan_json(plan: Plan, *, done: Mapping[str, Path], request: Request) -> dict[str, Any]:
-    cells = [
-        {**_cell_json(cell), **_estimate_json(plan.estimates[cell.cell_id]), "done": cell.cell_id in done}
-        for cell in plan.cells
-    ]
-    skips = [{**_cell_json(skip.cell), "status": skip.status, "reason": skip.reason} for skip in plan.skips]
-    return {
-        "command": request.command(),
-        "cells": cells,
-        "skips": skips,
-        "notes": list(plan.notes),
-        "twins": [_cell_json(cell) for cell in plan.twins],
-        "flops": plan.flops,
-        "state_bytes": plan.state_bytes,
-        "seconds": plan.seconds_of([cell for cell in plan.cells if cell.cell_id not in done]),
-    }
-
-
-def _estimate_json(estimate: Estimate) -> dict[str, Any]:
-    return {name: getattr(estimate, name) for name in ("flops", "state_bytes", "seconds", "setup_s", "exact")}
-
-
-def _cell_json(cell: Cell) -> dict[str, Any]:
-    return {
-        "cell_id": cell.cell_id,
-        "task": cell.task,
-        "checkpoint": cell.checkpoint.name,
-        "weights_digest": cell.checkpoint.weights_digest,
-        "code_digest": cell.code_digest,
-        "revision": cell.checkpoint.revision,
-        "context_len": cell.context_len,
-        "params": dict(cell.params),
-        "corpus": cell.corpus,
-        "corpus_digest": cell.corpus_digest,
-        "seed": cell.seed,
-        "dtype": cell.dtype,
-        "device": cell.device,
-        "engine": cell.engine,
-        "attention": cell.attention,
-        "batch_size": cell.batch_size,
-        "threads": cell.threads,
-        "round": cell.round,
-    }
-
-
-def _result_json(result: RunResult, *, table: pd.DataFrame, files: Iterable[Path]) -> dict[str, Any]:
-    return {
-        "run_id": result.folder.name,
-        "folder": str(result.folder),
-        "rows": str(result.folder / "rows.parquet"),
-        "files": [str(path) for path in files],
-        "statuses": dict(Counter(result.statuses.values())),
-        "num_reused": result.num_reused,
-        "num_failed": result.num_failed,
-        "seconds": result.seconds,
-        "summary": words.records(table),
-    }

@@ -34,7 +34,7 @@ class Corpus:
     source: str  # what a reader needs to get the same bytes
     licence: str
     splits: Mapping[str, tuple[Document, ...]]
-    note: str = ""  # what a number on this text must not be read without; empty: nothing
+    caveat: str = ""  # what a number on this text must not be read without; empty: nothing
     notes: tuple[str, ...] = ()  # what was left out or changed, for a reader
 
     def documents(self, split: str) -> tuple[Document, ...]:
@@ -57,7 +57,7 @@ def make_corpus(
     *,
     source: str,
     licence: str = "unknown",
-    note: str = "",
+    caveat: str = "",
     notes: tuple[str, ...] = (),
 ) -> Corpus:
     """Sort, drop empty documents, and digest."""
@@ -77,7 +77,7 @@ def make_corpus(
         source=source,
         licence=licence,
         splits=sorted_splits,
-        note=note,
+        caveat=caveat,
         notes=notes,
     )
 

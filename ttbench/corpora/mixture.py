@@ -2,6 +2,10 @@
 
     code, prose   BOS and a window of a training document
     dna           the same, of a genome; the corpus is opened when the first such row is made
+    languages     BOS and messages of one language, in an order of the row's own
+    cipher        a window of prose, its letters permuted anew in each row
+    cipher-languages    messages of one language, their letters permuted likewise: a language that there is not
+    renamed       a window of code, its words drawn anew in each row
     copy          random strings, each written 2 to 4 times with filler between
     recall        key/value sentences in a wording drawn per row, then the same again in another order
     needle        key/value sentences strewn in a window of text, then asked for
@@ -26,9 +30,12 @@ from functools import cache
 
 import numpy as np
 
+from ttbench.corpora.cipher import encipher
 from ttbench.corpora.corpus import Document, open_corpus
+from ttbench.corpora.messages import draw_messages
 from ttbench.corpora.needle_words import ADJECTIVES, NOUNS, SENTENCE
 from ttbench.corpora.puzzles import NOT_ASKED, PUZZLES, Puzzle
+from ttbench.corpora.renamed import rename
 
 BOS = 256
 
@@ -258,6 +265,28 @@ def _opened_maker(corpus: str, split: str) -> Maker:
     return _text_maker(open_corpus(corpus).documents(split))
 
 
+def _messages_maker(split: str) -> Maker:
+    def make(rng: np.random.Generator, num_tokens: int) -> list[Span]:
+        return [Span(text=draw_messages(rng, num_tokens, split=split), weight=1.0)]
+
+    return make
+
+
+def _changed_maker(text: Maker, change: Callable[[bytes, str], bytes]) -> Maker:
+    """Text of which every row is changed in a way of its own, which a seed gives."""
+
+    def make(rng: np.random.Generator, num_tokens: int) -> list[Span]:
+        span = text(rng, num_tokens)[0]
+        return [Span(text=change(span.text, str(rng.integers(2**62))), weight=1.0)]
+
+    return make
+
+
+def _enciphered(text: bytes, seed: str) -> bytes:
+    """A window's letters permuted; what its ends cut of a letter is left out."""
+    return encipher(text.decode(errors="ignore"), seed=seed).encode()
+
+
 def _needle_maker(
     texts: Sequence[Maker], draw_wording: Wording, *, answer_weight: float, closing: float = 0.0
 ) -> Maker:
@@ -327,6 +356,10 @@ class Mixture:
         self.makers: Mapping[str, Maker] = {
             **texts,
             "dna": _late_maker("genomes", split),
+            "languages": _messages_maker(split),
+            "cipher": _changed_maker(texts["prose"], _enciphered),
+            "cipher-languages": _changed_maker(_messages_maker(split), _enciphered),
+            "renamed": _changed_maker(texts["code"], lambda text, seed: rename(text, seed=seed)),
             "copy": copy_row,
             "recall": _recall_maker(_listed_wording),
             "needle": _needle_maker(list(texts.values()), _listed_wording, answer_weight=answer_weight),

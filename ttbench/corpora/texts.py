@@ -76,6 +76,9 @@ def _read(path: Path, name: str) -> tuple[Document, bool]:
     try:
         text = path.read_bytes()
         text.decode()
+        if b"\0" in text:
+            where = f"a NUL at byte {text.index(0)}"
+            raise CorpusError(f"{path} is no UTF-8 text: it has {where}, as UTF-16 does; convert it, or leave it out")
     except OSError as error:
         raise CorpusError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -48,7 +48,7 @@ def code_corpus() -> Corpus:
         splits,
         source="sources of the wheel sympy",
         licence="BSD-3-Clause",
-        note="its test documents are other files of the project that the zoo was trained on; a project that it has "
+        caveat="its test documents are other files of the project that the zoo was trained on; a project that it has "
         "never read costs it more (corpus code-foreign)",
     )
 
@@ -89,5 +89,5 @@ def foreign_corpus() -> Corpus:
         {"test": documents},
         source="sources of the wheel networkx",
         licence="BSD-3-Clause",
-        note="a project that no checkpoint of the zoo was trained on",
+        caveat="a project that no checkpoint of the zoo was trained on",
     )

@@ -22,9 +22,9 @@ from ttbench.checkpoints.checkpoint import resolve
 from ttbench.checkpoints.loading import load_model, load_tokenizer, save_checkpoint
 from ttbench.checkpoints.tokenizer import Tokenizer
 from ttbench.engines.check_result import CheckResult, counted, not_applicable
-from ttbench.engines.consistency import NEAR
 from ttbench.engines.eager import EagerEngine
 from ttbench.engines.engine import Engine
+from ttbench.engines.findings import NEAR
 from ttbench.engines.probes import guarded
 from ttbench.engines.probing import probe, probe_interface
 from ttbench.errors import UnsupportedError

@@ -26,11 +26,7 @@ from jaxtyping import Float, Int
 
 from ttbench.engines.check_result import CheckResult
 from ttbench.engines.engine import Engine
-
-NEAR = 4096  # tokens that are read in every way
-SHORT = 96  # tokens of the short texts
-NUM_CUTS = 28  # places at which a text is cut, about
-EXAMINED = 8  # of the forwards beyond NEAR, one in so many is repeated
+from ttbench.engines.findings import NUM_CUTS, SHORT
 
 Ids = Int[np.ndarray, "T"]
 Nats = Float[np.ndarray, "T"]

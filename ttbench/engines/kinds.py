@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ttbench.errors import UsageError
+from ttbench.packages import import_packages
 from ttbench.registry import ENGINES
 from ttbench.types import Checkpoint
 
@@ -111,10 +112,11 @@ def load_engine(
     """
     from ttbench.checkpoints.checkpoint import resolve
 
+    import_packages()
     kind: EngineKind = ENGINES.load(engine)
     if isinstance(checkpoint, str):
         checkpoint = resolve(checkpoint, dtype=dtype, engine=engine)
-    others = {ENGINES.load(name).dialect for name in ENGINES} - {kind.dialect}
+    others = {each.dialect for _, each in ENGINES.usable()} - {kind.dialect}
     if checkpoint.dialect in others or (kind.dialect is not None and checkpoint.dialect != kind.dialect):
         raise UsageError(f"'{checkpoint.name}' was resolved for another engine than {engine}; resolve it for {engine}")
     return kind.open(checkpoint, device=device, dtype=dtype, attention=attention, unchecked=unchecked)

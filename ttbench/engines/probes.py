@@ -24,8 +24,9 @@ import numpy as np
 import torch
 
 from ttbench.engines.check_result import CheckResult, counted, not_applicable
-from ttbench.engines.consistency import EXAMINED, NEAR, SHORT, Ids, Nats, Reader, Text, Tolerance, draw_cuts
+from ttbench.engines.consistency import Ids, Nats, Reader, Text, Tolerance, draw_cuts
 from ttbench.engines.engine import Engine
+from ttbench.engines.findings import EXAMINED, NEAR, SHORT
 from ttbench.errors import CellAnswer
 
 

@@ -1,69 +1,24 @@
 """Whether a run may believe its engine: the probes, asked once before the first score, and kept.
 
-How far is looked. To the longest sequence of the run's cells where its own work allows it: the probes read at most
-SHARE of the tokens that these cells read, and NEAR tokens three times if that is more. What a run does not look at,
-its rows say (`checked` is then "partly").
-
-Where findings are kept. In the user's cache folder, as the digests of files are: they belong to weights and code, not
-to a run, so that every later run has them, whatever its `--out`. A note is bound to all that can change what was found,
-carries a checksum, and is written whole or not at all; without it, or where nothing can be written, the probes are
-asked again in every process.
+How far is looked, and where findings are kept, is told in `ttbench.engines.findings`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-import torch
 
-from ttbench.checkpoints import files
 from ttbench.checkpoints.tokenizer import Tokenizer
-from ttbench.code import code_digest
+from ttbench.engines import findings
 from ttbench.engines.check_result import CheckResult
-from ttbench.engines.consistency import NEAR, SHORT, TOLERANCES, Ids, Tolerance, draw_text
+from ttbench.engines.consistency import TOLERANCES, Ids, Tolerance, draw_text
 from ttbench.engines.engine import Engine
+from ttbench.engines.findings import SHORT, Verdict
 from ttbench.engines.probes import Findings, Session, ask, guarded
-from ttbench.errors import CacheError, UnsupportedError
 from ttbench.types import Checkpoint, canonical_json, digest
-from ttbench.user_cache import cache_folder
 
-VERSION = 1  # of the probes; bumped when they find more, so that what was kept is asked again
-SHARE = 0.05  # of the tokens that a run reads
 BYTES_PER_TOKEN = 8  # from above, of most texts
-REREAD = 1.3  # tokens read for each token beyond NEAR that is looked at
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """What is kept of the probes of one engine."""
-
-    looked: int  # tokens
-    failed: str | None  # name of the probe that failed
-    reason: str | None  # what it said, in one sentence
-
-    def require(self) -> None:
-        """Raise UnsupportedError when a probe failed."""
-        if self.failed is not None:
-            raise UnsupportedError(
-                f"probe '{self.failed}' failed: {self.reason}; --unchecked scores it all the same and marks it"
-            )
-
-
-def affordable(reach: int, *, num_tokens: int) -> int:
-    """How far to look, in tokens.
-
-    Args:
-        reach: tokens of the longest sequence that will be read.
-        num_tokens: tokens that will be read in all.
-    """
-    left = SHARE * num_tokens - 3 * NEAR
-    return min(reach, max(NEAR, int(left / REREAD)))
 
 
 def vouch(
@@ -76,11 +31,13 @@ def vouch(
         looked: tokens to look at; at most what the engine can take.
         text: ids of some text of the run's own, at least so many; None where it reads none.
     """
-    looked = max(looked, SHORT) if engine.max_context is None else min(max(looked, SHORT), engine.max_context)
-    key = _key(engine, checkpoint, attention=attention)
-    note = _place(key)
-    known = None if note is None else recall(note, key)
-    if known is not None and (known.failed is not None or known.looked >= looked):
+    looked = findings.within(looked, engine.max_context)
+    key = findings.identify(
+        checkpoint, engine=engine.name, dtype=engine.dtype, device=engine.device, attention=attention
+    )
+    note = findings.place(key)
+    known = None if note is None else findings.recall(note, key)
+    if known is not None and known.answers(looked):
         return known
     found = probe(
         engine, looked=looked, ids=text(looked + 1), windows=(), seed=int(digest(canonical_json(key))[:8], 16)
@@ -92,7 +49,7 @@ def vouch(
         reason=None if failed is None else failed.explanation,
     )
     if note is not None:
-        remember(note, key, verdict)
+        findings.remember(note, key, verdict)
     return verdict
 
 
@@ -129,46 +86,3 @@ def probe_interface(engine: Engine) -> CheckResult:
 def tolerance(engine: Engine) -> Tolerance:
     """What counts as rounding: of its dtype, and of float32 where parts compute in that whatever the dtype."""
     return TOLERANCES["float32" if engine.float32_inside and engine.dtype == "float64" else engine.dtype]
-
-
-def _key(engine: Engine, checkpoint: Checkpoint, *, attention: str) -> dict[str, Any]:
-    """Everything that can change what is found."""
-    return {
-        "probes": VERSION,
-        "weights": checkpoint.weights_digest,
-        "config": checkpoint.config_digest,
-        "code": code_digest(architecture=checkpoint.architecture, task=None, engine=engine.name),
-        "engine": engine.name,
-        "dtype": engine.dtype,
-        "device": engine.device,
-        "attention": attention,
-        "torch": torch.__version__,
-    }
-
-
-def _place(key: Mapping[str, Any]) -> Path | None:
-    """Where a finding is kept; None where there is no place to."""
-    try:
-        return cache_folder() / "findings" / f"{digest(canonical_json(key))}.json"
-    except CacheError:
-        return None
-
-
-def recall(note: Path, key: Mapping[str, Any]) -> Verdict | None:
-    """What a note says; None when there is none, or it is damaged or of something else."""
-    try:
-        data = json.loads(note.read_bytes())
-        verdict = Verdict(**data["verdict"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return verdict if data == _note(key, verdict) else None
-
-
-def remember(note: Path, key: Mapping[str, Any], verdict: Verdict) -> None:
-    """Keep a verdict. Where the folder cannot be written nothing is lost but time."""
-    files.write_note(note, _note(key, verdict))
-
-
-def _note(key: Mapping[str, Any], verdict: Verdict) -> dict[str, Any]:
-    body = {"key": dict(key), "verdict": dataclasses.asdict(verdict)}
-    return body | {"checksum": digest(canonical_json(body))}

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ttbench.checkpoints.checkpoint import resolve
-from ttbench.engines.consistency import NEAR
 from ttbench.engines.engine import Engine
+from ttbench.engines.findings import NEAR
 from ttbench.engines.kinds import load_engine
 from ttbench.engines.probing import vouch
 from ttbench.errors import UnknownNameError, UsageError
 from ttbench.lmeval.text import Text, read_text
 from ttbench.machine import measure
+from ttbench.packages import import_packages
 from ttbench.types import NO_ATTENTION, Checkpoint
 
 AUTO_BATCH_SIZE = 8  # continuations; for lm-eval's "auto"
@@ -33,6 +34,7 @@ class Settings:
     max_length: int | None = None  # tokens; None: as the checkpoint allows
     batch_size: int = 1  # continuations side by side
     threads: int | None = None  # None: `measure.default_threads`
+    imports: str | None = None  # packages to import first, with + between them
     unchecked: bool = False  # score also what looks ahead or otherwise fails its probes
 
     @classmethod
@@ -58,7 +60,7 @@ class Settings:
                 values[name] = _count(name, values[name])
         if "unchecked" in values and not isinstance(values["unchecked"], bool):
             raise UsageError(f"unchecked={values['unchecked']} must be True or False")
-        for name in ("checkpoint", "dtype", "device", "engine", "attention"):
+        for name in ("checkpoint", "dtype", "device", "engine", "attention", "imports"):
             if name in values:
                 values[name] = str(values[name])
         return cls(**values)
@@ -88,6 +90,7 @@ def open_parts(settings: Settings) -> Parts:
 
     Raises as `load_engine`, and UnsupportedError without a tokenizer, or when a probe finds that the model looks ahead.
     """
+    import_packages(settings.imports.split("+") if settings.imports else ())
     checkpoint = resolve(settings.checkpoint, dtype=settings.dtype, engine=settings.engine)
     # Before the weights: a checkpoint without a tokenizer must not cost their loading.
     text = read_text(Path(checkpoint.path))

@@ -156,12 +156,13 @@ def check_processor_limit() -> Check:
 
 
 def check_threads() -> Check:
-    """What a run takes unless --threads says otherwise, and what the environment asks of other programs."""
-    default, asked = measure.default_threads(), os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    ok = not asked.isdigit() or int(asked) <= default
+    """What a run takes unless --threads says otherwise."""
+    default, asked = measure.default_threads(), measure.asked_threads()
+    ok = asked is None or asked <= default
     value = f"{default} by default for {measure.num_cores()} cores"
+    value += "" if asked is None else f", OMP_NUM_THREADS={asked}"
     advice = "" if ok else f"more threads than cores wait for each other: use --threads {default} or fewer"
-    return Check(name="threads", ok=ok, value=f"{value}, OMP_NUM_THREADS={asked}" if asked else value, advice=advice)
+    return Check(name="threads", ok=ok, value=value, advice=advice)
 
 
 def check_load() -> Check:

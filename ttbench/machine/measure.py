@@ -109,8 +109,8 @@ def prepare_process() -> None:
     """Flush denormals and import all that opening a checkpoint imports, so that a measured load is its own."""
     flush_denormals()
     importlib.import_module("ttbench.checkpoints.loading")
-    for name in ARCHITECTURES:
-        ARCHITECTURES.load(name)
+    for _ in ARCHITECTURES.usable():
+        pass
 
 
 def denormals_flushed() -> bool | None:
@@ -292,12 +292,20 @@ def cpu_quota() -> float | None:
 
 
 def default_threads() -> int:
-    """Compute threads where none are asked for: one per core, as many as the quota keeps running, at least one.
+    """Compute threads where no option asks for any: one per core, fewer under a CPU quota or OMP_NUM_THREADS.
 
-    More threads than the quota allows spend it early in each period, and then all of them wait for the next one.
+    More threads than the quota allows spend it early in each period, and then all of them wait for the next one; more
+    than there are cores wait for each other, so OMP_NUM_THREADS can only lower the number.
     """
     quota = cpu_quota()
-    return num_cores() if quota is None else max(1, int(quota))
+    most = num_cores() if quota is None else max(1, int(quota))
+    return min(most, asked_threads() or most)
+
+
+def asked_threads() -> int | None:
+    """The threads that OMP_NUM_THREADS asks for; None where it asks for none, or cannot be read."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(first) if first.isascii() and first.isdecimal() and int(first) > 0 else None
 
 
 def memory_bytes() -> int:

@@ -12,23 +12,26 @@ from ttbench.machine.work import Calls, Work
 
 # Attention may be so much slower or faster than the products of the same number of FLOP.
 _ATTENTION_SPREAD = 4.0
+_SAME_FIT = 1e-9  # squared relative errors that are rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """Seconds of one call at a batch size: a fixed part, a part for each token, a part for each earlier token read."""
+    """Seconds of one call at a batch size: a fixed part, and parts for tokens, earlier tokens read and losses."""
 
     call_s: float
     token_s: float  # for each token of each sequence
     pair_s: float  # for each earlier token that a token of a sequence reads
     step_s: float  # of one decoding step of the whole batch at an empty state
+    score_s: float = 0.0  # for each token of each sequence whose loss is taken
 
     def seconds(self, calls: Calls, window: int | None) -> float:
         """Wall seconds of one call."""
         pairs = calls.batch_size * calls.pairs(window) * self.pair_s
         if calls.steps:
             return calls.num_tokens * self.step_s + pairs
-        return self.call_s + calls.batch_size * calls.num_tokens * self.token_s + pairs
+        losses = calls.batch_size * calls.scored * self.score_s
+        return self.call_s + calls.batch_size * calls.num_tokens * self.token_s + pairs + losses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +40,6 @@ class Rates:
 
     paces: Mapping[int, Pace]  # by batch size
     window: int | None  # of the checkpoint's Cost
-    load_s: float
 
     def seconds(self, work: Work, *, compress_s: float) -> float:
         """Wall seconds of a cell's work, without what its process needs to begin.
@@ -55,37 +57,50 @@ class Rates:
 
 
 def fit_pace(
-    times: Mapping[int, float], *, batch_size: int, step_s: float, window: int | None, attention: float | None
+    times: Mapping[int, float],
+    *,
+    batch_size: int,
+    step_s: float,
+    window: int | None,
+    attention: float | None,
+    score_s: float = 0.0,
 ) -> Pace:
     """The pace that fits the seconds of calls of some lengths, no part of it negative; relative errors weigh equally.
 
     Args:
         times: tokens of a sequence -> seconds of a call of `batch_size` such sequences.
-        attention: FLOP for an earlier token read, for each FLOP of a token by itself; None: not known. Where the
-            calls were too short to show the cost of context, it is told from this.
+        attention: FLOP for an earlier token read, for each FLOP of a token by itself; None: not known. A fit that
+            gives context another cost than these FLOP allow is made again with the nearest cost that they do: short
+            calls cannot tell a token's own cost from that of the few before it.
     """
     columns = np.array(
         [[1.0, batch_size * size, batch_size * Calls(num=1, num_tokens=size).pairs(window)] for size in times]
     )
-    seconds = np.array(list(times.values()))
-    call_s, token_s, pair_s = _least_squares(columns / seconds[:, None])
+    columns /= np.array(list(times.values()))[:, None]
+    call_s, token_s, pair_s = _least_squares(columns)
     if attention is not None:
-        lowest, highest = attention * token_s / _ATTENTION_SPREAD, attention * token_s * _ATTENTION_SPREAD
-        pair_s = min(max(pair_s, lowest), highest)
-    return Pace(call_s=call_s, token_s=token_s, pair_s=pair_s, step_s=step_s)
+        lowest, highest = attention / _ATTENTION_SPREAD, attention * _ATTENTION_SPREAD
+        if not lowest * token_s <= pair_s <= highest * token_s:
+            share = lowest if pair_s < lowest * token_s else highest
+            call_s, token_s = _least_squares(np.stack([columns[:, 0], columns[:, 1] + share * columns[:, 2]], axis=1))
+            pair_s = share * token_s
+    return Pace(call_s=call_s, token_s=token_s, pair_s=pair_s, step_s=step_s, score_s=score_s)
 
 
-def _least_squares(columns: np.ndarray) -> tuple[float, float, float]:
-    """Non-negative x with columns @ x as near to 1 as can be: the best of all choices of parts that are not zero."""
-    best, found = float("inf"), (0.0, 0.0, 0.0)
-    for number in range(1, min(3, len(columns)) + 1):
-        for chosen in itertools.combinations(range(3), number):
+def _least_squares(columns: np.ndarray) -> list[float]:
+    """Non-negative x with columns @ x as near to 1 as can be: the best of all choices of parts that are not zero.
+
+    Of choices that fit equally well, as many do where there are few lengths, the first: fewest parts, plainest parts.
+    """
+    num_parts = columns.shape[1]
+    best, found = float("inf"), [0.0] * num_parts
+    for number in range(1, min(num_parts, len(columns)) + 1):
+        for chosen in itertools.combinations(range(num_parts), number):
             part = columns[:, chosen]
             solved = np.linalg.lstsq(part, np.ones(len(columns)), rcond=None)[0]
             error = float(np.square(part @ solved - 1.0).sum())
-            if (solved >= 0).all() and error < best * (1 - 1e-9):
-                parts = [0.0, 0.0, 0.0]
+            if (solved >= 0).all() and error < best - _SAME_FIT:
+                best, found = error, [0.0] * num_parts
                 for place, value in zip(chosen, solved, strict=True):
-                    parts[place] = float(value)
-                best, found = error, (parts[0], parts[1], parts[2])
+                    found[place] = float(value)
     return found

@@ -24,6 +24,7 @@ class Calls:
     batch_size: int = 1  # sequences
     after: float = 0.0  # tokens in the state before the call
     steps: bool = False  # token by token, as in decoding
+    scored: float = 0.0  # tokens of each sequence whose loss is taken, in one call
     least_s: float = 0.0  # seconds that the calls are repeated for at least
     most_s: float | None = None  # seconds after which no further call begins; None: no such limit
 

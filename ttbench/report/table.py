@@ -16,7 +16,7 @@ and domains across. Marks are characters, so that they survive a pipe: * beyond 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -128,7 +128,7 @@ class TaskTable:
         contexts = sorted({entry["context_len"] for entry in entries if entry["context_len"] is not None})
         heads: dict[Scalar, str] = {context_len: words.context(context_len) for context_len in contexts}
         self.contexts = Columns(axis="context_len", corner="", heads=heads)
-        self.constant, self.varying = words.settings(entries)
+        self.constant, self.asked, self.varying = words.settings(entries)
         self.marks = {mark for entry in entries for mark in _marks(entry)}
         ranked = [part for part in words.by(entries, "metric") if part[0]["checkpoint"] is not None]
         beneath = [part for part in words.by(entries, "metric") if part[0]["checkpoint"] is None]
@@ -143,7 +143,8 @@ class TaskTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         self.room = options.max_width
-        yield Text(" · ".join([self.task, *self.constant]), style="bold")
+        asked = ["asked for " + ", ".join(self.asked)] if self.asked else []
+        yield Text(" · ".join([self.task, *self.constant, *asked]), style="bold")
         for columns, sections in groupby(self.sections, lambda section: section.columns):
             mine = list(sections)
             for block in self._blocks(mine, columns, options.max_width):
@@ -287,12 +288,12 @@ def _cell(entry: Record, scale: Scale) -> list[Text]:
 
 def _notes(entries: Sequence[Record]) -> Iterator[str]:
     """Why cells have no number or no interval, and which of them lost rounds."""
+    for part in words.by([entry for entry in entries if entry["status"] != "ok"], "status", "reason"):
+        first = part[0]
+        yield f"{_listed(part)}: {first['status']}{': ' + first['reason'] if first['reason'] else ''}"
     for entry in entries:
-        place = f"{entry['checkpoint']} at {words.context(entry['context_len'])}"
-        if entry["status"] != "ok":
-            yield f"{place}: {entry['status']}{': ' + entry['reason'] if entry['reason'] else ''}"
-        elif entry["num_failed"]:
-            yield f"{place}: {entry['num_failed']} of its cells failed"
+        if entry["status"] == "ok" and entry["num_failed"]:
+            yield f"{_listed([entry])}: {entry['num_failed']} of its cells failed"
     without = [entry for entry in entries if entry["status"] == "ok" and entry["low"] is None]
     for part in words.by(without, "label", "reason", "method"):
         first = part[0]
@@ -302,20 +303,34 @@ def _notes(entries: Sequence[Record]) -> Iterator[str]:
         yield f"{first['label']}{where}: {'' if first['method'] == summary.EXACT else 'no interval, '}{first['reason']}"
 
 
+def _listed(entries: Sequence[Record]) -> str:
+    """Which cells these are, checkpoints of the same contexts together: `a and b at 1k, 4k; c at 4k`."""
+    contexts: dict[str, list[int]] = {}
+    for entry in entries:
+        contexts.setdefault(entry["checkpoint"] or entry["label"], []).append(entry["context_len"])
+    names: dict[str, list[str]] = {}
+    for name, lengths in contexts.items():
+        names.setdefault(", ".join(map(words.context, sorted(set(lengths)))), []).append(name)
+    return "; ".join(f"{' and '.join(found)} at {places}" for places, found in names.items())
+
+
 def _rests(entries: Sequence[Record]) -> list[str]:
     """How much text, how many trials or rounds each number was made from, in one line."""
     made: dict[str, list[str]] = {}
     for part in words.by([entry for entry in entries if entry["value"] is not None], "metric"):
         if part[0]["statistic"] != words.COUNT:
             made.setdefault(words.basis(part), []).append(part[0]["label"])
-    told = [f"{rests} ({', '.join(dict.fromkeys(labels))})" for rests, labels in made.items()]
+    told = [f"{rests}{_of(labels) if len(made) > 1 else ''}" for rests, labels in made.items()]
     return [f"each number rests on {'; '.join(told)}"] if told else []
 
 
 def _intervals(entries: Sequence[Record]) -> list[str]:
     """How the intervals beneath the numbers were made, in one line."""
-    made = [
-        f"{part[0]['method']} ({', '.join(dict.fromkeys(entry['label'] for entry in part))})"
-        for part in words.by([entry for entry in entries if entry["low"] is not None], "method")
-    ]
+    parts = words.by([entry for entry in entries if entry["low"] is not None], "method")
+    made = [f"{part[0]['method']}{_of(e['label'] for e in part) if len(parts) > 1 else ''}" for part in parts]
     return [f"95% intervals beneath the numbers, each for its number alone: {'; '.join(made)}"] if made else []
+
+
+def _of(labels: Iterable[str]) -> str:
+    """Metrics in brackets; their labels hold commas."""
+    return f" ({' · '.join(dict.fromkeys(labels))})"

@@ -62,11 +62,15 @@ class Scale:
 
 def scale(unit: str, values: Iterable[float | None], *, statistic: str = "ratio", digits: int = 3) -> Scale:
     """A scale on which all values have about `digits` significant digits and none has too many before the point."""
+    values = list(values)
     sizes = [abs(value) for value in values if value]
     least, most = (min(sizes), max(sizes)) if sizes else (1.0, 1.0)
     if statistic == "proportion":
         return Scale(unit="%", size=0.01, decimals=0)
     name, size = UNITS.get(unit, unit), 1.0
+    if all(value is None for value in values):
+        # Which multiple is not known where there is no number.
+        return Scale(unit=name, size=size, decimals=0)
     for name, size in _MULTIPLES.get(unit, ()):  # noqa: B007
         if most / size < MOST_IN_A_UNIT and least / size < 1000:
             break
@@ -161,17 +165,21 @@ class Paragraph:
         yield Text("\n".join(lines), style=self.style)
 
 
-def settings(entries: Sequence[Record]) -> tuple[list[str], list[str]]:
-    """Settings that all entries share, in words, and the columns of those that tell lines apart."""
+def settings(entries: Sequence[Record]) -> tuple[list[str], list[str], list[str]]:
+    """Settings and parameters that all entries share, in words, and the columns of those that tell lines apart.
+
+    Parameters are what a task was asked for. How much it read is another thing: a limit leaves out, and 2 windows that
+    are dealt to 12 documents become 12.
+    """
     named = [*_SETTINGS, *(name for name in entries[0] if name.startswith("param_"))]
-    constant, varying = [], []
+    constant, asked, varying = [], [], []
     for name in named:
         # an architecture without attention has no setting of it
         found = list(dict.fromkeys(e[name] for e in entries if e.get(name) not in (None, NO_ATTENTION)))
         if len(found) > 1:
             varying.append(name)
         elif found:
-            constant.append(setting(name, found[0]))
+            (asked if name.startswith("param_") else constant).append(setting(name, found[0]))
     # what else may differ under one name is told apart too; quality has no machine, and old rows no code
     for name in _APART:
         known = [entry for entry in entries if entry.get("checkpoint") is not None]
@@ -179,7 +187,7 @@ def settings(entries: Sequence[Record]) -> tuple[list[str], list[str]]:
         found = {(entry["checkpoint"], entry.get("engine"), entry.get(name)) for entry in known}
         if len(found) > len({entry[:2] for entry in found}):
             varying.append(name)
-    return constant, varying
+    return constant, asked, varying
 
 
 _APART = ("weights_digest", "config_digest", "tokenizer_digest", "code_digest", "machine", "software")

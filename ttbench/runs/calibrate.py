@@ -2,7 +2,7 @@
 
 Reads a request from stdin as JSON, and writes one JSON line per thing measured: that the process is up, each module,
 corpus and compressor, then each checkpoint. A checkpoint is loaded and reads random tokens in calls of growing length
-until its share of the time is spent; then it decodes some steps. The first call of a kind is not timed.
+until its share of the time is spent; then it scores some and decodes some steps. The first call of a kind is not timed.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ttbench.engines.engine import Engine
 
 LENGTHS = (32, 128, 512, 2048, 8192)  # tokens; the longest ones only where they are quick
+SCORED_LENGTHS = 2  # of these, the longest is also scored
 STEPS, WARM_STEPS = 8, 2
 SAMPLE_BYTES = 128 * 1024  # of text, for the compressors
 
@@ -58,13 +59,24 @@ def main() -> None:
             engine = load_engine(
                 cell.checkpoint, device=cell.device, dtype=cell.dtype, attention=cell.attention, engine=cell.engine
             )
-            load_s = time.perf_counter() - began
-            times, step_s = pace(engine, batch_size=job["batch_size"], budget_s=job["budget_s"])
+            tell("load", key=job["key"], seconds=time.perf_counter() - began)
+            for key, batch_size in job["batch_sizes"].items():
+                rates = pace(engine, batch_size=batch_size, budget_s=job["budget_s"])
+                tell("pace", key=key, reading=reading(engine), **rates)
         # What cannot run here will say so in its cell; its time is not known.
         except TtbenchError:
             continue
-        tell("pace", key=job["key"], load_s=load_s, times=times, step_s=step_s)
         del engine
+
+
+def reading(engine: Engine) -> Mapping[str, Any]:
+    """How the engine reads, as far as the probes before a first score depend on it."""
+    return {
+        "max_context": engine.max_context,
+        "forward_len": engine.forward_len,
+        "batched": engine.batched,
+        "causal": getattr(engine.model, "strictly_causal", True),
+    }
 
 
 def corpus_seconds(name: str) -> float:
@@ -89,17 +101,23 @@ def compress_seconds() -> float:
     return (time.perf_counter() - began) / len(sources[:SAMPLE_BYTES])
 
 
-def pace(engine: Engine, *, batch_size: int, budget_s: float) -> tuple[Mapping[int, float], float]:
-    """Seconds of a call by tokens of a sequence, the lower of two where there is time, and of one decoding step."""
+def pace(engine: Engine, *, batch_size: int, budget_s: float) -> Mapping[str, Any]:
+    """Seconds of calls, of losses and of steps.
+
+    Returns:
+        times: tokens of a sequence -> seconds of a call, the lower of two where there is time.
+        score_s: seconds that the loss of a token of one sequence adds.
+        step_s: seconds of one decoding step of the batch.
+    """
     rng, times, spent = np.random.default_rng(0), {}, 0.0
     most = min(engine.max_context or LENGTHS[-1], LENGTHS[-1])
 
-    def read(size: int) -> float:
+    def read(size: int, *, scored: bool = False) -> float:
         ids = rng.integers(0, engine.vocab_size, size=(batch_size, size))
         engine.reset(batch_size, size + STEPS + WARM_STEPS if size + STEPS + WARM_STEPS <= most else size)
         engine.synchronize()
         with measure.Stopwatch() as watch:
-            engine.prefill(ids)
+            engine.score(ids, ids) if scored else engine.prefill(ids)
             engine.synchronize()
         return quiet_seconds(engine, watch)
 
@@ -114,7 +132,10 @@ def pace(engine: Engine, *, batch_size: int, budget_s: float) -> tuple[Mapping[i
         if spent + times[size] <= budget_s / 4:
             again = read(size)
             times[size], spent = min(times[size], again), spent + again
-    return times, _step_seconds(engine, read, batch_size=batch_size, size=min(LENGTHS[0], most // 2))
+    size = sorted(times)[:SCORED_LENGTHS][-1]
+    score_s = max(0.0, min(read(size, scored=True) for _ in range(2)) - times[size]) / (batch_size * size)
+    step_s = _step_seconds(engine, read, batch_size=batch_size, size=min(LENGTHS[0], most // 2))
+    return {"times": times, "score_s": score_s, "step_s": step_s}
 
 
 def quiet_seconds(engine: Engine, watch: measure.Stopwatch) -> float:

@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +27,24 @@ from ttbench.machine.work import Work
 from ttbench.registry import TASKS
 from ttbench.runs.estimate import Estimate
 from ttbench.runs.plan import Plan, groups
+from ttbench.runs.vouching import Reading, looked, probes
 from ttbench.store.store import write_whole
-from ttbench.types import Cell, canonical_json, digest
+from ttbench.types import Cell, Cost, canonical_json, digest
 from ttbench.user_cache import cache_folder
 
-VERSION = 1  # bumped when what is measured changes
+VERSION = 2  # bumped when what is measured changes
 BUDGET_S = 3.0  # of reading, over all checkpoints
 MOST_JOB_S = 0.6  # of reading, for one of them
 TIMEOUT_S = 120.0  # a process that takes longer tells nothing more
 BUSY = 0.75  # load average for each core, from which on a machine is busy
+# What is measured, and what of it every process needs to begin.
+KINDS = ("start", "load", "pace", "module", "corpus", "compress")
+BEGINNINGS = ("start", "load")
 _SPREAD = 5.0  # earlier cells correct rates by no more, either way
 _CHUNK = 65_536
 
 Known = dict[str, dict[str, Any]]  # key -> what was measured
+Wanted = dict[str, tuple[str, Any]]  # key -> kind, and what of that kind
 
 
 def with_times(plan: Plan, cells: Iterable[Cell], *, measuring: bool = True) -> Plan:
@@ -50,10 +55,9 @@ def with_times(plan: Plan, cells: Iterable[Cell], *, measuring: bool = True) -> 
         measuring: measure rates that are not known; False uses only those that are.
     """
     cells = tuple(cells)
-    unknown = [cell for cell in cells if not plan.estimates[cell.cell_id].exact]
     known = _load(cells)
-    if measuring and unknown and (missing := _missing(unknown, known)):
-        known |= _measure(missing, known)
+    if measuring and (missing := _missing(plan, cells, known)):
+        known |= _measure(missing)
     estimates = dict(plan.estimates)
     for cell in cells:
         estimates[cell.cell_id] = _timed(cell, plan.estimates[cell.cell_id], known)
@@ -63,8 +67,25 @@ def with_times(plan: Plan, cells: Iterable[Cell], *, measuring: bool = True) -> 
             if not estimate.exact:
                 estimates[cell.cell_id] = _timed(cell, _without_calls(estimate), known)
         first = group[0].cell_id
-        estimates[first] = dataclasses.replace(estimates[first], setup_s=_setup(group, known))
+        estimates[first] = dataclasses.replace(
+            estimates[first], setup_s=_setup(group, known), probes_s=_probes(group, known)
+        )
     return dataclasses.replace(plan, estimates=estimates)
+
+
+def _missing(plan: Plan, cells: Sequence[Cell], known: Known) -> Wanted:
+    """What has to be measured before the times of `cells` can be told.
+
+    Rates of cells that earlier runs tell are not, but for the probes that go before them, and for what every process
+    needs to begin. What a busy machine gave is measured again, but not for the beginnings alone.
+    """
+    fresh = known.keys() if busy() else {key for key, found in known.items() if not found.get("busy")}
+    parts = groups(cells)
+    paced = [cell for cell in cells if not plan.estimates[cell.cell_id].exact]
+    paced += [group[0] for group in parts if _looked(group, _reading(group[0], known)) is not None]
+    rates = {key: what for key, what in _wanted(paced).items() if key not in fresh}
+    begins = _wanted([group[0] for group in parts], only=BEGINNINGS)
+    return {**{key: what for key, what in begins.items() if key not in known}, **rates}
 
 
 def _served(group: tuple[Cell, ...]) -> list[Cell]:
@@ -98,37 +119,55 @@ def _timed(cell: Cell, estimate: Estimate, known: Known) -> Estimate:
 
 
 def _setup(group: tuple[Cell, ...], known: Known) -> float | None:
-    """Seconds before the first cell of a process: its start, its imports, its checkpoint and corpora.
-
-    Where earlier runs tell the cells, rates are not measured, and reading the checkpoint counts as nothing.
-    """
-    start = known.get(_start_key(group[0]))
+    """Seconds before the first cell of a process: its start, its imports, its checkpoint, corpora and probes."""
+    first = group[0]
+    start = known.get(_start_key(first))
     if start is None:
         return None
-    rates = _rates(group[0], known)
-    load_s = 0.0 if rates is None else rates.load_s
     modules = {name for cell in group for name in TASKS.load(cell.task).imports}
     corpora = {cell.corpus_digest for cell in group if cell.corpus_digest is not None}
-    keys = [*map(_module_key, modules), *(_corpus_key(corpus) for corpus in corpora)]
-    return start["seconds"] + load_s + sum(known[key]["seconds"] for key in keys if key in known)
+    keys = [_load_key(first), *map(_module_key, modules), *(_corpus_key(corpus) for corpus in corpora)]
+    opened = sum(known[key]["seconds"] for key in keys if key in known)
+    return start["seconds"] + opened + _probes(group, known)
+
+
+def _probes(group: tuple[Cell, ...], known: Known) -> float:
+    """Seconds of the probes that go before the first score of a process; none where their findings are kept."""
+    rates, reading = _rates(group[0], known), _reading(group[0], known)
+    num_tokens = _looked(group, reading)
+    if num_tokens is None or rates is None or reading is None:
+        return 0.0
+    return rates.seconds(probes(num_tokens, reading), compress_s=0.0)
+
+
+def _looked(group: tuple[Cell, ...], reading: Reading | None) -> int | None:
+    return looked(group, max_context=None if reading is None else reading.max_context)
+
+
+def _reading(cell: Cell, known: Known) -> Reading | None:
+    found = known.get(_pace_key(cell, 1))
+    return None if found is None else Reading(**found["reading"])
 
 
 def _rates(cell: Cell, known: Known) -> Rates | None:
-    paces, load_s, cost = {}, 0.0, cell.checkpoint.cost
-    for batch_size in _batch_sizes(cell):
-        found = known.get(_pace_key(cell, batch_size))
-        if found is None:
-            continue
-        attention = None if cost is None else cost.flops_per_context_token / cost.flops_per_token
-        paces[batch_size] = _pace(found, batch_size=batch_size, attention=attention, cell=cell)
-        load_s = found["load_s"]
-    return Rates(paces=paces, window=None if cost is None else cost.window, load_s=load_s) if paces else None
+    cost = cell.checkpoint.cost
+    paces = {
+        size: _pace(known[key], batch_size=size, cost=cost)
+        for size in _batch_sizes(cell)
+        if (key := _pace_key(cell, size)) in known
+    }
+    return Rates(paces=paces, window=None if cost is None else cost.window) if paces else None
 
 
-def _pace(found: Mapping[str, Any], *, batch_size: int, attention: float | None, cell: Cell) -> Pace:
-    times = {int(size): seconds for size, seconds in found["times"].items()}
-    window = None if cell.checkpoint.cost is None else cell.checkpoint.cost.window
-    return fit_pace(times, batch_size=batch_size, step_s=found["step_s"], window=window, attention=attention)
+def _pace(found: Mapping[str, Any], *, batch_size: int, cost: Cost | None) -> Pace:
+    return fit_pace(
+        {int(size): seconds for size, seconds in found["times"].items()},
+        batch_size=batch_size,
+        step_s=found["step_s"],
+        score_s=found["score_s"],
+        window=None if cost is None else cost.window,
+        attention=None if cost is None else cost.flops_per_context_token / cost.flops_per_token,
+    )
 
 
 def _batch_sizes(cell: Cell) -> tuple[int, ...]:
@@ -160,11 +199,20 @@ def _compress_key() -> str:
     return _key("compress")
 
 
-def _pace_key(cell: Cell, batch_size: int) -> str:
+def _sizes(cell: Cell) -> list[Any]:
+    """What decides how long a checkpoint takes to read, whatever the code."""
     checkpoint = cell.checkpoint
     sizes = [checkpoint.architecture, checkpoint.config_digest, checkpoint.num_params, checkpoint.weight_bytes]
-    code = code_digest(architecture=checkpoint.architecture, task=None, engine=cell.engine)
-    return _key("pace", code, *sizes, cell.dtype, cell.device, cell.engine, cell.attention, cell.threads, batch_size)
+    return [*sizes, cell.dtype, cell.device, cell.engine, cell.attention]
+
+
+def _load_key(cell: Cell) -> str:
+    return _key("load", *_sizes(cell), cell.threads)
+
+
+def _pace_key(cell: Cell, batch_size: int) -> str:
+    code = code_digest(architecture=cell.checkpoint.architecture, task=None, engine=cell.engine)
+    return _key("pace", code, *_sizes(cell), cell.threads, batch_size)
 
 
 def _torch() -> str | None:
@@ -187,59 +235,65 @@ def _load(cells: Iterable[Cell]) -> Known:
         # A file that is not there, cut or of another layout is measured again.
         with contextlib.suppress(OSError, ValueError, CacheError):
             found = json.loads((_folder() / f"{key}.json").read_text())
-            if isinstance(found, dict) and (busy() or not found.get("busy")):
+            if isinstance(found, dict):
                 known[key] = found
     return known
 
 
-def _wanted(cells: Iterable[Cell]) -> dict[str, tuple[str, Any]]:
-    """Key -> what has to be measured for it."""
-    wanted: dict[str, tuple[str, Any]] = {}
+def _wanted(cells: Iterable[Cell], *, only: Collection[str] = KINDS) -> Wanted:
+    """What has to be measured for these cells by its key, of some kinds only."""
+    found: Wanted = {}
     for cell in cells:
-        wanted[_start_key(cell)] = ("start", cell.threads)
-        for size in _batch_sizes(cell):
-            wanted.setdefault(_pace_key(cell, size), ("pace", (cell, size)))
-        for name in TASKS.load(cell.task).imports:
-            wanted[_module_key(name)] = ("module", name)
+        found[_start_key(cell)] = ("start", cell.threads)
+        found[_load_key(cell)] = ("load", cell)
+        found |= {_pace_key(cell, size): ("pace", (cell, size)) for size in _batch_sizes(cell)}
+        found |= {_module_key(name): ("module", name) for name in TASKS.load(cell.task).imports}
         if cell.corpus is not None and cell.corpus_digest is not None:
-            wanted[_corpus_key(cell.corpus_digest)] = ("corpus", cell.corpus)
-            wanted[_compress_key()] = ("compress", None)
-    return wanted
-
-
-def _missing(cells: Iterable[Cell], known: Known) -> dict[str, tuple[str, Any]]:
-    return {key: what for key, what in _wanted(cells).items() if key not in known}
+            found[_corpus_key(cell.corpus_digest)] = ("corpus", cell.corpus)
+            found[_compress_key()] = ("compress", None)
+    return {key: what for key, what in found.items() if what[0] in only}
 
 
 # Measuring
 
 
-def _measure(missing: Mapping[str, tuple[str, Any]], known: Known) -> Known:
+def _measure(missing: Wanted) -> Known:
     """Measure in one process per number of threads; what cannot be measured is left out."""
     found: Known = {}
-    jobs = [(key, *what) for key, (kind, what) in missing.items() if kind == "pace"]
     others = {kind: {what: key for key, (of, what) in missing.items() if of == kind} for kind in _NAMED}
-    threads = {cell.threads for _, cell, _ in jobs} | set(others["start"])
-    for number in sorted(threads or {1}):
-        mine = [(key, cell, size) for key, cell, size in jobs if cell.threads == number]
-        budget_s = min(MOST_JOB_S, BUDGET_S / max(1, len(mine)))
+    jobs = _jobs(missing)
+    for number in sorted({*jobs, *others["start"]} or {1}):
         spec = {
             "threads": number,
             "modules": [name for name, key in others["module"].items() if key not in found],
             "corpora": [name for name, key in others["corpus"].items() if key not in found],
             "compress": any(key not in found for key in others["compress"].values()),
-            "jobs": [
-                {"key": key, "cell": cell.to_json(), "batch_size": size, "budget_s": budget_s}
-                for key, cell, size in mine
-            ],
+            "jobs": jobs.get(number, []),
         }
         for entry in _entries(spec, number):
             kind, values = entry["kind"], {name: value for name, value in entry.items() if name != "kind"}
-            if kind == "pace":
+            if kind in ("pace", "load"):
                 found[values.pop("key")] = values
             elif key := others[kind].get({"start": number, "compress": None}.get(kind, values.pop("name", None))):
                 found[key] = values
     _keep({key: {**values, "busy": busy()} for key, values in found.items()})
+    return found
+
+
+def _jobs(missing: Wanted) -> dict[int, list[dict[str, Any]]]:
+    """Checkpoints to load once each, and the batch sizes that each reads at, by number of threads."""
+    loads: dict[str, dict[str, Any]] = {}
+    for key, (kind, what) in missing.items():
+        if kind in ("pace", "load"):
+            cell, size = what if kind == "pace" else (what, None)
+            job = loads.setdefault(_load_key(cell), {"cell": cell, "batch_sizes": {}})
+            job["batch_sizes"] |= {} if size is None else {key: size}
+    num_paces = sum(len(job["batch_sizes"]) for job in loads.values())
+    budget_s = min(MOST_JOB_S, BUDGET_S / max(1, num_paces))
+    found: dict[int, list[dict[str, Any]]] = {}
+    for key, job in loads.items():
+        told = {**job, "key": key, "cell": job["cell"].to_json(), "budget_s": budget_s}
+        found.setdefault(job["cell"].threads, []).append(told)
     return found
 
 

@@ -24,7 +24,9 @@ class Estimate:
     seconds: float | None  # wall, of the cell alone; None: not known
     work: Work
     exact: bool = False  # `seconds` are those of the same cell under other seeds or weights
+    changed: bool = False  # an earlier run measured the same by other code or packages
     setup_s: float | None = None  # wall seconds before the first cell of a process; None: not known
+    probes_s: float = 0.0  # of these, for the probes that go before a first score
     # Work and seconds of cells of the same task on the same architecture, for the correction of rates.
     similar: tuple[tuple[Work, float], ...] = ()
 
@@ -42,7 +44,9 @@ class Estimator:
         self._alike: dict[str, list[float]] = {}
         self._similar: dict[str, list[tuple[Work, float, float | None]]] = {}  # work, seconds, FLOP
         tasks = {name: TASKS.load(name)() for name in {cell.task for cell, _ in timings} if name in TASKS}
+        self._earlier: dict[str, set[str]] = {}  # what was measured -> ids of its cells
         for cell, seconds in timings:
+            self._earlier.setdefault(_asked(cell), set()).add(cell.cell_id)
             task = tasks.get(cell.task)
             if task is None or task.version != cell.task_version:
                 continue
@@ -67,6 +71,7 @@ class Estimator:
             seconds=seconds,
             work=work,
             exact=bool(alike),
+            changed=cell.cell_id not in self._earlier.get(_asked(cell), {cell.cell_id}),
             similar=tuple((done, spent) for done, spent, _ in similar),
         )
 
@@ -90,6 +95,14 @@ def _key(cell: Cell, *, exact: bool) -> str:
     rough += [cell.threads, cell.batch_size]
     size = cell.checkpoint.num_params
     return canonical_json([*rough, size, cell.context_len, dict(cell.params), cell.corpus] if exact else rough)
+
+
+def _asked(cell: Cell) -> str:
+    """What a cell measures, whatever the code and the packages that do it."""
+    identity = cell.identity()
+    for name in ("code", "software", "schema", "task_version", "architecture_version"):
+        identity.pop(name, None)
+    return canonical_json(identity)
 
 
 def _longest(cell: Cell) -> int:

@@ -6,7 +6,8 @@ What the task kept is read from the run's evidence, and text is made again where
     ids with questions  decoded, with what was asked for after which token, and its nats
     a sum               over a document, or a part of one: the document's ends; nats of single tokens were not kept
 
-Text is shown only when corpus, tokenizer and number of bytes are still those of the row. Torch-free.
+Text is shown only when the task's version, corpus, tokenizer and number of bytes are still those of the row: another
+version may have drawn and read otherwise. Torch-free.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ttbench.checkpoints.files import MAX_CONFIG_BYTES, read_json
 from ttbench.checkpoints.tokenizer import Tokenizer, read_tokenizer
 from ttbench.corpora.corpus import open_corpus
 from ttbench.errors import CorpusError, TtbenchError, UsageError
+from ttbench.registry import TASKS
 from ttbench.store.record import CellRecord
 from ttbench.store.store import read_evidence
 from ttbench.tasks.ends import ENDS_TOKENS, prompt_ends, readable
@@ -70,10 +72,13 @@ def _rebuild(
     """The text that a sample is about and the nats of its tokens, or why not; neither where there is no text."""
     start, document = sample.keys.get("window_start"), sample.keys.get("document")
     try:
-        if kept is not None and {"ids", "target_ids"} <= kept.keys():
-            return _decode_questions(record.cell, kept), None
-        if not isinstance(document, str) or record.cell.corpus is None:
+        questions = kept if kept is not None and {"ids", "target_ids"} <= kept.keys() else None
+        if questions is None and (not isinstance(document, str) or record.cell.corpus is None):
             return None, None
+        _require_version(record.cell)
+        if questions is not None:
+            return _decode_questions(record.cell, questions), None
+        assert isinstance(document, str)
         if isinstance(start, int):
             return _cut_window(record.cell, sample, kept, document=document, start=start), None
         return _cut_document(record.cell, document), None
@@ -81,12 +86,22 @@ def _rebuild(
         return None, str(error)
 
 
+def _require_version(cell: Cell) -> None:
+    """Raises UsageError where this is another version of the task than the one that measured."""
+    version = TASKS.load(cell.task).version if cell.task in TASKS else None
+    if version != cell.task_version:
+        today = "is not there" if version is None else f"is of version {version}"
+        raise UsageError(f"measured by {cell.task} of version {cell.task_version}, and {cell.task} {today}")
+
+
 def _cut_window(
     cell: Cell, sample: Sample, kept: Mapping[str, Any] | None, *, document: str, start: int
 ) -> dict[str, Any]:
     tokenizer, ids = _document_ids(cell, document)
     num_tokens = int(sample.values["num_tokens"] or 0)
-    before, targets = ids[max(0, start - cell.context_len) : start], ids[start : start + num_tokens]
+    # A context holds its window; without BOS one more token of the document is read before it.
+    read = cell.context_len - num_tokens + (tokenizer.bos_id is None)
+    before, targets = ids[max(0, start - read) : start], ids[start : start + num_tokens]
     num_bytes = int(tokenizer.byte_lengths(targets).sum())
     # a base is a byte
     counted = sample.values["num_bytes" if "num_bytes" in sample.values else "num_bases"]

@@ -89,6 +89,7 @@ def plan(
     timings: Timings = (),
     unchecked: bool = False,
     missing_data: str | None = None,
+    imports: tuple[str, ...] = (),
     texts: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Plan:
     """Lay out the cells of one task.
@@ -103,6 +104,7 @@ def plan(
         timings: earlier cells of this machine, for the estimate of time.
         unchecked: measure without asking first whether the model looks ahead; rows are marked.
         missing_data: why the corpus cannot be read, where a command fetches it: all cells are skipped for this reason.
+        imports: packages to import in every process, see `ttbench.packages`.
         texts: bytes of the corpus's documents by split, for the estimates.
 
     Raises UnknownNameError or UsageError when the request has no meaning.
@@ -143,6 +145,7 @@ def plan(
             timeout_s=timeout_s,
             reach=task.reach(settled, context_len),
             unchecked=unchecked,
+            imports=imports,
         )
         _require_storable(cell)
         skip = _skip(task, cell, missing_data=missing_data)
@@ -197,6 +200,7 @@ def groups(cells: Iterable[Cell]) -> list[tuple[Cell, ...]]:
     for cell in cells:
         isolated = TASKS.load(cell.task).isolation == "cell"
         engine = (cell.checkpoint, cell.device, cell.dtype, cell.attention, cell.engine, cell.threads, cell.unchecked)
+        engine += cell.imports
         found.setdefault(cell.cell_id if isolated else engine, []).append(cell)
     return [tuple(group) for group in found.values()]
 

@@ -1,20 +1,21 @@
-"""Requests: what a user asks for, with names resolved and defaults filled in, as a plan. The only place of defaults."""
+"""Requests: options with names resolved and defaults filled in, as a plan. The only place of defaults."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from ttbench.checkpoints.naming import tell_apart
 from ttbench.corpora.corpus import Corpus, open_corpus
 from ttbench.errors import MissingDataError, UsageError
 from ttbench.machine import measure
 from ttbench.machine.software import software
+from ttbench.packages import import_packages
 from ttbench.registry import TASKS
+from ttbench.runs.options import Options, given, several, sweep
 from ttbench.runs.plan import Plan, join, plan, read_params
 from ttbench.runs.suite import SuiteTask, find_suite, load_suite, parse_ctx
 from ttbench.store.store import timings
@@ -26,98 +27,64 @@ DEFAULT_OUT = "runs"
 NAMED = ("protocol", "limit", "depth_mode")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What a user may ask of a run; None leaves it to the suite, then to the defaults in `plan_task`."""
-
-    checkpoints: tuple[str | Checkpoint, ...] | None = None  # None: the whole zoo
-    ctx: str | int | tuple[int, ...] | None = None  # tokens; None: the task's default
-    corpus: str | None = None
-    protocol: str | None = None  # the task's parameter of that name
-    limit: int | str | None = None  # documents or trials, or "all": the task's parameter of that name
-    depth_mode: str | None = None  # grid or ruler: the needle's parameter of that name
-    params: Mapping[str, Scalar] = field(default_factory=dict)
-    device: str | None = None
-    dtype: str | None = None
-    batch_size: int | None = None  # sequences
-    threads: int | None = None  # None: `measure.default_threads`
-    seed: int | None = None
-    timeout: float | None = None  # seconds per cell; None: no limit
-    engine: str | None = None
-    attention: str | None = None  # None: each checkpoint's default
-    unchecked: bool | None = None  # True: measure what probes refuse, or have not seen, and mark the rows
-
-    def to_json(self) -> dict[str, Any]:
-        """Those given, as plain data."""
-        return {name: _plain(value) for name, value in self._given()}
-
-    def spelling(self) -> str:
-        """Those given, as keyword arguments in Python, each followed by a comma and a space."""
-        return "".join(f"{name}={_plain(value)!r}, " for name, value in self._given())
-
-    def _given(self) -> Iterator[tuple[str, Any]]:
-        for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            if value is not None and value != {}:
-                yield item.name, value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Checkpoint):
-        return value.path
-    if isinstance(value, tuple):
-        return [_plain(each) for each in value]
-    return dict(value) if isinstance(value, Mapping) else value
-
-
 def plan_task(task: str, options: Options, *, out: str | Path = DEFAULT_OUT) -> Plan:
     """Resolve checkpoints and corpus, and lay out the cells of one task; earlier runs in `out` give the times.
 
-    Raises a UsageError when something named does not exist or does not fit.
+    An option with several values, such as seeds, has the cells of each. Raises a UsageError when something named does
+    not exist or does not fit.
     """
     return _named(_plan_task(task, options, out=out))
 
 
 def _plan_task(task: str, options: Options, *, out: str | Path) -> Plan:
     """`plan_task` with checkpoints under their own names, which may be equal."""
+    plans = [_plan_point(task, point, out=out) for point in sweep(given(options))]
+    return plans[0] if len(plans) == 1 else join(plans)
+
+
+def _plan_point(task: str, options: Options, *, out: str | Path) -> Plan:
+    """The plan of one value of each option."""
+    imports = several(options.get("imports") or ())
+    import_packages(imports)
     needs: Task = TASKS.load(task)()
-    corpus = options.corpus
+    corpus = options.get("corpus")
     if corpus is not None and not needs.needs_corpus:
         raise UsageError(f"task '{task}' reads no corpus; leave --corpus out")
     corpus = corpus or (needs.default_corpus if needs.needs_corpus else None)
     params = _params(needs, options)
     # Before anything is opened: a misspelt parameter must not cost seconds.
     read_params(needs, params)
-    dtype, engine = options.dtype or "float32", options.engine or "eager"
+    dtype, engine = str(options.get("dtype", "float32")), str(options.get("engine", "eager"))
     machine = measure.machine_fingerprint()
-    threads = options.threads or measure.default_threads()
+    threads = options.get("threads") or measure.default_threads()
     opened, missing_data = _open(corpus)
     if opened is not None:
         needs.check_corpus(opened)
     laid_out = plan(
         task,
         checkpoints=_resolve(
-            needs.default_checkpoints if options.checkpoints is None else options.checkpoints,
+            several(options["checkpoints"]) if "checkpoints" in options else needs.default_checkpoints,
             dtype=dtype,
             engine=engine,
         ),
-        context_lens=parse_ctx(needs.default_ctx if options.ctx is None else options.ctx),
+        context_lens=parse_ctx(options.get("ctx", needs.default_ctx)),
         params=params,
         corpus=corpus,
         corpus_digest=None if opened is None else opened.digest,
-        seed=options.seed or 0,
+        seed=options.get("seed") or 0,
         dtype=dtype,
-        device=options.device or "cpu",
+        device=options.get("device") or "cpu",
         engine=engine,
-        attention=options.attention,
-        batch_size=options.batch_size,
+        attention=options.get("attention"),
+        batch_size=options.get("batch_size"),
         threads=threads,
         machine=machine,
         software=software(os.environ, ours=measure.worker_variables(threads)),
-        timeout_s=options.timeout,
+        timeout_s=options.get("timeout"),
         timings=timings(out, machine=machine, tasks=[task]),
-        unchecked=bool(options.unchecked),
+        unchecked=bool(options.get("unchecked")),
         missing_data=missing_data,
+        imports=imports,
         texts=None if opened is None else _sizes(opened),
     )
     notes = () if opened is None else tuple(f"corpus {corpus}: {note}" for note in opened.notes)
@@ -162,26 +129,23 @@ def _merged(entry: SuiteTask, options: Options) -> Options:
     """The suite's entry under the options: what the user gave wins, and concerns only tasks that know it."""
     task = TASKS.load(entry.task)
     known = {item.name for item in dataclasses.fields(task.Params)}
-    values = {}
-    for item in dataclasses.fields(Options):
-        given = getattr(options, item.name)
-        values[item.name] = getattr(entry, item.name, None) if given is None else given
-    values["params"] = {**entry.params, **{name: value for name, value in options.params.items() if name in known}}
-    values["corpus"] = values["corpus"] if task.needs_corpus else None
-    values |= {name: None for name in NAMED if name not in known}
-    return Options(**values)
+    asked = {name: value for name, value in given(options).items() if name not in NAMED or name in known}
+    params = {name: value for name, value in (options.get("params") or {}).items() if name in known}
+    if not task.needs_corpus:
+        asked.pop("corpus", None)
+    merged = {**entry.options, **asked, "params": {**(entry.options.get("params") or {}), **params}}
+    return cast(Options, merged)
 
 
 def _params(task: Task, options: Options) -> dict[str, Scalar]:
     """Parameters of the task, `--protocol`, `--limit` and `--depth-mode` among them where it has them."""
     known = [item.name for item in dataclasses.fields(task.Params)]
-    params = dict(options.params)
+    params = dict(options.get("params") or {})
     for name in NAMED:
-        value = getattr(options, name)
-        if value is not None:
+        if name in options:
             if name not in known:
                 raise UsageError(f"task '{task.name}' has no {name}; its parameters are: {', '.join(known)}")
-            params[name] = value
+            params[name] = options[name]
     return params
 
 

@@ -14,17 +14,17 @@ key, a wrong type, a tag or an alias is a SuiteError that names file and line. T
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from ttbench.errors import SuiteError, UnknownNameError, UsageError
 from ttbench.registry import TASKS
+from ttbench.runs.options import Options, flags, several, validated
 from ttbench.runs.plan import Plan, join, plan, read_params
 from ttbench.strict_yaml import CATALOGUE, Node, read_yaml, suite_folders
-from ttbench.types import Scalar
 
 __all__ = ["Plan", "Suite", "SuiteTask", "find_suite", "join", "list_suites", "load_suite", "parse_ctx", "plan"]
 
@@ -78,22 +78,16 @@ def format_len(length: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuiteTask:
-    """One task of a suite; None means not said: the command line's or the task's default holds."""
+    """One task of a suite, and the options that the suite gives it; the command line's go before them."""
 
     task: str
-    checkpoints: tuple[str, ...] | None = None  # None: the whole zoo
-    ctx: tuple[int, ...] | None = None  # tokens
-    corpus: str | None = None
-    params: Mapping[str, Scalar] = field(default_factory=dict)  # those written, not the defaults
-    dtype: str | None = None
-    engine: str | None = None
-    attention: str | None = None
-    seed: int | None = None
-    batch_size: int | None = None  # sequences
-    threads: int | None = None
-    timeout: float | None = None  # seconds per cell
-    unchecked: bool | None = None  # measure without probes, and mark the rows
+    options: Options
     where: str = ""  # file and line
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The task's own parameters, those written."""
+        return self.options.get("params") or {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +101,8 @@ class Suite:
     tasks: tuple[SuiteTask, ...]
 
 
-_TASK_KEYS = tuple(item.name for item in dataclasses.fields(SuiteTask) if item.name != "where")
-_SHARED_KEYS = tuple(key for key in _TASK_KEYS if key not in ("task", "params"))
+_TASK_KEYS = ("task", *flags())
+_SHARED_KEYS = tuple(name for name in flags() if name != "params")
 _SUITE_KEYS = ("title", "description", "tasks", *_SHARED_KEYS)
 
 
@@ -167,58 +161,27 @@ def _read_task(node: Node, *, shared: Mapping[str, Node]) -> SuiteTask:
     name = own["task"].text("task")
     if name not in TASKS:
         raise SuiteError(str(UnknownNameError("task", name, known=TASKS, where=own["task"].where)))
+    options = _read_options({key: node for key, node in keys.items() if key != "task"})
     given = own["params"].mapping(None) if "params" in own else {}
-    params = {key: value.scalar() for key, value in given.items()}
     try:
-        read_params(TASKS.load(name), params, where={key: value.where for key, value in given.items()})
+        read_params(TASKS.load(name), options.get("params") or {}, where={key: v.where for key, v in given.items()})
     except SuiteError:
         raise
     except UsageError as error:
         text = str(error)
         raise SuiteError(text if node.file in text else f"{node.where}: {text}") from error
-    readers = {
-        "checkpoints": _names,
-        "ctx": _ctx,
-        "corpus": _text,
-        "dtype": _text,
-        "engine": _text,
-        "attention": _text,
-        "seed": _whole,
-        "batch_size": _whole,
-        "threads": _whole,
-        "timeout": _number,
-        "unchecked": _truth,
-    }
-    values = {key: readers[key](key, value) for key, value in keys.items() if key in readers}
-    return SuiteTask(task=name, params=params, where=node.where, **values)
+    return SuiteTask(task=name, options=options, where=node.where)
 
 
-def _names(key: str, node: Node) -> tuple[str, ...]:
-    return tuple(item.text(key) for item in node.items())
-
-
-def _ctx(key: str, node: Node) -> tuple[int, ...]:
-    items = [item.scalar() for item in (node.items() if node.is_list() else [node])]
-    try:
-        return parse_ctx([str(item) for item in items])
-    except UsageError as error:
-        raise node.error(str(error)) from error
-
-
-def _text(key: str, node: Node) -> str:
-    return node.text(key)
-
-
-def _whole(key: str, node: Node) -> int:
-    return node.whole(key)
-
-
-def _truth(key: str, node: Node) -> bool:
-    value = node.scalar()
-    if not isinstance(value, bool):
-        raise node.error(f"{key} must be true or false; got {value!r}")
-    return value
-
-
-def _number(key: str, node: Node) -> float:
-    return node.number(key)
+def _read_options(nodes: Mapping[str, Node]) -> Options:
+    """Options from their nodes, each checked by itself, so that a mistake is named by its line."""
+    found: dict[str, Any] = {}
+    for key, node in nodes.items():
+        try:
+            value = node.data()
+            if key == "ctx":
+                value = parse_ctx([str(item) for item in several(value)])
+            found |= validated({key: value}, noun="key")
+        except UsageError as error:
+            raise error if isinstance(error, SuiteError) else node.error(str(error)) from error
+    return cast(Options, found)

@@ -10,24 +10,32 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from typing_extensions import Unpack
+
+from ttbench.errors import UnknownNameError
 from ttbench.machine import measure
+from ttbench.registry import TASKS
 from ttbench.runs.executor import LocalExecutor, unmeasured
+from ttbench.runs.options import Options, as_arguments, to_json, validated
 from ttbench.runs.plan import Plan
 from ttbench.runs.progress import Outlook, Progress, Silent
-from ttbench.runs.request import DEFAULT_OUT, Options, plan_suite, plan_task
+from ttbench.runs.request import DEFAULT_OUT, plan_suite, plan_task
+from ttbench.runs.suite import list_suites
 from ttbench.store.record import now
-from ttbench.store.store import Store, find_done
-from ttbench.types import FAILURES, Checkpoint, Scalar, Status
+from ttbench.store.store import Store, find_done, find_finished
+from ttbench.types import FAILURES, Status
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Options", "RunInterrupted", "RunResult", "plan_suite", "plan_task", "run_cells", "run_suite", "run_task"]
+__all__ = [
+    *("Options", "RunInterrupted", "RunResult", "plan_suite", "plan_task", "run", "run_cells", "run_suite", "run_task"),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +46,7 @@ class RunResult:
     statuses: Mapping[str, Status]  # by cell id, skipped cells included
     num_reused: int  # cells that earlier runs had answered
     seconds: float  # wall
+    repeated: bool = False  # an earlier run had answered all of it: its folder is this result's
 
     @property
     def num_failed(self) -> int:
@@ -82,10 +91,20 @@ def run_cells(
     Raises StoreError when the folder cannot be written, RunInterrupted on Ctrl-C. Failed cells raise nothing.
     """
     started = time.monotonic()
+    _require_devices(plan)
     environment = measure.environment({**os.environ, **measure.worker_variables(_threads(plan))})
     done = {} if fresh else find_done(out, [cell.cell_id for cell in plan.cells])
     skips = {skip.cell.cell_id: skip for skip in plan.skips}
     cells = [*plan.cells, *plan.twins, *(skip.cell for skip in plan.skips)]
+    finished = None if fresh else find_finished(out, cells, name=name)
+    if finished is not None:
+        return RunResult(
+            folder=finished.folder,
+            statuses=finished.done(),
+            num_reused=len(plan.cells),
+            seconds=time.monotonic() - started,
+            repeated=True,
+        )
     store = Store.create(out, name=name, command=command, options=options or {}, cells=cells, environment=environment)
     for path in done.values():
         store.adopt(path)
@@ -117,6 +136,15 @@ def run_cells(
     )
 
 
+def _require_devices(plan: Plan) -> None:
+    """Raise UsageError for a device that is not there, before anything is stored or started."""
+    for name in {cell.device for cell in plan.cells} - {"cpu"}:
+        # Late: a run on the processor needs no torch in this process.
+        from ttbench.machine.devices import torch_device
+
+        torch_device(name)
+
+
 def _threads(plan: Plan) -> int:
     return plan.cells[0].threads if plan.cells else measure.default_threads()
 
@@ -124,81 +152,88 @@ def _threads(plan: Plan) -> int:
 def run_task(
     task: str,
     *,
-    checkpoints: Sequence[str | Checkpoint] | None = None,
-    ctx: str | int | Sequence[int] | None = None,
-    corpus: str | None = None,
-    protocol: str | None = None,
-    limit: int | str | None = None,
-    params: Mapping[str, Scalar] | None = None,
-    device: str = "cpu",
-    dtype: str = "float32",
-    batch_size: int | None = None,
-    threads: int | None = None,
-    seed: int = 0,
     out: str | Path = DEFAULT_OUT,
-    timeout: float | None = None,
-    progress: Progress | None = None,
-    engine: str = "eager",
-    attention: str | None = None,
-    unchecked: bool = False,
     fresh: bool = False,
+    progress: Progress | None = None,
+    **options: Unpack[Options],
 ) -> pd.DataFrame:
     """Run one task and return its tidy rows, those that earlier runs below `out` had measured included.
 
     Args:
         task: registered name.
-        checkpoints: zoo names, folders, hub ids `org/name@revision`; None: the task's, mostly the whole zoo.
-        ctx: tokens, as in "32k", "1k,4k", "1k..32k"; None: the task's default.
-        corpus: registered name, `text:PATH` or `hf:DATASET`; None: the task's own, for tasks that read text.
-        protocol: the task's parameter of that name.
-        limit: documents or trials, or "all" where a task can read all there is; None: the task's default.
-        params: the task's other parameters.
-        batch_size: sequences; None: the task's default.
-        threads: None: one per core this process may use, fewer under a CPU quota.
-        timeout: seconds per cell; None: no limit.
-        engine: eager, or hf: any model of transformers through its own code.
-        attention: sdpa, eager or flash; None: each checkpoint's default.
-        unchecked: score also what looks ahead or otherwise fails its probes; its rows say so.
+        out: folder of the runs.
         fresh: measure again what earlier runs answered.
+        progress: is told what happens meanwhile.
+        options: see `ttbench.runs.options.Options`; what is not given is the task's default.
 
     Raises UsageError when the request has no meaning, StoreError when `out` cannot be written, RunInterrupted on
     Ctrl-C. A failed cell raises nothing: its row says so in `status` and `reason`.
     """
-    options = Options(
-        checkpoints=None if checkpoints is None else tuple(checkpoints),
-        ctx=ctx if ctx is None or isinstance(ctx, str | int) else tuple(ctx),
-        corpus=corpus,
-        protocol=protocol,
-        limit=limit,
-        params=params or {},
-        device=device,
-        dtype=dtype,
-        batch_size=batch_size,
-        threads=threads,
-        seed=seed,
-        timeout=timeout,
-        engine=engine,
-        attention=attention,
-        unchecked=unchecked or None,
-    )
-    plan = plan_task(task, options, out=out)
-    again = ", fresh=True" if fresh else ""
-    command = f"ttbench.run({task!r}, {options.spelling()}out={str(out)!r}{again})"
-    return run_cells(
-        plan, out=out, name=task, command=command, options=options.to_json(), progress=progress, fresh=fresh
-    ).rows()
+    return _run(plan_task, task, task, options, out=out, fresh=fresh, progress=progress)
 
 
 def run_suite(
     suite: str | Path,
     *,
-    options: Options | None = None,
     out: str | Path = DEFAULT_OUT,
+    fresh: bool = False,
     progress: Progress | None = None,
+    **options: Unpack[Options],
 ) -> pd.DataFrame:
-    """Run all tasks of a suite, named or given as a path; options given go before the suite's. Raises as `run_task`."""
-    options = options or Options()
-    plan = plan_suite(suite, options, out=out)
-    command = f"ttbench.runs.sweep.run_suite({str(suite)!r}, options=Options({options.spelling()}), out={str(out)!r})"
-    name = Path(suite).stem
-    return run_cells(plan, out=out, name=name, command=command, options=options.to_json(), progress=progress).rows()
+    """Run all tasks of a suite, named or given as a path; options given go before the suite's. As `run_task`."""
+    return _run(plan_suite, str(suite), Path(suite).stem, options, out=out, fresh=fresh, progress=progress)
+
+
+def run(
+    target: str | Path,
+    *,
+    out: str | Path = DEFAULT_OUT,
+    fresh: bool = False,
+    progress: Progress | None = None,
+    **options: Unpack[Options],
+) -> pd.DataFrame:
+    """A task, or a suite by name or path; arguments and errors as those of `run_task`."""
+    kind, name = find_target(str(target))
+    runner = run_task if kind == "task" else run_suite
+    return runner(name, out=out, fresh=fresh, progress=progress, **options)
+
+
+def find_target(target: str) -> tuple[Literal["task", "suite"], str]:
+    """Whether a target is a task or a suite, and its name; `task:NAME` and `suite:NAME` say which.
+
+    A name that both have means the task. Raises UnknownNameError with both kinds of names when it is neither.
+    """
+    kind, colon, name = target.partition(":")
+    if colon and kind == "task":
+        TASKS[name]
+        return "task", name
+    if colon and kind == "suite":
+        return "suite", name
+    if target in TASKS:
+        return "task", target
+    if Path(target).suffix not in (".yaml", ".yml") and target not in list_suites():
+        raise UnknownNameError("task or suite", target, known={*TASKS, *list_suites()})
+    return "suite", target
+
+
+def _run(
+    planner: Callable[..., Plan],
+    target: str,
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    out: str | Path,
+    fresh: bool,
+    progress: Progress | None,
+) -> pd.DataFrame:
+    asked = validated(options)
+    again = ", fresh=True" if fresh else ""
+    return run_cells(
+        planner(target, asked, out=out),
+        out=out,
+        name=name,
+        command=f"ttbench.run({target!r}, {as_arguments(asked)}out={str(out)!r}{again})",
+        options=to_json(asked),
+        progress=progress,
+        fresh=fresh,
+    ).rows()

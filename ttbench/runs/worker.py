@@ -23,8 +23,10 @@ from typing import TYPE_CHECKING, Any
 
 from ttbench.code import code_digest
 from ttbench.corpora.corpus import Corpus, open_corpus
+from ttbench.engines import findings
 from ttbench.errors import CellAnswer, CorpusError, StoreError, TtbenchError, UnsupportedError, UsageError
 from ttbench.machine import measure
+from ttbench.packages import import_packages
 from ttbench.registry import TASKS
 from ttbench.store.record import CellRecord, now
 from ttbench.store.store import Store
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
     from ttbench.checkpoints.tokenizer import Tokenizer
     from ttbench.engines.engine import Engine
-    from ttbench.engines.probing import Verdict
+    from ttbench.engines.findings import Verdict
 
 _PR_SET_PDEATHSIG = 1
 _REASON_LEN = 300  # characters of a row's reason
@@ -110,7 +112,7 @@ class Group:
                 engine=cell.engine,
                 unchecked=cell.unchecked,
             )
-        if is_probed(cell) and not cell.unchecked:
+        if findings.is_probed(cell) and not cell.unchecked:
             self._vouch(cell, self.engine).require()
         if opens:
             # What a cell does before it has an engine is its process's beginning: imports, and looking at itself.
@@ -123,17 +125,11 @@ class Group:
             # Late, with torch.
             from ttbench.engines import probing
 
-            scored = [each for each in self._cells or (cell,) if is_probed(each)]
-            tasks = [TASKS.load(each.task)() for each in scored]
-            num_tokens = sum(
-                task.tokens(task.Params(**each.params), each.context_len)
-                for task, each in zip(tasks, scored, strict=True)
-            )
             self._verdict = probing.vouch(
                 engine,
                 cell.checkpoint,
                 attention=cell.attention,
-                looked=probing.affordable(max(reach(each) for each in scored), num_tokens=num_tokens),
+                looked=findings.wanted(self._cells or (cell,)),
                 text=lambda length: self._text(cell, length),
             )
         return self._verdict
@@ -149,7 +145,7 @@ class Group:
 
     def checked(self, cell: Cell) -> str | None:
         """What the probes found, for the row; None where no engine was scored."""
-        if self.engine is None or not is_probed(cell):
+        if self.engine is None or not findings.is_probed(cell):
             return None
         if cell.unchecked:
             return "unchecked"
@@ -158,7 +154,7 @@ class Group:
         if self._verdict.failed is not None:
             return "failed"
         most = self.engine.max_context
-        wanted = reach(cell) if most is None else min(reach(cell), most)
+        wanted = findings.reach(cell) if most is None else min(findings.reach(cell), most)
         return "passed" if self._verdict.looked >= wanted else "partly"
 
     @property
@@ -179,10 +175,10 @@ class Group:
             )
         return corpus
 
-    def note(self, cell: Cell) -> str | None:
+    def caveat(self, cell: Cell) -> str | None:
         """What the corpus of a cell asks to be said beside its numbers; None where it was never opened."""
         corpus = self._corpora.get(cell.corpus or "")
-        return None if corpus is None else corpus.note or None
+        return None if corpus is None else corpus.caveat or None
 
     def _open_tokenizer(self, cell: Cell) -> Tokenizer:
         from ttbench.checkpoints.loading import load_tokenizer
@@ -236,13 +232,14 @@ def run_cell(cell: Cell, *, group: Group, channel: Channel) -> CellRecord:
             metrics=task.metrics,
             columns=declared_columns(task),
             samples=samples,
-            corpus_note=group.note(cell),
+            corpus_note=group.caveat(cell),
             setup_s=group.setup_s,
             denormals_flushed=measure.denormals_flushed(),
             evidence=({"traceback": text},) if text else (),
         )
 
     try:
+        import_packages(cell.imports)
         _require_same_code(cell)
         samples = tuple(task.measure(group.bench(cell, channel)))
         if not samples:
@@ -254,16 +251,6 @@ def run_cell(cell: Cell, *, group: Group, channel: Channel) -> CellRecord:
     except Exception as error:
         status = "oom" if is_out_of_memory(error) else "error"
         return record(status, one_line(error), text=traceback.format_exc())
-
-
-def is_probed(cell: Cell) -> bool:
-    """Whether probes go before the cell: not where a task times or weighs a process of its own and scores nothing."""
-    return TASKS.load(cell.task).isolation == "checkpoint"
-
-
-def reach(cell: Cell) -> int:
-    """Tokens of the cell's longest sequence."""
-    return cell.context_len if cell.reach is None else cell.reach
 
 
 def looked(group: Group) -> dict[str, str]:

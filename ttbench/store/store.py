@@ -24,6 +24,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -112,6 +113,7 @@ class Survey:
     damaged: Mapping[str, StoreError]  # by cell id
 
 
+_STAMP_LEN = len("20000101-000000-")
 # Fields of a checkpoint that belong to the request, not to what was measured.
 ASKED = ("name", "path", "provenance", "revision")
 
@@ -311,6 +313,17 @@ def run_folders(root: Path | str) -> list[Path]:
     return [root / name for name in reversed(names)]
 
 
+def delete_run(folder: Path) -> None:
+    """Delete a run's folder. Raises StoreError when that is not allowed, or it is no run's."""
+    Store(folder)
+    try:
+        # First what makes it a run, so that what is cut off half-way is none.
+        (folder / "run.json").unlink()
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise _store_error("delete", folder, error) from error
+
+
 def find_done(root: Path | str, cell_ids: Iterable[str]) -> dict[str, Path]:
     """Files of the cells that an earlier run below `root` answered. Failures and damaged files are not answers.
 
@@ -327,6 +340,26 @@ def find_done(root: Path | str, cell_ids: Iterable[str]) -> dict[str, Path]:
                     found[cell_id] = path
         missing -= found.keys()
     return found
+
+
+def find_finished(root: Path | str, cells: Sequence[Cell], *, name: str) -> Store | None:
+    """The newest run below `root` of this name that has these cells, no others, all answered; None: there is none.
+
+    A run with an answer that is asked again each time, such as `unsupported`, is not finished.
+    """
+    wanted = sorted(canonical_json(_planned(cell)) for cell in cells)
+    for folder in run_folders(root):
+        called = folder.name[_STAMP_LEN:]
+        if called != name and re.fullmatch(rf"{re.escape(name)}-[0-9]+", called) is None:
+            continue
+        store = Store(folder)
+        if sorted(canonical_json(entry) for entry in store.run["cells"]) != wanted:
+            continue
+        survey = store.survey()
+        statuses = [record.status for record in survey.records]
+        if not survey.damaged and len(statuses) == len(wanted) and set(LASTING).issuperset(statuses):
+            return store
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -196,7 +196,7 @@ def window_work(params: Any, context_len: int, batch_size: int, *, texts: Texts)
     """Windows as `draw_windows` deals them, and the compressors on their documents; None: no text is known.
 
     Args:
-        params: of a task that draws windows: `limit`, `windows` and `max_context`.
+        params: of a task that draws windows: `limit`, `window`, `windows` and `max_context`.
     """
     sizes = texts.sizes.get("test", ())
     if not sizes:
@@ -206,7 +206,8 @@ def window_work(params: Any, context_len: int, batch_size: int, *, texts: Texts)
     chosen = min(len(long), params.limit or len(long))
     dealt = min(len(long), max(params.limit or len(long), params.windows))
     num = chosen * max(params.windows, dealt) / dealt
-    return _read(num, context_len, batch_size, compressed=chosen * sum(long) / len(long))
+    scored = min(params.window, context_len)
+    return _read(num, context_len, batch_size, scored=scored, compressed=chosen * sum(long) / len(long))
 
 
 def block_work(
@@ -217,10 +218,12 @@ def block_work(
     if not num_tokens:
         return None
     length = min(context_len, num_tokens)
-    return _read(num_tokens / (stride or length), length, batch_size, compressed=num_tokens * texts.token_bytes)
+    apart = min(stride or length, length)
+    compressed = num_tokens * texts.token_bytes
+    return _read(num_tokens / (stride or length), length, batch_size, scored=apart, compressed=compressed)
 
 
-def _read(num: float, num_tokens: float, batch_size: int, *, compressed: float) -> Work:
+def _read(num: float, num_tokens: float, batch_size: int, *, scored: float, compressed: float) -> Work:
     at_once = max(1, min(batch_size, round(num)))
-    calls = Calls(num=num / at_once, num_tokens=num_tokens, batch_size=at_once)
+    calls = Calls(num=num / at_once, num_tokens=num_tokens, batch_size=at_once, scored=scored)
     return Work(calls=(calls,), compressed_bytes=compressed)

@@ -113,7 +113,8 @@ def _scores(checkpoint: Checkpoint, kinds: Sequence[str], *, context_len: int, s
     dna_only = set(kinds) == {"dna"}
     lines = ["## Scores\n\n| what | this checkpoint | to compare |\n|---|---|---|\n"]
     with tempfile.TemporaryDirectory() as out:
-        for corpus in ("genomes", "genomes-strain") if dna_only else ("kjv", "code"):
+        texts = (*(["languages"] if "languages" in kinds else []), "kjv", "code")
+        for corpus in ("genomes", "genomes-strain") if dna_only else texts:
             limit = _at_least_one(NUM_DOCUMENTS, share)
             lines.append(_text_score(checkpoint, corpus, context_len=context_len, limit=limit, out=out))
         for ctx in () if dna_only else (NEEDLE_CTX, context_len):

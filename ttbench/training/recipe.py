@@ -11,16 +11,15 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ttbench.corpora.puzzles import PUZZLES
 from ttbench.errors import SuiteError, UnknownNameError
 
-RECIPE = Path(__file__).parent / "zoo" / "recipe.yaml"
-KINDS = ("code", "prose", "dna", "copy", "recall", "needle", "recall-any", "needle-any", *PUZZLES)
+RECIPE = Path(str(resources.files("ttbench") / "zoo" / "recipe.yaml"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -167,6 +167,7 @@ def test_a_folder_that_holds_something_is_never_written_over(tmp_path: Path, sou
         ({}, "holds nothing to convert"),
         ({"model.safetensors": b""}, "holds safetensors already; give it to --checkpoint"),
         ({"a.gguf": b"GGUF", "b.gguf": b"GGUF"}, "holds a.gguf, b.gguf; give the one file that is meant"),
+        ({"m.gguf": b"version https://git-lfs.github.com/spec/v1\n"}, "pointer of Git LFS"),
         ({"pytorch_model.bin": b"hello"}, "in no known format .it begins with 68 65"),
         ({"pytorch_model.bin": b""}, "it begins with nothing: it is empty"),
     ],

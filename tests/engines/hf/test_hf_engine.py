@@ -263,9 +263,20 @@ def test_an_unknown_model_type_says_which_engine_may_know_it(llama: Saved, tmp_p
     edit_config(tmp_path / "pythia", model_type="vit")
     with pytest.raises(CheckpointError, match="no causal language model for model_type 'vit'"):
         resolve(str(tmp_path / "pythia"), engine="hf")
+    with pytest.raises(CheckpointError, match="no causal language model of it") as caught:
+        resolve(str(tmp_path / "pythia"))
+    assert "add --engine hf" not in str(caught.value)
 
 
-@pytest.mark.parametrize("damage", ["missing", "unexpected", "nan"])
+def test_a_field_of_the_wrong_type_is_one_line(tmp_path: Path) -> None:
+    save("llama", tmp_path / "text")
+    edit_config(tmp_path / "text", intermediate_size="48")
+    with pytest.raises(CheckpointError, match=r"config\.json'.*TypeError.*\bint") as caught:
+        resolve(str(tmp_path / "text"), engine="hf")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["missing", "unexpected", "shape", "codes", "nan"])
 def test_weights_that_do_not_fit_are_refused(damage: str, tmp_path: Path) -> None:
     folder = tmp_path / "damaged"
     save("llama", folder)
@@ -275,10 +286,20 @@ def test_weights_that_do_not_fit_are_refused(damage: str, tmp_path: Path) -> Non
         del tensors[key]
     elif damage == "unexpected":
         tensors["model.layers.0.mlp.gate.bias"] = torch.zeros(3)
+    elif damage == "shape":
+        tensors[key] = torch.zeros(47, 32)
+    elif damage == "codes":
+        tensors[key] = torch.ones(48, 32, dtype=torch.int8)
     else:
         tensors[key][0, 0] = torch.nan
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    expected = {"missing": f"1 missing: {key}", "unexpected": "1 unexpected", "nan": f"'{key}' .* NaN or infinite"}
+    expected = {
+        "missing": f"1 missing: {key}",
+        "unexpected": "1 unexpected",
+        "shape": rf"1 mismatched: {key} \(\[47, 32\], expected \[48, 32\]\)",
+        "codes": rf"whole numbers where weights are expected: {key} \(I8\), 1 in all",
+        "nan": f"'{key}' .* NaN or infinite",
+    }
     with pytest.raises(WeightsError, match=expected[damage]):
         load_engine(str(folder), device="cpu", dtype="float32", attention=None, engine="hf")
 

@@ -187,7 +187,7 @@ def test_a_difference_too_small_to_matter_wins_nothing() -> None:
     assert 1 < row["low"] < row["effect"] < row["high"] < 1.01
     assert (row["verdict"], row["smallest_effect"]) == ("smaller than matters", 0.01)
     (said,) = sentences_of(words.records(found))
-    assert "one and two differ by less than 1%, too little to matter (1.0007 times, 95% interval 1.0" in said
+    assert "one and two differ by less than 1%, too little to matter (two over one: 1.0007 times, 95%" in said
     assert "needs" not in said
     assert "less than 1% does not matter" in text_of(found, 120)
 
@@ -233,11 +233,37 @@ def test_a_checkpoint_against_its_equal_is_told_apart_at_most_5_times_in_100() -
 def test_no_difference_is_said_to_be_not_shown() -> None:
     twin = dataclasses.replace(TTT, name="twin")
     rows = make_rows(perplexity_rows([TTT, twin], [1024]), timing_rows([TTT, twin], [1024]))
-    said = sentences(compare(rows, "ttt-linear", "twin"))
+    found = compare(rows, "ttt-linear", "twin")
+    said = sentences(found)
     assert "no difference between" in said
     assert "is shown (" in said
+    bits, seconds = at(found, "bits_per_byte", 1024), at(found, "prefill_s", 1024)
+    # Table and sentence name the same difference: the table's is a - b, the sentence says which of both it is.
+    for row, joined in ((bits, "minus"), (seconds, "over")):
+        lower = row["value_a"] < row["value_b"]
+        worse, better = ("twin", "ttt-linear") if lower else ("ttt-linear", "twin")
+        assert f"is shown ({worse} {joined} {better}: " in said
     assert "are equal" in said
     assert "needs" not in said.split("state in use")[0].split("prefill")[0]
+
+
+def test_a_status_names_the_side_that_it_is_of() -> None:
+    rows = make_rows(perplexity_rows([TTT], [512]))
+    lost = dataclasses.replace(TTT, failures={512: ("unsupported", "it looks ahead")})
+    other = make_rows(perplexity_rows([lost], [512])).assign(code_digest="bbbbbbbb", cell_id="other")
+    both = pd.concat([rows.assign(code_digest="aaaaaaaa"), other])
+    both.attrs = rows.attrs
+    found = compare(both, "ttt-linear@code=aaaa", "ttt-linear@code=bbbb")
+    assert at(found, "bits_per_byte", 512)["reason"] == "ttt-linear@code=bbbb: unsupported"
+
+
+def test_what_restates_another_metric_points_to_it_by_its_label() -> None:
+    rng = np.random.default_rng(6)
+    times = {name: rng.lognormal(scale, 0.05, (5, 4)).tolist() for name, scale in (("one", 0), ("two", 0.3))}
+    text = text_of(compare(latency(times), "one", "two"), 120)
+    labels = {metric.name: metric.label for metric in Latency.metrics}
+    assert f"see {labels['prefill_s']}" in text
+    assert "see prefill s" not in text
 
 
 def test_few_documents_give_no_interval_and_the_sentence_says_so() -> None:

@@ -74,8 +74,10 @@ def test_a_setting_is_no_part_of_the_target() -> None:
 
 def test_what_was_drawn_by_different_seeds_is_not_compared() -> None:
     one, two = group((0, 0, "x", 1.0, 8)), group((1, 0, "x", 1.0, 8))
-    assert ready_to_compare(one, two, free=()) == "the seeds differ, and each draws targets of its own"
-    assert not isinstance(ready_to_compare(one, one, free=()), str)
+    assert (
+        ready_to_compare(one, two, free=(), names=("a", "b")) == "the seeds differ, and each draws targets of its own"
+    )
+    assert not isinstance(ready_to_compare(one, one, free=(), names=("a", "a")), str)
 
 
 def test_each_seed_of_a_run_is_compared_with_itself() -> None:

@@ -76,8 +76,8 @@ def test_an_architecture_without_attention_is_timed_against_every_attention_of_a
 
 def test_a_table_names_attention_only_where_lines_differ_in_it() -> None:
     alone = make_rows(perplexity_rows([TRANSFORMER, WITHOUT], [512]))
-    assert words.settings(words.records(summarise(alone)))[1] == []
-    assert words.settings(words.records(summarise(both_attentions())))[1] == ["attention"]
+    assert words.settings(words.records(summarise(alone)))[-1] == []
+    assert words.settings(words.records(summarise(both_attentions())))[-1] == ["attention"]
 
 
 def test_a_side_that_stands_for_several_settings_says_how_to_choose() -> None:
@@ -92,8 +92,17 @@ def test_a_setting_that_was_not_measured_says_how_to_measure_it() -> None:
 
 def test_a_checkpoint_is_not_compared_with_itself() -> None:
     rows = both_attentions()
-    with pytest.raises(UsageError, match="or settings of one: transformer@engine=hf"):
+    told = "or settings of it: transformer@attention=sdpa and transformer@attention=flash"
+    with pytest.raises(UsageError, match=told):
         compare(rows, "transformer", "transformer")
+    # Nothing is made up: what one way of measuring left has no settings to tell apart, and digests are the rows' own.
+    alone = make_rows(perplexity_rows([TTT], [512]))
+    with pytest.raises(UsageError, match="it was measured in one way only"):
+        compare(alone, "ttt-linear", "ttt-linear")
+    twice = alone.assign(code_digest=["1234567890"] + ["abcdef0123"] * (len(alone) - 1))
+    twice.attrs = alone.attrs
+    with pytest.raises(UsageError, match="ttt-linear@code=123456 and ttt-linear@code=abcdef"):
+        compare(twice, "ttt-linear", "ttt-linear")
     with pytest.raises(UnknownNameError, match="unknown checkpoint 'transfomer'"):
         compare(rows, "transfomer@engine=hf", "ttt-linear")
 
@@ -139,7 +148,7 @@ def test_a_lost_cell_has_no_place_and_hides_none() -> None:
     rows = make_rows(needle_rows([TRANSFORMER, lost], [512, 1024]))
     found = words.records(compare(rows, "transformer@depth=0", "ttt-linear@depth=1"))
     assert [(entry["context_len"], entry["reason"]) for entry in found if entry["verdict"] == "not comparable"] == [
-        (1024, "ttt-linear: killed")
+        (1024, "ttt-linear@depth=1: killed")
     ]
     assert [entry["context_len"] for entry in found if entry["effect"] is not None] == [512]
 

@@ -14,9 +14,11 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ttbench.checkpoints.checkpoint import (
     CONFIG,
@@ -56,6 +58,11 @@ def knows(model_type: Any) -> bool:
     return isinstance(model_type, str) and model_type in transformers.CONFIG_MAPPING
 
 
+def predicts(model_type: Any) -> bool:
+    """Whether transformers has a model of this name that predicts the next token."""
+    return knows(model_type) and model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+
 def hf_config(folder: Path, config: Mapping[str, Any]) -> PreTrainedConfig:
     """transformers' configuration of a folder.
 
@@ -72,9 +79,10 @@ def hf_config(folder: Path, config: Mapping[str, Any]) -> PreTrainedConfig:
         )
     try:
         found = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, TypeError, KeyError, AttributeError, OSError, AssertionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OSError, AssertionError, StrictDataclassError) as error:
+        why = " ".join(str(error).split())
         raise CheckpointError(
-            f"transformers cannot read '{folder / CONFIG}': {type(error).__name__}: {error}; check its fields"
+            f"transformers cannot read '{folder / CONFIG}': {type(error).__name__}: {why}; check its fields"
         ) from error
     if type(found) not in transformers.AutoModelForCausalLM._model_mapping:
         raise CheckpointError(
@@ -93,6 +101,7 @@ def read_hf_checkpoint(
     refuse_unconverted(folder)
     stored = read_weights(folder)
     check_layers(config, stored)
+    _refuse_codes(config, stored, folder)
     built = hf_config(folder, config)
     model = _skeleton(built, folder)
     num_params, num_params_non_embedding = _num_params(model)
@@ -184,6 +193,8 @@ def load_hf_model(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            # reported with keys and shapes, and refused below; transformers' own error names neither
+            ignore_mismatched_sizes=True,
             **chosen,
         )
         model, report = loaded
@@ -207,7 +218,7 @@ def _require_fit(report: Mapping[str, Any], stored: StoredWeights, folder: Path)
     """Refuse weights that transformers made up or dropped. Raises WeightsError."""
     problems = []
     for kind in ("missing", "unexpected", "mismatched"):
-        keys = sorted(str(key) for key in report.get(f"{kind}_keys") or ())
+        keys = sorted(_spelled(key) for key in report.get(f"{kind}_keys") or ())
         if kind == "unexpected":
             keys = [key for key in keys if not _is_constant(key, stored)]
         if keys:
@@ -217,6 +228,33 @@ def _require_fit(report: Mapping[str, Any], stored: StoredWeights, folder: Path)
         raise WeightsError(
             f"the weights in '{folder}' do not fit its config.json, read by transformers: {'; '.join(problems)}. "
             "Check that config and weights belong together; nothing is guessed or ignored"
+        )
+
+
+def _spelled(key: Any) -> str:
+    """A key of transformers' report; one of another shape comes with the file's shape and the model's."""
+    if isinstance(key, str):
+        return key
+    name, theirs, wanted = key
+    return f"{name} ({list(theirs)}, expected {list(wanted)})"
+
+
+def _refuse_codes(config: Mapping[str, Any], stored: StoredWeights, folder: Path) -> None:
+    """Refuse whole numbers in the place of weights: codes of a quantisation that config.json does not describe.
+
+    transformers would take the codes themselves for the weights. Raises WeightsError.
+    """
+    if config.get("quantization_config") is not None:
+        return
+    codes = sorted(
+        f"{key} ({tensor.dtype})"
+        for key, tensor in stored.tensors.items()
+        if tensor.dtype.startswith(("I", "U")) and len(tensor.shape) > 1 and not _is_constant(key, stored)
+    )
+    if codes:
+        raise WeightsError(
+            f"'{folder}' holds whole numbers where weights are expected: {', '.join(codes[:3])}, {len(codes)} in all. "
+            f"They are quantised, and {CONFIG} has no quantization_config that says how; take the original weights"
         )
 
 

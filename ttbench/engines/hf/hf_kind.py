@@ -54,11 +54,14 @@ class HF:
     def advice(self, model_type: Any) -> str:
         if importlib.util.find_spec("transformers") is None:
             return "transformers may: pip install 'ttbench[hf]', then add --engine hf"
-        from ttbench.engines.hf.hf_checkpoint import knows, transformers
+        from ttbench.engines.hf.hf_checkpoint import knows, predicts, transformers
 
-        if knows(model_type):
+        version = f"transformers {transformers.__version__}"
+        if predicts(model_type):
             return "transformers' own code does: add --engine hf"
-        return f"neither does transformers {transformers.__version__}"
+        if knows(model_type):
+            return f"{version} has no causal language model of it, and only models that predict the next token can run"
+        return f"neither does {version}"
 
 
 def _need_transformers() -> None:

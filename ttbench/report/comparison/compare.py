@@ -30,7 +30,7 @@ from ttbench.report.comparison.effects import effect_of, least_to_be_shown, read
 from ttbench.report.comparison.matching import Points, by_settings, differing_settings, spread
 from ttbench.report.comparison.sentences import caption, effect, sentences
 from ttbench.report.comparison.side_by_side import SideBySide
-from ttbench.report.comparison.variants import SHOWN, Side, read_variant, side_of
+from ttbench.report.comparison.variants import SHOWN, Side, read_variant, side_of, spellings
 from ttbench.report.summary import A_BETTER, B_BETTER, EXACT, NOT_COMPARABLE, NOT_JUDGED, NOT_SHOWN, TOO_SMALL
 from ttbench.types import NO_ATTENTION, Metric, Scalar
 
@@ -57,7 +57,7 @@ def compare(rows: pd.DataFrame, a: str, b: str, *, rows_b: pd.DataFrame | None =
     """
     one, two = _side(rows, a), _side(rows if rows_b is None else rows_b, b)
     if one.variant.settings == two.variant.settings:
-        _require_two(one, two)
+        _require_two(one, two, rows)
     result = _compare_sides([(one, two)])
     result.attrs["left_out"] = [*dict.fromkeys((*one.left_out, *two.left_out))]
     return result
@@ -67,17 +67,16 @@ def _side(rows: pd.DataFrame, text: str) -> Side:
     return side_of(rows, read_variant(text, axes=_axes(rows), names=set(rows["checkpoint"])))
 
 
-def _require_two(one: Side, two: Side) -> None:
-    """Raises UsageError when both sides stand for the same measurements."""
+def _require_two(one: Side, two: Side, rows: pd.DataFrame) -> None:
+    """Raises UsageError when both sides stand for the same measurements, and says what could be told apart."""
     cells = [set(zip(side.rows["cell_id"], side.rows["run_id"], strict=True)) for side in (one, two)]
     a, b = one.variant.name, two.variant.name
     if cells[0] != cells[1]:
         return
     if a == b and not one.variant.choices and not two.variant.choices:
-        raise UsageError(
-            f"'{a}' cannot be compared with itself; name another checkpoint, or settings of one: {a}@engine=hf, "
-            f"{a}@attention=flash, {a}@code=1a2b3c, {a}@run=ID"
-        )
+        known = spellings(rows.loc[rows["checkpoint"] == a], a)
+        others = f", or settings of it: {' and '.join(known)}" if known else "; it was measured in one way only"
+        raise UsageError(f"'{a}' cannot be compared with itself; name another checkpoint{others}")
     weights = str(one.rows["weights_digest"].iloc[0])[:SHOWN]
     raise UsageError(
         f"'{one.text}' and '{two.text}' stand for the same measurements of the same checkpoint (weights {weights}); "
@@ -155,7 +154,9 @@ def _compare_metric(
 def _family(a_points: Points, b_points: Points, a: str, b: str) -> list[dict[str, Any]]:
     """The records of one metric under one set of settings: the family whose intervals hold together."""
     shared = [point for point in a_points if point in b_points]
-    ready = [ready_to_compare(a_points[p], b_points[p], free=_free_axes(a_points[p], a, b)) for p in shared]
+    ready = [
+        ready_to_compare(a_points[p], b_points[p], free=_free_axes(a_points[p], a, b), names=(a, b)) for p in shared
+    ]
     num_points = sum(not isinstance(found, str) and found.metric.statistic != "count" for found in ready)
     level = stats.family_level(num_points)
     records = []
@@ -250,8 +251,9 @@ def render_comparison(comparison: pd.DataFrame) -> Group:
     parts: list[Text | words.Paragraph | SideBySide] = []
     for task in words.by(words.records(comparison), "task"):
         parts.append(Text(f"{task[0]['task']}: {task[0]['a']} and {task[0]['b']} on the same targets", style="bold"))
+        labels = {entry["metric"]: entry["label"] for entry in task}
         for entries in words.by(task, "metric"):
-            parts += [Text(), *_metric_table(entries)]
+            parts += [Text(), *_metric_table(entries, labels)]
         legend = [f"* {words.BEYOND}"] if any(entry["extrapolated"] for entry in task) else []
         marks = words.probed(task).values()
         legend += [f"{mark} {meaning}" for mark, meaning in words.CHECKED.values() if mark in marks]
@@ -260,18 +262,23 @@ def render_comparison(comparison: pd.DataFrame) -> Group:
     return Group(*parts)
 
 
-def _metric_table(entries: Sequence[words.Record]) -> Iterator[Text | words.Paragraph | SideBySide]:
+def _metric_table(
+    entries: Sequence[words.Record], labels: Mapping[str, str]
+) -> Iterator[Text | words.Paragraph | SideBySide]:
+    """The comparisons of one metric; `labels` are what other metrics are called."""
     a, b = entries[0]["a"], entries[0]["b"]
     scale = words.of_metric(entries, ("value_a", "value_b"))
     yield Text(words.title(entries[0], scale.unit), style="bold")
     winner = {A_BETTER: a, B_BETTER: b, NOT_SHOWN: "not shown", TOO_SMALL: "too little", NOT_JUDGED: NOT_JUDGED}
-    _, varying = words.settings(entries)
+    _, _, varying = words.settings(entries)
     told = [entry for entry in entries if entry["verdict"] != NOT_COMPARABLE]
     rows = []
     for entry in told:
         marks = words.probed([entry])
         values = [scale.text(entry[f"value_{side}"]) + marks.get(entry[side], "") for side in ("a", "b")]
-        verdict = winner.get(entry["verdict"], entry["verdict"].replace("_", " "))
+        verdict = winner.get(entry["verdict"], entry["verdict"])
+        if entry["restates"] is not None:
+            verdict = f"see {labels.get(entry['restates'], entry['restates'])}"
         rows.append([_place(entry, varying), *values, effect(entry), verdict])
     if rows:
         yield SideBySide(["", a, b, "effect (95% interval)", "better"], rows)

@@ -46,11 +46,13 @@ class Ready:
     rounds: tuple[Sequence[float], Sequence[float]] = ((), ())
 
 
-def ready_to_compare(one: summary.Group, two: summary.Group, *, free: Collection[str]) -> Ready | str:
-    """What is compared at one point, or the reason why nothing is."""
-    for group in (one, two):
+def ready_to_compare(
+    one: summary.Group, two: summary.Group, *, free: Collection[str], names: tuple[str, str]
+) -> Ready | str:
+    """What is compared at one point, or the reason why nothing is; `names` are the two sides as they were asked for."""
+    for name, group in zip(names, (one, two), strict=True):
         if not len(group.rows):
-            return f"{group.line['checkpoint']}: {group.ended[0]}"
+            return f"{name}: {group.ended[0]}"
     metric = one.metric
     if summary.is_timing(metric):
         a, b = summary.rounds(one.rows, metric), summary.rounds(two.rows, metric)

@@ -19,7 +19,7 @@ def sentences(comparisons: Sequence[Record]) -> list[str]:
     """
     found = []
     for metric in by([entry for entry in comparisons if entry["axes"] == "context_len"], "task", "metric"):
-        _, varying = settings(metric)
+        _, _, varying = settings(metric)
         for entries in by(metric, *varying):
             found += _sentence(entries, told(entries[0], varying))
     return found
@@ -134,10 +134,16 @@ def _no_gap(entry: Record, best: str) -> str:
         return f"{both} are not judged ({entry['reason']})"
     if entry["verdict"] == TOO_SMALL:
         little = f"{both} differ by less than {smallest(entry)}, too little to matter"
-        return f"{little}{_interval(entry, whole=True)}"
+        return f"{little}{_interval(entry, of=_made(entry))}"
     if entry["method"] == EXACT:
         return f"{both} are equal"
-    return f"no difference between {both} is shown{_interval(entry, whole=True)}"
+    return f"no difference between {both} is shown{_interval(entry, of=_made(entry))}"
+
+
+def _made(entry: Record) -> str:
+    """What the effect of a comparison that `_turn` turned is, in words: the excess of the worse of the two."""
+    worse, better = (entry["b"], entry["a"]) if entry["better"] == "lower" else (entry["a"], entry["b"])
+    return f"{worse} {'over' if entry['kind'] == RATIO else 'minus'} {better}"
 
 
 def smallest(entry: Record) -> str:
@@ -179,14 +185,15 @@ def _size(entry: Record) -> str:
     return f"{size} {UNITS.get(entry['unit'], entry['unit'])}".rstrip()
 
 
-def _interval(entry: Record, *, whole: bool = False) -> str:
-    """The interval in brackets, or that there is none to make; when `whole`, the effect before it."""
+def _interval(entry: Record, *, of: str = "") -> str:
+    """The interval in brackets, or that there is none to make; before it the effect, where it is said what it is of."""
     _, low, high = _numbers(entry)
     size = f"{_size(entry)} times" if entry["kind"] == RATIO else _size(entry)
+    whole = f"{of}: {size}, " if of else ""
     if entry["method"] == EXACT:
-        return f" ({size}, exact)" if whole else " (exact)"
+        return f" ({whole}exact)"
     count = counted(entry["num_clusters"], entry["cluster"] or "sample")
-    return f" ({f'{size}, ' if whole else ''}95% interval {low} to {high}, {count})"
+    return f" ({whole}95% interval {low} to {high}, {count})"
 
 
 def effect(entry: Record) -> str:

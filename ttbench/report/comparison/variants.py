@@ -148,6 +148,19 @@ def sides(rows: pd.DataFrame) -> list[str]:
     return texts
 
 
+def spellings(rows: pd.DataFrame, name: str) -> list[str]:
+    """Two settings of one checkpoint that its rows tell apart, as `read_variant` reads them; none where there are none.
+
+    Of the first column in which they differ: a setting before the code, and that before the run.
+    """
+    for word in (*VARIANT_SETTINGS, "code", "run"):
+        values = list(dict.fromkeys(value for value in _column(rows, CHOICES.get(word, word)) if value is not None))
+        if len(values) > 1:
+            shown = [value[:SHOWN] if word == "code" else words.plain(value) for value in values[-2:]]
+            return [f"{name}@{word}={value}" for value in shown]
+    return []
+
+
 def twins(rows: pd.DataFrame) -> list[str]:
     """Which names in the rows stand for the same content, in words."""
     found: dict[tuple[Scalar, ...], list[str]] = {}

@@ -57,14 +57,14 @@ def draw_curves(
         axes.yaxis.set_minor_locator(NullLocator())
     labels: list[tuple[float, str, str]] = []
     for reference in beneath:
-        _, differing = words.settings(reference)
+        _, _, differing = words.settings(reference)
         for part in words.by(reference, *differing):
             points = sorted((entry["context_len"], entry["value"] / scale.size) for entry in part)
             axes.plot(*zip(*points, strict=True), color=GREY, linewidth=0.9, zorder=1.5)
             name = part[0]["label"].removesuffix(" on the same documents")
             labels.append((points[-1][1], f"{name} {words.told(part[0], differing)}".rstrip(), GREY))
     lost = 0
-    _, varying = words.settings(entries)
+    _, _, varying = words.settings(entries)
     for index, line in enumerate(words.by(entries, "checkpoint", *varying)):
         place = names.index(line[0]["checkpoint"]) if not varying else index
         # one marker on in every round of the colours, so that no two of 49 lines look alike

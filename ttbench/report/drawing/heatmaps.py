@@ -23,7 +23,7 @@ CONTEXT = "context_len"
 
 def draw_heatmap(title: str, entries: Sequence[Record], *, x_axis: str, y_axis: str) -> Canvas:
     """Draw one metric between 0 and 1 by two axes; an upright line stands where extrapolation begins."""
-    _, varying = words.settings(entries)
+    _, _, varying = words.settings(entries)
     others = [name for name in entries[0]["axes"].split(",") if name not in (CONTEXT, x_axis, y_axis)]
     lines = words.by(entries, "checkpoint", *varying, *others)
     xs, ys = _places(entries, x_axis), _places(entries, y_axis)

@@ -194,7 +194,8 @@ class Needle(Task):
             reads.append(Calls(num=answers, num_tokens=length, after=context_len, steps=True))
         if "choice" in scorers or "loglik" in scorers:
             each = params.candidates if "choice" in scorers else 1
-            reads.append(Calls(num=answers * each, num_tokens=CANDIDATE_TOKENS, after=context_len))
+            candidate = Calls(num=answers * each, num_tokens=CANDIDATE_TOKENS, after=context_len)
+            reads.append(dataclasses.replace(candidate, scored=CANDIDATE_TOKENS))
         return Work(calls=tuple(reads))
 
     def measure(self, bench: Bench) -> Iterator[Sample]:

@@ -232,9 +232,9 @@ def test_the_command_line_suites_and_python_say_unchecked_alike(tmp_path: Path) 
     assert request.command() == "ttbench run perplexity --unchecked"
     suite = tmp_path / "s.yaml"
     suite.write_text("title: t\nunchecked: true\ntasks:\n  - task: needle\n")
-    assert load_suite(suite).tasks[0].options["unchecked"] is True
+    assert load_suite(suite).tasks[0].options.get("unchecked") is True
     suite.write_text("title: t\nunchecked: maybe\ntasks:\n  - task: needle\n")
-    with pytest.raises(SuiteError, match="unchecked must be true or false"):
+    with pytest.raises(SuiteError, match="'unchecked' must be true or false"):
         load_suite(suite)
     command = ["plan", "latency", "--checkpoint", "ttt-linear", "--ctx", "1k", "--unchecked", "--json"]
     shown = CliRunner().invoke(app, command)

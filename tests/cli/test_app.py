@@ -41,7 +41,12 @@ def surface() -> str:
     """Every command with its arguments and options, one per line: what users and scripts rely on."""
     lines = []
     group: Any = typer.main.get_command(app)
-    for name, command in {"": group, **group.commands}.items():
+    inner = {
+        f"{name} {inside}": each
+        for name, command in group.commands.items()
+        for inside, each in getattr(command, "commands", {}).items()
+    }
+    for name, command in {"": group, **group.commands, **inner}.items():
         for parameter in command.params:
             words = ", ".join([*parameter.opts, *parameter.secondary_opts])
             kind = "option" if parameter.param_type_name == "option" else "argument"

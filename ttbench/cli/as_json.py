@@ -15,6 +15,8 @@ from ttbench.runs.plan import Plan
 from ttbench.runs.sweep import RunResult
 from ttbench.types import Cell
 
+ESTIMATED = ("flops", "state_bytes", "seconds", "setup_s", "probes_s", "exact")  # of a cell
+
 
 def plan_json(plan: Plan, *, done: Mapping[str, Path], command: str) -> dict[str, Any]:
     cells = [

@@ -1,9 +1,9 @@
 """The zoo's trainer: one recipe for every architecture, from bytes to a shipped folder with its card.
 
 AdamW, linear warm-up and cosine decay over all phases together, or anew where a phase names a peak; rows from
-`harness.mixture`, the same bytes in the same order for every model of a recipe. Progress is saved to a cache folder
-outside the tree; the same command again goes on from there, and ends with the same weights as an undisturbed run on the
-same machine and thread count. A run is locked against a second one.
+`ttbench.corpora.mixture`, the same bytes in the same order for every model of a recipe. Progress is saved to a cache
+folder outside the tree; the same command again goes on from there, and ends with the same weights as an undisturbed
+run on the same machine and thread count. A run is locked against a second one.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
     load       a checkpoint as an Engine
     plan, run  what a task or suite would measure; its tidy rows
+    measure    a model in memory: an Engine, or one of transformers
     table      the numbers of rows with their intervals
     compare    two checkpoints on the same targets
     figure     figures of rows
@@ -11,7 +12,7 @@ Nothing heavy is imported before one of them is called.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 from ttbench.version import __version__
 
-__all__ = ["__version__", "compare", "figure", "load", "plan", "run", "table"]
+__all__ = ["__version__", "compare", "figure", "load", "measure", "plan", "run", "table"]
 
 
 def load(
@@ -85,6 +86,25 @@ def plan(target: str | Path, *, out: str | Path = "runs", **options: Unpack[Opti
 
     kind, name = find_target(str(target))
     return (plan_task if kind == "task" else plan_suite)(name, validated(options), out=out)
+
+
+def measure(
+    task: str, model: Any, *, tokenizer: Any = None, name: str = "model", **options: Unpack[Options]
+) -> pd.DataFrame:
+    """Measure one task on a model in memory, in this process, and return its tidy rows; nothing is stored.
+
+    Args:
+        model: an Engine, a model of an architecture here, or a causal language model of transformers.
+        tokenizer: "bytes", a folder with a tokenizer.json, or a fast tokenizer of transformers.
+        name: what the rows call the model.
+        options: as of `run`; the model decides device, dtype, engine, attention and threads.
+
+    Raises UsageError when the request has no meaning, or the task measures processes of its own (latency, memory).
+    """
+    from ttbench.runs.in_memory import measure
+    from ttbench.runs.options import validated
+
+    return measure(task, model, tokenizer=tokenizer, name=name, options=validated(options))
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:

@@ -22,6 +22,8 @@ from ttbench.runs.sweep import run_task
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 GOALS = set(re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+# tasks that a page makes
+PLUGGED = re.findall(r'ttbench\.tasks"\]\n(\w+) = ', (ROOT / "docs" / "add-a-task.md").read_text(encoding="utf-8"))
 PLACEHOLDERS = {"DIR", "RUN", "CHECKPOINT", "A", "B", "CELL", "MODEL"}
 
 
@@ -50,7 +52,7 @@ def test_the_commands_in_the_documents_are_accepted(words: list[str]) -> None:
     # Parsed in full, not run: an unknown option or a missing argument raises.
     given = group.commands[name].make_context(name, list(rest)).params
     if name in ("run", "plan"):
-        assert given["target"] in {*TASKS, *list_suites()}
+        assert given["target"] in {*TASKS, *list_suites(), *PLUGGED}
         assert all(parse_ctx(each) for each in given["ctx"] or [])
         assert given["corpus"] is None or given["corpus"].partition(":")[0] in {*CORPORA, "text", "hf"}
         named = given["checkpoints"] or []

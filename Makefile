@@ -102,7 +102,7 @@ docs: $(STAMP)  ## build the documentation into build/docs/site, and check every
 pytest: $(STAMP)
 	@$(TEST_ENV) $(BIN)/python -m pytest -q -n $(JOBS)
 
-mutants: $(STAMP)  ## change the code in small ways, see whether a test notices, and write docs/mutants.md (hours)
+mutants: $(STAMP)  ## change the code in small ways, see whether a test notices, and write docs/mutants.md (an hour)
 	@$(TEST_ENV) $(BIN)/python scripts/mutants.py --jobs $(JOBS) --report
 
 # Environments of their own, without constraints.txt: both ends of the ranges in pyproject.toml. Releases that are years

@@ -93,8 +93,9 @@ def significant(value: float, digits: int = 2) -> str:
     """A number with so many significant digits, never in powers of ten."""
     if value == 0:
         return "0"
-    decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
-    return f"{value:,.{decimals}f}"
+    # of the rounded number: 0.9996 with three digits is 1.00, not 1.000
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])
+    return f"{value:,.{max(digits - 1 - exponent, 0)}f}"
 
 
 def interval(entry: Record, scale: Scale) -> str:

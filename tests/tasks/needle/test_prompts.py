@@ -109,6 +109,8 @@ def test_an_essay_without_its_needles_is_the_corpus_again(name: str) -> None:
         context = text_of(prompt).removeprefix(before).removesuffix(after)
         assert recipe.offset is not None
         plain = BYTES.decode(HAY.ids[recipe.offset : recipe.offset + recipe.haystack_len]).decode()
+        (document,) = (each for each in KJV.documents("test") if each.name == recipe.document)
+        assert plain[:30].encode() in document.text + b"\n" * 30
         assert re.sub(r"\s+", " ", NEEDLES.sub("", context)).strip() == re.sub(r"\s+", " ", plain).strip()
         # each needle stands between sentences, parted by a space
         for match in NEEDLES.finditer(context):
@@ -313,3 +315,13 @@ def test_a_hundred_samples_of_32k_are_prepared_in_seconds(name: str) -> None:
     # 20 haystacks of 5 depths are 100 prompts; measured 0.01 to 0.2 s, and a slow machine has room
     assert time.process_time() - start < 5
     assert tokens > (100 if grid else 20) * 32_000
+
+
+def test_a_haystack_has_64_tokens_at_least() -> None:
+    [(recipe, prompt)] = made("niah_single_2", context_len=4096)
+    fixed = 4096 - recipe.haystack_len
+    [(least, _)] = made("niah_single_2", context_len=fixed + 64)
+    assert least.haystack_len == 64
+    with pytest.raises(UnsupportedError, match=f"ask for at least {fixed + 64}"):
+        made("niah_single_2", context_len=fixed + 63)
+    assert len(prompt.ids) + 128 <= 4096

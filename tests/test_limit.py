@@ -22,7 +22,7 @@ from ttbench.errors import UsageError
 from ttbench.machine.work import Work
 from ttbench.models.transformer import Transformer
 from ttbench.report.headline import headline
-from ttbench.runs.estimate import Estimate
+from ttbench.runs.estimate import CellEstimate
 from ttbench.runs.options import Options
 from ttbench.runs.plan import Plan, plan, read_params
 from ttbench.runs.suite import load_suite
@@ -157,7 +157,7 @@ def priced(
 
     def planned(task: str, options: Options, *, out: str) -> Plan:
         asked.append(options)
-        estimate = Estimate(flops=None, state_bytes=None, seconds=seconds, work=Work(calls=()))
+        estimate = CellEstimate(flops=None, state_bytes=None, seconds=seconds, work=Work(calls=()))
         whole = tuple(dataclasses.replace(cell, params={**cell.params, "limit": None}) for cell in cells)
         return Plan(cells=whole, skips=(), estimates={cell.cell_id: estimate for cell in whole})
 

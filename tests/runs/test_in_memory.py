@@ -38,7 +38,9 @@ def test_a_model_its_engine_and_its_folder_give_the_same_numbers(text: Path, tmp
     engine = ttbench.load(str(tmp_path / "saved"))
     by_engine = ttbench.measure("perplexity", engine, tokenizer="bytes", **asked)
     by_model = ttbench.measure("perplexity", model, tokenizer="bytes", name="mine", **asked)
-    by_folder = ttbench.run("perplexity", checkpoints=str(tmp_path / "saved"), threads=1, out=tmp_path / "runs", **asked)
+    by_folder = ttbench.run(
+        "perplexity", checkpoints=str(tmp_path / "saved"), threads=1, out=tmp_path / "runs", **asked
+    )
     assert nats(by_engine) == nats(by_model) == pytest.approx(nats(by_folder), rel=1e-6)
     assert set(by_model["checkpoint"]) == {"mine"}
     assert by_model["weights_digest"].tolist() == by_engine["weights_digest"].tolist()
@@ -59,7 +61,7 @@ def test_a_model_of_transformers_is_measured_as_it_is(text: Path) -> None:
         model.lm_head.weight.mul_(3.0)
     after = ttbench.measure("perplexity", model, tokenizer="bytes", **asked)
     assert nats(before) != nats(after)
-    assert before["weights_digest"][0] != after["weights_digest"][0]
+    assert set(before["weights_digest"]) != set(after["weights_digest"])
     assert set(before["engine"]) == {"hf"}
 
 
@@ -84,6 +86,6 @@ def test_an_engine_that_looks_ahead_is_refused_in_memory_too(text: Path) -> None
     torch.manual_seed(0)
     # Start values so large that what a token sees of later ones is no rounding.
     model = BertLMHeadModel(BertConfig(**sizes, num_attention_heads=2, initializer_range=1.0)).eval()
-    rows = ttbench.measure("perplexity", model, tokenizer="bytes", **{**OPTIONS, "corpus": f"text:{text}"})
+    rows = ttbench.measure("perplexity", model, tokenizer="bytes", **OPTIONS, corpus=f"text:{text}")
     assert set(rows["status"]) == {"unsupported"}
     assert "causality" in rows["reason"][0]

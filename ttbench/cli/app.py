@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ttbench.cli.run_command import Request
 
 
-class Group(TyperGroup):
+class CommandGroup(TyperGroup):
     """Turns a TtbenchError into one message on stderr and its exit code."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -35,7 +35,7 @@ class Group(TyperGroup):
 
 app = typer.Typer(
     name="ttbench",
-    cls=Group,
+    cls=CommandGroup,
     help="Measure long-context quality, speed and memory of pretrained sequence models.",
     epilog="Start with: ttbench run perplexity --ctx 1k,4k",
     no_args_is_help=True,
@@ -206,7 +206,9 @@ def show(
     results.show(run, cell, sample=sample, root=out, as_json=json)
 
 
-runs_app = typer.Typer(cls=Group, help="Manage the folders of runs.", no_args_is_help=True, rich_markup_mode=None)
+runs_app = typer.Typer(
+    cls=CommandGroup, help="Manage the folders of runs.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(runs_app, name="runs")
 
 

@@ -126,11 +126,12 @@ def _tokenizer_of(given: Any, scratch: Path, *, vocab_size: int) -> Tokenizer | 
     if isinstance(given, str) and given == "bytes":
         return ByteTokenizer(num_ids=vocab_size)
     if hasattr(given, "byte_lengths"):
-        return given
-    if hasattr(given, "backend_tokenizer"):
-        given.save_pretrained(scratch)
-        given = scratch
-    if isinstance(given, str | Path):
+        return cast(Tokenizer, given)
+    fast = hasattr(given, "backend_tokenizer")
+    if fast:
+        cast(Any, given).save_pretrained(scratch)
+    if fast or isinstance(given, str | Path):
+        given = scratch if fast else given
         found = read_tokenizer(Path(given), {}, num_ids=vocab_size)
         if found is None:
             raise UsageError(f"'{given}' holds no tokenizer.json; give its folder, 'bytes', or a fast tokenizer")

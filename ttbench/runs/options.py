@@ -134,9 +134,13 @@ class Options(TypedDict, total=False):
     ]
     seed: Annotated[
         int | Sequence[int] | None,
-        Flag(metavar="NUMBER", kind=int, least=0, swept=True, help="Random seed of documents and trials.  [default: 0]"),
+        Flag(
+            metavar="NUMBER", kind=int, least=0, swept=True, help="Random seed of documents and trials.  [default: 0]"
+        ),
     ]
-    timeout: Annotated[float | None, Flag(metavar="SECONDS", kind=float, help="Time limit of each cell.  [default: none]")]
+    timeout: Annotated[
+        float | None, Flag(metavar="SECONDS", kind=float, help="Time limit of each cell.  [default: none]")
+    ]
     unchecked: Annotated[
         bool | None,
         Flag(

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from ttbench.checkpoints.naming import tell_apart
 from ttbench.corpora.corpus import Corpus, open_corpus
@@ -55,7 +55,7 @@ def _plan_point(task: str, options: Options, *, out: str | Path) -> Plan:
     # Before anything is opened: a misspelt parameter must not cost seconds.
     read_params(needs, params)
     # One value of each, also of those that are swept.
-    point: Mapping[str, Any] = options
+    point = cast(Mapping[str, Any], options)
     dtype, engine = point.get("dtype", "float32"), point.get("engine", "eager")
     machine = measure.machine_fingerprint()
     threads = options.get("threads") or measure.default_threads()

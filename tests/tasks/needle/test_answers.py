@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from stub_engine import StubEngine, scattered
 
-from ttbench.tasks.needle.answers import Answer, Reader
+from ttbench.tasks.needle.answers import Answer, PromptReader
 from ttbench.tasks.needle.prompts import Prompt
 
 VOCAB = 20
@@ -42,7 +42,7 @@ def check(answer: Answer, ids: list[int], *, num_generated: int, num_scored: int
 @pytest.mark.parametrize("share", [True, False])
 def test_prompts_are_read_whole_and_answered_from_their_end(share: bool, num_generated: int, num_scored: int) -> None:
     engine: Any = StubEngine(RULE, vocab_size=VOCAB)
-    reader = Reader(engine, CANDIDATES, num_generated=num_generated, num_scored=num_scored, max_len=40)
+    reader = PromptReader(engine, CANDIDATES, num_generated=num_generated, num_scored=num_scored, max_len=40)
     prompts = [prompt(0), prompt(2), prompt(6)]
     found = reader.read_shared(prompts) if share else reader.read_apart(prompts)
     whole = [[1, 2, 9, 9, 3, 4, 5, 6, 7, 8, 10, 0], [1, 2, 3, 4, 9, 9, 5, 6, 7, 8, 10, 0]]

@@ -15,7 +15,7 @@ from ttbench.corpora.corpus import open_corpus
 from ttbench.errors import UnsupportedError, UsageError
 from ttbench.tasks.needle.haystack import gather
 from ttbench.tasks.needle.needle import Needle
-from ttbench.tasks.needle.prompts import DepthMode, Recipe, prepare, rebuild
+from ttbench.tasks.needle.prompts import DepthMode, PromptRecipe, prepare, rebuild
 from ttbench.tasks.needle.riddle import draw_candidates, draw_riddle
 from ttbench.tasks.needle.ruler import ANSWER_PREFIX, DEPTHS, NOISE, SINGULAR, TEMPLATE, VARIANTS, Question
 
@@ -189,7 +189,7 @@ def test_a_recipe_rebuilds_the_prompt_that_was_scored(name: str, tokenizer, dept
         assert tokenizer.decode(ids).startswith(str(sample.evidence["prompt_start"]).encode())
         fields = json.loads(str(sample.keys["recipe"]))
         assert np.array_equal(rebuild(fields, PLAIN, tokenizer), ids)
-        assert np.array_equal(rebuild(Recipe.from_fields(fields), PLAIN, tokenizer), ids)
+        assert np.array_equal(rebuild(PromptRecipe.from_fields(fields), PLAIN, tokenizer), ids)
 
 
 def test_a_recipe_is_refused_with_another_corpus_or_tokenizer() -> None:

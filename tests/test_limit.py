@@ -86,7 +86,7 @@ def test_all_is_no_count_of_what_is_drawn_without_end_nor_is_any_other_word() ->
 def test_a_limit_is_a_count_or_all(home: Path, word: str) -> None:
     result = invoke(home, "plan", "perplexity", "--limit", word)
     assert result.exit_code == 2
-    assert "no count of at least 1, and not the word all" in result.stderr
+    assert "neither a whole number of at least 1 nor the word all" in result.stderr
 
 
 def test_a_run_says_what_its_limit_left_out_and_each_cell_its_number(

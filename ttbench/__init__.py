@@ -1,4 +1,4 @@
-"""ttbench: one ruler for every architecture that wants to replace attention.
+"""ttbench: a benchmark of pretrained sequence models for long-context quality, speed and memory.
 
     load       a checkpoint as an Engine
     plan, run  what a task or suite would measure; its tidy rows

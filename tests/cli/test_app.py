@@ -306,7 +306,7 @@ def test_compare_reads_published_results_where_there_are_no_runs(both: Path) -> 
     assert "tiny and other" in invoke("compare", "tiny", "other").stdout
     assert "tiny and other" in invoke("compare", "tiny", "other", "--run", "results/fake/cpu").stdout
     refused = invoke("compare", "tiny", "other", "--run", "results/fake/cpu", "--run", "last")
-    assert "read alone" in " ".join(refused.stderr.split())
+    assert "not mixed with runs" in " ".join(refused.stderr.split())
 
 
 def test_show_prints_the_table_of_published_results(both: Path) -> None:

@@ -319,7 +319,7 @@ def test_a_sentence_says_what_is_better_by_how_much_and_how_sure(table: pd.DataF
     text = " ".join(text_of(table).split())
     assert "At 2k tokens ttt-linear needs 0.1" in text
     assert "bits per byte more than transformer (95% interval 0.1" in text
-    assert "34 documents); beyond the training context of 2k, at 8k, transformer needs 1." in text
+    assert "34 documents); at 8k tokens, in sequences longer than in training (2k), transformer needs 1." in text
 
 
 def test_a_checkpoint_without_a_known_training_context_is_not_starred() -> None:

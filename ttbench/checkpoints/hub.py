@@ -115,7 +115,7 @@ def _snapshot(hub_id: HubId, names: list[str]) -> Path:
         ) from error
     except (OSError, ValueError, *below) as error:
         raise CheckpointError(
-            f"'{shown}' is not a local folder, not whole in the hub's cache, and the hub cannot be reached "
+            f"'{shown}' is not a local folder, not complete in the hub's cache, and the hub cannot be reached "
             f"({type(error).__name__}); connect, unset HF_HUB_OFFLINE, or on another machine run `hf download {repo}` "
             "and give the folder"
         ) from error

@@ -71,7 +71,7 @@ def rows_named(names: Sequence[str], root: Path) -> pd.DataFrame:
         return rows_of_runs([listing.find_run(name, root) for name in names])
     if len(names) > 1:
         raise UsageError(
-            f"{published[0].parent} holds published results, which are read alone; name it only, or runs only"
+            f"{published[0].parent} holds published results, which are not mixed with runs; name only one of the two"
         )
     return read_rows(published[0])
 

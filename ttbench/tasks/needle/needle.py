@@ -1,4 +1,4 @@
-"""Needle in a haystack: does a checkpoint find sentences again, by length of the text and depth in it?
+"""Needle in a haystack: retrieval of a hidden sentence, by length of the text and depth of the needle.
 
 Measured, for each haystack (a trial) and each depth, with the tasks and templates of RULER (`ruler.py`):
 

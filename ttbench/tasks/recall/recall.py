@@ -1,4 +1,4 @@
-"""Recall and state tracking: does a state hold what it must, by the number of pairs and the length?
+"""Recall and state tracking: recall of stated pairs, copying, parity and permutations, by length.
 
     kind     a question                                          chance, blind   state that solves it
     mqar     the value stated with this key                      1/128           all pairs

@@ -1,6 +1,6 @@
 """Published results: `rows.parquet`, and what is made from it alone, beside it.
 
-    results/<suite>/<device>/rows.parquet       raw rows, at most 2 MiB: the record
+    results/<suite>/<device>/rows.parquet       raw rows and their environments, at most 2 MiB: the record
                              table.csv          `summarise`: one line per number
                              comparisons.csv    every pair of checkpoints, on the same targets
                              <figure>.png .svg .pdf, <figure>_column.pdf
@@ -28,9 +28,8 @@ from ttbench.errors import StoreError, UsageError
 from ttbench.report import words
 from ttbench.report.drawing import figures, prose
 from ttbench.report.table import summarise
-from ttbench.store.rows import METRICS_KEY, read_rows
+from ttbench.store.rows import metadata, read_rows
 from ttbench.store.store import write_whole
-from ttbench.types import canonical_json
 
 ROWS = "rows.parquet"
 PAGE = "figures.md"
@@ -56,16 +55,17 @@ def write_results(rows: pd.DataFrame, folder: Path, *, warn: Warn | None = None)
 
 
 def rows_bytes(rows: pd.DataFrame) -> bytes:
-    """Rows as a Parquet file that `ttbench.store.rows.read_rows` reads back with their metrics."""
+    """Rows as a Parquet file that `ttbench.store.rows.read_rows` reads back with their metrics and environments."""
     bare = rows.copy(deep=False)
-    # the metrics go into the schema under their own key, not into pandas' notes
-    metrics, bare.attrs = rows.attrs.get("metrics", {}), {}
+    # metrics and environments go into the schema under keys of their own, not into pandas' notes
+    carried = metadata(rows.attrs.get("metrics", {}), rows.attrs.get("environments", {}))
+    bare.attrs = {}
     table = pa.Table.from_pandas(bare, preserve_index=False)
     fields = [
         pa.field(field.name, pa.string() if pa.types.is_large_string(field.type) else field.type)
         for field in table.schema
     ]
-    table = table.cast(pa.schema(fields)).replace_schema_metadata({METRICS_KEY: canonical_json(metrics).encode()})
+    table = table.cast(pa.schema(fields)).replace_schema_metadata(carried)
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", compression_level=19)
     return buffer.getvalue()

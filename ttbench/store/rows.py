@@ -4,7 +4,8 @@ One row per sample; a cell that is not ok gives exactly one row, with its status
 come first with fixed types; then `param_<name>`, `sample`, and the keys and values of the tasks, with the types that
 the tasks declare, so that all files of a task have one schema; the types of a task that declares none follow from all
 of a column's entries together. Missing is null; whole numbers and truth values with nulls become pandas'
-nullable Int64 and boolean, never floats. The tasks' metrics travel in the schema's metadata and in `frame.attrs`.
+nullable Int64 and boolean, never floats. The tasks' metrics and the environments that rows name travel in the schema's
+metadata and in `frame.attrs`.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ import pyarrow.parquet as pq
 from ttbench.errors import StoreError
 from ttbench.names import as_text
 from ttbench.store.record import CellRecord
-from ttbench.types import canonical_json
+from ttbench.types import canonical_json, digest
 
 METRICS_KEY = b"ttbench.metrics"
+ENVIRONMENTS_KEY = b"ttbench.environments"
 READ = "sequence_tokens"  # of a sample: the longest sequence that was read for it, where that is not the context
 
 COLUMNS: Mapping[str, pa.DataType] = {
@@ -137,8 +139,27 @@ def _disagreement(column: str, kinds: Iterable[str]) -> StoreError:
     )
 
 
-def table(records: Iterable[CellRecord]) -> pa.Table:
-    """The rows of these records under an explicit schema. Raises StoreError when tasks disagree about a column."""
+def read_environments(folders: Iterable[Path]) -> dict[str, str]:
+    """What the cells of these runs ran on, by the digest that rows have: each file's text, checked against its name."""
+    found: dict[str, str] = {}
+    for folder in folders:
+        for path in (folder / "environment.json", *sorted((folder / "environments").glob("*.json"))):
+            if path.is_file():
+                data = path.read_bytes()
+                found[digest(data)] = data.decode()
+    return found
+
+
+def table(records: Iterable[CellRecord], *, environments: Mapping[str, str] | None = None) -> pa.Table:
+    """The rows of these records under an explicit schema.
+
+    Args:
+        records: of cells.
+        environments: of `read_environments`; those that no record names are left out.
+
+    Raises:
+        StoreError: tasks disagree about a column.
+    """
     records, rows = list(records), []
     metrics: dict[str, list[dict[str, Any]]] = {}
     for record in records:
@@ -155,9 +176,17 @@ def table(records: Iterable[CellRecord]) -> pa.Table:
     types["sample"] = pa.int64()
     for name in (name for name in extra if not name.startswith("param_")):
         types[name] = declared.get(name) or _type_of(name, (row.get(name) for row in rows))
-    schema = pa.schema(list(types.items()), metadata={METRICS_KEY: canonical_json(metrics).encode()})
+    named = {record.environment for record in records}
+    kept = {name: text for name, text in (environments or {}).items() if name in named}
+    schema = pa.schema(list(types.items()), metadata=metadata(metrics, kept))
     arrays = [_array(name, [row.get(name) for row in rows], kind) for name, kind in types.items()]
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def metadata(metrics: Mapping[str, Any], environments: Mapping[str, str]) -> dict[bytes, bytes]:
+    """What a schema carries beside the columns."""
+    kept = {ENVIRONMENTS_KEY: canonical_json(dict(environments)).encode()} if environments else {}
+    return {METRICS_KEY: canonical_json(metrics).encode(), **kept}
 
 
 def _declared(records: Iterable[CellRecord]) -> dict[str, pa.DataType]:
@@ -182,7 +211,11 @@ def _array(name: str, values: list[Any], kind: pa.DataType) -> pa.Array:
 
 
 def frame(rows: pa.Table) -> pd.DataFrame:
-    """The table as a DataFrame; `attrs["metrics"]` is {task: [Metric.to_json(), ...]}."""
+    """The table as a DataFrame.
+
+    `attrs["metrics"]` is {task: [Metric.to_json(), ...]}; `attrs["environments"]` {digest: JSON}, empty where rows were
+    written before they carried it.
+    """
     nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
     columns = {}
     for field, column in zip(rows.schema, rows.columns, strict=True):
@@ -191,7 +224,9 @@ def frame(rows: pa.Table) -> pd.DataFrame:
         # Text without a single entry would come as objects.
         columns[field.name] = series.astype("str") if pa.types.is_string(field.type) else series
     result = pd.DataFrame(columns)
-    result.attrs["metrics"] = json.loads((rows.schema.metadata or {}).get(METRICS_KEY, b"{}"))
+    carried = rows.schema.metadata or {}
+    result.attrs["metrics"] = json.loads(carried.get(METRICS_KEY, b"{}"))
+    result.attrs["environments"] = json.loads(carried.get(ENVIRONMENTS_KEY, b"{}"))
     return result
 
 

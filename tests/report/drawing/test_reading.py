@@ -222,3 +222,11 @@ def test_the_overview_has_a_row_per_model_with_quality_inside_training_and_timin
     assert bits.cells["ttt-linear"] == expected
     assert expected["low"] is not None
     assert overview(words.records(table.iloc[:0]), figures.headlines()) is None
+
+
+def test_a_heat_map_with_one_number_at_each_context_is_a_sentence() -> None:
+    table = summarise(read_rows(RESULTS / "recall" / "cpu" / "rows.parquet"))
+    assert {figure.name for figure in figures.available(table)} == {"mqar", "copy"}
+    (told,) = figures.not_drawn(table)
+    # as table.csv has them
+    assert "by pairs 2, 4, 8, 16, 32: transformer 0, 0, 0, 0, 0%; transformer-conv 39, 19, 17, 7, 3%; " in told

@@ -40,11 +40,13 @@ def judge(entries: Sequence[Record], *, title: str, axes: tuple[str, str] | None
     if axes is not None:
         x_axis, y_axis = axes
         across, down = (sorted({entry[axis] for entry in made}) for axis in axes)
-        if len(across) > 1 and len(down) > 1:
+        cells = {(entry[x_axis], entry[y_axis]) for entry in made}
+        if len(cells) > max(len(across), len(down)):
             return Picture()
-        if len(across) == len(down) == 1:
+        if len(cells) == 1:
             return None
-        along = y_axis if len(down) > 1 else x_axis
+        # one column, one row, or a diagonal: a number for each place on the longer axis
+        along = y_axis if len(down) >= len(across) else x_axis
         return f"{head}: {_one_column(made, scale, along)}."
     return f"{head}:\n\n{_table(entries, scale)}" if _is_mud(made) else Picture()
 

@@ -22,7 +22,7 @@ PYRIGHT_ENV := PYRIGHT_PYTHON_IGNORE_WARNINGS=1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup bench real estimates commonsense architectures peers genomes genomics languages test check lint types pytest
-.PHONY: mutants lowest newest format figures calibration zoo wheel constraints clean distclean
+.PHONY: docs mutants lowest newest format figures calibration zoo wheel constraints clean distclean
 
 help:  ## list the goals
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,7 +85,7 @@ trained/dna-%/config.json: | genomes
 genomics: trained/dna-transformer/config.json trained/dna-ttt-linear/config.json  ## train two models of DNA, and measure bits per base
 	@$(BIN)/ttbench run suites/genomics.yaml --checkpoint trained/dna-transformer --checkpoint trained/dna-ttt-linear $(RUN)
 
-test: check pytest  ## lint, types, tests
+test: check docs pytest  ## lint, types, the documentation's links, tests
 
 check: lint types  ## lint and types
 
@@ -96,10 +96,13 @@ lint: $(STAMP)
 types: $(STAMP)
 	@$(PYRIGHT_ENV) $(BIN)/pyright
 
+docs: $(STAMP)  ## build the documentation into build/docs/site, and check every link of it
+	@$(BIN)/python scripts/website.py
+
 pytest: $(STAMP)
 	@$(TEST_ENV) $(BIN)/python -m pytest -q -n $(JOBS)
 
-mutants: $(STAMP)  ## change the code in small ways, see whether a test notices, and write docs/mutants.md (hours)
+mutants: $(STAMP)  ## change the code in small ways, see whether a test notices, and write docs/mutants.md (an hour)
 	@$(TEST_ENV) $(BIN)/python scripts/mutants.py --jobs $(JOBS) --report
 
 # Environments of their own, without constraints.txt: both ends of the ranges in pyproject.toml. Releases that are years
@@ -121,7 +124,7 @@ format: $(STAMP)  ## let ruff rewrite what it can
 figures: $(STAMP)  ## rebuild every CSV and figure in results/ from its rows.parquet
 	@$(BIN)/ttbench figures
 
-calibration: $(STAMP)  ## how often the intervals hold the truth, by simulation, into results/calibration (minutes)
+calibration: $(STAMP)  ## how often the intervals contain the true value, by simulation, into results/calibration (minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m ttbench.report.coverage --jobs $(JOBS)
 
 zoo: $(STAMP)  ## train the checkpoints of the zoo again, into trained/ (hours)

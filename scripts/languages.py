@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ttbench.corpora.catalogues import READERS, Message, is_language, letters, plain, script
+from ttbench.corpora.catalogues import READERS, CatalogueMessage, is_language, letters, plain, script
 from ttbench.corpora.languages import FOLDER, LICENCES, SOURCES, TEXT, Language, languages, pack
 from ttbench.errors import CorpusError, TtbenchError
 
@@ -151,7 +151,7 @@ def language_of(tag: str) -> str:
     return NAMES.get(tag, re.split(r"[_@.]", tag)[0])
 
 
-def read_wheel(data: Path, wheel: Wheel) -> Iterator[tuple[str, Message]]:
+def read_wheel(data: Path, wheel: Wheel) -> Iterator[tuple[str, CatalogueMessage]]:
     """The messages of a wheel, each with its language."""
     pattern = re.compile(wheel.catalogues)
     with zipfile.ZipFile(data) as archive:
@@ -163,7 +163,7 @@ def read_wheel(data: Path, wheel: Wheel) -> Iterator[tuple[str, Message]]:
                     yield language_of(found["tag"]), message
 
 
-def gather(messages: Iterable[tuple[str, Message]], table: Mapping[str, Language]) -> dict[str, list[str]]:
+def gather(messages: Iterable[tuple[str, CatalogueMessage]], table: Mapping[str, Language]) -> dict[str, list[str]]:
     """Documents by language: each message once, in an order of the document's own.
 
     Left out is what is no translation: what equals an English text, what is in another script than the language's, and

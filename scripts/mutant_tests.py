@@ -12,23 +12,33 @@ ROOT = Path(__file__).parents[1]
 # Beside the test file that mirrors a module, or in its place: those that were written for it.
 TESTS = {
     "clusters.py": ["tests/test_stats.py"],
-    "kernels/gating.py": ["tests/kernels/test_favor.py", "tests/models/test_titans.py"],
-    "report/effects.py": ["tests/report/comparison/test_compare.py"],
-    "report/matching.py": ["tests/report/comparison/test_compare.py", "tests/report/comparison/test_variants.py"],
-    "report/pairing.py": ["tests/report/comparison/test_compare.py"],
+    "kernels/gating.py": ["tests/kernels/test_neural_memory.py"],
+    "report/comparison/effects.py": ["tests/report/comparison/test_compare.py"],
+    "report/comparison/matching.py": [
+        "tests/report/comparison/test_compare.py",
+        "tests/report/comparison/test_variants.py",
+    ],
+    "report/comparison/pairing.py": ["tests/report/comparison/test_compare.py"],
+    "report/coverage.py": ["tests/test_clusters.py"],
     "report/summary.py": ["tests/report/test_table.py", "tests/report/comparison/test_compare.py"],
     "stats.py": ["tests/test_clusters.py"],
-    "tasks/base.py": ["tests/runs/test_suite.py"],
-    "tasks/blocks.py": ["tests/tasks/perplexity/test_perplexity.py", "tests/tasks/test_shared_passes.py"],
-    "tasks/haystack.py": ["tests/tasks/needle/test_prompts.py", "tests/tasks/needle/test_needle.py"],
-    "tasks/perplexity_metrics.py": ["tests/tasks/perplexity/test_perplexity.py"],
-    "tasks/sequences.py": ["tests/tasks/recall/test_recall.py"],
-    "tasks/windows.py": ["tests/tasks/perplexity/test_perplexity.py"],
+    "tasks/adapt/adapt_metrics.py": ["tests/report/test_task_metrics.py"],
+    "tasks/genomics/genomics.py": ["tests/report/test_task_metrics.py"],
+    "tasks/needle/haystack.py": ["tests/tasks/needle/test_prompts.py", "tests/tasks/needle/test_needle.py"],
+    "tasks/needle/needle.py": ["tests/machine/test_work.py"],
+    "tasks/needle/riddle.py": ["tests/tasks/needle/test_prompts.py"],
+    "tasks/perplexity/blocks.py": ["tests/tasks/perplexity/test_perplexity.py", "tests/tasks/test_shared_passes.py"],
+    "tasks/perplexity/perplexity_metrics.py": [
+        "tests/report/test_task_metrics.py",
+        "tests/tasks/perplexity/test_perplexity.py",
+    ],
+    "tasks/recall/sequences.py": ["tests/tasks/recall/test_recall.py"],
+    "tasks/windows.py": ["tests/tasks/perplexity/test_perplexity.py", "tests/machine/test_work.py"],
 }
 
 
 @functools.cache
-def tests_of(path: str) -> list[list[str]]:
+def tests_of(path: str) -> tuple[list[str], list[str]]:
     """Test files in two rounds: the module's own, and all others that import it, directly or by what they import."""
     below = path.removeprefix("ttbench/")
     mirror = ROOT / "tests" / Path(below).parent / f"test_{Path(below).name}"
@@ -43,7 +53,7 @@ def tests_of(path: str) -> list[list[str]]:
     rest = sorted(set(direct + others) - set(own))
     if "/kernels/" in path or "/models/" in path:
         rest = [name for name in rest if "/kernels/" in name or "/conformance/" in name or "/models/" in name]
-    return [own, rest] if own else [rest]
+    return own, rest
 
 
 def _names(path: Path) -> set[str]:
@@ -76,7 +86,6 @@ def _package() -> dict[str, set[str]]:
     return {str(path.relative_to(ROOT)).removesuffix(".py").replace("/", "."): _names(path) for path in paths}
 
 
-def digest(rounds: Sequence[Sequence[str]]) -> str:
-    """Of test files, by which a survivor knows whether they have changed since."""
-    files = sorted({name for tests in rounds for name in tests})
-    return hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in files)).hexdigest()[:16]
+def digest(names: Sequence[str], root: Path) -> str:
+    """Of files below a root, by which an outcome knows whether they have changed since."""
+    return hashlib.sha256(b"".join((root / name).read_bytes() for name in sorted(set(names)))).hexdigest()[:16]

@@ -45,8 +45,8 @@ NEIGHBOURS = {
     **{"tril": "triu", "triu": "tril", "zeros": "ones", "ones": "zeros", "sorted": "list", "sigmoid": "tanh"},
     **{"cumsum": "cumprod", "softmax": "log_softmax", "softplus": "relu", "unsqueeze": "squeeze"},
 }
-# Keyword arguments that are words for people.
-WORDS = {"label", "title", "help", "description", "why", "reason", "unit", "name", "noun"}
+# Keyword arguments that compute nothing: words for people, and the guard of zip.
+WORDS = {"strict", "label", "title", "help", "description", "why", "reason", "unit", "name", "noun"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +114,7 @@ class _Finder(ast.NodeVisitor):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             return
         named = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        if named:
             self._names.append(node.name)
         self.edits += [(edit, ".".join(self._names)) for edit in self._edits(node)]
         for child in self._children(node):

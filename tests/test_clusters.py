@@ -189,7 +189,62 @@ def test_the_committed_tables_can_be_drawn_again(table: str, data_sets: int, cas
         assert again[name] == pytest.approx(line[name], abs=4 * (0.95 * 0.05 / data_sets) ** 0.5 + 0.02), name
 
 
+# Three quarters of all draws lie below: by hand from those of the standard normal (0.6745) and of Student's t (0.7649).
+@pytest.mark.parametrize(
+    ("draw", "quartile"),
+    [
+        (calibration.SHAPES["normal"].draw, 0.6745),
+        (calibration.SHAPES["log-normal 0.8"].draw, math.exp(0.8 * 0.6745) - math.exp(0.32)),
+        (calibration.SHAPES["t with 3 df"].draw, 0.7649),
+        (calibration.SHAPES["uniform"].draw, 0.25),
+        (calibration.SHAPES["exponential"].draw, math.log(4) - 1),
+        (calibration.SHAPES["log-normal 1.2"].draw, math.exp(1.2 * 0.6745) - math.exp(0.72)),
+        (calibration.TIMES["normal"], 0.05 * 0.6745),
+        (calibration.TIMES["log-normal 0.8"], 0.05 * math.exp(0.8 * 0.6745)),
+        (calibration.TIMES["t with 3 df"], 0.05 * 0.7649),
+    ],
+)
+def test_documents_and_times_are_of_the_shape_that_is_named(draw: calibration.Draw, quartile: float) -> None:
+    drawn = draw(np.random.default_rng(0), (200_000,))
+    assert np.mean(drawn < quartile) == pytest.approx(0.75, abs=0.005)
+
+
+# A tenth of variance 25 and the rest of 1; half of variance 1 and the rest 0; twice exp(1.28) - exp(0.64).
+@pytest.mark.parametrize(
+    ("documents", "variance"),
+    [("a tenth five times as far", 3.4), ("half of them equal", 0.5), ("log-normal 0.8 less another", 3.4003)],
+)
+def test_mixed_documents_vary_as_worked_out_by_hand(documents: str, variance: float) -> None:
+    drawn = calibration.SHAPES[documents].draw(np.random.default_rng(0), (1_000_000,))
+    assert drawn.var() == pytest.approx(variance, rel=0.03)
+    assert drawn.mean() == pytest.approx(0, abs=0.01)
+    assert np.mean(drawn == 0) == pytest.approx(0.5 if documents == "half of them equal" else 0, abs=0.005)
+
+
 def test_every_line_of_the_tables_is_committed() -> None:
     for table, cases in calibration.CASES.items():
         found = committed(table)
         assert found[[*cases[0]]].to_dict("records") == cases
+        # at twelve documents three times as many as elsewhere, and a quarter where a data set is eight
+        sizes = [calibration.data_sets_of(table, case, 3000) for case in cases]
+        assert found["data sets"].tolist() == sizes
+        assert set(sizes) == {"differences": {3000, 9000}, "ratios": {3000, 9000}, "families": {750}}.get(table, {3000})
+
+
+def test_data_sets_are_drawn_in_whole_batches_and_a_rest() -> None:
+    assert list(calibration._batches(500)) == [250, 250]
+    assert list(calibration._batches(600)) == [250, 250, 100]
+    assert list(calibration._batches(8)) == [8]
+
+
+def test_tables_are_written_into_a_folder_that_need_not_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = {"alike": 0.0, "clusters": 5}
+    monkeypatch.setattr(calibration, "CASES", {"proportions": [case]})
+    folder = tmp_path / "new" / "tables"
+    monkeypatch.setattr("sys.argv", ["coverage", "--out", str(folder), "--data-sets", "10", "--jobs", "1"])
+    calibration.main()
+    (line,) = pd.read_csv(folder / "proportions.csv").to_dict("records")
+    assert line == pytest.approx(calibration.run("proportions", case, data_sets=10, seed=0), abs=5e-5)
+    assert "proportions" in capsys.readouterr().out

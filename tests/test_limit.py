@@ -22,7 +22,7 @@ from ttbench.errors import UsageError
 from ttbench.machine.work import Work
 from ttbench.models.transformer import Transformer
 from ttbench.report.headline import headline
-from ttbench.runs.estimate import Estimate
+from ttbench.runs.estimate import CellEstimate
 from ttbench.runs.options import Options
 from ttbench.runs.plan import Plan, plan, read_params
 from ttbench.runs.suite import load_suite
@@ -86,7 +86,7 @@ def test_all_is_no_count_of_what_is_drawn_without_end_nor_is_any_other_word() ->
 def test_a_limit_is_a_count_or_all(home: Path, word: str) -> None:
     result = invoke(home, "plan", "perplexity", "--limit", word)
     assert result.exit_code == 2
-    assert "no count of at least 1, and not the word all" in result.stderr
+    assert "neither a whole number of at least 1 nor the word all" in result.stderr
 
 
 def test_a_run_says_what_its_limit_left_out_and_each_cell_its_number(
@@ -157,7 +157,7 @@ def priced(
 
     def planned(task: str, options: Options, *, out: str) -> Plan:
         asked.append(options)
-        estimate = Estimate(flops=None, state_bytes=None, seconds=seconds, work=Work(calls=()))
+        estimate = CellEstimate(flops=None, state_bytes=None, seconds=seconds, work=Work(calls=()))
         whole = tuple(dataclasses.replace(cell, params={**cell.params, "limit": None}) for cell in cells)
         return Plan(cells=whole, skips=(), estimates={cell.cell_id: estimate for cell in whole})
 

@@ -1,16 +1,20 @@
-"""The changes that `make mutants` makes to code, told one by one."""
+"""The changes that `make mutants` makes to code, told one by one, and which tests it runs on them."""
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+import mutant_outcomes
+import mutant_reach
 from mutations import mutations
 
-sys.path.pop(0)
+SCRIPTS = sys.path.pop(0)
 
 
 def changed(source: str) -> set[str]:
@@ -69,3 +73,54 @@ def test_a_mutation_says_where_it_is_and_keeps_its_key_when_lines_move() -> None
     assert (before.function, before.line, after.line) == ("A.f", 3, 5)
     assert before.key("x.py") == after.key("x.py") != before.key("y.py")
     assert before.source == source.replace("1", "2")
+
+
+MODULE = "class A:\n    def f(self):\n        return [x for x in g()]\ndef g():\n    return [1]\n"
+TESTS = """
+import pytest
+from ttbench import module
+
+@pytest.fixture(scope="module")
+def shared():
+    return module.A().f()
+
+def test_slow(shared):
+    sum(range(10**7))
+
+def test_quick():
+    assert module.g() == [1]
+
+def test_wrong():
+    assert module.A().f() == [2]
+"""
+
+
+def test_a_mutant_meets_the_tests_that_call_what_it_changes_the_quickest_first(tmp_path: Path) -> None:
+    (tmp_path / "ttbench").mkdir()
+    (tmp_path / "ttbench" / "__init__.py").touch()
+    (tmp_path / "ttbench" / "module.py").write_text(MODULE)
+    (tmp_path / "test_module.py").write_text(TESTS)
+    script = (
+        "import pathlib, pytest, mutant_reach\n"
+        "reach = mutant_reach.Reach(pathlib.Path.cwd(), pathlib.Path('reach.json'))\n"
+        "pytest.main(['-p', 'no:cacheprovider', 'test_module.py'], plugins=[reach])"
+    )
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), SCRIPTS))}
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=variables, check=True, capture_output=True)
+    reached = mutant_reach.read(tmp_path / "reach.json")
+    # one that fails on the code as it is judges nothing; what a fixture of the module calls counts for all
+    names = {"": ["test_quick", "test_slow"], "A.f": ["test_quick", "test_slow"], "g": ["test_quick", "test_slow"]}
+    for function, expected in {**names, "h": []}.items():
+        found = mutant_reach.chosen(reached, path="ttbench/module.py", function=function)
+        assert [each.test.rpartition("::")[2] for each in found] == expected
+    assert mutant_reach.chosen(reached, path="ttbench/other.py", function="g") == []
+
+
+def test_a_module_that_cannot_be_imported_makes_room_for_another_mutant(tmp_path: Path) -> None:
+    (tmp_path / "module.py").write_text("a = 1\nb = True\nc = 0.5\n")
+    path, known = "module.py", dict[str, mutant_outcomes.Outcome]()
+    order = list(mutant_outcomes.drawn(path, tmp_path, seed=0))
+    assert len(order) == 3
+    assert list(mutant_outcomes.sample(path, tmp_path, num_mutants=1, seed=0, known=known)) == order[:1]
+    known[order[0].key] = mutant_outcomes.outcome(order[0], "tests/test_module.py", tmp_path)
+    assert list(mutant_outcomes.sample(path, tmp_path, num_mutants=1, seed=0, known=known)) == order[:2]

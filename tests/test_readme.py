@@ -22,6 +22,8 @@ from ttbench.runs.sweep import run_task
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 GOALS = set(re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+# tasks that a page makes
+PLUGGED = re.findall(r'ttbench\.tasks"\]\n(\w+) = ', (ROOT / "docs" / "add-a-task.md").read_text(encoding="utf-8"))
 PLACEHOLDERS = {"DIR", "RUN", "CHECKPOINT", "A", "B", "CELL", "MODEL"}
 
 
@@ -50,10 +52,12 @@ def test_the_commands_in_the_documents_are_accepted(words: list[str]) -> None:
     # Parsed in full, not run: an unknown option or a missing argument raises.
     given = group.commands[name].make_context(name, list(rest)).params
     if name in ("run", "plan"):
-        assert given["target"] in {*TASKS, *list_suites()}
-        assert given["ctx"] is None or parse_ctx(given["ctx"])
+        assert given["target"] in {*TASKS, *list_suites(), *PLUGGED}
+        assert all(parse_ctx(each) for each in given["ctx"] or [])
         assert given["corpus"] is None or given["corpus"].partition(":")[0] in {*CORPORA, "text", "hf"}
-    named = [given.get(key) for key in ("first", "second")] if name == "compare" else given.get("checkpoint") or []
+        named = given["checkpoints"] or []
+    else:
+        named = [given.get(key) for key in ("first", "second")] if name == "compare" else given.get("checkpoint") or []
     for checkpoint in [named] if isinstance(named, str) else named:
         known = set(zoo_folders()) | PLACEHOLDERS | {"transformer", "transformer-conv", "ttt-linear"}
         # a hub id, a folder, or the name of an architecture
@@ -100,7 +104,12 @@ def test_every_decision_is_in_the_index_under_its_own_number() -> None:
 
 
 def test_every_command_and_every_goal_is_in_a_document() -> None:
-    text = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"))
+    pages = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "start.md")
+    text = "\n".join(path.read_text(encoding="utf-8") for path in pages)
     group: Any = typer.main.get_command(app)
     assert [name for name in group.commands if f"ttbench {name}" not in text] == []
-    assert {"bench", "test", "setup", "check", "format", "help"} <= set(re.findall(r"make ([a-z]+)", text))
+    assert {"bench", "test", "setup", "check", "docs", "format", "help"} <= set(re.findall(r"make ([a-z]+)", text))
+
+
+def test_the_readme_is_for_the_first_five_minutes() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150

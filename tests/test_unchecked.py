@@ -112,7 +112,7 @@ def test_what_is_asked_for_unchecked_is_scored_and_marked(tmp_path: Path) -> Non
     console.print(render(table))
     text = console.export_text()
     assert "!" in next(line for line in text.splitlines() if "looks-ahead" in line)
-    assert "! unchecked: scored by request" in " ".join(text.split())
+    assert "! unchecked: scored on request" in " ".join(text.split())
 
 
 def test_the_figure_of_an_unchecked_model_says_so(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_the_figure_of_an_unchecked_model_says_so(tmp_path: Path) -> None:
     )
     text = [each.get_text() for each in (*drawn.texts, *drawn.axes[0].texts)]
     assert any(each.startswith("llama") and each.endswith(" !") for each in text)
-    assert any("! unchecked: scored by request" in each for each in text)
+    assert any("! unchecked: scored on request" in each for each in text)
 
 
 def test_what_was_measured_unchecked_is_not_pooled_with_the_same_after_its_probes(tmp_path: Path) -> None:
@@ -232,9 +232,9 @@ def test_the_command_line_suites_and_python_say_unchecked_alike(tmp_path: Path) 
     assert request.command() == "ttbench run perplexity --unchecked"
     suite = tmp_path / "s.yaml"
     suite.write_text("title: t\nunchecked: true\ntasks:\n  - task: needle\n")
-    assert load_suite(suite).tasks[0].options["unchecked"] is True
+    assert load_suite(suite).tasks[0].options.get("unchecked") is True
     suite.write_text("title: t\nunchecked: maybe\ntasks:\n  - task: needle\n")
-    with pytest.raises(SuiteError, match="unchecked must be true or false"):
+    with pytest.raises(SuiteError, match="'unchecked' must be true or false"):
         load_suite(suite)
     command = ["plan", "latency", "--checkpoint", "ttt-linear", "--ctx", "1k", "--unchecked", "--json"]
     shown = CliRunner().invoke(app, command)

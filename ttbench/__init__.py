@@ -1,11 +1,18 @@
-"""ttbench: one ruler for every architecture that wants to replace attention.
+"""ttbench: a benchmark of pretrained sequence models for long-context quality, speed and memory.
 
-`load` opens a checkpoint as an Engine; `run` measures and returns tidy rows. Both import torch only when called.
+    load       a checkpoint as an Engine
+    plan, run  what a task or suite would measure; its tidy rows
+    measure    a model in memory: an Engine, or one of transformers
+    table      the numbers of rows with their intervals
+    compare    two checkpoints on the same targets
+    figure     figures of rows
+
+Nothing heavy is imported before one of them is called.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,11 +22,12 @@ if TYPE_CHECKING:
 
     from ttbench.engines.engine import Engine
     from ttbench.runs.options import Options
+    from ttbench.runs.plan import Plan
     from ttbench.runs.progress import Progress
 
 from ttbench.version import __version__
 
-__all__ = ["__version__", "load", "run"]
+__all__ = ["__version__", "compare", "figure", "load", "measure", "plan", "run", "table"]
 
 
 def load(
@@ -65,3 +73,78 @@ def run(
     from ttbench.runs.sweep import run
 
     return run(target, out=out, fresh=fresh, progress=progress, **options)
+
+
+def plan(target: str | Path, *, out: str | Path = "runs", **options: Unpack[Options]) -> Plan:
+    """The cells that `run` would measure, with estimates of FLOP, bytes and seconds; starts nothing.
+
+    Raises UsageError when the request has no meaning.
+    """
+    from ttbench.runs.options import validated
+    from ttbench.runs.request import plan_suite, plan_task
+    from ttbench.runs.sweep import find_target
+
+    kind, name = find_target(str(target))
+    return (plan_task if kind == "task" else plan_suite)(name, validated(options), out=out)
+
+
+def measure(
+    task: str, model: Any, *, tokenizer: Any = None, name: str = "model", **options: Unpack[Options]
+) -> pd.DataFrame:
+    """Measure one task on a model in memory, in this process, and return its tidy rows; nothing is stored.
+
+    Args:
+        model: an Engine, a model of an architecture here, or a causal language model of transformers.
+        tokenizer: "bytes", a folder with a tokenizer.json, or a fast tokenizer of transformers.
+        name: what the rows call the model.
+        options: as of `run`; the model decides device, dtype, engine, attention and threads.
+
+    Raises UsageError when the request has no meaning, or the task measures processes of its own (latency, memory).
+    """
+    from ttbench.runs.in_memory import measure
+    from ttbench.runs.options import validated
+
+    return measure(task, model, tokenizer=tokenizer, name=name, options=validated(options))
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """The numbers of rows, one a line, each with its 95 % interval (`low`, `high`); see docs/columns.md.
+
+    Raises UsageError for a DataFrame that is not the rows of a run.
+    """
+    from ttbench.report.table import summarise
+
+    return summarise(rows)
+
+
+def compare(a: str, b: str, rows: pd.DataFrame | None = None, *, out: str | Path = "runs") -> pd.DataFrame:
+    """What differs between two checkpoints, or settings of one (NAME@dtype=bfloat16), on the same targets.
+
+    Args:
+        rows: of a run; None: the runs below `out` in which both were measured, else the published results.
+
+    Raises UsageError when one of them was not measured.
+    """
+    from ttbench.report.comparison.compare import compare as compare_rows
+    from ttbench.report.comparison.variants import read_variant
+
+    if rows is not None:
+        return compare_rows(rows, a, b)
+    from pathlib import Path
+
+    from ttbench.cli.gather import rows_of
+
+    one, two = rows_of([read_variant(a), read_variant(b)], runs=(), root=Path(out))
+    return compare_rows(one, a, b, rows_b=two)
+
+
+def figure(rows: pd.DataFrame, folder: str | Path) -> list[Path]:
+    """Draw every figure that the rows have numbers for into a folder, as PNG and SVG; returns the files."""
+    from pathlib import Path
+
+    from ttbench.report.drawing import figures
+    from ttbench.report.table import summarise
+
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    numbers = summarise(rows)
+    return [path for each in figures.available(numbers) for path in figures.draw(each, numbers, Path(folder))]

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 from mo_writer import compiled
 
-from ttbench.corpora.catalogues import Message, is_language, letters, plain, read_json, read_mo, read_po, script
+from ttbench.corpora.catalogues import (
+    CatalogueMessage,
+    is_language,
+    letters,
+    plain,
+    read_json,
+    read_mo,
+    read_po,
+    script,
+)
 from ttbench.errors import CorpusError
 
 MESSAGES = {
@@ -20,9 +29,9 @@ MESSAGES = {
 def test_a_compiled_catalogue_gives_its_messages_and_its_plural_rule_is_never_evaluated(order: str) -> None:
     found = list(read_mo(compiled(MESSAGES, order=order), where="x.mo"))
     assert found == [
-        Message(source="Open", translation="Öffnen"),
-        Message(source="%d day", translation="%d Tage"),
-        Message(source="Close", translation=""),
+        CatalogueMessage(source="Open", translation="Öffnen"),
+        CatalogueMessage(source="%d day", translation="%d Tage"),
+        CatalogueMessage(source="Close", translation=""),
     ]
 
 
@@ -70,8 +79,8 @@ msgstr[1] "%d Tage"
 @pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["LF", "CRLF"])
 def test_a_written_catalogue_gives_its_messages_without_those_in_doubt_and_those_gone(end: str) -> None:
     assert list(read_po(WRITTEN.replace("\n", end).encode(), where="x.po")) == [
-        Message(source='Open "%s"', translation='"%s" öffnen'),
-        Message(source="%d day", translation="%d Tage"),
+        CatalogueMessage(source='Open "%s"', translation='"%s" öffnen'),
+        CatalogueMessage(source="%d day", translation="%d Tage"),
     ]
 
 
@@ -83,7 +92,7 @@ def test_a_line_that_no_written_catalogue_has_is_refused(line: str) -> None:
 
 def test_a_catalogue_in_json_is_an_object_of_texts() -> None:
     assert list(read_json('{"app.open": "öffnen"}'.encode(), where="x.json")) == [
-        Message(source="", translation="öffnen")
+        CatalogueMessage(source="", translation="öffnen")
     ]
     for data in (b"{", b"[]", b'{"a": 1}'):
         with pytest.raises(CorpusError, match=r"x\.json is no"):

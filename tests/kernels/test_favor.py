@@ -273,3 +273,10 @@ def test_the_error_against_softmax_attention_falls_with_the_root_of_the_feature_
     # 16 times the features: a quarter of the error
     assert 3 < errors[16] / errors[256] < 5.3
     assert errors[256] < 0.05
+
+
+def test_work_of_a_token_is_that_counted_by_hand():
+    # q and k on 10 features: 2 * 2 * 10 * 7. The state of 10 rows of [v, 1]: rescaled, added to and read, 1 + 2 + 2.
+    assert favor.flops(7, 10, eps=0) == 280 + 400
+    # the floor is a row more
+    assert favor.flops(7, 10, eps=0.01) == 280 + 440

@@ -203,3 +203,10 @@ def test_length_of_a_query_is_its_temperature_and_a_zero_query_is_finite():
     out.square().sum().backward()
     assert q.grad is not None
     assert math.isfinite(float(q.grad.abs().sum()))
+
+
+def test_work_of_a_token_is_that_counted_by_hand():
+    # 5 kept keys in each of 3 rounds: 15 scores and 15 shares of values, 7 products and 7 sums each.
+    assert lsh_attention.flops(7, num_rounds=3, num_kept=5) == 420
+    # 8 buckets are 4 directions and their opposites, in each of 3 rounds.
+    assert lsh_attention.hash_flops(7, num_rounds=3, num_buckets=8) == 168

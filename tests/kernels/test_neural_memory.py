@@ -248,6 +248,11 @@ def test_sixty_four_thousand_tokens_stay_finite_in_single_precision():
     assert out.abs().max() < 100
 
 
+def test_products_of_gates_are_those_worked_out_by_hand():
+    expected = torch.tensor([[1.0, 0, 0], [3, 1, 0], [15, 5, 1]])
+    torch.testing.assert_close(gating.products(torch.tensor([2.0, 3, 5]).log()), expected)
+
+
 def test_products_of_gates_underflow_to_zero_and_never_divide():
     logs_of_gates = torch.full((64,), -50.0)
     logs_of_gates[10] = -math.inf
@@ -256,3 +261,11 @@ def test_products_of_gates_underflow_to_zero_and_never_divide():
     assert torch.equal(made.diagonal(), torch.ones(64))
     assert made[20, 5] == 0
     assert made.triu(1).abs().sum() == 0
+
+
+def test_work_of_a_token_is_that_counted_by_hand():
+    # Two layers of 6 weights, chunks of 4. Forward 2 * 12, errors of the second layer 2 * 6, M and S 2 * 2 * 12: 84.
+    # 20 triples j >= l >= i of a triangle times a triangle, 2 * 20 for 4 tokens: 10. A product with M(x): 2 * 12.
+    assert nm.flops([(2, 3), (3, 2)], 4, read="chunk") == 84 + 10 + 24
+    # Each token's own M: two products, and in each layer 2 * (2 + 3) with the 2.5 tokens of the chunk up to its own.
+    assert nm.flops([(2, 3), (3, 2)], 4, read="token") == 84 + 10 + 48 + 50

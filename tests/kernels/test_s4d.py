@@ -115,3 +115,8 @@ def test_neither_mode_changes_its_inputs():
     for op in (s4d.reference, s4d.chunked):
         op(*args)
     assert all(torch.equal(now, then) for now, then in zip(args, kept, strict=True))
+
+
+def test_work_of_a_token_is_that_counted_by_hand():
+    # Chunks of 64: 32.5 products with the inputs up to its own, and 3 complex states written and read.
+    assert s4d.flops(3) == 2 * 32.5 + 2 * 6 + 2 * 6

@@ -100,3 +100,8 @@ def test_arguments_are_not_changed():
     out.zero_()
     final.zero_()
     assert all(torch.equal(now, then) for now, then in zip(args, before, strict=True))
+
+
+def test_a_token_costs_five_operations_in_each_number_of_the_state():
+    # decay it, a product and a sum for x B, a product and a sum for h C
+    assert ssd.flops(3, 7) == 105

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from ttbench.lmeval.prefixes import MAX_DEPTH, MIN_SHARED, Node, share
+from ttbench.lmeval.prefixes import MAX_DEPTH, MIN_SHARED, PrefixNode, share
 
 LONG = tuple(range(100, 100 + 2 * MIN_SHARED))
 
 
-def paths(node: Node, before: tuple[int, ...] = ()) -> Iterator[tuple[int, tuple[int, ...]]]:
+def paths(node: PrefixNode, before: tuple[int, ...] = ()) -> Iterator[tuple[int, tuple[int, ...]]]:
     """Each leaf with the tokens read for it in nodes."""
     assert node.start == len(before)
     read = before + node.ids
@@ -19,7 +19,7 @@ def paths(node: Node, before: tuple[int, ...] = ()) -> Iterator[tuple[int, tuple
         yield from paths(child, read)
 
 
-def assert_whole(prefixes: list[tuple[int, ...]]) -> Node:
+def assert_whole(prefixes: list[tuple[int, ...]]) -> PrefixNode:
     """Every request is a leaf once, behind tokens that are the beginning of its prefix."""
     tree = share(prefixes)
     found = dict(paths(tree))
@@ -57,7 +57,7 @@ def test_a_request_may_end_where_others_go_on() -> None:
 
 
 def test_nothing_is_a_plan_too() -> None:
-    assert share([]) == Node(start=0, ids=(), leaves=(), children=())
+    assert share([]) == PrefixNode(start=0, ids=(), leaves=(), children=())
     assert sorted(assert_whole([(), ()]).leaves) == [0, 1]
 
 

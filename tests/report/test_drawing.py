@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import matplotlib
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from rows import TTT, make_rows, perplexity_rows
 
 from ttbench.report import published as results
@@ -33,9 +35,22 @@ def drawn_texts(table: pd.DataFrame) -> list[str]:
         return [text.get_text() for axes in canvas.axes for text in axes.texts if text.get_window_extent().width]
 
 
-@pytest.mark.parametrize("name", ["$x$", "a$b", r"$\frac{", "_hidden", "50%_{x}"])
+@pytest.mark.parametrize("name", ["$x$", "a$b", r"$\frac{", r"$\frac$", "_hidden", "50%_{x}"])
 def test_names_are_text_and_no_formulas(name: str) -> None:
     assert name in drawn_texts(named(name))
+
+
+def test_every_point_of_a_line_is_in_the_file_and_nothing_frames_the_axes() -> None:
+    buffer = io.BytesIO()
+    with style():
+        canvas = Figure()
+        axes = canvas.subplots()
+        # so nearly straight that a file of fewer points would look alike
+        axes.plot(range(1000), [place + 1e-4 * (place % 2) for place in range(1000)], gid="nearly-straight")
+        canvas.savefig(buffer, format="svg")
+    _, _, line = buffer.getvalue().decode().partition('id="nearly-straight"')
+    assert line.partition("</g>")[0].count("L ") == 999
+    assert [name for name, spine in axes.spines.items() if spine.get_visible()] == ["left", "bottom"]
 
 
 def test_a_notebook_s_backend_that_is_not_installed_changes_nothing() -> None:

@@ -273,6 +273,13 @@ def test_missing_numbers_are_null_and_never_nan(table: pd.DataFrame) -> None:
         assert not any(isinstance(value, float) and math.isnan(value) for value in table[name].tolist()), name
 
 
+# Two before a name, then 18 letters for it, or what 26 for the numbers leave, and 12 at least; 8 for `trained`.
+@pytest.mark.parametrize(("width", "end"), [(120, 28), (80, 28), (40, 24), (36, 22)])
+def test_names_give_way_to_numbers_in_a_narrow_terminal(table: pd.DataFrame, width: int, end: int) -> None:
+    heads = [line for line in text_of(table, width).splitlines() if "trained" in line]
+    assert min(line.index("trained") + len("trained") for line in heads) == end
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_table_fits_the_terminal_and_leaves_no_context_out(table: pd.DataFrame, width: int) -> None:
     lines = text_of(table, width).splitlines()
@@ -328,7 +335,7 @@ def test_a_sentence_says_what_is_better_by_how_much_and_how_sure(table: pd.DataF
     text = " ".join(text_of(table).split())
     assert "At 2k tokens ttt-linear needs 0.1" in text
     assert "bits per byte more than transformer (95% interval 0.1" in text
-    assert "34 documents); beyond the training context of 2k, at 8k, transformer needs 1." in text
+    assert "34 documents); at 8k tokens, in sequences longer than in training (2k), transformer needs 1." in text
 
 
 def test_a_checkpoint_without_a_known_training_context_is_not_starred() -> None:

@@ -44,7 +44,10 @@ def test_an_interval_is_plus_minus_when_even_and_two_ends_when_not() -> None:
     assert words.interval({"value": 0.95, "low": 0.76, "high": 0.99}, scale) == "0.76-0.99"
 
 
-@pytest.mark.parametrize(("value", "digits", "text"), [(0.01234, 2, "0.012"), (1.5, 3, "1.50"), (41.94, 3, "41.9")])
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [(0.01234, 2, "0.012"), (1.5, 3, "1.50"), (41.94, 3, "41.9"), (0.9996, 3, "1.00"), (9.96, 2, "10")],
+)
 def test_significant_digits_are_counted_from_the_first(value: float, digits: int, text: str) -> None:
     assert words.significant(value, digits) == text
 

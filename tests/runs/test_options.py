@@ -36,9 +36,9 @@ def test_run_and_plan_take_every_option_and_no_other() -> None:
 def test_a_suite_takes_every_option(tmp_path: Path) -> None:
     values = {
         "ctx": "1k", "checkpoints": "[transformer]", "corpus": "code", "protocol": "fixed", "limit": "3",
-        "depth_mode": "grid", "params": "{window: 64}", "imports": "[json]", "device": "cpu", "dtype": "[float32, bfloat16]",
-        "engine": "eager", "attention": "sdpa", "batch_size": "[1, 2]", "threads": "1", "seed": "[0, 1]",
-        "timeout": "60.5", "unchecked": "true",
+        "depth_mode": "grid", "params": "{window: 64}", "imports": "[json]", "device": "cpu",
+        "dtype": "[float32, bfloat16]", "engine": "eager", "attention": "sdpa", "batch_size": "[1, 2]",
+        "threads": "1", "seed": "[0, 1]", "timeout": "60.5", "unchecked": "true",
     }  # fmt: skip
     assert values.keys() == flags().keys()
     body = "".join(f"    {name}: {value}\n" for name, value in values.items())

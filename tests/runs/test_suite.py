@@ -106,7 +106,7 @@ def test_a_suite_says_what_its_file_says(fakes: ModuleType, tmp_path: Path) -> N
         ("limit: 5", "limit: [5]", 7, r"must be a whole number or null; got \[5\]"),
         ("limit: 5", "protocol: plane", 7, "must be one of plain, fancy; got 'plane'"),
         ("sleep_s: 1", "sleep_s: -1", 5, "sleep_s must be 0 or more"),
-        ("1k..4k", "1k..3k", 6, "never meets its end"),
+        ("1k..4k", "1k..3k", 6, "does not reach its end"),
         ("seed: 3", "seed: three", 3, "'seed' must be a whole number of at least 0, or a list of such; got 'three'"),
         ("seed: 3", "seed: 2001-01-01", 3, "kind 'timestamp' is not allowed; put it in quotes"),
         ("seed: 3", "seed: !!python/object/apply:os.getpid []", 3, "kind 'python/object/apply:os.getpid'"),

@@ -6,6 +6,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -249,6 +250,15 @@ def test_timed_ids_are_the_same_for_every_checkpoint_and_round_however_long_it_w
     assert not np.array_equal(plain.prompts[-1], other_seed.prompts[-1])
 
 
+def test_ids_are_drawn_by_seed_context_batch_stream_and_call() -> None:
+    engine = SleepyEngine(vocab_size=100)
+    samples_of(engine, context_len=64, batch_size=2, seed=3, min_repeats=2)
+    # the first call, and two timed prefills
+    for prompt, (stream, call) in zip(engine.prompts, [(0, 0), (2, 0), (2, 1)], strict=True):
+        shares = np.random.default_rng([3, 64, 2, stream, call]).random((2, 64))
+        assert np.array_equal(prompt, np.floor(100 * shares))
+
+
 def test_another_vocabulary_gets_the_same_places_in_it() -> None:
     small, large = SleepyEngine(vocab_size=100), SleepyEngine(vocab_size=1000)
     samples_of(small, phases="prefill")
@@ -342,6 +352,8 @@ def test_the_defaults_are_accepted_and_make_five_rounds() -> None:
     Latency().check(params)
     assert Latency().num_rounds(params) == 5
     assert params.decode_tokens % 16 == 0
+    page = (Path(__file__).parents[2] / "docs" / "methodology.md").read_text()
+    assert f"after `warm_up_s` = {params.warm_up_s:g} s" in page
 
 
 def test_every_metric_reads_columns_that_samples_have_and_counts_rounds() -> None:

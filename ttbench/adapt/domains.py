@@ -36,7 +36,7 @@ DNA_ORDER = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Text:
+class DomainText:
     """What a domain draws: a prompt and its answer, or (answer None) a text whose end is the answer."""
 
     source: str  # document, or the item itself where there is none: what is not independent
@@ -44,7 +44,7 @@ class Text:
     answer: bytes | None
 
 
-Draw = Callable[[np.random.Generator, str, int], Text]  # generator, split, bytes that may be filled
+Draw = Callable[[np.random.Generator, str, int], DomainText]  # generator, split, bytes that may be filled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,7 @@ class Item:
 
 
 def _document(corpus: str) -> Draw:
-    def draw(rng: np.random.Generator, split: str, num_bytes: int) -> Text:
+    def draw(rng: np.random.Generator, split: str, num_bytes: int) -> DomainText:
         documents = [document for document in open_corpus(corpus).documents(split) if len(document.text) >= num_bytes]
         if not documents:
             raise TooShortError(
@@ -81,7 +81,7 @@ def _document(corpus: str) -> Draw:
         start = int(rng.integers(len(document.text) - num_bytes + 1))
         # A window must not begin inside a character.
         text = document.text[start : start + num_bytes].decode(errors="ignore").encode()
-        return Text(source=document.name, prompt=text, answer=None)
+        return DomainText(source=document.name, prompt=text, answer=None)
 
     return draw
 
@@ -92,7 +92,7 @@ def _dna_odds() -> np.ndarray:
     return np.random.default_rng(20250109).dirichlet(np.full(4, 0.5), size=4**DNA_ORDER).cumsum(axis=1)
 
 
-def _dna(rng: np.random.Generator, split: str, num_bytes: int) -> Text:
+def _dna(rng: np.random.Generator, split: str, num_bytes: int) -> DomainText:
     odds, draws = _dna_odds(), rng.random(num_bytes)
     state = int(rng.integers(4**DNA_ORDER))
     bases = bytearray()
@@ -100,10 +100,10 @@ def _dna(rng: np.random.Generator, split: str, num_bytes: int) -> Text:
         base = min(int(np.searchsorted(odds[state], number, side="right")), 3)
         bases.append(b"ACGT"[base])
         state = (state * 4 + base) % 4**DNA_ORDER
-    return Text(source="", prompt=bytes(bases), answer=None)
+    return DomainText(source="", prompt=bytes(bases), answer=None)
 
 
-def _recall(rng: np.random.Generator, split: str, num_bytes: int) -> Text:
+def _recall(rng: np.random.Generator, split: str, num_bytes: int) -> DomainText:
     wording = WORDINGS[int(rng.integers(len(WORDINGS)))]
     pairs: dict[str, str] = {}
     prompt = ""
@@ -121,16 +121,16 @@ def _recall(rng: np.random.Generator, split: str, num_bytes: int) -> Text:
     # The space before the value goes with it: tokenizers of words write the two as one.
     stripped = before.rstrip(" ")
     answer = before[len(stripped) :] + pairs[asked_key]
-    return Text(source="", prompt=(prompt + stripped).encode(), answer=answer.encode())
+    return DomainText(source="", prompt=(prompt + stripped).encode(), answer=answer.encode())
 
 
-def _other(rng: np.random.Generator, split: str, num_bytes: int) -> Text:
+def _other(rng: np.random.Generator, split: str, num_bytes: int) -> DomainText:
     spans = copy_row(rng, num_bytes)
     ends = np.cumsum([len(span.text) for span in spans])
     fits = [i for i, span in enumerate(spans) if span.weight and ends[i] <= num_bytes]
     last = fits[-1] if fits else next(i for i, span in enumerate(spans) if span.weight)
     prompt = b"".join(span.text for span in spans[:last])
-    return Text(source="", prompt=prompt, answer=spans[last].text[:-1])
+    return DomainText(source="", prompt=prompt, answer=spans[last].text[:-1])
 
 
 DOMAINS: Mapping[str, Domain] = {

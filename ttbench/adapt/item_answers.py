@@ -18,7 +18,7 @@ from ttbench.engines.engine import Engine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class ItemAnswer:
     """How one item's answer was read. Greedy writing gives the answer exactly when every token is a hit."""
 
     nats: float  # of the answer's tokens
@@ -30,7 +30,7 @@ class Answer:
         return self.num_hits == self.num_tokens
 
 
-def read_answers(engine: Engine, items: Sequence[Item]) -> list[Answer]:
+def read_answers(engine: Engine, items: Sequence[Item]) -> list[ItemAnswer]:
     """All answers by one stateless pass over prompts and answers side by side."""
     ids = pad([np.concatenate([item.prompt, item.answer]) for item in items])
     logits = engine.logits(ids[:, :-1])
@@ -40,7 +40,7 @@ def read_answers(engine: Engine, items: Sequence[Item]) -> list[Answer]:
         mine = row[first : first + len(item.answer)]
         wanted = torch.from_numpy(item.answer).to(mine.device)
         found.append(
-            Answer(
+            ItemAnswer(
                 nats=float(F.cross_entropy(mine, wanted, reduction="sum")),
                 num_hits=int((mine.argmax(-1) == wanted).sum()),
                 num_tokens=len(item.answer),

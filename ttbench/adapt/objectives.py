@@ -32,7 +32,7 @@ def is_answer(item: Item, written: Int[np.ndarray, "T"]) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class LessonOutcome:
     """A loss to go down, and what to tell about it."""
 
     loss: Float[Tensor, ""]
@@ -58,11 +58,11 @@ def answer_places(items: Sequence[Item], device: torch.device) -> tuple[Bool[Ten
     return where.to(device), ids.to(device)
 
 
-def next_token(model: nn.Module, items: Sequence[Item]) -> Outcome:
+def next_token(model: nn.Module, items: Sequence[Item]) -> LessonOutcome:
     """Mean nats of the answers' tokens."""
     where, ids = answer_places(items, _device(model))
     loss = F.cross_entropy(forward(model, ids[:, :-1])[where], ids[:, 1:][where])
-    return Outcome(loss=loss, shown=loss.item())
+    return LessonOutcome(loss=loss, shown=loss.item())
 
 
 @torch.no_grad()
@@ -103,7 +103,7 @@ def reinforce(
     kl: float,
     rng: torch.Generator,
     check: Check = is_answer,
-) -> Outcome:
+) -> LessonOutcome:
     """Policy gradient over one written answer an item.
 
     Args:
@@ -123,7 +123,7 @@ def reinforce(
             reference = forward(model, ids[:, :-1]).log_softmax(-1)
         divergence = (log_probs.exp() * (log_probs - reference)).sum(-1)
         loss = loss + kl * (divergence * where).sum(1).mean()
-    return Outcome(loss=loss, shown=sum(right) / len(right))
+    return LessonOutcome(loss=loss, shown=sum(right) / len(right))
 
 
 def _device(model: nn.Module) -> torch.device:

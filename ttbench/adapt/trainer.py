@@ -23,7 +23,7 @@ from ttbench.adapt.domains import DOMAINS, Item, draw_items
 from ttbench.adapt.experts import DISPATCH, Expert, Method
 from ttbench.adapt.lessons import Lesson
 from ttbench.adapt.matrices import choose_matrices
-from ttbench.adapt.objectives import Check, Outcome, is_answer, next_token, reinforce
+from ttbench.adapt.objectives import Check, LessonOutcome, is_answer, next_token, reinforce
 from ttbench.adapt.strategies import label_ids, question_ids
 from ttbench.adapt.svf import Form
 from ttbench.adapt.trainable import Trainable, trainable_lora, trainable_svf
@@ -48,7 +48,7 @@ class Step:
     name: str
     step: int
     num_steps: int
-    shown: float  # see Outcome.shown
+    shown: float  # see LessonOutcome.shown
     seconds: float  # since the beginning
 
 
@@ -170,7 +170,7 @@ def _train(
 
 def _outcome(
     model: nn.Module, made: Trainable, items: Sequence[Item], lesson: Lesson, rng: torch.Generator, check: Check
-) -> Outcome:
+) -> LessonOutcome:
     if lesson.objective == "next-token":
         return next_token(model, items)
     return reinforce(model, items, base=made.off, kl=lesson.kl, rng=rng, check=check)

@@ -65,15 +65,18 @@ class CachedRepo:
 
 def cached_repos() -> dict[str, dict[str, CachedRepo]]:
     """What the hub's cache holds: repository -> commit -> where and how whole. No network, nothing is loaded."""
-    # Late, as below; and read where it is set at the moment.
-    from huggingface_hub import constants
+    # Late, as below; and the folder is read where it is set at the moment.
+    from huggingface_hub import constants, errors, scan_cache_dir
 
+    try:
+        repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
+    except errors.CacheNotFound:
+        return {}
     found: dict[str, dict[str, CachedRepo]] = {}
-    for home in sorted(Path(constants.HF_HUB_CACHE).glob("models--*")):
-        name = home.name.removeprefix("models--").replace("--", "/", 1)
-        commits = {path.name: CachedRepo(folder=path, state=_state(path)) for path in sorted(home.glob("snapshots/*"))}
-        if commits:
-            found[name] = commits
+    for repo in sorted(repos, key=lambda repo: repo.repo_id):
+        if repo.repo_type == "model" and repo.revisions:
+            folders = sorted(revision.snapshot_path for revision in repo.revisions)
+            found[repo.repo_id] = {path.name: CachedRepo(folder=path, state=_state(path)) for path in folders}
     return found
 
 
@@ -112,7 +115,7 @@ def _snapshot(hub_id: HubId, names: list[str]) -> Path:
         ) from error
     except (OSError, ValueError, *below) as error:
         raise CheckpointError(
-            f"'{shown}' is not a local folder, not whole in the hub's cache, and the hub cannot be reached "
+            f"'{shown}' is not a local folder, not complete in the hub's cache, and the hub cannot be reached "
             f"({type(error).__name__}); connect, unset HF_HUB_OFFLINE, or on another machine run `hf download {repo}` "
             "and give the folder"
         ) from error

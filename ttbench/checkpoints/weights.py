@@ -1,4 +1,4 @@
-"""Weight files without their weights: which files a folder holds, and what their safetensors headers promise.
+"""Weight files without their weights: which files a folder holds, and what their safetensors headers state.
 
     file = 8 bytes little-endian header length, header (JSON), data
     header = {"<key>": {"dtype": "BF16", "shape": [257, 128], "data_offsets": [begin, end]}, "__metadata__": {...}}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ttbench.cli.run_command import Request
 
 
-class Group(TyperGroup):
+class CommandGroup(TyperGroup):
     """Turns a TtbenchError into one message on stderr and its exit code."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -35,8 +35,8 @@ class Group(TyperGroup):
 
 app = typer.Typer(
     name="ttbench",
-    cls=Group,
-    help="One ruler for every architecture that wants to replace attention.",
+    cls=CommandGroup,
+    help="Measure long-context quality, speed and memory of pretrained sequence models.",
     epilog="Start with: ttbench run perplexity --ctx 1k,4k",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -109,13 +109,17 @@ def compare(
         str,
         typer.Argument(
             metavar="A",
-            help="A checkpoint, or part of what it was measured at: NAME@engine=hf,dtype=bfloat16, NAME@strategy=base.",
+            help="A checkpoint, or one of its settings: NAME@engine=hf,dtype=bfloat16, NAME@strategy=base.",
             autocompletion=options.complete("checkpoints"),
         ),
     ],
     second: Annotated[
         str,
-        typer.Argument(metavar="B", help="The one to compare it with.", autocompletion=options.complete("checkpoints")),
+        typer.Argument(
+            metavar="B",
+            help="The checkpoint or setting to compare it with.",
+            autocompletion=options.complete("checkpoints"),
+        ),
     ],
     run: Annotated[
         list[str] | None,
@@ -128,9 +132,9 @@ def compare(
     out: options.Out = RUNS,
     json: options.Json = False,
 ) -> None:
-    """Say which of two checkpoints is better at what.
+    """Compare two checkpoints, or two settings of one.
 
-    By how much, and how sure that is, on everything that both were measured on.
+    Differences with confidence intervals and a verdict, on everything that both were measured on.
     """
     from ttbench.cli import result_commands as results
 
@@ -149,12 +153,12 @@ def figures(
         ),
     ] = None,
     into: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Put the rows of these runs together there first.")
+        Path | None, typer.Option(metavar="DIR", help="First merge the rows of these runs into this folder.")
     ] = None,
     out: options.Out = RUNS,
     json: options.Json = False,
 ) -> None:
-    """Make tables and figures again from their rows."""
+    """Rebuild tables and figures from their rows."""
     from ttbench.cli import result_commands as results
 
     results.figures(folder or [], into=into, root=out, as_json=json)
@@ -174,7 +178,7 @@ def list_(
     out: options.Out = RUNS,
     json: options.Json = False,
 ) -> None:
-    """List what there is to choose from."""
+    """List tasks, checkpoints, suites, runs and more."""
     from ttbench.cli import result_commands as results
 
     results.list_nouns(noun, root=out, as_json=json)
@@ -202,7 +206,9 @@ def show(
     results.show(run, cell, sample=sample, root=out, as_json=json)
 
 
-runs_app = typer.Typer(cls=Group, help="Manage the folders of runs.", no_args_is_help=True, rich_markup_mode=None)
+runs_app = typer.Typer(
+    cls=CommandGroup, help="Manage the folders of runs.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(runs_app, name="runs")
 
 
@@ -234,7 +240,7 @@ def doctor(
     out: options.Out = RUNS,
     json: options.Json = False,
 ) -> None:
-    """Say what can run here and what would spoil timings."""
+    """Show what can run here and what distorts timings."""
     from ttbench.cli import doctor_command as machine
 
     machine.doctor(root=out, hub=hub, as_json=json)
@@ -253,14 +259,17 @@ def check(
     ],
     ctx: Annotated[
         str | None,
-        typer.Option(metavar="TOKENS", help="How far to look, as 32k.  [default: what it was trained on, at most 4k]"),
+        typer.Option(
+            metavar="TOKENS", help="Length of text to check, such as 32k.  [default: its training context, at most 4k]"
+        ),
     ] = None,
     json: options.Json = False,
     **given: Any,
 ) -> None:
-    """Check that a checkpoint computes what it promises.
+    """Check a model's steps, causality and states.
 
-    Steps, splits, causality and saved states, before its scores are believed.
+    Steps and splits of a text must give what one forward pass gives, no output may depend on later tokens, and a saved
+    state must continue the text.
     """
     from ttbench.cli import checkpoint_commands as checkpoints
 
@@ -317,9 +326,9 @@ def convert(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Rewrite a checkpoint of another format for use here.
+    """Convert a checkpoint from another format.
 
-    The folder appears whole or not at all, and never over one that holds something.
+    The folder is written completely or not at all, and never over a folder that has files in it.
     """
     from ttbench.cli import convert_command as conversion
 
@@ -339,7 +348,7 @@ def train(
 ) -> None:
     """Train checkpoints of the zoo again.
 
-    Without names all of them, one after the other. A run that was cut short goes on.
+    Without names it trains all of them. An interrupted training continues where it stopped.
     """
     from ttbench.cli import checkpoint_commands as checkpoints
 
@@ -353,7 +362,7 @@ def train(
 def lm_eval(ctx: typer.Context) -> None:
     """Run lm-eval's own command line.
 
-    With the checkpoints that the other commands know. Its options stand after --, as in: ttbench lm-eval -- run
+    It takes the same checkpoints as the other commands. Options of lm-eval follow --, as in: ttbench lm-eval -- run
     --model_args checkpoint=ttt-linear --tasks piqa
     """
     from ttbench.cli import lm_eval_command as harness
@@ -372,7 +381,7 @@ def train_experts(
 ) -> None:
     """Train experts for `run adapt`.
 
-    One after the other; the base is left as it is.
+    The weights of the base model are not changed.
     """
     from ttbench.cli import experts_command as experts
 

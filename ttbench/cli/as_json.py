@@ -10,10 +10,12 @@ from typing import Any
 import pandas as pd
 
 from ttbench.report import words
-from ttbench.runs.estimate import Estimate
+from ttbench.runs.estimate import CellEstimate
 from ttbench.runs.plan import Plan
 from ttbench.runs.sweep import RunResult
 from ttbench.types import Cell
+
+ESTIMATED = ("flops", "state_bytes", "seconds", "setup_s", "probes_s", "exact")  # of a cell
 
 
 def plan_json(plan: Plan, *, done: Mapping[str, Path], command: str) -> dict[str, Any]:
@@ -34,7 +36,7 @@ def plan_json(plan: Plan, *, done: Mapping[str, Path], command: str) -> dict[str
     }
 
 
-def _estimate_json(estimate: Estimate) -> dict[str, Any]:
+def _estimate_json(estimate: CellEstimate) -> dict[str, Any]:
     return {name: getattr(estimate, name) for name in ESTIMATED}
 
 

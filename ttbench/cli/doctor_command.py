@@ -1,4 +1,4 @@
-"""`ttbench doctor`: what this machine can run, and what would spoil its timings."""
+"""`ttbench doctor`: what this machine can run, and what would distort its timings."""
 
 from __future__ import annotations
 
@@ -24,4 +24,4 @@ def doctor(*, root: Path, hub: bool, as_json: bool) -> None:
         rows.append((mark, check.name, check.value if check.ok else f"{check.value}\n-> {check.advice}"))
     console.print_table(rows, [Column(""), Column("what"), Column("found", wrap=True)])
     concerns = sum(not check.ok for check in checks)
-    console.say("nothing to worry about" if concerns == 0 else f"{concerns} of {len(checks)} checks want a look")
+    console.say("all checks passed" if concerns == 0 else f"{concerns} of {len(checks)} checks need attention")

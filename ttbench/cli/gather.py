@@ -27,10 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def results_folder() -> Path:
-    """Where published results are: `./results`, else those that ship with the package."""
-    here = Path("results")
-    return here if here.is_dir() else package_folder("results")
+RESULTS = Path("results")
 
 
 def newest(folders: Iterable[Path], *, quiet: bool = False) -> list[CellRecord]:
@@ -75,7 +72,7 @@ def rows_named(names: Sequence[str], root: Path) -> pd.DataFrame:
         return rows_of_runs([listing.find_run(name, root) for name in names])
     if len(names) > 1:
         raise UsageError(
-            f"{published[0].parent} holds published results, which are read alone; name it only, or runs only"
+            f"{published[0].parent} holds published results, which are not mixed with runs; name only one of the two"
         )
     return read_rows(published[0])
 
@@ -112,15 +109,18 @@ def rows_about(variants: Sequence[Variant], *, root: Path) -> pd.DataFrame:
     Raises UsageError when there is nothing to read.
     """
     stores = [Store(folder) for folder in run_folders(root)]
-    published = published_rows(results_folder())
+    published = published_rows(RESULTS)
+    entries = [(store.folder, entry) for store in stores for entry in store.run["cells"]]
+    names = {entry["checkpoint"] for _, entry in entries} | _names_in(published)
+    if not names.intersection(variant.name for variant in variants):
+        # What nobody measured here may be among the results that ship with the package.
+        shipped = published_rows(package_folder("results"))
+        if _names_in(shipped).intersection(variant.name for variant in variants):
+            published, names = shipped, names | _names_in(shipped)
     if not stores and not published:
         raise UsageError(
             f"nothing has been measured yet: no runs in {root}/ and no results; start with: {listing.FIRST_COMMAND}"
         )
-    entries = [(store.folder, entry) for store in stores for entry in store.run["cells"]]
-    names = {entry["checkpoint"] for _, entry in entries}
-    for path in published:
-        names |= set(read_rows(path)["checkpoint"])
     contents = {variant.name: _content(variant.name, names) for variant in variants}
     plain = {name for name, content in contents.items() if content is None}
     weights = {content["weights_digest"] for content in contents.values() if content is not None}
@@ -140,6 +140,11 @@ def rows_about(variants: Sequence[Variant], *, root: Path) -> pd.DataFrame:
     lacking = [name for name, content in contents.items() if content is not None or name not in names]
     missing = " and ".join(f"'{name}'" for name in lacking) or "both together"
     raise UsageError(f"no rows of {missing}; measured are: {', '.join(sorted(names)) or 'none'}")
+
+
+def _names_in(published: Iterable[Path]) -> set[str]:
+    """Checkpoints in the rows of these files."""
+    return {str(name) for path in published for name in set(read_rows(path)["checkpoint"])}
 
 
 def _called(rows: pd.DataFrame, variant: Variant) -> pd.DataFrame:

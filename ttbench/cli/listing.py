@@ -243,7 +243,7 @@ def find_run(name: str, root: Path) -> Path:
         raise UnknownNameError("run", name, known=[LAST, *(folder.name for folder in folders)], where=str(root))
     if len(near) > 1:
         raise UsageError(
-            f"'{name}' stands for {len(near)} runs: {', '.join(folder.name for folder in near)}; add letters"
+            f"'{name}' matches {len(near)} runs: {', '.join(folder.name for folder in near)}; type more of the id"
         )
     return near[0]
 
@@ -294,7 +294,7 @@ def find_cell(folder: Path, cell: str) -> str:
     if not near:
         raise UnknownNameError("cell", cell, known=[cell_id[:12] for cell_id in stored], where=folder.name)
     if len(near) > 1:
-        raise UsageError(f"'{cell}' stands for {len(near)} cells: {', '.join(near)}; add letters")
+        raise UsageError(f"'{cell}' matches {len(near)} cells: {', '.join(near)}; type more of the id")
     return near[0]
 
 

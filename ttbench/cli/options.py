@@ -137,9 +137,9 @@ def read_name(text: str) -> str:
 
 RunName = Annotated[
     Any,
-    typer.Option("--name", parser=read_name, metavar="NAME", help="Of the run's folder, behind its time."),
+    typer.Option("--name", parser=read_name, metavar="NAME", help="Name of the run, appended to its folder."),
 ]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again what earlier runs answered.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again, even where an earlier run has the result.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for programs.")]
 Names = Annotated[
     list[str] | None,

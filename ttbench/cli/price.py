@@ -1,4 +1,4 @@
-"""What surer numbers would cost: how much narrower the intervals get with every document, and how long that takes."""
+"""What narrower intervals would cost: their width if every document were scored, and how long that takes."""
 
 from __future__ import annotations
 

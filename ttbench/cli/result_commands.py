@@ -24,8 +24,6 @@ from ttbench.store.store import Store, delete_run
 if TYPE_CHECKING:
     import pandas as pd
 
-RESULTS = Path("results")  # whose tables and figures are made again; those in the package are never written to
-
 
 def compare(first: str, second: str, *, runs: Sequence[str], root: Path, as_json: bool) -> None:
     """Print what differs between two checkpoints or settings of one, from the runs named or from all."""
@@ -52,9 +50,9 @@ def figures(folders: Sequence[str], *, into: Path | None, root: Path, as_json: b
         files = write_results(rows, into, warn=console.warn)
     else:
         found = [Path(name) if Path(name).is_dir() else listing.find_run(name, root) for name in folders]
-        sources = [path.parent for folder in found or [RESULTS] for path in reading.published_rows(folder)]
+        sources = [path.parent for folder in found or [reading.RESULTS] for path in reading.published_rows(folder)]
         if not sources:
-            raise UsageError(f"no {ROWS} in {', '.join(folders) or RESULTS}; see: ttbench list runs")
+            raise UsageError(f"no {ROWS} in {', '.join(folders) or reading.RESULTS}; see: ttbench list runs")
         for source in sources:
             reading.say_age(read_rows(source / ROWS), str(source))
         files = [path for source in sources for path in derive(source, warn=console.warn)]

@@ -39,7 +39,6 @@ TERMINATED = 128 + signal.SIGTERM
 LONG_S = 15 * 60.0  # seconds of a run that one is warned of
 SHORT_S = 5 * 60.0  # seconds that the advice aims at
 FEW = 4  # documents or trials, where all were asked for
-ESTIMATED = ("flops", "state_bytes", "seconds", "setup_s", "probes_s", "exact")  # of a cell, with --json
 # The options in force, as the command line spells them.
 OPTIONS: Mapping[str, Callable[[Cell], Any]] = {
     "device": lambda cell: cell.device,

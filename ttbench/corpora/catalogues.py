@@ -32,14 +32,14 @@ BLANK = "%"  # stands for whatever a program fills in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
+class CatalogueMessage:
     """A text of a program and what a translator made of it; of plural forms the last, which is the general one."""
 
     source: str
     translation: str
 
 
-def read_mo(data: bytes, *, where: str) -> Iterator[Message]:
+def read_mo(data: bytes, *, where: str) -> Iterator[CatalogueMessage]:
     """The messages of a compiled catalogue, without its header. Raises CorpusError on what is none."""
     try:
         order = {struct.pack("<I", _MAGIC): "<", struct.pack(">I", _MAGIC): ">"}[data[:4]]
@@ -50,7 +50,7 @@ def read_mo(data: bytes, *, where: str) -> Iterator[Message]:
                 for table in (sources, translations)
             )
             if source:
-                yield Message(source=_source(source), translation=_last_form(translation))
+                yield CatalogueMessage(source=_source(source), translation=_last_form(translation))
     except (KeyError, struct.error, UnicodeDecodeError) as error:
         raise CorpusError(f"{where} is no whole .mo catalogue in UTF-8") from error
 
@@ -70,7 +70,7 @@ def _last_form(text: str) -> str:
     return text.rpartition("\0")[2]
 
 
-def read_po(data: bytes, *, where: str) -> Iterator[Message]:
+def read_po(data: bytes, *, where: str) -> Iterator[CatalogueMessage]:
     """The messages of a written catalogue, without its header and what its translators left in doubt.
 
     Raises CorpusError on a line that no catalogue has.
@@ -91,10 +91,10 @@ def read_po(data: bytes, *, where: str) -> Iterator[Message]:
             fields[key] = fields.get(key, "") + ast.literal_eval(text)
         forms = [text for key, text in fields.items() if key.startswith("msgstr")]
         if fields.get("msgid") and forms:
-            yield Message(source=fields["msgid"], translation=forms[-1])
+            yield CatalogueMessage(source=fields["msgid"], translation=forms[-1])
 
 
-def read_json(data: bytes, *, where: str) -> Iterator[Message]:
+def read_json(data: bytes, *, where: str) -> Iterator[CatalogueMessage]:
     """The messages of a JSON object of keys and texts; what they translate is not in it.
 
     Raises CorpusError on what is none.
@@ -106,10 +106,10 @@ def read_json(data: bytes, *, where: str) -> Iterator[Message]:
     if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
         raise CorpusError(f"{where} is no object of texts")
     for text in found.values():
-        yield Message(source="", translation=text)
+        yield CatalogueMessage(source="", translation=text)
 
 
-READERS: Mapping[str, Callable[..., Iterator[Message]]] = {"mo": read_mo, "po": read_po, "json": read_json}
+READERS: Mapping[str, Callable[..., Iterator[CatalogueMessage]]] = {"mo": read_mo, "po": read_po, "json": read_json}
 
 
 def plain(text: str) -> str:

@@ -54,7 +54,7 @@ FEW = 0.01  # share of tokens that may lie beyond `far`; two at least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Text:
+class ProbeText:
     """What is read: random ids, or ids of a text with stretches of random ones."""
 
     long: Ids  # as many tokens as are looked at, and one more as the last target
@@ -62,7 +62,7 @@ class Text:
     other: Ids  # another short text
 
 
-def draw_text(ids: Ids | None, *, num_tokens: int, vocab_size: int, seed: int) -> Text:
+def draw_text(ids: Ids | None, *, num_tokens: int, vocab_size: int, seed: int) -> ProbeText:
     """Text for the probes: `ids`, repeated as needed, in which every fifth stretch of 64 tokens is random."""
     rng = np.random.default_rng(seed)
     short, other = rng.integers(0, vocab_size, (2, SHORT + 1))
@@ -72,7 +72,7 @@ def draw_text(ids: Ids | None, *, num_tokens: int, vocab_size: int, seed: int) -
         long = np.where(np.arange(num_tokens + 1) // 64 % 5 == 4, long, own)
         # a text's own beginning, the opening token among it
         short[: SHORT // 2] = own[: SHORT // 2] if num_tokens >= SHORT else short[: SHORT // 2]
-    return Text(long=long, short=short, other=other)
+    return ProbeText(long=long, short=short, other=other)
 
 
 def draw_cuts(num_tokens: int, *, windows: Sequence[int], seed: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Logits that are NaN or infinite are never an answer: one check, for every engine and every way out of it."""
+"""The check for NaN and infinite logits, which every engine applies to everything that it returns."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def require_finite(values: Tensor, *, dtype: str) -> None:
 
 
 class Watch:
-    """Logits of steps on a device that must not be waited for: judged when it is waited for."""
+    """Checks the logits of steps on an asynchronous device without waiting for it: the check is made in `settle`."""
 
     def __init__(self, *, dtype: str) -> None:
         self._dtype = dtype

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from ttbench.engines.check_result import CheckResult, counted, not_applicable
-from ttbench.engines.consistency import Ids, Nats, Reader, Text, Tolerance, draw_cuts
+from ttbench.engines.consistency import Ids, Nats, ProbeText, Reader, Tolerance, draw_cuts
 from ttbench.engines.engine import Engine
 from ttbench.engines.findings import EXAMINED, NEAR, SHORT
 from ttbench.errors import CellAnswer
@@ -45,7 +45,7 @@ class Findings:
 
 @torch.inference_mode()
 def ask(
-    engine: Engine, text: Text, tolerance: Tolerance, *, windows: Sequence[int], seed: int, causal: bool = True
+    engine: Engine, text: ProbeText, tolerance: Tolerance, *, windows: Sequence[int], seed: int, causal: bool = True
 ) -> Findings:
     """Run the probes in order; the first one that fails is the last, since what follows builds on it.
 
@@ -93,7 +93,7 @@ class Session:
     """One run of the probes over one engine."""
 
     def __init__(
-        self, engine: Engine, text: Text, tolerance: Tolerance, *, windows: Sequence[int], seed: int, causal: bool
+        self, engine: Engine, text: ProbeText, tolerance: Tolerance, *, windows: Sequence[int], seed: int, causal: bool
     ) -> None:
         self.engine, self.text, self.seed, self.causal = engine, text, seed, causal
         self.reader = Reader(engine, tolerance)

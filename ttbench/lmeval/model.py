@@ -27,7 +27,7 @@ from lm_eval.utils import get_rolling_token_windows
 from ttbench.engines.engine import Engine
 from ttbench.errors import TooLongError, UsageError
 from ttbench.lmeval.opening import Settings, open_parts
-from ttbench.lmeval.scoring import Request, score, usable_batch_size, visit
+from ttbench.lmeval.scoring import ScoreRequest, score, usable_batch_size, visit
 from ttbench.lmeval.text import Text
 from ttbench.types import Checkpoint
 
@@ -153,7 +153,7 @@ class EngineLM(TemplateLM):
             ids = (*before, *after)
             kept = ids if self.limit is None else ids[-(self.limit + 1) :]
             self._note(instance, num_tokens=len(ids), cut_tokens=len(ids) - len(kept), num_windows=1)
-            rows.append(Request(ids=kept, num_scored=len(after)))
+            rows.append(ScoreRequest(ids=kept, num_scored=len(after)))
         self._warn(self._asked)
         found = score(rows, self.engine, batch_size=self.batch_size, progress=self.progress)
         answers = [(-each.nats, each.greedy) for each in found]
@@ -172,7 +172,7 @@ class EngineLM(TemplateLM):
                 "this tokenizer puts BOS in front of a text by itself; it is read once and not scored, where lm-eval's "
                 "own model 'hf' reads it twice and scores the second: its rolling numbers are a little higher"
             )
-        rows: list[Request] = []
+        rows: list[ScoreRequest] = []
         owners: list[int] = []
         for index, instance in enumerate(requests):
             ids = self.tok_encode(instance.args[0], add_special_tokens=False)
@@ -184,7 +184,7 @@ class EngineLM(TemplateLM):
                     context_len=1,
                 )
             )
-            rows += [Request(ids=(*before, after[-1]), num_scored=len(after)) for before, after in windows]
+            rows += [ScoreRequest(ids=(*before, after[-1]), num_scored=len(after)) for before, after in windows]
             owners += [index] * len(windows)
             self._note(instance, num_tokens=len(ids), cut_tokens=0, num_windows=len(windows))
         found = score(rows, self.engine, batch_size=self.batch_size, progress=self.progress)

@@ -21,13 +21,13 @@ MAX_DEPTH = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
+class PrefixNode:
     """Tokens that all requests at and below it begin with."""
 
     start: int  # tokens read before this node
     ids: tuple[int, ...]  # tokens read here; empty at a root
     leaves: tuple[int, ...]  # requests that need nothing shared beyond here
-    children: tuple[Node, ...]
+    children: tuple[PrefixNode, ...]
 
     @property
     def end(self) -> int:
@@ -40,7 +40,7 @@ class Node:
         return len(self.ids) + sum(lengths[leaf] - self.end for leaf in self.leaves) + below
 
 
-def share(prefixes: Sequence[Sequence[int]]) -> Node:
+def share(prefixes: Sequence[Sequence[int]]) -> PrefixNode:
     """The plan for requests with these prefixes, each possibly empty; leaves are places in `prefixes`."""
     order = sorted(range(len(prefixes)), key=lambda place: tuple(prefixes[place]))
     return _node([(tuple(prefixes[place]), place) for place in order], start=0, end=0, depth=0)
@@ -49,10 +49,10 @@ def share(prefixes: Sequence[Sequence[int]]) -> Node:
 Entry = tuple[tuple[int, ...], int]  # prefix, and which request it is
 
 
-def _node(entries: Sequence[Entry], *, start: int, end: int, depth: int) -> Node:
+def _node(entries: Sequence[Entry], *, start: int, end: int, depth: int) -> PrefixNode:
     """The node of entries, sorted by prefix, that agree up to `end`, when `start` tokens were read before."""
     leaves: list[int] = []
-    children: list[Node] = []
+    children: list[PrefixNode] = []
     for group in _runs(entries, end) if depth < MAX_DEPTH else [list(entries)]:
         shared = _agreement(group[0][0], group[-1][0])
         if len(group) > 1 and shared > end and depth < MAX_DEPTH:
@@ -60,7 +60,7 @@ def _node(entries: Sequence[Entry], *, start: int, end: int, depth: int) -> Node
         else:
             leaves += [place for _, place in group]
     ids = entries[0][0][start:end] if entries else ()
-    return Node(start=start, ids=ids, leaves=tuple(leaves), children=tuple(children))
+    return PrefixNode(start=start, ids=ids, leaves=tuple(leaves), children=tuple(children))
 
 
 def _runs(entries: Sequence[Entry], end: int) -> Iterator[list[Entry]]:

@@ -16,7 +16,7 @@ from jaxtyping import Int
 
 from ttbench.engines.engine import Engine
 from ttbench.errors import UnsupportedError
-from ttbench.lmeval.prefixes import Node, share
+from ttbench.lmeval.prefixes import PrefixNode, share
 
 # A batch holds at most this many tokens, whatever the batch size: state and activations stay within a few GiB.
 MAX_BATCH_TOKENS = 65_536
@@ -24,7 +24,7 @@ UNSCORED = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class ScoreRequest:
     """Tokens of which the last `num_scored` are scored; the last of them is a target only, it is not read."""
 
     ids: tuple[int, ...]
@@ -59,7 +59,7 @@ def usable_batch_size(engine: Engine, asked: int) -> int:
 
 
 def score(
-    requests: Sequence[Request],
+    requests: Sequence[ScoreRequest],
     engine: Engine,
     *,
     batch_size: int,
@@ -84,7 +84,7 @@ def visit(prefixes: Sequence[Sequence[int]], engine: Engine) -> Iterator[tuple[A
     yield from _visit(share(prefixes), engine, before=None)
 
 
-def _visit(node: Node, engine: Engine, *, before: Any) -> Iterator[tuple[Any, int, tuple[int, ...]]]:
+def _visit(node: PrefixNode, engine: Engine, *, before: Any) -> Iterator[tuple[Any, int, tuple[int, ...]]]:
     saved = before
     if node.ids:
         engine.reset(1, node.end)
@@ -98,7 +98,9 @@ def _visit(node: Node, engine: Engine, *, before: Any) -> Iterator[tuple[Any, in
         yield from _visit(child, engine, before=saved)
 
 
-def _batches(places: Sequence[int], requests: Sequence[Request], *, start: int, batch_size: int) -> Iterator[list[int]]:
+def _batches(
+    places: Sequence[int], requests: Sequence[ScoreRequest], *, start: int, batch_size: int
+) -> Iterator[list[int]]:
     """Requests of similar lengths together, the longest first, so that memory runs out at once or never."""
     left = sorted(places, key=lambda place: -requests[place].num_read)
     while left:
@@ -107,7 +109,7 @@ def _batches(places: Sequence[int], requests: Sequence[Request], *, start: int, 
         left = left[size:]
 
 
-def _score_batch(rows: Sequence[Request], engine: Engine, *, saved: Any, start: int) -> list[Score]:
+def _score_batch(rows: Sequence[ScoreRequest], engine: Engine, *, saved: Any, start: int) -> list[Score]:
     lengths = np.array([row.num_read - start for row in rows])
     ids, targets = _pad(rows, start=start, width=int(lengths.max()))
     engine.reset(len(rows), start + ids.shape[1])
@@ -121,7 +123,9 @@ def _score_batch(rows: Sequence[Request], engine: Engine, *, saved: Any, start: 
     ]
 
 
-def _pad(rows: Sequence[Request], *, start: int, width: int) -> tuple[Int[np.ndarray, "B T"], Int[np.ndarray, "B T"]]:
+def _pad(
+    rows: Sequence[ScoreRequest], *, start: int, width: int
+) -> tuple[Int[np.ndarray, "B T"], Int[np.ndarray, "B T"]]:
     """What is read from `start` on, and its targets, filled up on the right, where no row sees it."""
     ids = np.zeros((len(rows), width), dtype=np.int64)
     targets = np.full((len(rows), width), UNSCORED, dtype=np.int64)

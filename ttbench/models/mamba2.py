@@ -28,7 +28,7 @@ from ttbench.kernels import ssd
 from ttbench.models.layers import ShortConv
 from ttbench.models.mamba_config import Mamba2Config
 from ttbench.models.ssm import ScanMixer, dialects, start_time_steps_
-from ttbench.models.stack import Stack, Work
+from ttbench.models.stack import Stack, StackWork
 
 
 class GatedRMSNorm(nn.Module):
@@ -72,10 +72,10 @@ class Mamba2Mixer(ScanMixer):
         return (config.num_heads, config.head_dim, config.state_size), (config.conv_kernel - 1, config.conv_dim)
 
     @classmethod
-    def work(cls, config: Mamba2Config) -> Work:
+    def work(cls, config: Mamba2Config) -> StackWork:
         projected = 2 * config.inner_dim + config.conv_dim + config.num_heads
         scan = config.num_heads * ssd.flops(config.head_dim, config.state_size)
-        return Work(flops=2 * config.hidden_size * projected + 2 * config.conv_kernel * config.conv_dim + scan)
+        return StackWork(flops=2 * config.hidden_size * projected + 2 * config.conv_kernel * config.conv_dim + scan)
 
     @torch.no_grad()
     def start_weights_(self) -> None:

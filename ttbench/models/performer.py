@@ -33,7 +33,7 @@ from ttbench.errors import CheckpointError
 from ttbench.kernels import favor
 from ttbench.kernels.favor import FavorState
 from ttbench.models.layers import rotate_half
-from ttbench.models.stack import At, Mixer, Part, Slot, Stack, Work, own_dialect
+from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackWork, own_dialect
 from ttbench.models.stack_config import HeadedConfig, require_at_least, require_positive, require_seed
 
 
@@ -77,9 +77,9 @@ class PerformerMixer(Mixer):
         }
 
     @classmethod
-    def work(cls, config: PerformerConfig) -> Work:
+    def work(cls, config: PerformerConfig) -> StackWork:
         inner = favor.flops(config.head_dim, config.num_features, eps=config.feature_eps)
-        return Work(flops=2 * 4 * config.hidden_size**2 + config.num_attention_heads * inner)
+        return StackWork(flops=2 * 4 * config.hidden_size**2 + config.num_attention_heads * inner)
 
     def start_state(self, part: Part) -> None:
         part["peak"].fill_(-math.inf)

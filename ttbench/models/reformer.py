@@ -40,7 +40,7 @@ from ttbench.errors import CheckpointError
 from ttbench.kernels import lsh_attention
 from ttbench.kernels.lsh_attention import LSHState
 from ttbench.models.layers import ShortConv, rotate_half
-from ttbench.models.stack import At, Mixer, Part, Slot, Stack, Work, own_dialect
+from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackWork, own_dialect
 from ttbench.models.stack_config import HeadedConfig, require_at_least, require_one_of, require_positive, require_seed
 
 FORMS = ("streaming",)
@@ -104,12 +104,14 @@ class ReformerMixer(Mixer):
         return {**rings, "tail": Slot(shape=(max(config.conv_kernel - 1, 0), 2 * config.hidden_size))}
 
     @classmethod
-    def work(cls, config: ReformerConfig) -> Work:
+    def work(cls, config: ReformerConfig) -> StackWork:
         """Full rings: a step reads their slots whether they hold something or not."""
         width, dim, rounds = config.hidden_size, config.head_dim, config.num_hashes
         head = lsh_attention.flops(dim, num_rounds=rounds, num_kept=config.bucket_keys)
         head += lsh_attention.hash_flops(dim, num_rounds=rounds, num_buckets=config.num_buckets)
-        return Work(flops=2 * 3 * width**2 + 2 * 2 * config.conv_kernel * width + config.num_attention_heads * head)
+        return StackWork(
+            flops=2 * 3 * width**2 + 2 * 2 * config.conv_kernel * width + config.num_attention_heads * head
+        )
 
     def project(
         self, x: Float[Tensor, "B T W"], part: Part | None, *, at: At

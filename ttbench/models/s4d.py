@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from ttbench.errors import CheckpointError
 from ttbench.kernels import s4d
 from ttbench.models.base import Dialect
-from ttbench.models.stack import At, Mixer, Part, Slot, Stack, Work, own_dialect
+from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackWork, own_dialect
 from ttbench.models.stack_config import StackConfig, require_at_least
 
 DT_RANGE = (0.001, 0.1)  # of the start values
@@ -83,9 +83,9 @@ class S4DMixer(Mixer):
         return {"ssm": Slot(shape=(config.hidden_size, config.num_states, 2), wide=True)}
 
     @classmethod
-    def work(cls, config: S4DConfig) -> Work:
+    def work(cls, config: S4DConfig) -> StackWork:
         width = config.hidden_size
-        return Work(flops=width * s4d.flops(config.num_states) + 2 * width * 2 * width)
+        return StackWork(flops=width * s4d.flops(config.num_states) + 2 * width * 2 * width)
 
     def spaces(self) -> tuple[Float[Tensor, "D"], Float[Tensor, "D N 2"], Float[Tensor, "D N 2"], Float[Tensor, "D"]]:
         """dt and A in float64, C and D: the arguments of `kernels.s4d` after u."""

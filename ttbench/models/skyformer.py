@@ -39,7 +39,7 @@ from ttbench.errors import CheckpointError, UnsupportedError
 from ttbench.kernels import gaussian_attention, nystrom_attention
 from ttbench.models import kv_cache as cache
 from ttbench.models.layers import rotate_half
-from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackState, Work, own_dialect
+from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackState, StackWork, own_dialect
 from ttbench.models.stack_config import HeadedConfig, require_at_least, require_one_of, require_positive, require_seed
 
 APPROXIMATIONS = ("none", "nystrom")
@@ -103,13 +103,13 @@ class GaussianMixer(Mixer):
         return cache.slots(num_heads=config.num_attention_heads, head_dim=config.head_dim)
 
     @classmethod
-    def work(cls, config: SkyformerConfig) -> Work:
+    def work(cls, config: SkyformerConfig) -> StackWork:
         """Matrix products only. With `nystrom` also without the inverse, 8 H M^3 a step, which is once for a text."""
         width = config.hidden_size
         projections = 4 * 2 * width * width
         if config.approximation == "nystrom":
-            return Work(flops=projections + 4 * 2 * config.num_landmarks * width)
-        return Work(flops=projections + 4 * width, flops_per_context_token=4 * width)
+            return StackWork(flops=projections + 4 * 2 * config.num_landmarks * width)
+        return StackWork(flops=projections + 4 * width, flops_per_context_token=4 * width)
 
     def forward(self, x: Float[Tensor, "B T W"], part: Part | None, *, at: At, read: int) -> Float[Tensor, "B T W"]:
         q, k, v = self._project(x, at)

@@ -54,7 +54,7 @@ Part = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class StackWork:
     """FLOP of one token in one layer's mixer; see `Cost` for what counts."""
 
     flops: float
@@ -83,7 +83,7 @@ class Mixer(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def work(cls, config: Any) -> Work:
+    def work(cls, config: Any) -> StackWork:
         """What one token costs."""
 
     @abstractmethod

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from ttbench.models import ring
 from ttbench.models.layers import RMSNorm, rotate_half
 from ttbench.models.memory_layer import MemoryLayer
-from ttbench.models.stack import At, Mixer, Part, Slot, Stack, Work, own_dialect
+from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackWork, own_dialect
 from ttbench.models.titans_config import MOST_LAYERS, MAGConfig, MALConfig, TitansConfig, WindowConfig
 
 Pair = tuple[Tensor, Tensor]  # keys and values
@@ -101,8 +101,8 @@ class LMMMixer(TitansMixer):
         self.g_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
     @classmethod
-    def work(cls, config: TitansConfig) -> Work:
-        return Work(flops=MemoryLayer.flops(config) + 2 * 2 * config.hidden_size**2)
+    def work(cls, config: TitansConfig) -> StackWork:
+        return StackWork(flops=MemoryLayer.flops(config) + 2 * 2 * config.hidden_size**2)
 
     def forward(self, x: Float[Tensor, "B T W"], part: Part | None, *, at: At, read: int) -> Float[Tensor, "B T W"]:
         whole = self.prefixed(x, part)
@@ -114,7 +114,7 @@ class LMMMixer(TitansMixer):
         return self.o_proj(m * F.silu(self.g_proj(x)))
 
 
-class Attention(nn.Module):
+class TitansAttention(nn.Module):
     """Queries, keys and values of attention beside a memory; keys of persistent vectors are not rotated."""
 
     def __init__(self, config: TitansConfig) -> None:
@@ -142,7 +142,7 @@ class WindowMixer(TitansMixer):
 
     def __init__(self, config: WindowConfig) -> None:
         super().__init__(config)
-        self.attention = Attention(config)
+        self.attention = TitansAttention(config)
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     @classmethod
@@ -155,9 +155,9 @@ class WindowMixer(TitansMixer):
         }
 
     @classmethod
-    def work(cls, config: WindowConfig) -> Work:
+    def work(cls, config: WindowConfig) -> StackWork:
         width, attended = config.hidden_size, 4 * config.hidden_size
-        return Work(
+        return StackWork(
             flops=MemoryLayer.flops(config) + 4 * 2 * width**2 + attended * (1 + config.num_persistent),
             local_flops_per_context_token=attended,
             local_window=config.window - 1,
@@ -216,7 +216,7 @@ class MALMixer(WindowMixer):
         self.g_proj, self.z_proj = (nn.Linear(width, width, bias=False) for _ in range(2))
 
     @classmethod
-    def work(cls, config: WindowConfig) -> Work:
+    def work(cls, config: WindowConfig) -> StackWork:
         beside = super().work(config)
         return replace(beside, flops=beside.flops + 2 * 2 * config.hidden_size**2)
 

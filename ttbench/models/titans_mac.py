@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from ttbench.kernels import attention, neural_memory
 from ttbench.models.layers import RMSNorm, ShortConv
 from ttbench.models.memory_layer import NORM_EPS, MemoryLayer
-from ttbench.models.stack import At, Part, Slot, Work, own_dialect
-from ttbench.models.titans import ATTENTION_KEYS, MIXER_KEYS, Attention, Pair, Titans, TitansMixer
+from ttbench.models.stack import At, Part, Slot, StackWork, own_dialect
+from ttbench.models.titans import ATTENTION_KEYS, MIXER_KEYS, Pair, Titans, TitansAttention, TitansMixer
 from ttbench.models.titans_config import MACConfig
 
 
@@ -60,7 +60,7 @@ class MACMixer(TitansMixer):
     def __init__(self, config: MACConfig) -> None:
         super().__init__(config)
         width = config.hidden_size
-        self.attention = Attention(config)
+        self.attention = TitansAttention(config)
         self.r_proj = nn.Linear(width, width, bias=False)
         self.r_conv = ShortConv(width, config.conv_kernel, bias=False) if config.conv_kernel else None
         self.recall_norm = RMSNorm(config.head_dim, eps=config.rms_norm_eps)
@@ -79,7 +79,7 @@ class MACMixer(TitansMixer):
         }
 
     @classmethod
-    def work(cls, config: MACConfig) -> Work:
+    def work(cls, config: MACConfig) -> StackWork:
         width, dim = config.hidden_size, config.head_dim
         shapes = neural_memory.layer_shapes(dim, num_layers=config.memory_layers, expansion=config.memory_expansion)
         recall = 2 * config.num_attention_heads * sum(rows * columns for rows, columns in shapes)
@@ -87,7 +87,7 @@ class MACMixer(TitansMixer):
         projections = 7 * 2 * width**2 + 2 * config.conv_kernel * width
         # of a segment, on average half
         attended = 4 * width * (config.num_persistent + config.chunk_size + 1)
-        return Work(flops=MemoryLayer.flops(config) + recall + projections + attended)
+        return StackWork(flops=MemoryLayer.flops(config) + recall + projections + attended)
 
     @staticmethod
     def num_before(config: MACConfig) -> int:

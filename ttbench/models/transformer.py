@@ -29,7 +29,7 @@ from ttbench.models import kv_cache as cache
 from ttbench.models.base import Dialect
 from ttbench.models.known_fields import require_known_fields
 from ttbench.models.layers import ShortConv, rotate_half
-from ttbench.models.stack import At, Mixer, Part, Slot, Stack, Work, stack_weights
+from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackWork, stack_weights
 from ttbench.models.stack_config import StackConfig, require_at_least, require_positive
 
 # Variants that are not built: the one value that is.
@@ -184,10 +184,12 @@ class Attention(Mixer):
         return kept | {"conv": Slot(shape=(max(cls.conv_kernel(config) - 1, 0), channels))}
 
     @classmethod
-    def work(cls, config: Any) -> Work:
+    def work(cls, config: Any) -> StackWork:
         q_dim, kv_dim = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
         flops = 2 * config.hidden_size * (2 * q_dim + 2 * kv_dim) + 4 * q_dim
-        return Work(flops=flops + 2 * cls.conv_kernel(config) * (q_dim + 2 * kv_dim), flops_per_context_token=4 * q_dim)
+        return StackWork(
+            flops=flops + 2 * cls.conv_kernel(config) * (q_dim + 2 * kv_dim), flops_per_context_token=4 * q_dim
+        )
 
     def project(
         self, x: Float[Tensor, "B T W"], part: Part | None, *, at: At

@@ -39,7 +39,7 @@ from ttbench.errors import CheckpointError
 from ttbench.kernels import ttt_linear, ttt_mlp
 from ttbench.models.base import Dialect
 from ttbench.models.layers import RMSNorm, ShortConv, rotary_angles
-from ttbench.models.stack import At, Block, Mixer, Part, Slot, Stack, Work, stack_weights
+from ttbench.models.stack import At, Block, Mixer, Part, Slot, Stack, StackWork, stack_weights
 from ttbench.models.ttt_config import TTTConfig
 
 
@@ -88,12 +88,12 @@ class TTTMixer(Mixer):
         }
 
     @classmethod
-    def work(cls, config: TTTConfig) -> Work:
+    def work(cls, config: TTTConfig) -> StackWork:
         width, num_heads = config.hidden_size, config.num_attention_heads
         projections = 3 + (not config.share_qk) + config.use_gate
         num_convs = 2 * config.share_qk + config.pre_conv
         flops = 2 * width * (projections * width + num_heads) + 2 * num_convs * config.conv_kernel * width
-        return Work(flops=flops + num_heads * cls.op.flops(config.head_dim, config.mini_batch_size))
+        return StackWork(flops=flops + num_heads * cls.op.flops(config.head_dim, config.mini_batch_size))
 
     def weights(self) -> dict[str, Tensor]:
         """Learned initial weights of the inner model, in its dtype."""

@@ -1,4 +1,4 @@
-"""How often the intervals of ttbench hold the truth: `make calibration`, written to results/calibration.
+"""How often the intervals of ttbench contain the true value: `make calibration`, written to results/calibration.
 
 Made-up data sets whose truth is known are drawn again and again, and each is asked whether its 95 % interval holds it:
 

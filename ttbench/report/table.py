@@ -160,8 +160,8 @@ class TaskTable:
         notes += [*self.corpora, *self.rests, *self.intervals]
         if self.sentences and self.intervals:
             notes.append(
-                "differences are judged in pairs, on the same targets, by intervals of their own: they can be sure "
-                "where those of the numbers overlap"
+                "differences are judged in pairs, on the same targets, by their own intervals: a difference can be "
+                "shown although the intervals of the two numbers overlap"
             )
         notes += dict.fromkeys(note for section in self.sections for note in section.notes)
         for note in notes:

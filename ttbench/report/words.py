@@ -24,11 +24,11 @@ _MULTIPLES: Mapping[str, Sequence[tuple[str, float]]] = {
 UNITS = {"bit/byte": "bits per byte", "bit/base": "bits per base", "1": ""}
 MOST_IN_A_UNIT = 10_000  # a table moves to the next multiple before its largest number has more than four digits
 
-UNCHECKED = "unchecked: scored by request without asking, or despite, the probes that find a look ahead"
-PARTLY = "the probes of causality did not look as far as this number reads (probed_tokens in kernel_path)"
+UNCHECKED = "unchecked: scored on request, without the probes for look-ahead or although one of them failed"
+PARTLY = "the probes for look-ahead covered only part of the text behind this number (probed_tokens in kernel_path)"
 CHECKED = {"unchecked": ("!", UNCHECKED), "partly": ("?", PARTLY)}  # what rows say of their probes: mark and meaning
 COUNT = "count"  # statistic of what is declared a count
-BEYOND = "beyond the training context: extrapolation, no evidence that long context is used"
+BEYOND = "beyond the training context: extrapolation, which does not show that the model uses a long context"
 
 Record = Mapping[str, Any]
 
@@ -93,8 +93,9 @@ def significant(value: float, digits: int = 2) -> str:
     """A number with so many significant digits, never in powers of ten."""
     if value == 0:
         return "0"
-    decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
-    return f"{value:,.{decimals}f}"
+    # of the rounded number: 0.9996 with three digits is 1.00, not 1.000
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])
+    return f"{value:,.{max(digits - 1 - exponent, 0)}f}"
 
 
 def interval(entry: Record, scale: Scale) -> str:

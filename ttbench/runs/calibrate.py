@@ -41,6 +41,7 @@ def main() -> None:
     # What every worker imports sooner or later: it belongs to the start of a process.
     importlib.import_module("ttbench.runs.worker")
     from ttbench.engines.kinds import load_engine
+    from ttbench.packages import import_packages
 
     measure.pin_threads(spec["threads"])
     measure.flush_denormals()
@@ -56,6 +57,7 @@ def main() -> None:
     for job in spec["jobs"]:
         cell, began = Cell.from_json(job["cell"]), time.perf_counter()
         try:
+            import_packages(cell.imports)
             engine = load_engine(
                 cell.checkpoint, device=cell.device, dtype=cell.dtype, attention=cell.attention, engine=cell.engine
             )

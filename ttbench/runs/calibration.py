@@ -25,7 +25,7 @@ from ttbench.machine import measure
 from ttbench.machine.rates import Pace, Rates, fit_pace
 from ttbench.machine.work import Work
 from ttbench.registry import TASKS
-from ttbench.runs.estimate import Estimate
+from ttbench.runs.estimate import CellEstimate
 from ttbench.runs.plan import Plan, groups
 from ttbench.runs.vouching import Reading, looked, probes
 from ttbench.store.store import write_whole
@@ -100,11 +100,11 @@ def _served(group: tuple[Cell, ...]) -> list[Cell]:
     return served
 
 
-def _without_calls(estimate: Estimate) -> Estimate:
+def _without_calls(estimate: CellEstimate) -> CellEstimate:
     return dataclasses.replace(estimate, work=dataclasses.replace(estimate.work, calls=()), similar=())
 
 
-def _timed(cell: Cell, estimate: Estimate, known: Known) -> Estimate:
+def _timed(cell: Cell, estimate: CellEstimate, known: Known) -> CellEstimate:
     rates = _rates(cell, known)
     if estimate.exact or rates is None:
         return estimate

@@ -16,7 +16,7 @@ Timings = Sequence[tuple[Cell, float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
+class CellEstimate:
     """What a cell will cost."""
 
     flops: float | None  # FLOP; None: the checkpoint has no formula
@@ -54,7 +54,7 @@ class Estimator:
             work = self._work(task, cell)
             self._similar.setdefault(_key(cell, exact=False), []).append((work, seconds, _flops(work, cell)))
 
-    def __call__(self, task: Task, cell: Cell) -> Estimate:
+    def __call__(self, task: Task, cell: Cell) -> CellEstimate:
         work = self._work(task, cell)
         flops, seconds = _flops(work, cell), None
         alike, similar = self._alike.get(_key(cell, exact=True)), self._similar.get(_key(cell, exact=False), [])
@@ -65,7 +65,7 @@ class Estimator:
             seconds = statistics.median(per_flop) * flops
         cost = cell.checkpoint.cost
         state_bytes = None if cost is None else cost.state_nbytes(_longest(cell)) * _sequences(task, cell)
-        return Estimate(
+        return CellEstimate(
             flops=flops,
             state_bytes=state_bytes,
             seconds=seconds,

@@ -43,7 +43,7 @@ def read_limit(text: str) -> int | str:
     """A count, or `all`. Raises ValueError."""
     if text == "all" or (text.isascii() and text.isdecimal() and int(text) > 0):
         return text if text == "all" else int(text)
-    raise ValueError(f"'{text}' is no count of at least 1, and not the word all")
+    raise ValueError(f"'{text}' is neither a whole number of at least 1 nor the word all")
 
 
 class Options(TypedDict, total=False):
@@ -76,13 +76,13 @@ class Options(TypedDict, total=False):
             help="code, kjv, genomes, text:PATH, hf:DATASET ...  [default: the task's own]",
         ),
     ]
-    protocol: Annotated[str | None, Flag(metavar="NAME", help="How the task measures, where it has several ways.")]
+    protocol: Annotated[str | None, Flag(metavar="NAME", help="Protocol of a task that has several.")]
     limit: Annotated[
         int | str | None,
         Flag(metavar="COUNT|all", read=read_limit, help="Documents or trials at most, or all.  [default: the task's]"),
     ]
     depth_mode: Annotated[
-        str | None, Flag(metavar="NAME", help="Needles: grid, depth by depth, or ruler, drawn.  [default: grid]")
+        str | None, Flag(metavar="NAME", help="Places of needles: grid (fixed) or ruler (random).  [default: grid]")
     ]
     params: Annotated[
         Mapping[str, Any] | None,
@@ -121,7 +121,7 @@ class Options(TypedDict, total=False):
     ]
     batch_size: Annotated[
         int | Sequence[int] | None,
-        Flag(metavar="COUNT", kind=int, least=1, swept=True, help="Sequences at once.  [default: the task's]"),
+        Flag(metavar="COUNT", kind=int, least=1, swept=True, help="Sequences in one batch.  [default: the task's]"),
     ]
     threads: Annotated[
         int | None,
@@ -134,15 +134,19 @@ class Options(TypedDict, total=False):
     ]
     seed: Annotated[
         int | Sequence[int] | None,
-        Flag(metavar="NUMBER", kind=int, least=0, swept=True, help="Draws documents, windows, trials.  [default: 0]"),
+        Flag(
+            metavar="NUMBER", kind=int, least=0, swept=True, help="Random seed of documents and trials.  [default: 0]"
+        ),
     ]
-    timeout: Annotated[float | None, Flag(metavar="SECONDS", kind=float, help="Per cell.  [default: none]")]
+    timeout: Annotated[
+        float | None, Flag(metavar="SECONDS", kind=float, help="Time limit of each cell.  [default: none]")
+    ]
     unchecked: Annotated[
         bool | None,
         Flag(
             metavar="",
             kind=bool,
-            help="Score also what looks ahead or otherwise fails its probes; tables and figures mark it.",
+            help="Also score models that look ahead or fail another probe; tables and figures mark them.",
         ),
     ]
 

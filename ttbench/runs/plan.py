@@ -19,7 +19,7 @@ from ttbench.code import code_digest
 from ttbench.errors import UnknownNameError, UsageError
 from ttbench.machine.work import total
 from ttbench.registry import ENGINES, TASKS
-from ttbench.runs.estimate import Estimate, Estimator, Timings
+from ttbench.runs.estimate import CellEstimate, Estimator, Timings
 from ttbench.tasks.base import Task
 from ttbench.types import ATTENTION, INT64, NO_ATTENTION, Cell, Checkpoint, Scalar, Status
 
@@ -42,7 +42,7 @@ class Plan:
 
     cells: tuple[Cell, ...]
     skips: tuple[Skip, ...]
-    estimates: Mapping[str, Estimate]
+    estimates: Mapping[str, CellEstimate]
     notes: tuple[str, ...] = ()  # what the corpora leave out or change
     twins: tuple[Cell, ...] = ()  # cells asked for under a second name: measured once, with rows under both
 

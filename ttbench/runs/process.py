@@ -1,4 +1,4 @@
-"""A worker process as its parent sees it: messages, lateness, death, and evidence of what it died of.
+"""A worker process as its parent sees it: messages, timeouts, how it ended, and evidence of the cause.
 
 The parent blocks in `next_message` until the worker says something, dies or is late; it never polls. A worker leads its
 own process group, so that Ctrl-C reaches the parent alone and `stop` reaches everything the worker started.
@@ -126,7 +126,7 @@ class WorkerProcess:
 
     def stop(self) -> Death:
         """End the worker and all it started, if they still live, and say how the worker ended."""
-        # Before the worker is waited for its number cannot belong to anyone else.
+        # Until `wait()` reaps the worker, its PID cannot be given to another process.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if self._process.returncode is None:
                 os.killpg(self._process.pid, signal.SIGKILL)

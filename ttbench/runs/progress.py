@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
-from ttbench.runs.estimate import Estimate
+from ttbench.runs.estimate import CellEstimate
 from ttbench.runs.plan import Plan, groups
 from ttbench.types import Cell, Status
 
@@ -97,7 +97,7 @@ class Outlook:
             left += expected
         return left
 
-    def _expected(self, cell: Cell, estimate: Estimate) -> float | None:
+    def _expected(self, cell: Cell, estimate: CellEstimate) -> float | None:
         kind, size = _size(cell, estimate)
         seconds, sizes = self._spent.get(kind, (0.0, 0.0))
         if kind[1] == "s":
@@ -110,7 +110,7 @@ class Outlook:
         return size * sum(spent for spent, _ in alike) / sum(amount for _, amount in alike) if alike else None
 
 
-def _size(cell: Cell, estimate: Estimate) -> tuple[tuple[str, ...], float]:
+def _size(cell: Cell, estimate: CellEstimate) -> tuple[tuple[str, ...], float]:
     """A cell's kind, and its size in the unit that is known: seconds, FLOP, or parameters times tokens."""
     if estimate.seconds is not None:
         unit, size = "s", estimate.seconds

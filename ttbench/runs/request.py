@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from ttbench.checkpoints.naming import tell_apart
 from ttbench.corpora.corpus import Corpus, open_corpus
@@ -54,7 +54,9 @@ def _plan_point(task: str, options: Options, *, out: str | Path) -> Plan:
     params = _params(needs, options)
     # Before anything is opened: a misspelt parameter must not cost seconds.
     read_params(needs, params)
-    dtype, engine = str(options.get("dtype", "float32")), str(options.get("engine", "eager"))
+    # One value of each, also of those that are swept.
+    point = cast(Mapping[str, Any], options)
+    dtype, engine = point.get("dtype", "float32"), point.get("engine", "eager")
     machine = measure.machine_fingerprint()
     threads = options.get("threads") or measure.default_threads()
     opened, missing_data = _open(corpus)
@@ -67,16 +69,16 @@ def _plan_point(task: str, options: Options, *, out: str | Path) -> Plan:
             dtype=dtype,
             engine=engine,
         ),
-        context_lens=parse_ctx(options.get("ctx", needs.default_ctx)),
+        context_lens=parse_ctx(point.get("ctx", needs.default_ctx)),
         params=params,
         corpus=corpus,
         corpus_digest=None if opened is None else opened.digest,
-        seed=options.get("seed") or 0,
+        seed=point.get("seed", 0),
         dtype=dtype,
         device=options.get("device") or "cpu",
         engine=engine,
-        attention=options.get("attention"),
-        batch_size=options.get("batch_size"),
+        attention=point.get("attention"),
+        batch_size=point.get("batch_size"),
         threads=threads,
         machine=machine,
         software=software(os.environ, ours=measure.worker_variables(threads)),
@@ -141,11 +143,11 @@ def _params(task: Task, options: Options) -> dict[str, Scalar]:
     """Parameters of the task, `--protocol`, `--limit` and `--depth-mode` among them where it has them."""
     known = [item.name for item in dataclasses.fields(task.Params)]
     params = dict(options.get("params") or {})
-    for name in NAMED:
-        if name in options:
+    for name, value in options.items():
+        if name in NAMED:
             if name not in known:
                 raise UsageError(f"task '{task.name}' has no {name}; its parameters are: {', '.join(known)}")
-            params[name] = options[name]
+            params[name] = cast(Scalar, value)
     return params
 
 

@@ -55,7 +55,7 @@ def _range(part: str) -> list[int]:
         lengths.append(2 * lengths[-1])
     if lengths[-1] != stop:
         near = " or ".join(format_len(length) for length in lengths[-2:])
-        raise UsageError(f"context range '{part}' doubles and never meets its end; end it at {near}")
+        raise UsageError(f"context range '{part}' doubles and does not reach its end; end it at {near}")
     return lengths
 
 

@@ -34,7 +34,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    *("Options", "RunInterrupted", "RunResult", "plan_suite", "plan_task", "run", "run_cells", "run_suite", "run_task"),
+    "Options",
+    "RunInterrupted",
+    "RunResult",
+    "plan_suite",
+    "plan_task",
+    "run",
+    "run_cells",
+    "run_suite",
+    "run_task",
 ]
 
 

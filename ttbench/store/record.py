@@ -1,4 +1,4 @@
-"""What became of a cell, and its spelling as JSON lines: a header, one line per sample, and a checksum of both.
+"""The result of a cell, written as JSON lines: a header, one line per sample, and a checksum of both.
 
 Torch-free, and free of pandas: workers, whose memory is measured, write records.
 """

@@ -1,4 +1,4 @@
-"""Commonsense, and whatever else lm-eval measures: one of its tasks on any checkpoint, question by question.
+"""Commonsense: any task of lm-eval (PIQA, Social IQa, LAMBADA ...) on any checkpoint, question by question.
 
 Measured, by lm-eval's own code (prompts, choices, metrics), with log-likelihoods from the Engine:
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from ttbench.corpora.mixture import Mixture
 from ttbench.models.base import SequenceModel
 from ttbench.training.recipe import Recipe, Trainee
-from ttbench.training.train import Progress, train
+from ttbench.training.train import TrainingProgress, train
 
 SHARE = 0.12  # of the recipe's tokens
 VALID_SEED = 20_000
@@ -58,7 +58,7 @@ def run_trials(
     *,
     share: float = SHARE,
     cache: Path | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Callable[[TrainingProgress], None] = lambda progress: None,
 ) -> Iterator[Trial]:
     """Train `trainee` at each rate, on the same rows in the same order, and score it. Cut short, it goes on."""
     short = recipe.scaled(share)

@@ -17,9 +17,12 @@ from typing import Any
 
 import yaml
 
+from ttbench.corpora.puzzles import PUZZLES
 from ttbench.errors import SuiteError, UnknownNameError
 
 RECIPE = Path(str(resources.files("ttbench") / "zoo" / "recipe.yaml"))
+TEXTS = ("code", "prose", "dna", "languages", "cipher", "cipher-languages", "renamed")
+KINDS = (*TEXTS, "copy", "recall", "needle", "recall-any", "needle-any", *PUZZLES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

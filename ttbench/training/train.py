@@ -1,9 +1,9 @@
 """The zoo's trainer: one recipe for every architecture, from bytes to a shipped folder with its card.
 
 AdamW, linear warm-up and cosine decay over all phases together, or anew where a phase names a peak; rows from
-`harness.mixture`, the same bytes in the same order for every model of a recipe. Progress is saved to a cache folder
-outside the tree; the same command again goes on from there, and ends with the same weights as an undisturbed run on the
-same machine and thread count. A run is locked against a second one.
+`ttbench.corpora.mixture`, the same bytes in the same order for every model of a recipe. Progress is saved to a cache
+folder outside the tree; the same command again goes on from there, and ends with the same weights as an undisturbed
+run on the same machine and thread count. A run is locked against a second one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SAVE_EVERY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class TrainingProgress:
     """What a running training tells."""
 
     name: str
@@ -139,7 +139,7 @@ def train(
     recipe: Recipe,
     *,
     cache: Path | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Callable[[TrainingProgress], None] = lambda progress: None,
     report_every_s: float = 10.0,
     resumed: Callable[[int], None] = lambda step: None,
     stop_after_s: float | None = None,
@@ -187,7 +187,7 @@ def _train(
     recipe: Recipe,
     path: Path,
     *,
-    report: Callable[[Progress], None],
+    report: Callable[[TrainingProgress], None],
     report_every_s: float,
     resumed: Callable[[int], None],
     stop_after_s: float | None,
@@ -215,7 +215,7 @@ def _train(
             left = _work(recipe, model, run.step, recipe.num_steps) / _work(recipe, model, first_step, run.step)
             done = sum(_step_tokens(recipe, step) for step in range(first_step, run.step))
             report(
-                Progress(
+                TrainingProgress(
                     name=trainee.name,
                     step=run.step,
                     num_steps=recipe.num_steps,
@@ -294,7 +294,7 @@ def _step(run: Training, mixture: Mixture, recipe: Recipe, trainee: Trainee) -> 
     return loss.item()
 
 
-def describe(progress: Progress) -> str:
+def describe(progress: TrainingProgress) -> str:
     """One plain line of progress."""
     return (
         f"{progress.name}  step {progress.step}/{progress.num_steps}  loss {progress.loss:.4f} nats  "

@@ -78,7 +78,7 @@ def test_what_was_scored_unchecked_is_marked_beside_its_verdict() -> None:
     value_a, value_b = line.split()[1:3]
     assert value_a.endswith("!")
     assert not value_b.endswith("!")
-    assert "! unchecked: scored by request" in text_of(made, 120)
+    assert "! unchecked: scored on request" in text_of(made, 120)
     assert "; scored unchecked: transformer." in sentences(made)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -15,7 +16,7 @@ from rows import TRANSFORMER, TTT, Model, make_rows, needle_rows, perplexity_row
 
 from ttbench.report import words
 from ttbench.report.drawing import figures
-from ttbench.report.drawing.canvas import COLOURS, GREYS, style
+from ttbench.report.drawing.canvas import COLOURS, COLUMN, GREYS, PAGE, Layout, new_sheet, style, subtitle
 from ttbench.report.drawing.curves import draw_curves
 from ttbench.report.drawing.heatmaps import draw_heatmap
 from ttbench.report.table import summarise
@@ -74,6 +75,19 @@ def test_a_figure_has_the_same_bytes_each_time_and_the_width_of_a_readme(
     assert len(first[0]) < 300_000
 
 
+@pytest.mark.parametrize(("layout", "second"), [(PAGE, 0.354375), (COLUMN, 0.279375)], ids=["page", "column"])
+def test_title_and_settings_begin_at_the_same_place_of_a_sheet_of_any_height(
+    table: pd.DataFrame, layout: Layout, second: float
+) -> None:
+    for body in (1.0, 6.0):
+        sheet = new_sheet("t", subtitle(entries_of(table, "bits_per_byte")), [], layout=layout, body=body)
+        title, settings = sheet.canvas.texts[:2]
+        assert (title.get_text(), settings.get_text()[:15]) == ("t", "lower is better")
+        width, height = sheet.canvas.get_size_inches()
+        inches = [(text.get_position()[0] * width, (1 - text.get_position()[1]) * height) for text in (title, settings)]
+        assert np.ravel(inches) == pytest.approx([0.12, 0.12, 0.12, second])
+
+
 def test_a_curve_is_solid_as_far_as_it_was_trained_and_dashed_beyond(table: pd.DataFrame) -> None:
     with style():
         canvas = draw_curves(
@@ -94,6 +108,23 @@ def test_a_curve_is_solid_as_far_as_it_was_trained_and_dashed_beyond(table: pd.D
     assert [label.get_text() for label in axes.get_xticklabels()] == ["512", "2k", "8k"]
     texts = [text.get_text() for text in axes.texts]
     assert {"transformer", "ttt-linear", "bzip2 -9", "too short"} <= set(texts)
+
+
+def test_cells_without_a_number_have_a_cross_each_below_all_numbers() -> None:
+    broken = [dataclasses.replace(model, failures=BROKEN.failures) for model in (TRANSFORMER, TTT)]
+    table = summarise(make_rows(perplexity_rows(broken, CONTEXTS, num_documents=12, windows=1)))
+    entries = entries_of(table, "bits_per_byte")
+    with style():
+        canvas = draw_curves("t", entries, beneath=[], names=["transformer", "ttt-linear"], log_y=False)
+    (axes,) = canvas.axes
+    crosses = [np.asarray(line.get_ydata()).tolist() for line in axes.lines if line.get_marker() == "x"]
+    assert crosses == [[0.05], [pytest.approx(0.115)]]
+    height = (axes.transData + axes.transAxes.inverted()).transform
+    lows = [height((1, entry["low"]))[1] for entry in entries if entry["low"] is not None]
+    assert 0.115 < min(lows) < 0.3
+    # the second line is thinner, so that the first shows beneath it
+    widths = [line.get_linewidth() for line in axes.lines if line.get_solid_capstyle() == "round"]
+    assert widths == pytest.approx([2.3, 2.0])
 
 
 def test_corpora_have_figures_of_their_own_with_their_own_references(tmp_path: Path) -> None:
@@ -123,6 +154,24 @@ def test_corpora_have_figures_of_their_own_with_their_own_references(tmp_path: P
         text.get_text() for text in texts
     }
     assert max(text.get_window_extent().x1 for text in texts) <= canvas.bbox.x1
+
+
+def test_a_figure_of_one_corpus_has_the_references_of_that_corpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[set[str], list[set[str]]]] = []
+
+    def watched(title: str, entries: Any, *, beneath: Any, **options: Any) -> Any:
+        drawn.append(({e["corpus"] for e in entries}, [{e["corpus"] for e in part} for part in beneath]))
+        return draw_curves(title, entries, beneath=beneath, **options)
+
+    monkeypatch.setattr(figures, "draw_curves", watched)
+    table = summarise(read_rows(ROOT / "results" / "genomics" / "cpu" / "rows.parquet"))
+    (figure,) = figures.available(table)
+    figures.draw(figure, table, tmp_path)
+    # two bits a base, a Markov model and two compressors beneath each
+    # once for a page and once for a column
+    assert drawn == [({corpus}, [{corpus}] * 4) for corpus in ("genomes", "genomes-strain") for _ in range(2)]
 
 
 def test_names_at_the_ends_of_lines_never_touch() -> None:
@@ -156,6 +205,30 @@ def test_a_heat_map_has_a_panel_per_checkpoint_and_a_number_or_a_status_everywhe
     assert whole[:2] == ["83", "44-97"]
     assert "too short" in broken
     assert len(broken) == 2 * 10 + 1
+
+
+@pytest.mark.parametrize("num_models", [1, 2, 5])
+def test_panels_of_a_heat_map_stand_in_rows_beneath_the_title_and_do_not_overlap(num_models: int) -> None:
+    models = [Model(name=f"model-{index}") for index in range(num_models)]
+    found = summarise(make_rows(needle_rows(models, CONTEXTS, num_haystacks=2)))
+    entries = entries_of(found, "retrieval_by_depth")
+    with style():
+        canvas = draw_heatmap("t", entries, x_axis="context_len", y_axis="depth")
+    boxes = [axes.get_position() for axes in canvas.axes]
+    columns = min(num_models, 3)
+    places = [divmod(index, columns) for index in range(num_models)]
+    height = canvas.get_size_inches()[1]
+    assert all(box.x0 > 0 and box.x1 < 1 and box.y0 > 0.2 / height and box.y1 < 1 - 0.6 / height for box in boxes)
+    for (one, (row, column)), (two, (other_row, other_column)) in itertools.combinations(
+        zip(boxes, places, strict=True), 2
+    ):
+        assert (one.y0 == pytest.approx(two.y0)) == (row == other_row)
+        assert (one.x0 == pytest.approx(two.x0)) == (column == other_column)
+        assert row == other_row or one.y0 > two.y1
+        assert column >= other_column or one.x1 < two.x0
+    assert {(round(box.width, 6), round(box.height, 6)) for box in boxes} == {
+        (round(boxes[0].width, 6), round(boxes[0].height, 6))
+    }
 
 
 def test_a_heat_map_of_other_axes_has_a_panel_for_each_place_on_the_third() -> None:

@@ -291,6 +291,24 @@ def test_what_the_experts_hold_is_part_of_the_cell(library: Path, tmp_path: Path
     assert task.settle(task.Params(experts=str(tmp_path)), (64,)).inputs_digest != settled.inputs_digest
 
 
+def test_tokens_are_those_counted_by_hand() -> None:
+    task = Adapt()
+
+    def tokens(strategies: str) -> int:
+        sizes = {"limit": 2, "shots": 7, "population": 3, "iterations": 5}
+        return task.tokens(task.Params(strategies=strategies, domains="code,dna", **sizes), 10)
+
+    # 4 items of 10 tokens: once by each strategy, and once more by a dispatch
+    assert tokens("base") == tokens("oracle") == 40
+    assert tokens("base,prompt,classifier") == 200
+    # 3 candidates in each of 5 generations read 7 items of both domains
+    assert tokens("few-shot") == 40 + 2100
+
+
+def test_there_are_enough_rounds_for_an_interval_when_none_are_asked_for() -> None:
+    assert Adapt().num_rounds(Adapt.Params()) == 3
+
+
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [

@@ -113,6 +113,17 @@ def test_tokens_of_two_bases_score_the_same_kind_of_bases_with_references_in_pla
         assert sample.values["markov_nats"] == pytest.approx(float(model.nats(text, first).sum()), rel=1e-12)
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 6, 8])
+def test_windows_are_the_same_however_many_are_read_at_once(batch_size: int) -> None:
+    told: list[tuple[int, int]] = []
+    engine = StubEngine(scattered(257))
+    samples = measure(engine, batch_size=batch_size, progress=lambda done, total: told.append((done, total)))
+    alone = measure(StubEngine(scattered(257)), batch_size=1)
+    assert [(s.keys, s.values) for s in samples] == [(s.keys, s.values) for s in alone]
+    assert told == [(min(done, 6), 6) for done in range(batch_size, 6 + batch_size, batch_size)]
+    assert engine.batch_sizes == [min(batch_size, 6 - done) for done in range(0, 6, batch_size)]
+
+
 def test_compressors_stand_on_the_first_row_of_a_stretch_only() -> None:
     samples = measure()
     by_document = {

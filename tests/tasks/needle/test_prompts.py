@@ -15,7 +15,7 @@ from ttbench.corpora.corpus import open_corpus
 from ttbench.errors import UnsupportedError, UsageError
 from ttbench.tasks.needle.haystack import gather
 from ttbench.tasks.needle.needle import Needle
-from ttbench.tasks.needle.prompts import DepthMode, Recipe, prepare, rebuild
+from ttbench.tasks.needle.prompts import DepthMode, PromptRecipe, prepare, rebuild
 from ttbench.tasks.needle.riddle import draw_candidates, draw_riddle
 from ttbench.tasks.needle.ruler import ANSWER_PREFIX, DEPTHS, NOISE, SINGULAR, TEMPLATE, VARIANTS, Question
 
@@ -109,6 +109,8 @@ def test_an_essay_without_its_needles_is_the_corpus_again(name: str) -> None:
         context = text_of(prompt).removeprefix(before).removesuffix(after)
         assert recipe.offset is not None
         plain = BYTES.decode(HAY.ids[recipe.offset : recipe.offset + recipe.haystack_len]).decode()
+        (document,) = (each for each in KJV.documents("test") if each.name == recipe.document)
+        assert plain[:30].encode() in document.text + b"\n" * 30
         assert re.sub(r"\s+", " ", NEEDLES.sub("", context)).strip() == re.sub(r"\s+", " ", plain).strip()
         # each needle stands between sentences, parted by a space
         for match in NEEDLES.finditer(context):
@@ -187,7 +189,7 @@ def test_a_recipe_rebuilds_the_prompt_that_was_scored(name: str, tokenizer, dept
         assert tokenizer.decode(ids).startswith(str(sample.evidence["prompt_start"]).encode())
         fields = json.loads(str(sample.keys["recipe"]))
         assert np.array_equal(rebuild(fields, PLAIN, tokenizer), ids)
-        assert np.array_equal(rebuild(Recipe.from_fields(fields), PLAIN, tokenizer), ids)
+        assert np.array_equal(rebuild(PromptRecipe.from_fields(fields), PLAIN, tokenizer), ids)
 
 
 def test_a_recipe_is_refused_with_another_corpus_or_tokenizer() -> None:
@@ -313,3 +315,13 @@ def test_a_hundred_samples_of_32k_are_prepared_in_seconds(name: str) -> None:
     # 20 haystacks of 5 depths are 100 prompts; measured 0.01 to 0.2 s, and a slow machine has room
     assert time.process_time() - start < 5
     assert tokens > (100 if grid else 20) * 32_000
+
+
+def test_a_haystack_has_64_tokens_at_least() -> None:
+    [(recipe, prompt)] = made("niah_single_2", context_len=4096)
+    fixed = 4096 - recipe.haystack_len
+    [(least, _)] = made("niah_single_2", context_len=fixed + 64)
+    assert least.haystack_len == 64
+    with pytest.raises(UnsupportedError, match=f"ask for at least {fixed + 64}"):
+        made("niah_single_2", context_len=fixed + 63)
+    assert len(prompt.ids) + 128 <= 4096

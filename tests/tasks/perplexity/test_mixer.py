@@ -12,7 +12,7 @@ from ttbench.checkpoints.tokenizer import ByteTokenizer
 from ttbench.corpora.corpus import Document, make_corpus
 from ttbench.tasks.perplexity import mixer as module
 from ttbench.tasks.perplexity.gain import measure_gain
-from ttbench.tasks.perplexity.mixer import NUM_MODELS, NUM_SETS, ORDERS, Mixer, Tables, context_keys
+from ttbench.tasks.perplexity.mixer import NUM_MODELS, NUM_SETS, ORDERS, ContextMixer, CountTables, context_keys
 from ttbench.tasks.perplexity.perplexity import PerplexityParams
 from ttbench.tasks.windows import draw_windows
 
@@ -20,8 +20,8 @@ TRAIN = [b"the cat sat on the mat. the dog sat on the log. " * 20, b"a cat and a
 
 
 @pytest.fixture(scope="module")
-def mixer() -> Mixer:
-    return Mixer(TRAIN, [TRAIN[0][:200]])
+def mixer() -> ContextMixer:
+    return ContextMixer(TRAIN, [TRAIN[0][:200]])
 
 
 def key(context: bytes) -> int:
@@ -40,7 +40,7 @@ def test_a_context_is_the_bytes_before_and_a_word_what_of_them_belongs_to_it() -
 
 
 def test_tables_fall_back_as_worked_out_by_hand() -> None:
-    found = Tables([b"abac", b"ab"]).look_up(context_keys(np.frombuffer(b"axb", dtype=np.uint8)))
+    found = CountTables([b"abac", b"ab"]).look_up(context_keys(np.frombuffer(b"axb", dtype=np.uint8)))
     uniform, order_0, order_1 = np.full(256, 1 / 256), np.empty(256), np.empty(256)
 
     # a 3, b 2, c 1: six visits, three bytes
@@ -88,7 +88,7 @@ def test_a_match_is_the_byte_that_followed_last_time_and_is_believed_as_often_as
     assert (match._held[6], match._tried[6]) == (2, 3)
 
 
-def test_the_probabilities_of_every_byte_sum_to_one_wherever_it_stands(mixer: Mixer) -> None:
+def test_the_probabilities_of_every_byte_sum_to_one_wherever_it_stands(mixer: ContextMixer) -> None:
     text = "the cat sat. Ωμέγα, the dog sat on Ωμέγα \x00\xff".encode()
     for _, shares in mixer.shares(text, mixer.weights.copy()):
         assert shares.sum() == pytest.approx(1, abs=1e-12)
@@ -96,12 +96,12 @@ def test_the_probabilities_of_every_byte_sum_to_one_wherever_it_stands(mixer: Mi
 
 
 @pytest.mark.parametrize("text", [b"", b"the ca", "the cat. Ω".encode()])
-def test_all_continuations_of_a_text_have_one_probability_together(mixer: Mixer, text: bytes) -> None:
+def test_all_continuations_of_a_text_have_one_probability_together(mixer: ContextMixer, text: bytes) -> None:
     nats = [mixer.nats(text + bytes([symbol]), num_targets=1)[0] for symbol in range(256)]
     assert sum(math.exp(-each) for each in nats) == pytest.approx(1, abs=1e-9)
 
 
-def test_a_mixer_of_one_model_is_that_model(mixer: Mixer) -> None:
+def test_a_mixer_of_one_model_is_that_model(mixer: ContextMixer) -> None:
     weights = np.zeros((NUM_SETS, NUM_MODELS))
     weights[:, ORDERS.index(0)] = 1
     _, shares = next(iter(mixer.shares(b"t", weights)))
@@ -114,7 +114,9 @@ def test_a_mixer_of_one_model_is_that_model(mixer: Mixer) -> None:
     assert shares == pytest.approx(np.full(256, 1 / 256))
 
 
-def test_the_weights_step_down_the_gradient_of_the_code_length(mixer: Mixer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_weights_step_down_the_gradient_of_the_code_length(
+    mixer: ContextMixer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     start = np.full((NUM_SETS, NUM_MODELS), 0.1)
     text = b"t"
 
@@ -135,7 +137,7 @@ def test_the_weights_step_down_the_gradient_of_the_code_length(mixer: Mixer, mon
     assert (stepped[1:] == start[1:]).all()
 
 
-def test_no_byte_is_told_by_what_comes_after_it_or_by_another_window(mixer: Mixer) -> None:
+def test_no_byte_is_told_by_what_comes_after_it_or_by_another_window(mixer: ContextMixer) -> None:
     text = b"the dog and the cat sat on the log. " * 4
     whole = mixer.nats(text, num_targets=len(text))
     assert whole[:50] == pytest.approx(mixer.nats(text[:50], num_targets=50), abs=0)
@@ -144,14 +146,14 @@ def test_no_byte_is_told_by_what_comes_after_it_or_by_another_window(mixer: Mixe
     assert mixer.nats(text, num_targets=len(text)) == pytest.approx(whole, abs=0)
 
 
-def test_noise_costs_eight_bits_a_byte_and_next_to_nothing_when_it_comes_again(mixer: Mixer) -> None:
+def test_noise_costs_eight_bits_a_byte_and_next_to_nothing_when_it_comes_again(mixer: ContextMixer) -> None:
     noise = np.random.default_rng(0).integers(256, size=500, dtype=np.uint8).tobytes()
     bits = mixer.nats(noise * 2, num_targets=1000) / math.log(2)
     assert bits[:500].mean() > 7.5
     assert bits[600:].mean() < 0.5
 
 
-def test_a_text_like_those_that_were_counted_is_cheap_from_the_start(mixer: Mixer) -> None:
+def test_a_text_like_those_that_were_counted_is_cheap_from_the_start(mixer: ContextMixer) -> None:
     bits = mixer.nats(b"the dog sat on the mat. ", num_targets=24).mean() / math.log(2)
     assert bits < 2 < mixer.nats("και η γάτα ".encode(), num_targets=20).mean() / math.log(2)
 

@@ -18,7 +18,7 @@ from ttbench.checkpoints.tokenizer import ByteTokenizer
 from ttbench.corpora.puzzles import FIRST_PERMUTATION
 from ttbench.errors import TooLongError, UnsupportedError, UsageError
 from ttbench.tasks.recall.recall import Recall, RecallParams, chance_of, read_pairs, settled, trained_format
-from ttbench.tasks.recall.sequences import ROW_KINDS, Recipe, make, rebuild
+from ttbench.tasks.recall.sequences import ROW_KINDS, SequenceRecipe, make, rebuild
 from ttbench.types import Checkpoint, Sample
 
 CORPUS = corpus_of({"none": b"nothing"})
@@ -130,7 +130,7 @@ def test_a_model_that_sees_the_last_symbol_alone_scores_about_chance(kind: str) 
 @pytest.mark.parametrize("context_len", [16, 31, 32, 53, 64, 129])
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_single_answer_is_expected_to_beat_chance(kind: str, context_len: int) -> None:
-    recipe = Recipe(
+    recipe = SequenceRecipe(
         kind=kind,  # pyright: ignore[reportArgumentType]
         form="symbols",
         context_len=context_len,
@@ -221,7 +221,7 @@ def test_sentences_ask_for_values_that_they_stated_and_fit_the_context(context_l
     tokenizer = ByteTokenizer()
     for kind, pairs in (("mqar", context_len // 128), ("copy", None)):
         for trial in range(10):
-            recipe = Recipe(
+            recipe = SequenceRecipe(
                 kind=kind,  # pyright: ignore[reportArgumentType]
                 form="text",
                 context_len=context_len,
@@ -258,13 +258,15 @@ def test_a_model_that_repeats_what_followed_before_answers_sentences() -> None:
 def test_symbols_are_tokens_of_one_byte_in_a_tokenizer_of_many() -> None:
     tokenizer = PairTokenizer()
     made = make(
-        Recipe(kind="mqar", form="symbols", context_len=64, pairs=4, seed=0, trial=0, tokenizer="pairs"), tokenizer
+        SequenceRecipe(kind="mqar", form="symbols", context_len=64, pairs=4, seed=0, trial=0, tokenizer="pairs"),
+        tokenizer,
     )
     assert (tokenizer.byte_lengths(made.ids) == 1).all()
     # no BOS: nothing is read before the first symbol
     assert len(made.ids) == 63
     byte = make(
-        Recipe(kind="mqar", form="symbols", context_len=64, pairs=4, seed=0, trial=0, tokenizer="b"), ByteTokenizer()
+        SequenceRecipe(kind="mqar", form="symbols", context_len=64, pairs=4, seed=0, trial=0, tokenizer="b"),
+        ByteTokenizer(),
     )
     assert tokenizer.decode(made.ids) == ByteTokenizer().decode(byte.ids)
     assert [t for t in made.targets if t >= 0] == [t for t in byte.targets if t >= 0]
@@ -276,7 +278,10 @@ def test_a_tokenizer_without_single_bytes_is_refused_by_symbols() -> None:
             return np.full(len(ids), 2)
 
     with pytest.raises(UnsupportedError, match="no token for some single bytes"):
-        make(Recipe(kind="s5", form="symbols", context_len=64, pairs=None, seed=0, trial=0, tokenizer="x"), Coarse())
+        make(
+            SequenceRecipe(kind="s5", form="symbols", context_len=64, pairs=None, seed=0, trial=0, tokenizer="x"),
+            Coarse(),
+        )
 
 
 @pytest.mark.parametrize(
@@ -326,7 +331,7 @@ def test_the_plan_fills_in_the_form() -> None:
 
 
 def test_rows_say_whether_the_checkpoint_was_trained_on_the_format() -> None:
-    recipe = Recipe(kind="copy", form="symbols", context_len=64, pairs=None, seed=0, trial=0, tokenizer="b")
+    recipe = SequenceRecipe(kind="copy", form="symbols", context_len=64, pairs=None, seed=0, trial=0, tokenizer="b")
     fields = {field.name: None for field in dataclasses.fields(Checkpoint)}
     made = lambda **values: Checkpoint(**{**fields, **values})  # noqa: E731
     assert trained_format(recipe, made(provenance="local", train_kinds=("copying",))) is True
@@ -352,7 +357,7 @@ class WideTokenizer(ByteTokenizer):
 def test_sentences_fill_the_context_in_the_checkpoint_s_own_tokens(tokenizer: Any, context_len: int) -> None:
     for kind, pairs in (("mqar", 2), ("copy", None)):
         for trial in range(4):
-            recipe = Recipe(
+            recipe = SequenceRecipe(
                 kind=kind,  # pyright: ignore[reportArgumentType]
                 form="text",
                 context_len=context_len,
@@ -369,7 +374,7 @@ def test_sentences_fill_the_context_in_the_checkpoint_s_own_tokens(tokenizer: An
 
 
 def test_the_pairs_asked_for_do_not_depend_on_the_tokenizer() -> None:
-    recipe = Recipe(kind="mqar", form="text", context_len=1024, pairs=4, seed=0, trial=0, tokenizer="any")
+    recipe = SequenceRecipe(kind="mqar", form="text", context_len=1024, pairs=4, seed=0, trial=0, tokenizer="any")
     asked = []
     for tokenizer in (ByteTokenizer(), PairTokenizer()):
         made = make(recipe, tokenizer)

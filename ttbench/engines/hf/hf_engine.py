@@ -33,7 +33,7 @@ from ttbench.engines.eager import CHUNK_LEN, HEAD_ELEMENTS
 from ttbench.engines.engine import Ids
 from ttbench.engines.hf.hf_cache import broadcast, copy_cache, nbytes_allocated, nbytes_used
 from ttbench.engines.hf.hf_checkpoint import load_hf_model, position_limit
-from ttbench.engines.hf.hf_forward import Forward, Mode, Probe, probe, spans
+from ttbench.engines.hf.hf_forward import CacheProbe, Forward, Mode, probe, spans
 from ttbench.engines.hf.hf_length import Tables, steady_length
 from ttbench.engines.ids import as_ids, scored_places
 from ttbench.errors import TooLongError, UnsupportedError, UsageError
@@ -83,7 +83,7 @@ class HFEngine:
         self._unchecked = unchecked
         self._tables = Tables(model)
         self.steady_len = steady_length(model)  # tokens; None: any length
-        self.probe: Probe = probe(self._forward, vocab_size=vocab_size, most=self.steady_len or self.max_context)
+        self.probe: CacheProbe = probe(self._forward, vocab_size=vocab_size, most=self.steady_len or self.max_context)
         self._forward.watch.settle()
         self._mode: Mode = self.probe.mode
         self._batch_size = 0

@@ -80,7 +80,7 @@ class Forward:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
+class CacheProbe:
     """What a model can do with its cache."""
 
     mode: Mode
@@ -102,7 +102,7 @@ class Probe:
 
 
 @torch.inference_mode()
-def probe(forward: Forward, *, vocab_size: int, most: int | None) -> Probe:
+def probe(forward: Forward, *, vocab_size: int, most: int | None) -> CacheProbe:
     """Try a model on random tokens, at most `most` of them."""
     found = spans(forward.model.config)
     num_tokens = max([PROBE_LEN, *(span + 40 for span in found.values() if span + 40 <= PROBE_MOST)])
@@ -127,7 +127,9 @@ def probe(forward: Forward, *, vocab_size: int, most: int | None) -> Probe:
     else:
         batch = _continued(forward, two, wholes, plans[mode])
     beyond = {name: span for name, span in found.items() if span >= num_tokens}
-    return Probe(mode=mode, errors=errors, batch=batch, leak=leak, limit=limit, num_tokens=num_tokens, beyond=beyond)
+    return CacheProbe(
+        mode=mode, errors=errors, batch=batch, leak=leak, limit=limit, num_tokens=num_tokens, beyond=beyond
+    )
 
 
 def spans(config: Any) -> dict[str, int]:

@@ -63,7 +63,8 @@ def _parts(entries: Sequence[Record]) -> list[tuple[list[Record], str]]:
         told.append((part, f"at {context(part[0]['context_len'])} tokens "))
     if beyond:
         part = _fullest(beyond)
-        told.append((part, f"beyond the training context{_trained(part)}, at {context(part[0]['context_len'])}, "))
+        where = f"at {context(part[0]['context_len'])} tokens"
+        told.append((part, f"{where}, in sequences longer than in training{_trained(part)}, "))
     return told
 
 
@@ -75,9 +76,7 @@ def _fullest(entries: Sequence[Record]) -> list[Record]:
 def _trained(entries: Sequence[Record]) -> str:
     found = {entry[side]: entry[f"train_ctx_{side}"] for entry in entries for side in ("a", "b")}
     known = sorted({train_ctx for train_ctx in found.values() if train_ctx is not None})
-    if len(known) == 1:
-        return f" of {context(known[0])}"
-    return f"s of {', '.join(map(context, known))}" if known else ""
+    return f" ({', '.join(map(context, known))})" if known else ""
 
 
 def _clause(entries: Sequence[Record], intro: str) -> str:

@@ -46,7 +46,7 @@ class Readings:
     control: Answer
 
 
-class Reader:
+class PromptReader:
     """Puts the prompts of one haystack through an engine and counts the tokens read; the state is the engine's."""
 
     def __init__(

@@ -17,7 +17,7 @@ from ttbench.checkpoints.special_tokens import before_end
 from ttbench.errors import LeakError
 from ttbench.tasks.ends import prompt_ends
 from ttbench.tasks.needle.answers import Answer
-from ttbench.tasks.needle.prompts import Prompt, Recipe
+from ttbench.tasks.needle.prompts import Prompt, PromptRecipe
 from ttbench.tasks.needle.riddle import answer_ids
 from ttbench.tasks.needle.ruler import match
 from ttbench.types import Sample
@@ -51,7 +51,7 @@ class Judge:
     departures: Sequence[str]  # from what is published, as far as the parameters tell
     words_drawn: bool  # trials in one wording are not independent of each other then
 
-    def refuse_leaks(self, recipe: Recipe) -> None:
+    def refuse_leaks(self, recipe: PromptRecipe) -> None:
         """Raise LeakError when the control's answer shows a value that stands nowhere in its prompt."""
         written = match(self.tokenizer.decode(self.control.generated), recipe.values)
         known = len(self.control.nats) and self.control.sums[0] < KNOWN_NATS
@@ -63,7 +63,7 @@ class Judge:
                 "that: run ttbench check, and report it"
             )
 
-    def sample(self, recipe: Recipe, prompt: Prompt, answer: Answer, *, last: bool) -> Sample:
+    def sample(self, recipe: PromptRecipe, prompt: Prompt, answer: Answer, *, last: bool) -> Sample:
         """One row; the control's tokens are counted in the last of a haystack."""
         tokenizer = self.tokenizer
         ids, sums, control = prompt.ids, answer.sums, self.control.sums
@@ -105,7 +105,7 @@ class Judge:
         return self.tokenizer.decode(before_end(ids, self.tokenizer.end_ids))
 
     def _evidence(
-        self, recipe: Recipe, ids: Int[np.ndarray, "T"], answer: Answer, text: bytes | None
+        self, recipe: PromptRecipe, ids: Int[np.ndarray, "T"], answer: Answer, text: bytes | None
     ) -> dict[str, Any]:
         tokenizer, scored = self.tokenizer, len(answer.nats) > 0
         return {

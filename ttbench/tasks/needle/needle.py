@@ -1,4 +1,4 @@
-"""Needle in a haystack: does a checkpoint find sentences again, by length of the text and depth in it?
+"""Needle in a haystack: retrieval of a hidden sentence, by length of the text and depth of the needle.
 
 Measured, for each haystack (a trial) and each depth, with the tasks and templates of RULER (`ruler.py`):
 
@@ -47,12 +47,12 @@ from jaxtyping import Int
 from ttbench.errors import TooLongError, UnknownNameError, UnsupportedError, UsageError
 from ttbench.machine.work import Calls, Texts, Work
 from ttbench.tasks.base import Bench, Task, columns
-from ttbench.tasks.needle.answers import Reader
+from ttbench.tasks.needle.answers import PromptReader
 from ttbench.tasks.needle.haystack import gather
 from ttbench.tasks.needle.judge import Judge
 from ttbench.tasks.needle.prompts import prepare
 from ttbench.tasks.needle.riddle import answer_ids, draw_candidates, draw_riddle, draw_wording
-from ttbench.tasks.needle.ruler import ANSWER_TOKENS, VARIANTS, Variant, departures
+from ttbench.tasks.needle.ruler import ANSWER_TOKENS, VARIANTS, RulerTask, departures
 from ttbench.types import Cell, ColumnType, Metric, Sample
 
 SCORERS: Mapping[str, frozenset[str]] = {
@@ -266,7 +266,7 @@ def _scorers(params: NeedleParams) -> frozenset[str]:
 
 
 def _candidates(
-    asked: Sequence[tuple[str, str]], variant: Variant, params: NeedleParams, bench: Bench, *, trial: int
+    asked: Sequence[tuple[str, str]], variant: RulerTask, params: NeedleParams, bench: Bench, *, trial: int
 ) -> tuple[list[str], Int[np.ndarray, "N T"]]:
     """Values to score, the true one first; the true one alone where nothing is chosen.
 
@@ -286,9 +286,9 @@ def _candidates(
     return [value], answer_ids(value, tokenizer)[None]
 
 
-def _reader(bench: Bench, params: NeedleParams, candidates: Int[np.ndarray, "N T"]) -> Reader:
+def _reader(bench: Bench, params: NeedleParams, candidates: Int[np.ndarray, "N T"]) -> PromptReader:
     written = (params.answer_tokens or 0) if "generate" in _scorers(params) else 0
-    return Reader(
+    return PromptReader(
         bench.engine,
         candidates,
         # the likeliest tokens, as many as the value has, are what greedy decoding writes
@@ -298,7 +298,7 @@ def _reader(bench: Bench, params: NeedleParams, candidates: Int[np.ndarray, "N T
     )
 
 
-def _departures(variant: Variant, params: NeedleParams, cell: Cell) -> tuple[str, ...]:
+def _departures(variant: RulerTask, params: NeedleParams, cell: Cell) -> tuple[str, ...]:
     found = departures(
         variant,
         depth_mode=params.depth_mode,

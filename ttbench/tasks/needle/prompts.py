@@ -26,7 +26,7 @@ from ttbench.errors import UnsupportedError, UsageError
 from ttbench.tasks.draw import generator
 from ttbench.tasks.needle.haystack import Hay, Haystack, cut_essay, gather, put_in, stack_lines
 from ttbench.tasks.needle.riddle import Riddle, draw_lines, draw_riddle
-from ttbench.tasks.needle.ruler import DEPTHS, NOISE, VARIANTS, Question, Variant
+from ttbench.tasks.needle.ruler import DEPTHS, NOISE, VARIANTS, Question, RulerTask
 from ttbench.tasks.needle.wordings import RULER
 from ttbench.types import canonical_json
 
@@ -41,7 +41,7 @@ Piece = tuple[int, Int[np.ndarray, "T"]]  # tokens of the haystack before it, an
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class PromptRecipe:
     """All that is needed, beside the corpus and the tokenizer, to rebuild a prompt."""
 
     protocol: str  # the variant
@@ -65,7 +65,7 @@ class Recipe:
         return canonical_json(asdict(self))
 
     @classmethod
-    def from_fields(cls, fields: Mapping[str, Any]) -> Recipe:
+    def from_fields(cls, fields: Mapping[str, Any]) -> PromptRecipe:
         lists = {name: tuple(fields[name]) for name in ("keys", "values", "insert_at")}
         return cls(**{**fields, **lists})
 
@@ -102,7 +102,7 @@ class Prompt:
 
 
 def prepare(
-    variant: Variant,
+    variant: RulerTask,
     riddle: Riddle,
     hay: Hay | None,
     tokenizer: Tokenizer,
@@ -114,7 +114,7 @@ def prepare(
     question: Question,
     seed: int,
     trial: int,
-) -> list[tuple[Recipe, Prompt]]:
+) -> list[tuple[PromptRecipe, Prompt]]:
     """One haystack that fills `context_len` together with needles, question and answer; a prompt for each depth.
 
     `hay` is needed by the variants in a corpus. In depth mode ruler there is one prompt, and `depths` do not count.
@@ -144,7 +144,7 @@ def prepare(
     made = []
     for depth in (None,) if depth_mode == "ruler" else depths:
         needles = drawn if depth is None else _at_depth(variant, riddle, base, depth, tokenizer)
-        recipe = Recipe(
+        recipe = PromptRecipe(
             protocol=variant.name,
             depth_mode=depth_mode,
             question=question,
@@ -166,7 +166,7 @@ def prepare(
 
 
 def rebuild(
-    recipe: Recipe | Mapping[str, Any] | str, corpus: Corpus | None, tokenizer: Tokenizer
+    recipe: PromptRecipe | Mapping[str, Any] | str, corpus: Corpus | None, tokenizer: Tokenizer
 ) -> Int[np.ndarray, "T"]:
     """The ids of a scored prompt, from the recipe in its row (JSON text, its content, or a Recipe).
 
@@ -174,9 +174,9 @@ def rebuild(
         UsageError: the corpus or the tokenizer is not the one that the prompt was made from.
     """
     if isinstance(recipe, str):
-        recipe = Recipe.from_fields(json.loads(recipe))
-    if not isinstance(recipe, Recipe):
-        recipe = Recipe.from_fields(recipe)
+        recipe = PromptRecipe.from_fields(json.loads(recipe))
+    if not isinstance(recipe, PromptRecipe):
+        recipe = PromptRecipe.from_fields(recipe)
     given = None if corpus is None or recipe.corpus is None else corpus.digest
     for noun, wanted, found in (("corpus", recipe.corpus, given), ("tokenizer", recipe.tokenizer, tokenizer.digest)):
         if wanted != found:
@@ -194,7 +194,7 @@ def rebuild(
 
 
 def _frame(
-    variant: Variant, riddle: Riddle, question: Question, tokenizer: Tokenizer
+    variant: RulerTask, riddle: Riddle, question: Question, tokenizer: Tokenizer
 ) -> tuple[Int[np.ndarray, "T"], Int[np.ndarray, "T"]]:
     before, after = variant.around(question, riddle.keys[: variant.num_queries])
     bos = np.array([] if tokenizer.bos_id is None else [tokenizer.bos_id], dtype=np.int64)
@@ -202,7 +202,7 @@ def _frame(
 
 
 def _lay_haystack(
-    variant: Variant,
+    variant: RulerTask,
     riddle: Riddle,
     hay: Hay | None,
     tokenizer: Tokenizer,
@@ -222,7 +222,7 @@ def _lay_haystack(
 
 
 def _hide(
-    variant: Variant,
+    variant: RulerTask,
     riddle: Riddle,
     haystack: Haystack,
     tokenizer: Tokenizer,
@@ -256,14 +256,14 @@ def _hide(
 
 
 def _at_depth(
-    variant: Variant, riddle: Riddle, base: Haystack, depth: float, tokenizer: Tokenizer
+    variant: RulerTask, riddle: Riddle, base: Haystack, depth: float, tokenizer: Tokenizer
 ) -> tuple[Piece, ...]:
     """The one needle asked for, at the place nearest to a depth."""
     place = base.nearest(depth)
     return tuple((place, base.piece(variant.needle(*needle), place, tokenizer)) for needle in riddle.asked(variant))
 
 
-def _least(variant: Variant, riddle: Riddle, tokenizer: Tokenizer, *, fixed: int, seed: int, trial: int) -> int:
+def _least(variant: RulerTask, riddle: Riddle, tokenizer: Tokenizer, *, fixed: int, seed: int, trial: int) -> int:
     """A context with room for the shortest haystack."""
     if variant.haystack == "essay":
         return fixed + MIN_HAYSTACK_LEN

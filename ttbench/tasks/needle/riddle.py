@@ -17,7 +17,7 @@ from jaxtyping import Int
 from ttbench.corpora.needle_words import ADJECTIVES, NOUNS
 from ttbench.errors import UnsupportedError
 from ttbench.tasks.draw import generator
-from ttbench.tasks.needle.ruler import NUM_DIGITS, Variant
+from ttbench.tasks.needle.ruler import NUM_DIGITS, RulerTask
 from ttbench.tasks.needle.wordings import NAMES
 
 if TYPE_CHECKING:
@@ -32,11 +32,11 @@ class Riddle:
     values: tuple[tuple[str, ...], ...]  # of each key
     share: float  # 0 to 1; where in the corpus the haystack begins
 
-    def asked(self, variant: Variant) -> tuple[tuple[str, str], ...]:
+    def asked(self, variant: RulerTask) -> tuple[tuple[str, str], ...]:
         """(key, value) of what is asked for."""
         return self._needles(0, variant.num_queries)
 
-    def others(self, variant: Variant) -> tuple[tuple[str, str], ...]:
+    def others(self, variant: RulerTask) -> tuple[tuple[str, str], ...]:
         """(key, value) of the needles with other keys."""
         return self._needles(variant.num_queries, len(self.keys))
 
@@ -44,7 +44,7 @@ class Riddle:
         return tuple((self.keys[i], value) for i in range(first, last) for value in self.values[i])
 
 
-def draw_riddle(variant: Variant, *, seed: int, trial: int) -> Riddle:
+def draw_riddle(variant: RulerTask, *, seed: int, trial: int) -> Riddle:
     """Distinct keys and distinct values. Variants whose first needle is a word and a number share that needle."""
     rng = generator(seed, "needle", trial)
     word, number, share = _word(rng), _number(rng), float(rng.random())
@@ -66,7 +66,7 @@ def draw_wording(*, seed: int, trial: int) -> str:
     return NAMES[order[trial % len(NAMES)]]
 
 
-def draw_lines(variant: Variant, riddle: Riddle, *, seed: int, trial: int) -> Iterator[str]:
+def draw_lines(variant: RulerTask, riddle: Riddle, *, seed: int, trial: int) -> Iterator[str]:
     """Needles for a haystack of needles, without end: none has a key or a value that is asked for."""
     rng = generator(seed, "needle", variant.name, "lines", trial)
     taken = {part for needle in riddle.asked(variant) for part in needle}
@@ -78,7 +78,7 @@ def draw_lines(variant: Variant, riddle: Riddle, *, seed: int, trial: int) -> It
 
 
 def draw_candidates(
-    value: str, tokenizer: Tokenizer, *, variant: Variant, count: int, seed: int, trial: int
+    value: str, tokenizer: Tokenizer, *, variant: RulerTask, count: int, seed: int, trial: int
 ) -> tuple[list[str], Int[np.ndarray, "N T"]]:
     """`count` values, the true one first, all of as many bytes and tokens; and their ids as answers.
 

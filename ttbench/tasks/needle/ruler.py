@@ -43,7 +43,7 @@ Question = Literal["ruler", "cloze"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Variant:
+class RulerTask:
     """One of RULER's needle tasks."""
 
     name: str
@@ -55,7 +55,7 @@ class Variant:
     num_queries: int = 1  # keys asked for
     wording: Wording | None = None  # None: RULER's
 
-    def worded(self, name: str) -> Variant:
+    def worded(self, name: str) -> RulerTask:
         """The same in another wording."""
         return dataclasses.replace(self, wording=WORDINGS.get(name))
 
@@ -88,20 +88,20 @@ class Variant:
 
 
 _VARIANTS = (
-    Variant(name="niah_single_1", haystack="noise", key="words", value="numbers"),
-    Variant(name="niah_single_2", haystack="essay", key="words", value="numbers"),
-    Variant(name="niah_single_3", haystack="essay", key="words", value="uuids"),
-    Variant(name="niah_multikey_1", haystack="essay", key="words", value="numbers", num_keys=4),
-    Variant(name="niah_multikey_2", haystack="needle", key="words", value="numbers"),
-    Variant(name="niah_multikey_3", haystack="needle", key="uuids", value="uuids"),
-    Variant(name="niah_multivalue", haystack="essay", key="words", value="numbers", num_values=4),
-    Variant(name="niah_multiquery", haystack="essay", key="words", value="numbers", num_keys=4, num_queries=4),
+    RulerTask(name="niah_single_1", haystack="noise", key="words", value="numbers"),
+    RulerTask(name="niah_single_2", haystack="essay", key="words", value="numbers"),
+    RulerTask(name="niah_single_3", haystack="essay", key="words", value="uuids"),
+    RulerTask(name="niah_multikey_1", haystack="essay", key="words", value="numbers", num_keys=4),
+    RulerTask(name="niah_multikey_2", haystack="needle", key="words", value="numbers"),
+    RulerTask(name="niah_multikey_3", haystack="needle", key="uuids", value="uuids"),
+    RulerTask(name="niah_multivalue", haystack="essay", key="words", value="numbers", num_values=4),
+    RulerTask(name="niah_multiquery", haystack="essay", key="words", value="numbers", num_keys=4, num_queries=4),
 )
-VARIANTS: Mapping[str, Variant] = {variant.name: variant for variant in _VARIANTS}
+VARIANTS: Mapping[str, RulerTask] = {variant.name: variant for variant in _VARIANTS}
 
 
 def departures(
-    variant: Variant,
+    variant: RulerTask,
     *,
     depth_mode: str,
     question: str,

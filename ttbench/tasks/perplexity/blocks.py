@@ -28,7 +28,7 @@ Nats = Float[np.ndarray, "T"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Text:
+class BlockText:
     """Documents end to end, one entry per token."""
 
     documents: tuple[Document, ...]
@@ -49,7 +49,7 @@ class Sums:
     edges: tuple[int, ...]  # K + 1 positions
 
 
-def lay_out(documents: Sequence[Document], tokenizer: Tokenizer) -> Text:
+def lay_out(documents: Sequence[Document], tokenizer: Tokenizer) -> BlockText:
     """Encode and join, with BOS between documents as in training."""
     bos = np.array([] if tokenizer.bos_id is None else [tokenizer.bos_id], dtype=np.int32)
     ids, owner, num_bytes = [], [], []
@@ -59,7 +59,7 @@ def lay_out(documents: Sequence[Document], tokenizer: Tokenizer) -> Text:
         ids += [gap, encoded.astype(np.int32)]
         owner += [np.full(len(gap), BETWEEN, np.int32), np.full(len(encoded), index, np.int32)]
         num_bytes += [np.zeros(len(gap), np.int32), tokenizer.byte_lengths(encoded).astype(np.int32)]
-    return Text(
+    return BlockText(
         documents=tuple(documents),
         ids=np.concatenate(ids),
         owner=np.concatenate(owner),
@@ -77,7 +77,7 @@ def position_edges(context_len: int) -> tuple[int, ...]:
 
 
 def score_blocks(
-    text: Text,
+    text: BlockText,
     engine: Engine,
     *,
     context_len: int,
@@ -132,7 +132,7 @@ def score_blocks(
 class _Tally:
     """Sums that grow, in the order of the text."""
 
-    def __init__(self, text: Text, edges: tuple[int, ...]) -> None:
+    def __init__(self, text: BlockText, edges: tuple[int, ...]) -> None:
         shape = (len(text.documents), len(edges) - 1)
         counts = [np.zeros(shape, np.int64) for _ in range(3)]
         self._text = text
@@ -170,7 +170,7 @@ def _blocks(num_tokens: int, *, context_len: int) -> Iterator[tuple[list[int], i
 
 
 def _score_batch(
-    text: Text, engine: Engine, starts: Int[np.ndarray, "B"], *, block_len: int, chunk_len: int
+    text: BlockText, engine: Engine, starts: Int[np.ndarray, "B"], *, block_len: int, chunk_len: int
 ) -> Iterator[tuple[Int[np.ndarray, "C"], Float[np.ndarray, "B C"]]]:
     """Places within a block that are targets, `chunk_len` at a time, and their nats in each block.
 

@@ -22,7 +22,7 @@ import numpy as np
 from ttbench.checkpoints.tokenizer import ByteTokenizer
 from ttbench.corpora.corpus import Corpus, open_corpus
 from ttbench.errors import TtbenchError
-from ttbench.tasks.perplexity.mixer import Mixer
+from ttbench.tasks.perplexity.mixer import ContextMixer
 from ttbench.tasks.perplexity.perplexity import PerplexityParams
 from ttbench.tasks.windows import draw_windows
 
@@ -45,12 +45,12 @@ class Gain:
     nats: float
 
 
-def make_mixer(corpus: Corpus) -> Mixer:
+def make_mixer(corpus: Corpus) -> ContextMixer:
     """A mixer that has read the corpus's train split, and some of its valid split for the weights."""
     valid = [document.text for document in corpus.documents("valid")]
     stretches = (text[start : start + LESSON] for start in range(0, max(map(len, valid)), LESSON) for text in valid)
     lessons = itertools.islice((text for text in stretches if len(text) == LESSON), NUM_LESSONS)
-    return Mixer([document.text for document in corpus.documents("train")], lessons)
+    return ContextMixer([document.text for document in corpus.documents("train")], lessons)
 
 
 def measure_gain(

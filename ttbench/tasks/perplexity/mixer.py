@@ -59,7 +59,7 @@ def context_keys(text: UInt[np.ndarray, "N"]) -> list[UInt[np.ndarray, "N"]]:
     return keys
 
 
-class Tables:
+class CountTables:
     """Counts of every context of ORDERS in some documents; final."""
 
     def __init__(self, documents: Iterable[bytes]) -> None:
@@ -170,12 +170,12 @@ class _Match:
         self._last[key] = place + 1
 
 
-class Mixer:
+class ContextMixer:
     """Static tables and the weights that every window begins with; a window changes neither."""
 
     def __init__(self, train: Iterable[bytes], valid: Iterable[bytes] = ()) -> None:
         """Count `train`; then read each text of `valid`, handing the weights on from one to the next."""
-        self.tables = Tables(train)
+        self.tables = CountTables(train)
         self.weights = np.full((NUM_SETS, NUM_MODELS), 1 / NUM_MODELS)
         for text in valid:
             self._read(text, self.weights, since=len(text))

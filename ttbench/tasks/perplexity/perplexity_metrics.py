@@ -68,7 +68,7 @@ METRICS: tuple[Metric, ...] = (
         where={"param_protocol": "lme-rolling"},
         restates="bits_per_byte",
     ),
-    # One process, which the cells of a checkpoint share: to be read along a line, not to rank lines by.
+    # The cells of a checkpoint share a process: compare contexts of one checkpoint by this, not checkpoints.
     Metric(
         name="stream_peak_rss_bytes",
         label="peak memory while reading",

@@ -40,7 +40,7 @@ UNSCORED = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
+class ScoredSpan:
     """One window: places [begin, end - 1) are read, the tokens at [first, end) scored."""
 
     begin: int  # place
@@ -96,7 +96,7 @@ def lay_tape(documents: Sequence[Document], tokenizer: Tokenizer, *, bos_id: int
     )
 
 
-def lay_rolling(documents: Sequence[Document], tokenizer: Tokenizer, *, max_len: int) -> tuple[Tape, list[Span]]:
+def lay_rolling(documents: Sequence[Document], tokenizer: Tokenizer, *, max_len: int) -> tuple[Tape, list[ScoredSpan]]:
     """Text and windows of `lme-rolling`.
 
     Raises:
@@ -114,7 +114,7 @@ def lay_rolling(documents: Sequence[Document], tokenizer: Tokenizer, *, max_len:
 
 def lay_strided(
     documents: Sequence[Document], tokenizer: Tokenizer, *, max_len: int, stride: int
-) -> tuple[Tape, list[Span]]:
+) -> tuple[Tape, list[ScoredSpan]]:
     """Text and windows of `hf-stride`.
 
     Raises:
@@ -133,13 +133,13 @@ def lay_strided(
     return tape, strided_spans(num_tokens, max_len=max_len, stride=stride)
 
 
-def rolling_spans(num_tokens: int, *, start: int, max_len: int) -> list[Span]:
+def rolling_spans(num_tokens: int, *, start: int, max_len: int) -> list[ScoredSpan]:
     """Windows of `lme-rolling` over BOS at place `start` and the `num_tokens` tokens behind it."""
     spans = []
     for scored in range(0, num_tokens, max_len):
         end = min(scored + max_len, num_tokens)
         spans.append(
-            Span(
+            ScoredSpan(
                 begin=start + max(0, end - max_len),
                 first=start + 1 + scored,
                 end=start + 1 + end,
@@ -149,7 +149,7 @@ def rolling_spans(num_tokens: int, *, start: int, max_len: int) -> list[Span]:
     return spans
 
 
-def strided_spans(num_tokens: int, *, max_len: int, stride: int) -> list[Span]:
+def strided_spans(num_tokens: int, *, max_len: int, stride: int) -> list[ScoredSpan]:
     """Windows of `hf-stride` over `num_tokens` tokens. One without a token to score is left out.
 
     `page_tokens` is one less than the tokens that are new in a window, as on the page. Where windows overlap all of
@@ -160,7 +160,7 @@ def strided_spans(num_tokens: int, *, max_len: int, stride: int) -> list[Span]:
         end = min(begin + max_len, num_tokens)
         first = max(scored, begin + 1)
         if first < end:
-            spans.append(Span(begin=begin, first=first, end=end, page_tokens=end - scored - 1))
+            spans.append(ScoredSpan(begin=begin, first=first, end=end, page_tokens=end - scored - 1))
         scored = end
         if end == num_tokens:
             break
@@ -169,7 +169,7 @@ def strided_spans(num_tokens: int, *, max_len: int, stride: int) -> list[Span]:
 
 def score_spans(
     tape: Tape,
-    spans: Sequence[Span],
+    spans: Sequence[ScoredSpan],
     engine: Engine,
     *,
     batch_size: int,
@@ -216,9 +216,9 @@ def score_spans(
     )
 
 
-def _batches(spans: Sequence[Span], *, batch_size: int) -> Iterator[list[Span]]:
+def _batches(spans: Sequence[ScoredSpan], *, batch_size: int) -> Iterator[list[ScoredSpan]]:
     """Windows of equal length together, the longest first, so that memory is short at once or never."""
-    by_len: dict[int, list[Span]] = {}
+    by_len: dict[int, list[ScoredSpan]] = {}
     for span in spans:
         by_len.setdefault(span.num_read, []).append(span)
     for _, alike in sorted(by_len.items(), reverse=True):
@@ -226,7 +226,7 @@ def _batches(spans: Sequence[Span], *, batch_size: int) -> Iterator[list[Span]]:
             yield alike[start : start + batch_size]
 
 
-def _score_batch(tape: Tape, batch: Sequence[Span], engine: Engine) -> list[Float[np.ndarray, "S"]]:
+def _score_batch(tape: Tape, batch: Sequence[ScoredSpan], engine: Engine) -> list[Float[np.ndarray, "S"]]:
     """Nats of each window's targets."""
     ids = np.stack([tape.ids[span.begin : span.end - 1] for span in batch])
     targets = np.full(ids.shape, UNSCORED)

@@ -16,8 +16,8 @@ logistic regression on counts of words of four letters: what the sequence says w
 
 Statistic: rows are test sequences; intervals are Wilson's, equal texts count as one. Not measured: what a fine-tuned
 model would score. Published numbers on these data sets (Titans, table 4, after HyenaDNA) are of models that were
-trained on with all their weights, so no number of this task may stand beside them: every row says so. Traps: a probe
-flatters wide states; a limit takes sequences at random, the same for every checkpoint.
+trained on with all their weights, so no number of this task may stand beside them: every row says so. Traps: wide
+states score higher for their width alone; a limit takes sequences at random, the same for every checkpoint.
 """
 
 from __future__ import annotations

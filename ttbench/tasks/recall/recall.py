@@ -1,4 +1,4 @@
-"""Recall and state tracking: does a state hold what it must, by the number of pairs and the length?
+"""Recall and state tracking: recall of stated pairs, copying, parity and permutations, by length.
 
     kind     a question                                          chance, blind   state that solves it
     mqar     the value stated with this key                      1/128           all pairs
@@ -42,7 +42,7 @@ from ttbench.corpora.puzzles import KEYS, LETTERS, PERMUTATIONS, VALUES, most_pa
 from ttbench.errors import TooLongError, UnsupportedError, UsageError
 from ttbench.machine.work import Calls, Texts, Work
 from ttbench.tasks.base import Bench, Task, columns
-from ttbench.tasks.recall.sequences import ROW_KINDS, TEXT_PAIR_LEN, Form, Kind, Recipe, make
+from ttbench.tasks.recall.sequences import ROW_KINDS, TEXT_PAIR_LEN, Form, Kind, SequenceRecipe, make
 from ttbench.tasks.recall.sequences import Sequence as Tokens
 from ttbench.types import Checkpoint, ColumnType, Metric, Sample
 
@@ -173,7 +173,7 @@ class Recall(Task):
         self.check(params)
         _require_room(bench)
         recipes = [
-            Recipe(
+            SequenceRecipe(
                 kind=params.kind,
                 form=params.form or "symbols",
                 context_len=cell.context_len,
@@ -238,7 +238,7 @@ def _require_room(bench: Bench) -> None:
         raise TooLongError(f"a sequence fills {context_len:,} tokens; checkpoint '{name}' takes at most {most:,}")
 
 
-def _read(bench: Bench, recipes: Sequence[Recipe]) -> Iterator[Sample]:
+def _read(bench: Bench, recipes: Sequence[SequenceRecipe]) -> Iterator[Sample]:
     """Read sequences side by side, and judge each."""
     engine, made = bench.engine, [make(recipe, bench.tokenizer) for recipe in recipes]
     lengths = np.array([len(tokens.ids) for tokens in made])
@@ -254,7 +254,9 @@ def _read(bench: Bench, recipes: Sequence[Recipe]) -> Iterator[Sample]:
         yield _judge(recipe, tokens, nats[row, used], top[row, used], state_bytes, bench)
 
 
-def _judge(recipe: Recipe, tokens: Tokens, nats: np.ndarray, top: np.ndarray, state_bytes: int, bench: Bench) -> Sample:
+def _judge(
+    recipe: SequenceRecipe, tokens: Tokens, nats: np.ndarray, top: np.ndarray, state_bytes: int, bench: Bench
+) -> Sample:
     """One row: the questions whose every token is the likeliest."""
     asked, number = tokens.questions >= 0, tokens.num_questions
     missed = np.bincount(tokens.questions[asked], weights=~top[asked], minlength=number)
@@ -289,7 +291,7 @@ def _judge(recipe: Recipe, tokens: Tokens, nats: np.ndarray, top: np.ndarray, st
     )
 
 
-def chance_of(recipe: Recipe, *, num_questions: int) -> float:
+def chance_of(recipe: SequenceRecipe, *, num_questions: int) -> float:
     """What always giving the same best answer is worth, blind to what was read."""
     if recipe.form == "symbols" and recipe.kind == "copy":
         # the last question is the bar's: of short strings that one hit is worth more than a letter
@@ -297,7 +299,7 @@ def chance_of(recipe: Recipe, *, num_questions: int) -> float:
     return CHANCE[recipe.form][recipe.kind]
 
 
-def trained_format(recipe: Recipe, checkpoint: Checkpoint) -> bool | None:
+def trained_format(recipe: SequenceRecipe, checkpoint: Checkpoint) -> bool | None:
     """Whether the checkpoint was trained on rows of this kind and form; None: unknown."""
     if checkpoint.train_kinds is not None:
         return ROW_KINDS[recipe.form][recipe.kind] in checkpoint.train_kinds

@@ -40,7 +40,7 @@ TEXT_PAIR_LEN = 128  # bytes within which a pair of any wording is stated and as
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class SequenceRecipe:
     """All that rebuilds a sequence, beside the tokenizer."""
 
     kind: Kind
@@ -70,7 +70,7 @@ class Sequence:
         return int(self.questions.max()) + 1
 
 
-def make(recipe: Recipe, tokenizer: Tokenizer) -> Sequence:
+def make(recipe: SequenceRecipe, tokenizer: Tokenizer) -> Sequence:
     """The sequence of a recipe.
 
     Raises:
@@ -92,7 +92,7 @@ def make(recipe: Recipe, tokenizer: Tokenizer) -> Sequence:
 
 def rebuild(text: str, tokenizer: Tokenizer) -> Sequence:
     """The sequence of a row's recipe. Raises UsageError when it was made with another tokenizer."""
-    recipe = Recipe(**json.loads(text))
+    recipe = SequenceRecipe(**json.loads(text))
     if recipe.tokenizer != tokenizer.digest:
         raise UsageError(
             f"the recipe was made with the tokenizer of digest {recipe.tokenizer}; this one has {tokenizer.digest}"
@@ -100,7 +100,7 @@ def rebuild(text: str, tokenizer: Tokenizer) -> Sequence:
     return make(recipe, tokenizer)
 
 
-def _draw_spans(recipe: Recipe, rng: np.random.Generator, tokenizer: Tokenizer) -> list[Span]:
+def _draw_spans(recipe: SequenceRecipe, rng: np.random.Generator, tokenizer: Tokenizer) -> list[Span]:
     """Spans that fill the context in tokens of this tokenizer: no further sentence or string would fit."""
     room = recipe.context_len - (tokenizer.bos_id is not None)
     if recipe.kind == "mqar":

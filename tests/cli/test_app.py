@@ -314,9 +314,9 @@ def test_show_prints_the_table_of_published_results(both: Path) -> None:
     assert {"tiny", "other"} <= set(invoke("show", "results/fake/cpu").stdout.split())
     shown = json.loads(invoke("show", "results/fake/cpu", "--json").stdout)
     assert {entry["checkpoint"] for entry in shown} == {"tiny", "other"}
-    refused = invoke("show", "results/fake/cpu", "ab12")
+    refused = invoke("show", "results/fake/cpu", "zz12")
     assert refused.exit_code == 2
-    assert "published results" in " ".join(refused.stderr.split())
+    assert "unknown cell 'zz12' in results/fake/cpu" in " ".join(refused.stderr.split())
 
 
 @pytest.mark.parametrize(

@@ -98,8 +98,10 @@ def test_flops_of_the_approximation_match_what_torch_counts() -> None:
 
 
 def test_the_row_names_the_form_and_its_normalisation() -> None:
-    assert seeded(normalisation="rows").kernel_path == {"gaussian_attention": "sdpa", "normalisation": "rows"}
-    assert seeded().kernel_path == {"gaussian_attention": "chunked", "normalisation": "none"}
+    rows = {"gaussian_attention": "sdpa", "gaussian_attention_step": "step", "normalisation": "rows"}
+    assert seeded(normalisation="rows").kernel_path == rows
+    none = {"gaussian_attention": "chunked", "gaussian_attention_step": "step", "normalisation": "none"}
+    assert seeded().kernel_path == none
     expected = {"nystrom_attention": "chunked", "landmarks": "16", "normalisation": "mean"}
     assert seeded(**NYSTROM, normalisation="mean").kernel_path == expected
 

@@ -137,8 +137,9 @@ def test_every_row_names_the_choices_that_make_another_function():
     config: dict[str, Any] = {**choices, "chunk_size": 5, "num_persistent": 0, "memory_layers": 1}
     attends = {TitansLMM: {}, TitansMAC: {"segment_attention": "sdpa"}}
     for model_class in VARIANTS:
-        expected = {"neural_memory": "chunked", **attends.get(model_class, {"window_attention": "sdpa"}), **choices}
-        assert make(model_class, **config).kernel_path == expected
+        memory = {"neural_memory": "chunked", "neural_memory_step": "step"}
+        attention = attends.get(model_class, {"window_attention": "sdpa"})
+        assert make(model_class, **config).kernel_path == {**memory, **attention, **choices}
 
 
 @pytest.mark.parametrize("model_class", VARIANTS)

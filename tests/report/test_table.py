@@ -201,7 +201,7 @@ def test_a_failed_cell_is_a_row_with_its_status_and_no_number() -> None:
     assert (by_depth["status"], by_depth["depth"]) == ("killed", None)
     text = text_of(table)
     assert "ttt-linear at 8k: too_short: no document of 8,448 tokens" in text
-    line = next(line for line in text_of(table, 120).splitlines() if line.strip().startswith("ttt-linear"))
+    line = next(line for line in text_of(table, 120).splitlines() if line.startswith("  ttt-linear"))
     assert line.split()[-2:] == ["killed", "too_short"]
 
 
@@ -297,9 +297,25 @@ def test_seven_contexts_at_80_columns_come_in_blocks() -> None:
     assert [name for head in heads for name in head] == ["512", "1k", "2k", "4k", "8k", "16k", "32k"]
 
 
+def test_a_row_per_model_comes_first_with_quality_inside_training_and_timings_at_the_longest(
+    table: pd.DataFrame,
+) -> None:
+    lines = text_of(table, 120).splitlines()
+    assert lines[0].strip() == "all models side by side"
+    details = next(index for index, line in enumerate(lines) if line.startswith("perplexity ·"))
+    rows = [line for line in lines[:details] if line.startswith(("transformer ", "ttt-linear "))]
+    assert len(rows) == 2
+    bits, hits = (lines_of(table, metric) for metric in ("bits_per_byte", "retrieval"))
+    expected = [
+        words.of_metric(found).text(next(e["value"] for e in found if (e["checkpoint"], e["context_len"]) == place))
+        for found, place in ((bits, ("ttt-linear", 2048)), (hits, ("ttt-linear", 2048)))
+    ]
+    assert rows[1].split()[1:3] == expected
+
+
 def test_numbers_beyond_the_training_context_are_starred_in_plain_text(table: pd.DataFrame) -> None:
     lines = text_of(table, 120).splitlines()
-    line = next(line for line in lines if line.strip().startswith("transformer"))
+    line = next(line for line in lines if line.startswith("  transformer"))
     trained, *values = line.split()[1:]
     assert trained == "2k"
     assert [value.endswith("*") for value in values] == [False, False, False, True, True]

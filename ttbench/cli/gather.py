@@ -18,7 +18,7 @@ from ttbench.errors import UsageError
 from ttbench.report.comparison.variants import Variant, equal
 from ttbench.report.published import ROWS
 from ttbench.store.record import CellRecord
-from ttbench.store.rows import frame, read_rows, table
+from ttbench.store.rows import frame, read_environments, read_rows, table
 from ttbench.store.store import Store, run_folders
 from ttbench.strict_yaml import package_folder
 from ttbench.types import ANSWERS, SCHEMA_VERSION
@@ -57,7 +57,8 @@ def say_damaged(cells: Sequence[str]) -> None:
 
 def rows_of_runs(folders: Iterable[Path], *, quiet: bool = False) -> pd.DataFrame:
     """The rows of several runs, each cell once; see `newest`."""
-    return frame(table(newest(folders, quiet=quiet)))
+    folders = list(folders)
+    return frame(table(newest(folders, quiet=quiet), environments=read_environments(folders)))
 
 
 def rows_named(names: Sequence[str], root: Path) -> pd.DataFrame:

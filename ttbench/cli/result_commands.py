@@ -5,9 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ttbench.cli import console, listing
+from ttbench.cli import console, listing, published_cells
 from ttbench.cli import gather as reading
 from ttbench.cli.console import Column
 from ttbench.errors import UsageError
@@ -20,6 +20,9 @@ from ttbench.report.table import render, summarise
 from ttbench.runs.suite import format_len
 from ttbench.store.rows import read_rows
 from ttbench.store.store import Store, delete_run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def compare(first: str, second: str, *, runs: Sequence[str], root: Path, as_json: bool) -> None:
@@ -214,18 +217,11 @@ def _statuses(entry: Mapping[str, Any]) -> str:
 def show(run: str, cell: str | None, *, sample: int | None, root: Path, as_json: bool) -> None:
     """Print a run, one of its cells, or a sample of one; of published results, their table.
 
-    Raises UsageError for a sample of no cell, and for a cell of published results, which have rows only.
+    Raises UsageError for a sample of no cell.
     """
     published = reading.published_at(run)
     if published is not None:
-        if cell is not None:
-            raise UsageError(
-                f"{run} holds published results: rows, without the cells they came from; leave out '{cell}'"
-            )
-        rows = read_rows(published)
-        reading.say_age(rows, run)
-        summary = summarise(rows)
-        console.print_json(words.records(summary)) if as_json else console.print_rich(render(summary))
+        _show_published(run, read_rows(published), cell, sample=sample, as_json=as_json)
         return
     folder = listing.find_run(run, root)
     if sample is not None:
@@ -284,6 +280,32 @@ def show(run: str, cell: str | None, *, sample: int | None, root: Path, as_json:
     if reasons:
         console.out().print()
         console.print_table(reasons.items(), [Column("cell"), Column("why", wrap=True)])
+
+
+def _show_published(run: str, rows: pd.DataFrame, cell: str | None, *, sample: int | None, as_json: bool) -> None:
+    """Published results: their table and what they ran on, one of their cells, or a sample of one."""
+    if cell is None and sample is not None:
+        raise UsageError(f"--sample {sample} needs a cell; column cell_id of {run}/{ROWS} has them")
+    if cell is None:
+        reading.say_age(rows, run)
+        summary = summarise(rows)
+        console.print_json(words.records(summary)) if as_json else console.print_rich(render(summary))
+        for line in published_cells.environments(rows):
+            console.say(line)
+        return
+    cell_id = published_cells.find_cell(rows, cell, where=run)
+    if sample is not None:
+        from ttbench.cli.sample import print_sample
+
+        found = published_cells.open_sample(rows, cell_id, sample)
+        console.print_json(found) if as_json else print_sample(found)
+        if not as_json:
+            console.say(published_cells.NOT_STORED)
+        return
+    view = published_cells.view_cell(rows, cell_id)
+    console.print_json(view) if as_json else _print_cell(view)
+    if not as_json:
+        console.say("\n".join(published_cells.environments(rows.loc[rows["cell_id"] == cell_id])))
 
 
 def _print_cell(view: Mapping[str, Any]) -> None:

@@ -294,7 +294,7 @@ def print_end(result: RunResult, *, files: Iterable[Path], request: Request, why
         console.say(f"  {_number(number, 'cell')} {status}: {reason}", style=style)
     console.say(f"rows     {result.folder / 'rows.parquet'}")
     for path in files:
-        console.say(f"{'figure' if path.suffix in ('.png', '.svg') else 'table':<8} {path}")
+        console.say(f"{'figure' if path.suffix in ('.png', '.svg', '.pdf', '.md') else 'table':<8} {path}")
     if result.num_failed:
         console.say(f"{_number(result.num_failed, 'cell')} failed; details: ttbench show {result.folder}", style="red")
         console.say(f"to try them again: {request.command()}")

@@ -232,7 +232,7 @@ class SequenceModel(nn.Module, ABC):
 
     @property
     def kernel_path(self) -> dict[str, str]:
-        """Op -> implementation that runs, for every row."""
+        """Op -> implementation that runs, for every row; `<op>_step` of one token, where that is another one."""
         return {}
 
     def num_params(self) -> tuple[int, int]:

@@ -120,9 +120,9 @@ MIXERS: Mapping[str, type[Mixer]] = {
     "sliding_attention": SlidingAttention,
 }
 _OPS = {
-    "mamba": ("selective_scan", "chunked"),
-    "attention": ("attention", "sdpa"),
-    "sliding_attention": ("window_attention", "sdpa"),
+    "mamba": {"selective_scan": "chunked", "selective_scan_step": "step"},
+    "attention": {"attention": "sdpa"},
+    "sliding_attention": {"window_attention": "sdpa"},
 }
 # Jamba's names: those of the mixers say their kind, ours do not.
 _NAMES = {
@@ -178,4 +178,4 @@ class Hybrid(Stack):
 
     @property
     def kernel_path(self) -> dict[str, str]:
-        return dict(_OPS[kind] for kind in sorted(set(self.config.layer_types)))
+        return {op: how for kind in sorted(set(self.config.layer_types)) for op, how in _OPS[kind].items()}

@@ -110,4 +110,4 @@ class Mamba(Stack):
 
     @property
     def kernel_path(self) -> dict[str, str]:
-        return {"selective_scan": "chunked", "short_conv": "torch"}
+        return {"selective_scan": "chunked", "selective_scan_step": "step", "short_conv": "torch"}

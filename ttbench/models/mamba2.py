@@ -130,4 +130,4 @@ class Mamba2(Stack):
 
     @property
     def kernel_path(self) -> dict[str, str]:
-        return {"ssd": "chunked", "short_conv": "torch"}
+        return {"ssd": "chunked", "ssd_step": "step", "short_conv": "torch"}

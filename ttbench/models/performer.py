@@ -138,4 +138,4 @@ class Performer(Stack):
 
     @property
     def kernel_path(self) -> dict[str, str]:
-        return {"favor": "chunked"}
+        return {"favor": "chunked", "favor_step": "step"}

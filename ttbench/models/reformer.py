@@ -183,4 +183,5 @@ class Reformer(Stack):
 
     @property
     def kernel_path(self) -> dict[str, str]:
-        return {"lsh_attention": "chunked", "lsh_form": "streaming variant, not the paper's sorted chunks"}
+        form = "streaming variant, not the paper's sorted chunks"
+        return {"lsh_attention": "chunked", "lsh_attention_step": "step", "lsh_form": form}

@@ -126,4 +126,4 @@ class S4D(Stack):
 
     @property
     def kernel_path(self) -> dict[str, str]:
-        return {"s4d": "chunked"}
+        return {"s4d": "chunked", "s4d_step": "reference"}

@@ -173,5 +173,6 @@ class Skyformer(Stack):
         if config.approximation == "nystrom":
             path = {"nystrom_attention": "chunked", "landmarks": str(config.num_landmarks)}
         else:
-            path = {"gaussian_attention": "sdpa" if config.normalisation == "rows" else "chunked"}
+            form = "sdpa" if config.normalisation == "rows" else "chunked"
+            path = {"gaussian_attention": form, "gaussian_attention_step": "step"}
         return {**path, "normalisation": config.normalisation}

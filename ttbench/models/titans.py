@@ -267,6 +267,7 @@ class Titans(Stack):
         choices = ("memory_read", "memory_init", "chunk_size", "num_persistent")
         return {
             "neural_memory": "chunked",
+            "neural_memory_step": "step",
             **dict.fromkeys(self.attends, "sdpa"),
             **{name: str(getattr(self.config, name)) for name in choices},
         }

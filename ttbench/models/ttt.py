@@ -262,7 +262,7 @@ class TTT(Stack):
 
     @property
     def kernel_path(self) -> dict[str, str]:
-        return {f"ttt_{self.kind}": "chunked"}
+        return {f"ttt_{self.kind}": "chunked", f"ttt_{self.kind}_step": "step"}
 
 
 _TINY: Mapping[str, Any] = {"use_gate": True, "share_qk": True, "pre_conv": True, "tie_word_embeddings": True}

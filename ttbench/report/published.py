@@ -1,9 +1,10 @@
 """Published results: `rows.parquet`, and what is made from it alone, beside it.
 
-    results/<suite>/<device>/rows.parquet       raw rows, at most 2 MiB: the record
+    results/<suite>/<device>/rows.parquet       raw rows and their environments, at most 2 MiB: the record
                              table.csv          `summarise`: one line per number
                              comparisons.csv    every pair of checkpoints, on the same targets
-                             <figure>.png .svg  the figures that the rows have numbers for
+                             <figure>.png .svg .pdf, <figure>_column.pdf
+                             figures.md         all figures, and what is told in words or as a table instead
 
 Everything but the rows can be deleted and made again with the same bytes: numbers are written with six significant
 digits and drawn from those, so that the last bits of a different processor do not show.
@@ -11,9 +12,11 @@ digits and drawn from those, so that the last bits of a different processor do n
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,13 +26,13 @@ import pyarrow.parquet as pq
 
 from ttbench.errors import StoreError, UsageError
 from ttbench.report import words
-from ttbench.report.drawing import figures
+from ttbench.report.drawing import figures, prose
 from ttbench.report.table import summarise
 from ttbench.store.rows import metadata, read_rows
 from ttbench.store.store import write_whole
-from ttbench.types import Figure
 
 ROWS = "rows.parquet"
+PAGE = "figures.md"
 MAX_ROWS_BYTES = 2 * 1024**2
 Warn = Callable[[str], None]
 
@@ -52,9 +55,9 @@ def write_results(rows: pd.DataFrame, folder: Path, *, warn: Warn | None = None)
 
 
 def rows_bytes(rows: pd.DataFrame) -> bytes:
-    """Rows as a Parquet file that `ttbench.store.rows.read_rows` reads back with their metrics and figures."""
+    """Rows as a Parquet file that `ttbench.store.rows.read_rows` reads back with all that their `attrs` tell."""
     bare = rows.copy(deep=False)
-    # metrics and figures go into the schema under their own keys, not into pandas' notes
+    # metrics, figures and environments go into the schema under keys of their own, not into pandas' notes
     bare.attrs = {}
     table = pa.Table.from_pandas(bare, preserve_index=False)
     fields = [
@@ -91,23 +94,29 @@ def write_derived(table: pd.DataFrame, folder: Path, *, warn: Warn | None = None
     comparisons = pd.DataFrame(table.attrs["comparisons"])
     if len(comparisons):
         files.append(_write_csv(comparisons, folder / "comparisons.csv"))
+    drawn = list(_draw(figures.SUMMARY, lambda: figures.draw_summary(table, folder), warn=warn))
     for figure in figures.available(table):
-        files += _draw(figure, table, folder, warn=warn)
-    return files
+        told = warn or warnings.warn
+        drawn += _draw(figure.name, functools.partial(figures.draw, figure, table, folder, warn=told), warn=warn)
+    text = prose.page([path for path in drawn if path.suffix == ".png"], figures.not_drawn(table))
+    if text:
+        write_whole(folder / PAGE, text.encode())
+        files.append(folder / PAGE)
+    return [*files, *drawn]
 
 
-def _draw(figure: Figure, table: pd.DataFrame, folder: Path, *, warn: Warn | None) -> Sequence[Path]:
+def _draw(name: str, draw: Callable[[], Sequence[Path]], *, warn: Warn | None) -> Sequence[Path]:
     if warn is None:
-        return figures.draw(figure, table, folder)
+        return draw()
     try:
-        return figures.draw(figure, table, folder, warn=warn)
+        return draw()
     except StoreError:
         raise
     # The border to the drawing library, which needs fonts, a cache folder and a working installation: whatever it
     # raises is worth less than the numbers.
     except Exception as error:
         first = next(iter(str(error).splitlines()), "")
-        warn(f"figure {figure.name} cannot be drawn: {type(error).__name__}: {first}; the tables are complete")
+        warn(f"figure {name} cannot be drawn: {type(error).__name__}: {first}; the tables are complete")
         return ()
 
 
@@ -126,14 +135,18 @@ def _shown(value: object) -> object:
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
+_DERIVED = {".csv", ".png", ".svg", ".pdf"}
+
+
 def outdated(folder: Path) -> list[str]:
     """Files of a results folder that its rows do not give any more, or that are missing; empty when all is well.
 
-    CSV and SVG are compared byte by byte, PNG by its pixels (packing differs between versions of the library).
+    CSV, SVG and Markdown are compared byte by byte, PNG by its pixels and PDF by its pages and fonts, because packing
+    differs between versions of libraries.
     """
     with tempfile.TemporaryDirectory() as scratch:
         made = {path.name: path for path in derive(folder, into=Path(scratch))}
-        kept = {path.name: path for path in folder.iterdir() if path.suffix in {".csv", ".png", ".svg"}}
+        kept = {path.name: path for path in folder.iterdir() if path.suffix in _DERIVED or path.name == PAGE}
         return sorted(
             name
             for name in made.keys() | kept.keys()
@@ -144,4 +157,6 @@ def outdated(folder: Path) -> list[str]:
 def _same(one: Path, two: Path) -> bool:
     if one.read_bytes() == two.read_bytes():
         return True
+    if one.suffix == ".pdf":
+        return figures.same_streams(one, two)
     return one.suffix == ".png" and figures.same_pixels(one, two)

@@ -30,7 +30,9 @@ from ttbench.report.columns import all_rows
 from ttbench.report.comparison.compare import all_pairs, compare_pairs
 from ttbench.report.comparison.sentences import sentences
 from ttbench.report.comparison.variants import sides, twins
+from ttbench.report.drawing.figures import headlines
 from ttbench.report.notes import corpus_notes
+from ttbench.report.overview import as_table, overview
 from ttbench.report.tidy import tidy
 from ttbench.report.words import Record, Scale
 from ttbench.types import Scalar
@@ -81,7 +83,10 @@ def render(table: pd.DataFrame) -> Group:
     entries = words.records(table)
     comparisons, notes = table.attrs.get("comparisons", []), table.attrs.get("corpus_notes", {})
     tasks = dict.fromkeys(entry["task"] for entry in entries)
+    first = overview(entries, headlines(table))
     return Group(
+        # a row per model, where there is more than one number to put beside it
+        *([as_table(first), Text()] if first is not None and len(first.columns) > 1 else []),
         *(
             TaskTable(
                 [entry for entry in entries if entry["task"] == task],

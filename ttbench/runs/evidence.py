@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,24 @@ from ttbench.store.record import CellRecord
 from ttbench.store.store import read_evidence
 from ttbench.tasks.ends import ENDS_TOKENS, prompt_ends, readable
 from ttbench.tasks.view import EvidencePart, rest
-from ttbench.types import Cell, Sample
+from ttbench.types import Sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What must be known of a cell to show one of its samples, from a run or from published rows."""
+
+    cell_id: str
+    task: str
+    task_version: int
+    checkpoint: str  # its name
+    path: Path | None  # of the checkpoint; None: it is not on this machine
+    tokenizer_digest: str | None
+    context_len: int  # tokens
+    corpus: str | None
+    corpus_digest: str | None
+    status: str
+    samples: tuple[Sample, ...]
 
 
 def open_sample(record: CellRecord, evidence_path: Path, index: int) -> dict[str, Any]:
@@ -43,60 +61,86 @@ def open_sample(record: CellRecord, evidence_path: Path, index: int) -> dict[str
         UsageError: the cell has no sample of that number.
         StoreError: its evidence is damaged.
     """
-    if not 0 <= index < len(record.samples):
-        raise UsageError(
-            f"cell {record.cell.cell_id[:12]} has {len(record.samples)} samples (status {record.status}), numbered "
-            f"from 0; there is no sample {index}"
-        )
-    sample = record.samples[index]
-    recipe = sample.keys.get("recipe")
+    cell = record.cell
+    measured = Measured(
+        cell_id=cell.cell_id,
+        task=cell.task,
+        task_version=cell.task_version,
+        checkpoint=cell.checkpoint.name,
+        path=Path(cell.checkpoint.path),
+        tokenizer_digest=cell.checkpoint.tokenizer_digest,
+        context_len=cell.context_len,
+        corpus=cell.corpus,
+        corpus_digest=cell.corpus_digest,
+        status=record.status,
+        samples=record.samples,
+    )
+    _require_sample(measured, index)
     entries = (entry for entry in read_evidence(evidence_path, record) if entry.pop("sample") == index)
-    kept = next(entries, None)
-    rebuilt, reason = _rebuild(record, sample, kept)
+    return view_sample(measured, index, next(entries, None))
+
+
+def view_sample(measured: Measured, index: int, kept: dict[str, Any] | None) -> dict[str, Any]:
+    """One sample as `open_sample` gives it; `kept` is its evidence, None where none is here.
+
+    Raises UsageError when the cell has no sample of that number.
+    """
+    _require_sample(measured, index)
+    sample = measured.samples[index]
+    recipe = sample.keys.get("recipe")
+    rebuilt, reason = _rebuild(measured, sample, kept)
     return {
-        "cell_id": record.cell.cell_id,
-        "task": record.cell.task,
-        "checkpoint": record.cell.checkpoint.name,
-        "context_len": record.cell.context_len,
+        "cell_id": measured.cell_id,
+        "task": measured.task,
+        "checkpoint": measured.checkpoint,
+        "context_len": measured.context_len,
         "sample": index,
-        "num_samples": len(record.samples),
+        "num_samples": len(measured.samples),
         "keys": {name: value for name, value in sample.keys.items() if name != "recipe"},
         "values": dict(sample.values),
         "recipe": json.loads(recipe) if isinstance(recipe, str) else None,
         "evidence": kept,
-        "view": [] if kept is None else [dataclasses.asdict(part) for part in _view(record.cell, kept)],
+        "view": [] if kept is None else [dataclasses.asdict(part) for part in _view(measured, kept)],
         "rebuilt": rebuilt,
         "not_rebuilt": reason,
     }
 
 
+def _require_sample(measured: Measured, index: int) -> None:
+    if not 0 <= index < len(measured.samples):
+        raise UsageError(
+            f"cell {measured.cell_id[:12]} has {len(measured.samples)} samples (status {measured.status}), numbered "
+            f"from 0; there is no sample {index}"
+        )
+
+
 def _rebuild(
-    record: CellRecord, sample: Sample, kept: Mapping[str, Any] | None
+    cell: Measured, sample: Sample, kept: Mapping[str, Any] | None
 ) -> tuple[dict[str, Any] | None, str | None]:
     """The text that a sample is about and the nats of its tokens, or why not; neither where there is no text."""
     start, document = sample.keys.get("window_start"), sample.keys.get("document")
     try:
         questions = kept if kept is not None and {"ids", "target_ids"} <= kept.keys() else None
-        if questions is None and (not isinstance(document, str) or record.cell.corpus is None):
+        if questions is None and (not isinstance(document, str) or cell.corpus is None):
             return None, None
-        _require_version(record.cell)
+        _require_version(cell)
         if questions is not None:
-            return _decode_questions(record.cell, questions), None
+            return _decode_questions(cell, questions), None
         assert isinstance(document, str)
         if isinstance(start, int):
-            return _cut_window(record.cell, sample, kept, document=document, start=start), None
-        return _cut_document(record.cell, document), None
+            return _cut_window(cell, sample, kept, document=document, start=start), None
+        return _cut_document(cell, document), None
     except (TtbenchError, OSError) as error:
         return None, str(error)
 
 
-def _view(cell: Cell, kept: Mapping[str, Any]) -> Iterator[EvidencePart]:
+def _view(cell: Measured, kept: Mapping[str, Any]) -> Iterator[EvidencePart]:
     """What the task shows of its evidence; that of another version, or of a task that is not there, entry by entry."""
     today = TASKS.load(cell.task) if cell.task in TASKS else None
     return today.view(kept) if today is not None and today.version == cell.task_version else iter([rest(kept)])
 
 
-def _require_version(cell: Cell) -> None:
+def _require_version(cell: Measured) -> None:
     """Raises UsageError where this is another version of the task than the one that measured."""
     version = TASKS.load(cell.task).version if cell.task in TASKS else None
     if version != cell.task_version:
@@ -105,7 +149,7 @@ def _require_version(cell: Cell) -> None:
 
 
 def _cut_window(
-    cell: Cell, sample: Sample, kept: Mapping[str, Any] | None, *, document: str, start: int
+    cell: Measured, sample: Sample, kept: Mapping[str, Any] | None, *, document: str, start: int
 ) -> dict[str, Any]:
     tokenizer, ids = _document_ids(cell, document)
     num_tokens = int(sample.values["num_tokens"] or 0)
@@ -133,12 +177,12 @@ def _cut_window(
     }
 
 
-def _cut_document(cell: Cell, document: str) -> dict[str, Any]:
+def _cut_document(cell: Measured, document: str) -> dict[str, Any]:
     tokenizer, ids = _document_ids(cell, document)
     return {**_ends(tokenizer, ids), "document_tokens": len(ids)}
 
 
-def _decode_questions(cell: Cell, kept: Mapping[str, Any]) -> dict[str, Any]:
+def _decode_questions(cell: Measured, kept: Mapping[str, Any]) -> dict[str, Any]:
     """What was read, and each question: the place it was asked at, and the tokens that would have answered it."""
     tokenizer, ids = _tokenizer(cell), np.array(kept["ids"], dtype=np.int64)
     names = ("question", "asked_after", "target_ids", "token_nats")
@@ -158,17 +202,18 @@ def _ends(tokenizer: Tokenizer, ids: np.ndarray) -> dict[str, Any]:
     return {**prompt_ends(ids, tokenizer), "bos_id": tokenizer.bos_id}
 
 
-def _tokenizer(cell: Cell) -> Tokenizer:
+def _tokenizer(cell: Measured) -> Tokenizer:
     """The tokenizer of the cell's checkpoint, as it was when it was measured."""
-    folder = Path(cell.checkpoint.path)
-    tokenizer = read_tokenizer(folder, read_json(folder / "config.json", max_bytes=MAX_CONFIG_BYTES))
+    if cell.path is None:
+        raise UsageError(f"checkpoint '{cell.checkpoint}' is not on this machine, and its tokenizer makes the text")
+    tokenizer = read_tokenizer(cell.path, read_json(cell.path / "config.json", max_bytes=MAX_CONFIG_BYTES))
     found = None if tokenizer is None else tokenizer.digest
-    if tokenizer is None or found != cell.checkpoint.tokenizer_digest:
-        raise UsageError(f"the tokenizer in '{folder}' has another digest than when it was measured: {found}")
+    if tokenizer is None or found != cell.tokenizer_digest:
+        raise UsageError(f"the tokenizer in '{cell.path}' has another digest than when it was measured: {found}")
     return tokenizer
 
 
-def _document_ids(cell: Cell, document: str) -> tuple[Tokenizer, np.ndarray]:
+def _document_ids(cell: Measured, document: str) -> tuple[Tokenizer, np.ndarray]:
     """The tokenizer and the tokens of a test document, as they were when the cell was measured."""
     corpus = open_corpus(cell.corpus or "")
     if corpus.digest != cell.corpus_digest:

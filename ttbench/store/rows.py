@@ -4,8 +4,8 @@ One row per sample; a cell that is not ok gives exactly one row, with its status
 come first with fixed types; then `param_<name>`, `sample`, and the keys and values of the tasks, with the types that
 the tasks declare, so that all files of a task have one schema; the types of a task that declares none follow from all
 of a column's entries together. Missing is null; whole numbers and truth values with nulls become pandas'
-nullable Int64 and boolean, never floats. The tasks' metrics and figures travel in the schema's
-metadata and in `frame.attrs`.
+nullable Int64 and boolean, never floats. The tasks' metrics and figures, and the environments that rows name, travel in
+the schema's metadata and in `frame.attrs`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from ttbench.errors import StoreError
 from ttbench.names import as_text
 from ttbench.registry import TASKS
 from ttbench.store.record import CellRecord
-from ttbench.types import canonical_json
+from ttbench.types import canonical_json, digest
 
-METRICS_KEY, FIGURES_KEY = b"ttbench.metrics", b"ttbench.figures"
+# What travels in a schema's metadata and in the `attrs` of a DataFrame.
+METRICS_KEY = b"ttbench.metrics"
+CARRIED = {"metrics": METRICS_KEY, "figures": b"ttbench.figures", "environments": b"ttbench.environments"}
 READ = "sequence_tokens"  # of a sample: the longest sequence that was read for it, where that is not the context
 
 COLUMNS: Mapping[str, ColumnDeclaration] = {
@@ -141,8 +143,27 @@ def _disagreement(column: str, kinds: Iterable[str]) -> StoreError:
     )
 
 
-def table(records: Iterable[CellRecord]) -> pa.Table:
-    """The rows of these records under an explicit schema. Raises StoreError when tasks disagree about a column."""
+def read_environments(folders: Iterable[Path]) -> dict[str, str]:
+    """What the cells of these runs ran on, by the digest that rows have: each file's text, checked against its name."""
+    found: dict[str, str] = {}
+    for folder in folders:
+        for path in (folder / "environment.json", *sorted((folder / "environments").glob("*.json"))):
+            if path.is_file():
+                data = path.read_bytes()
+                found[digest(data)] = data.decode()
+    return found
+
+
+def table(records: Iterable[CellRecord], *, environments: Mapping[str, str] | None = None) -> pa.Table:
+    """The rows of these records under an explicit schema.
+
+    Args:
+        records: of cells.
+        environments: of `read_environments`; those that no record names are left out.
+
+    Raises:
+        StoreError: tasks disagree about a column.
+    """
     records, rows = list(records), []
     metrics: dict[str, list[dict[str, Any]]] = {}
     figures: dict[str, list[dict[str, Any]]] = {}
@@ -162,7 +183,10 @@ def table(records: Iterable[CellRecord]) -> pa.Table:
     types |= {name: _ARROW[column.kind] for name, column in SAMPLE.items()}
     for name in (name for name in extra if not name.startswith("param_")):
         types[name] = declared.get(name) or _type_of(name, (row.get(name) for row in rows))
-    schema = pa.schema(list(types.items()), metadata=metadata({"metrics": metrics, "figures": figures}))
+    named = {record.environment for record in records}
+    kept = {name: text for name, text in (environments or {}).items() if name in named}
+    carried = {"metrics": metrics, "figures": figures, "environments": kept}
+    schema = pa.schema(list(types.items()), metadata=metadata(carried))
     arrays = [_array(name, [row.get(name) for row in rows], kind) for name, kind in types.items()]
     return pa.Table.from_arrays(arrays, schema=schema)
 
@@ -190,14 +214,14 @@ def _array(name: str, values: list[Any], kind: pa.DataType) -> pa.Array:
 
 def metadata(attrs: Mapping[Any, Any]) -> dict[bytes, bytes]:
     """What a file of rows carries in its schema, from the `attrs` of a DataFrame of rows."""
-    kept = {METRICS_KEY: attrs.get("metrics", {}), FIGURES_KEY: attrs.get("figures", {})}
-    return {key: canonical_json(value).encode() for key, value in kept.items()}
+    return {key: canonical_json(attrs[name]).encode() for name, key in CARRIED.items() if name in attrs}
 
 
 def frame(rows: pa.Table) -> pd.DataFrame:
-    """The table as a DataFrame; `attrs["metrics"]` is {task: [Metric.to_json(), ...]}, `attrs["figures"]` alike.
+    """The table as a DataFrame.
 
-    A task that is not among the figures leaves them to its metrics.
+    `attrs["metrics"]` is {task: [Metric.to_json(), ...]}, `attrs["figures"]` alike, without the tasks that leave
+    them to their metrics; `attrs["environments"]` {digest: JSON}, empty where rows were written before they carried it.
     """
     nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
     columns = {}
@@ -208,8 +232,10 @@ def frame(rows: pa.Table) -> pd.DataFrame:
         columns[field.name] = series.astype("str") if pa.types.is_string(field.type) else series
     result = pd.DataFrame(columns)
     carried = rows.schema.metadata or {}
-    result.attrs["metrics"] = metrics = json.loads(carried.get(METRICS_KEY, b"{}"))
-    result.attrs["figures"] = json.loads(carried[FIGURES_KEY]) if FIGURES_KEY in carried else _todays_figures(metrics)
+    found = {name: json.loads(carried[key]) for name, key in CARRIED.items() if key in carried}
+    result.attrs = {"metrics": {}, "environments": {}, **found}
+    if "figures" not in found:
+        result.attrs["figures"] = _todays_figures(result.attrs["metrics"])
     return result
 
 

@@ -251,16 +251,16 @@ class Store:
     def rows(self) -> pd.DataFrame:
         """One row per sample, one per cell without samples; see `ttbench.store.rows`."""
         # Late: pandas would otherwise be in the memory of every worker, which is measured.
-        from ttbench.store.rows import frame, table
+        from ttbench.store.rows import frame, read_environments, table
 
-        return frame(table(self.records()))
+        return frame(table(self.records(), environments=read_environments([self.folder])))
 
     def write_rows(self) -> Path:
         """Write rows.parquet from the cells; it can be deleted and made again at any time."""
-        from ttbench.store.rows import parquet_bytes, table
+        from ttbench.store.rows import parquet_bytes, read_environments, table
 
         path = self.folder / "rows.parquet"
-        write_whole(path, parquet_bytes(table(self.records())))
+        write_whole(path, parquet_bytes(table(self.records(), environments=read_environments([self.folder]))))
         return path
 
 

@@ -95,7 +95,11 @@ class Memory(Task):
     }
     figures: ClassVar[tuple[Figure, ...] | None] = (
         Figure(name="state", title="State carried after the context", metric="state_bytes", log_y=True),
-        Figure(name="peak_memory", title="Peak memory", metric="peak_rss_bytes"),
+        Figure(
+            name="working_memory",
+            title="Memory to read the context, above the loaded model",
+            metric="prefill_working_bytes",
+        ),
     )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "cell"
     needs_corpus: ClassVar[bool] = False

@@ -1,21 +1,39 @@
-"""Curves: one line per checkpoint against the context, its 95 % interval as a band.
+"""Curves: one line per checkpoint against the context, with its 95 % intervals; its name at the right, with its value.
 
-Dashed and hollow beyond the training context, which an upright tick marks; compressors as thin grey lines; cells
-without a number as crosses at the foot, with their status. Names stand at the ends of the lines.
+Solid as far as the checkpoint was trained, which an upright tick on the line marks; dashed and hollow beyond.
+References are thin grey lines; cells without a number are crosses at the foot, with their status. More lines than
+there are colours are drawn as small multiples: a pair of axes for each, with all the others behind it in grey.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from ttbench.report import words
-from ttbench.report.drawing.canvas import COLOURS, GREY, MARKERS, SIZE, new_canvas
+from ttbench.report.drawing import marks
+from ttbench.report.drawing.canvas import COLOURS, INK, MARKERS, PAGE, Layout, Sheet, new_sheet, subtitle, text_width
 from ttbench.report.words import Record, Scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
+
+MOST_LINES = len(COLOURS)  # in one pair of axes
+_BEHIND = "#C9C9C9"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Name:
+    """What stands at the right of a line."""
+
+    height: float  # of the line's last point, on the upright axis
+    text: str
+    value: str  # of the last point
+    colour: str
+    marker: str | None = None  # of a checkpoint
+    line: Any = "-"  # style of a reference's line
 
 
 def draw_curves(
@@ -25,6 +43,7 @@ def draw_curves(
     beneath: Sequence[Sequence[Record]],
     names: Sequence[str],
     log_y: bool,
+    layout: Layout = PAGE,
 ) -> Canvas:
     """Draw one metric.
 
@@ -34,56 +53,59 @@ def draw_curves(
         beneath: lines of each reference metric.
         names: every checkpoint of the summary, so that each has the same colour in all figures.
         log_y: a logarithmic upright axis.
+        layout: the width that it is drawn for.
     """
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    canvas = new_canvas(title, entries, SIZE)
-    axes = canvas.add_axes((0.085, 0.18, 0.675, 0.615))
-    scale = words.of_metric([entry for part in (entries, *beneath) for entry in part])
-    scale = Scale(unit=scale.unit, size=scale.size, decimals=0 if scale.unit == "%" else scale.decimals)
-    contexts = sorted({entry["context_len"] for entry in entries})
-    axes.set_xscale("log", base=2)
-    axes.set_xlim(contexts[0] / 1.12, contexts[-1] * 1.12)
-    axes.set_xticks(contexts, [words.context(context_len) for context_len in contexts])
-    axes.minorticks_off()
-    axes.grid(visible=False, axis="x")
-    axes.set_xlabel("context, tokens")
-    # level, where it is read first, and never cut off by wide numbers
-    label = f"{entries[0]['label']}, {scale.unit}" if scale.unit != entries[0]["label"] else scale.unit
-    axes.text(-0.072, 1.04, label, transform=axes.transAxes, fontsize=9.5)
-    if log_y:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
-        axes.yaxis.set_minor_locator(NullLocator())
-    labels: list[tuple[float, str, str]] = []
-    for reference in beneath:
-        _, _, differing = words.settings(reference)
-        for part in words.by(reference, *differing):
-            points = sorted((entry["context_len"], entry["value"] / scale.size) for entry in part)
-            axes.plot(*zip(*points, strict=True), color=GREY, linewidth=0.9, zorder=1.5)
-            name = part[0]["label"].removesuffix(" on the same documents")
-            labels.append((points[-1][1], f"{name} {words.told(part[0], differing)}".rstrip(), GREY))
-    lost = 0
+    scale = _scale(entries, beneath)
     _, _, varying = words.settings(entries)
-    for index, line in enumerate(words.by(entries, "checkpoint", *varying)):
-        place = names.index(line[0]["checkpoint"]) if not varying else index
-        # one marker on in every round of the colours, so that no two of 49 lines look alike
-        lap, turn = divmod(place, len(COLOURS))
-        colour, marker = COLOURS[turn], MARKERS[(turn + lap) % len(MARKERS)]
+    lines = words.by(entries, "checkpoint", *varying)
+    if len(lines) > MOST_LINES:
+        return _multiples(title, lines, beneath, scale, varying, log_y=log_y, layout=layout)
+    keys = [*lines, *(part for reference in beneath for part in words.by(reference, *words.settings(reference)[2]))]
+    longest = max(text_width(f"{_name(line[0], varying)} 9.999", layout.text, "bold") for line in keys)
+    beside = longest < 0.36 * layout.width
+    row = layout.text * 1.45 / 72
+    left, bottom, top = 0.075 + 0.055 * layout.text, 0.058 * layout.text, 0.026 * layout.text
+    key = 0.0 if beside else len(keys) * row + 0.08
+    sheet = new_sheet(
+        title, subtitle(entries), _explained(entries, whiskers=is_timed(entries)), layout=layout, body=layout.body + key
+    )
+    width = layout.width - left - (longest + 0.3 if beside else 0.12)
+    height = layout.body - bottom - top
+    axes = sheet.add_axes(left, bottom + key, width, height)
+    _prepare(axes, entries, beneath, scale, log=log_y, layout=layout, width=width)
+    _label_axes(axes, entries, scale, log=log_y, layout=layout, place=((0.12 - left) / width, 1 + 0.07 / height))
+    found = _draw_references(axes, beneath, scale)
+    lost = 0
+    for index, line in enumerate(lines):
+        place = names.index(line[0]["checkpoint"]) if not varying and len(names) <= MOST_LINES else index
+        colour, marker = COLOURS[place], MARKERS[place]
         made = [entry for entry in line if entry["value"] is not None]
         if made:
-            _line(axes, made, scale, colour, marker, width=max(2.3 - 0.3 * index, 1.4))
-            mark = " !" if any(is_unchecked(entry) for entry in made) else ""
-            labels.append((made[-1]["value"] / scale.size, words.line_name(line[0], varying) + mark, colour))
+            thick = max(2.3 - 0.3 * index, 1.4) * (1 if layout is PAGE else 0.75)
+            marks.draw_line(axes, made, scale, colour, marker, width=thick, whiskers=is_timed(entries))
+            value = made[-1]["value"]
+            found.append(
+                Name(
+                    height=value / scale.size,
+                    text=_name(line[0], varying) + unchecked_mark(made),
+                    value=scale.text(value),
+                    colour=colour,
+                    marker=marker,
+                )
+            )
         failed = [entry for entry in line if entry["value"] is None]
         lost += bool(failed)
-        _crosses(axes, failed, colour, lost)
-    _fit_y(axes, entries, beneath, scale, log=log_y, lost=lost)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-    _place_labels(axes, labels)
-    _make_room(canvas, axes)
-    _explain(canvas, entries, lost=lost)
-    return canvas
+        marks.draw_crosses(axes, failed, colour, lost, size=layout.small)
+    if beside:
+        _place_beside(axes, found, layout=layout, width=width, height=height)
+    else:
+        _place_beneath(sheet, found, row)
+    return sheet.canvas
+
+
+def is_timed(entries: Sequence[Record]) -> bool:
+    """Whether a number is made from rounds: few contexts far apart, between which nothing was measured."""
+    return entries[0]["cluster"] == "round"
 
 
 def is_unchecked(entry: Record) -> bool:
@@ -91,120 +113,184 @@ def is_unchecked(entry: Record) -> bool:
     return entry.get("checked") == "unchecked"
 
 
-def _line(axes: Axes, made: Sequence[Record], scale: Scale, colour: str, marker: str, *, width: float) -> None:
-    """One checkpoint: band, line, points, and the tick at its training context; a thinner line shows one beneath it."""
-    made = sorted(made, key=lambda entry: entry["context_len"])
-    x = [entry["context_len"] for entry in made]
-    y = [entry["value"] / scale.size for entry in made]
-    banded = [entry for entry in made if entry["low"] is not None]
-    axes.fill_between(
-        [entry["context_len"] for entry in banded],
-        [entry["low"] / scale.size for entry in banded],
-        [entry["high"] / scale.size for entry in banded],
-        color=colour,
-        alpha=0.13,
-        linewidth=0,
-        zorder=2,
-    )
-    inside = sum(not entry["extrapolated"] for entry in made)
-    style = {"color": colour, "linewidth": width, "zorder": 3}
-    axes.plot(x[:inside], y[:inside], linestyle="-", solid_capstyle="round", **style)
-    axes.plot(x[max(inside - 1, 0) :], y[max(inside - 1, 0) :], linestyle=(0, (3.5, 2)), **style)
-    filled = [colour if not entry["extrapolated"] else "white" for entry in made]
-    axes.scatter(x, y, s=14 * width, marker=marker, c=filled, edgecolors=colour, linewidths=1.3, zorder=4)
-    end = axes.get_xlim()[1]
-    if x[-1] * 1.2 < end:
-        axes.plot([x[-1], end], [y[-1], y[-1]], color=colour, linewidth=0.7, linestyle=(0, (1, 3)), zorder=2)
-    train_ctx = made[0]["train_ctx"]
-    if train_ctx is not None and x[0] <= train_ctx <= x[-1]:
-        axes.plot([train_ctx], [_between(x, y, train_ctx)], marker="|", markersize=17, markeredgewidth=1.6, **style)
+def unchecked_mark(entries: Sequence[Record]) -> str:
+    """What stands behind a name with such a number, as in the table."""
+    return " !" if any(map(is_unchecked, entries)) else ""
 
 
-def _between(x: Sequence[float], y: Sequence[float], where: float) -> float:
-    """Height of the line at `where`, on a logarithmic x."""
-    import numpy as np
-
-    return float(np.interp(np.log(where), np.log(x), y))
-
-
-def _crosses(axes: Axes, failed: Sequence[Record], colour: str, row: int) -> None:
-    """Cells without a number: a cross at the foot, and the status beside it."""
-    for entry in failed:
-        at = {"transform": axes.get_xaxis_transform(), "color": colour, "zorder": 5, "clip_on": False}
-        height = 0.05 + 0.065 * (row - 1)
-        axes.plot([entry["context_len"]], [height], marker="x", markersize=6, markeredgewidth=1.8, **at)
-        status = entry["status"].replace("_", " ")
-        axes.text(entry["context_len"] / 1.06, height, status, fontsize=8, ha="right", va="center", **at)
+def _name(entry: Record, varying: Sequence[str]) -> str:
+    if entry["checkpoint"] is not None:
+        return words.line_name(entry, varying)
+    return entry["label"].removesuffix(" on the same documents")
 
 
-def _fit_y(
+def _scale(entries: Sequence[Record], beneath: Sequence[Sequence[Record]]) -> Scale:
+    found = words.of_metric([entry for part in (entries, *beneath) for entry in part])
+    return Scale(unit=found.unit, size=found.size, decimals=0 if found.unit == "%" else found.decimals)
+
+
+def _prepare(
     axes: Axes,
     entries: Sequence[Record],
     beneath: Sequence[Sequence[Record]],
     scale: Scale,
     *,
     log: bool,
-    lost: int,
+    layout: Layout,
+    width: float,
 ) -> None:
-    """Limits around all numbers and intervals, with room at the foot for the crosses; shares from 0 to 100."""
-    room = 0.065 * lost
-    if entries[0]["statistic"] == "proportion":
-        axes.set_ylim(-3 - 115 * room, 103)
-        return
-    everything = [entry for part in (entries, *beneath) for entry in part if entry["value"] is not None]
-    found = [entry[name] for entry in everything for name in ("value", "low", "high") if entry[name] is not None]
-    # a logarithmic axis has no place for a zero
-    heights = [number / scale.size for number in found if number > 0 or not log]
-    low, high = min(heights), max(heights)
+    """Scales, limits and ticks, before anything is drawn: the training context's tick needs them."""
     if log:
-        factor = max((high / low) ** 0.06, 1.05)
-        axes.set_ylim(low / factor / (high / low) ** (1.2 * room), high * factor)
-    else:
-        pad = 0.06 * (high - low or abs(high) or 1)
-        axes.set_ylim(low - pad - 1.2 * room * (high - low), high + pad)
+        axes.set_yscale("log")
+    marks.set_context_axis(axes, sorted({entry["context_len"] for entry in entries}), layout=layout, width=width)
+    lost = sum(any(entry["value"] is None for entry in line) for line in words.by(entries, "checkpoint"))
+    everything = [entry for part in (entries, *beneath) for entry in part]
+    marks.fit_y(axes, everything, scale, log=log, lost=lost)
+    marks.set_value_axis(axes, log=log, layout=layout)
 
 
-def _place_labels(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
-    """Names at the right end of the lines, in their order of height, pushed apart until none touches another."""
-    gap = 0.058
+def _label_axes(
+    axes: Axes, entries: Sequence[Record], scale: Scale, *, log: bool, layout: Layout, place: tuple[float, float]
+) -> None:
+    axes.set_xlabel(f"context, tokens ({marks.LOG})", fontsize=layout.text)
+    # level, where it is read first, and never cut off by wide numbers
+    axes.text(*place, upright_label(entries, scale, log=log), transform=axes.transAxes, fontsize=layout.text)
+
+
+def upright_label(entries: Sequence[Record], scale: Scale, *, log: bool) -> str:
+    """The metric and its unit, and that the axis is logarithmic."""
+    label = f"{entries[0]['label']}, {scale.unit}" if scale.unit != entries[0]["label"] else scale.unit
+    return f"{label} ({marks.LOG})" if log else label
+
+
+def _draw_references(axes: Axes, beneath: Sequence[Sequence[Record]], scale: Scale) -> list[Name]:
+    found: list[Name] = []
+    for reference in beneath:
+        _, _, differing = words.settings(reference)
+        for part in words.by(reference, *differing):
+            if all(entry["value"] is None for entry in part):
+                continue
+            height, colour, line = marks.draw_reference(axes, part, scale, len(found))
+            text = f"{_name(part[0], differing)} {words.told(part[0], differing)}".rstrip()
+            value = scale.text(height * scale.size)
+            found.append(Name(height=height, text=text, value=value, colour=colour, line=line))
+    return found
+
+
+def _place_beside(axes: Axes, names: Sequence[Name], *, layout: Layout, width: float, height: float) -> None:
+    """Names to the right of the lines, in their order of height, pushed apart until none touches another."""
+    gap = layout.text * 1.4 / 72 / height
     transform = axes.transData + axes.transAxes.inverted()
-    ends = sorted((float(transform.transform((1, height))[1]), name, colour) for height, name, colour in labels)
-    places = [min(max(end, 0.0), 1.0) for end, _, _ in ends]
+    ends = [float(transform.transform((axes.get_xlim()[1], name.height))[1]) for name in names]
+    order = sorted(range(len(names)), key=lambda index: ends[index])
+    places = [min(max(ends[index], 0.0), 1.0) for index in order]
     for _ in range(200):
         for index in range(1, len(places)):
             overlap = gap - (places[index] - places[index - 1])
             if overlap > 1e-9:
                 places[index - 1] -= overlap / 2
                 places[index] += overlap / 2
-    for place, (end, name, colour) in zip(places, ends, strict=True):
-        at = {"transform": axes.transAxes, "clip_on": False}
-        axes.plot([1.0, 1.025], [min(max(end, 0.0), 1.0), place], color=colour, linewidth=0.8, **at)
-        weight = "normal" if colour == GREY else "bold"
-        axes.text(1.033, place, name, color=colour, fontsize=9, va="center", fontweight=weight, **at)
+    edge = axes.get_position().x0 * layout.width
+    right = (layout.width - edge - 0.1) / width
+    for place, index in zip(places, order, strict=True):
+        _write_name(axes, names[index], layout, left=1 + 0.05 / width, right=right, height=place, inch=1 / width)
 
 
-def _make_room(canvas: Canvas, axes: Axes) -> None:
-    """Narrow the axes where a name would end outside the picture."""
-    canvas.draw_without_rendering()
-    over = max((text.get_window_extent().x1 for text in axes.texts), default=0.0) / canvas.bbox.width - 0.99
-    if over > 0:
-        left, bottom, width, height = axes.get_position().bounds
-        axes.set_position((left, bottom, max(width - over, 0.3), height))
+def _place_beneath(sheet: Sheet, names: Sequence[Name], row: float) -> None:
+    """Names that are too long to stand beside the lines, one below the other at the foot."""
+    layout, width = sheet.layout, sheet.layout.width - 0.24
+    axes = sheet.add_axes(0.12, 0.04, width, len(names) * row)
+    axes.set_axis_off()
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    for index, name in enumerate(sorted(names, key=lambda name: -name.height)):
+        height = 1 - (index + 0.5) / len(names)
+        _write_name(axes, name, layout, left=0.0, right=1.0, height=height, inch=1 / width)
 
 
-def _explain(canvas: Canvas, entries: Sequence[Record], *, lost: int) -> None:
-    """How to read the marks, in one line at the foot."""
+def _write_name(
+    axes: Axes, name: Name, layout: Layout, *, left: float, right: float, height: float, inch: float
+) -> None:
+    """The mark of a line, its name, and its last value at `right`; all in parts of the axes, as an inch is."""
+    ours = name.marker is not None
+    at: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False, "color": name.colour}
+    ends = [left, left + 0.14 * inch]
+    axes.plot(ends, [height, height], linewidth=1.2, linestyle="-" if ours else name.line, **at)
+    if ours:
+        axes.plot([sum(ends) / 2], [height], marker=name.marker, markersize=layout.text / 2, **at)
+    written = {"fontsize": layout.text, "va": "center", **at}
+    axes.text(left + 0.19 * inch, height, name.text, fontweight="bold" if ours else "normal", **written)
+    axes.text(right, height, name.value, ha="right", **written)
+
+
+def _multiples(
+    title: str,
+    lines: Sequence[Sequence[Record]],
+    beneath: Sequence[Sequence[Record]],
+    scale: Scale,
+    varying: Sequence[str],
+    *,
+    log_y: bool,
+    layout: Layout,
+) -> Canvas:
+    """A pair of axes for each line, all with the same limits."""
+    entries = [entry for line in lines for entry in line]
+    columns = layout.panels
+    rows = -(-len(lines) // columns)
+    left, bottom, gap = 0.075 + 0.055 * layout.text, 0.058 * layout.text, 0.14
+    head, height = layout.text * 1.6 / 72, layout.body * 0.38
+    width = (layout.width - left - 0.12 - gap * (columns - 1)) / columns
+    explained = [*_explained(entries, whiskers=is_timed(entries)), "grey: the other checkpoints"]
+    explained += _told_references(beneath, scale)
+    told = [upright_label(entries, scale, log=log_y), *subtitle(entries)]
+    sheet = new_sheet(title, told, explained, layout=layout, body=rows * (head + height) + 0.08 * (rows - 1) + bottom)
+    for index, line in enumerate(lines):
+        row, column = divmod(index, columns)
+        up = bottom + (rows - 1 - row) * (head + height + 0.08)
+        axes = sheet.add_axes(left + column * (width + gap), up, width, height)
+        _prepare(axes, entries, beneath, scale, log=log_y, layout=layout, width=width)
+        lowest = index + columns >= len(lines)
+        axes.tick_params(labelleft=column == 0, labelbottom=lowest, labelsize=layout.small)
+        if lowest:
+            axes.set_xlabel(f"context, tokens ({marks.LOG})", fontsize=layout.small)
+        _draw_references(axes, beneath, scale)
+        for other in lines:
+            points = sorted((e["context_len"], e["value"] / scale.size) for e in other if e["value"] is not None)
+            if other is not line and points:
+                axes.plot(*zip(*points, strict=True), color=_BEHIND, linewidth=0.9, zorder=1.2)
+        made = [entry for entry in line if entry["value"] is not None]
+        if made:
+            marks.draw_line(axes, made, scale, COLOURS[0], MARKERS[0], width=1.4, whiskers=is_timed(entries))
+        failed = [entry for entry in line if entry["value"] is None]
+        marks.draw_crosses(axes, failed, COLOURS[0], 1, size=layout.small)
+        last = f"  {scale.text(made[-1]['value'])}" if made else ""
+        name = _name(line[0], varying) + unchecked_mark(made) + last
+        axes.set_title(name, fontsize=layout.text, fontweight="bold", color=INK, loc="left", pad=3)
+    return sheet.canvas
+
+
+def _told_references(beneath: Sequence[Sequence[Record]], scale: Scale) -> list[str]:
+    found = []
+    for reference in beneath:
+        made = [entry["value"] for entry in reference if entry["value"] is not None]
+        if made:
+            ends = dict.fromkeys((scale.text(min(made)), scale.text(max(made))))
+            found.append(f"{_name(reference[0], ())}: {' to '.join(ends)}")
+    return [f"thin lines: {', '.join(found)}"] if found else []
+
+
+def _explained(entries: Sequence[Record], *, whiskers: bool) -> list[str]:
+    """How to read the marks."""
     made = [entry for entry in entries if entry["low"] is not None]
     told = []
     if made:
-        told.append(f"band: 95% interval over {words.basis(made)}")
+        told.append(f"{'whiskers' if whiskers else 'band'}: 95% interval over {words.basis(made)}")
     if any(entry["train_ctx"] is not None for entry in entries):
-        told.append("tick: training context")
+        told.append("tick: end of the training context")
     if any(entry["extrapolated"] for entry in entries):
         told.append("dashed, hollow: beyond it")
     if any(is_unchecked(entry) for entry in entries):
         told.append("! " + words.UNCHECKED)
-    if lost:
+    if any(entry["value"] is None for entry in entries):
         told.append("cross: no number")
-    width, height = canvas.get_size_inches()
-    canvas.text(0.12 / width, 0.1 / height, " · ".join(told), fontsize=8, color=GREY, va="bottom")
+    return told

@@ -1,4 +1,4 @@
-"""Figures: each one a value that says what it shows, drawn from a summary as PNG and SVG, the same bytes each time.
+"""Figures: each one a value that says what it shows, drawn from a summary as PNG, SVG and PDF, always the same bytes.
 
 What a figure shows is declared by its task (`ttbench.types.Figure`) and travels with the rows.
 """
@@ -9,16 +9,20 @@ import dataclasses
 import io
 import re
 import warnings
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from ttbench.report import summary, words
-from ttbench.report.drawing.canvas import DPI, load_library, style
+from ttbench.report.drawing import prose
+from ttbench.report.drawing.canvas import COLUMN, DPI, PAGE, Layout, load_library, style
 from ttbench.report.drawing.curves import draw_curves
 from ttbench.report.drawing.heatmaps import draw_heatmap
+from ttbench.report.drawing.overview import draw_overview
+from ttbench.report.overview import overview
 from ttbench.report.words import Record
 from ttbench.store.store import write_whole
 from ttbench.types import Figure, Metric
@@ -26,7 +30,9 @@ from ttbench.types import Figure, Metric
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
-FORMATS = ("png", "svg")
+FORMATS = ("png", "svg", "pdf")
+COLUMN_FORMATS = ("pdf",)  # of the width of a column, which a paper takes
+SUMMARY = "summary"
 
 
 def declared(table: pd.DataFrame) -> tuple[Figure, ...]:
@@ -64,54 +70,108 @@ def _kind(metric: Metric) -> tuple[object, ...]:
 
 
 def available(table: pd.DataFrame) -> tuple[Figure, ...]:
-    """The figures that a summary has numbers for: at two contexts or more, or at two places down a heat map."""
+    """The figures of a summary that read better than a sentence or a table: see `ttbench.report.drawing.prose`."""
     entries = words.records(table)
-    found = []
-    for figure in declared(table):
-        mine = [entry for entry in _entries(entries, figure.metric, figure.task) if entry["value"] is not None]
-        contexts = {entry["context_len"] for entry in mine}
-        if len(contexts) > 1 or (figure.kind == "heatmap" and len({entry[figure.y_axis] for entry in mine}) > 1):
-            found.append(figure)
-    return tuple(found)
+    return tuple(figure for figure in declared(table) if any(_pictures(figure, entries)))
+
+
+def _pictures(figure: Figure, entries: Sequence[Record]) -> list[list[Record]]:
+    """The numbers of a figure by corpus, where a picture tells more of them than words."""
+    found = words.by(_entries(entries, figure.metric, figure.task), "corpus")
+    return [mine for mine in found if isinstance(prose.judge(mine, **_shape(figure)), prose.Picture)]
+
+
+def _shape(figure: Figure) -> dict[str, Any]:
+    axes = (figure.x_axis, figure.y_axis) if figure.kind == "heatmap" else None
+    return {"title": figure.title, "axes": axes}
+
+
+def not_drawn(table: pd.DataFrame) -> tuple[str, ...]:
+    """Instead of each figure that would show nothing, or mud: a sentence or a table, as Markdown."""
+    entries = [_rounded(entry) for entry in words.records(table)]
+    judged = [
+        prose.judge(mine, **_shape(figure))
+        for figure in declared(table)
+        for mine in words.by(_entries(entries, figure.metric, figure.task), "corpus")
+    ]
+    return tuple(each for each in judged if isinstance(each, str))
+
+
+def draw_summary(table: pd.DataFrame, folder: Path) -> tuple[Path, ...]:
+    """Draw all models side by side into `folder`; no file where there is one model, or no number. Returns the files."""
+    entries = [_rounded(entry) for entry in words.records(table)]
+    found = overview(entries, headlines(table))
+    if found is None:
+        return ()
+    texts = {*found.rows, *(column.title for column in found.columns)}
+    with style(texts):
+        return _write(lambda layout: draw_overview(found, layout=layout), folder, SUMMARY)
+
+
+def headlines(table: pd.DataFrame) -> tuple[tuple[str, str], ...]:
+    """The metrics, (task, name), that are drawn against the context: what is told of a model first."""
+    return tuple((figure.task, figure.metric) for figure in declared(table) if figure.kind == "curve")
 
 
 def draw(
     figure: Figure, table: pd.DataFrame, folder: Path, *, warn: Callable[[str], None] = warnings.warn
 ) -> tuple[Path, ...]:
-    """Draw a figure from a summary into `folder`, as PNG and SVG; of several corpora, each apart. Returns the files.
+    """Draw a figure from a summary into `folder`; of several corpora, each apart. Returns the files.
 
-    `warn` is told in a line of names that no installed font can draw.
+    PNG, SVG and PDF have the width of a page; `<name>_column.pdf` that of one of two columns. `warn` is told in a line
+    of names that no installed font can draw.
     """
     entries = [_rounded(entry) for entry in words.records(table)]
     names = list(dict.fromkeys(entry["checkpoint"] for entry in entries if entry["checkpoint"] is not None))
-    corpora = words.by(_entries(entries, figure.metric, figure.task), "corpus")
+    several = len(words.by(_entries(entries, figure.metric, figure.task), "corpus")) > 1
     paths: list[Path] = []
-    for mine in corpora:
+    for mine in _pictures(figure, entries):
         corpus = mine[0]["corpus"]
-        apart = f"_{re.sub(r'[^A-Za-z0-9.-]+', '-', str(corpus))}" if len(corpora) > 1 else ""
+        apart = f"_{re.sub(r'[^A-Za-z0-9.-]+', '-', str(corpus))}" if several else ""
         texts = {value for entry in mine for value in entry.values() if isinstance(value, str)}
+        parts = [_entries(entries, name, figure.task) for name in figure.references]
+        parts = [[entry for entry in part if entry["corpus"] == corpus] for part in parts]
         with style(texts) as missing:
             if missing:
                 warn(f"no installed font has {missing}: boxes stand for these letters in {figure.name}{apart}")
-            if figure.kind == "heatmap":
-                canvas = draw_heatmap(figure.title, mine, x_axis=figure.x_axis, y_axis=figure.y_axis)
-            else:
-                parts = [_entries(entries, name, figure.task) for name in figure.references]
-                parts = [[entry for entry in part if entry["corpus"] == corpus] for part in parts]
-                beneath = [part for part in parts if part]
-                canvas = draw_curves(figure.title, mine, beneath=beneath, names=names, log_y=figure.log_y)
-            paths += _write(canvas, [folder / f"{figure.name}{apart}.{suffix}" for suffix in FORMATS])
+            drawn = _drawing(figure, mine, [part for part in parts if part], names)
+            paths += _write(drawn, folder, f"{figure.name}{apart}")
     return tuple(paths)
 
 
-def _write(canvas: Canvas, paths: Sequence[Path]) -> Sequence[Path]:
-    for path in paths:
-        # no date and no version of the library, which would change the bytes
-        metadata = {"Date": None, "Creator": "ttbench"} if path.suffix == ".svg" else {"Software": "ttbench"}
-        buffer = io.BytesIO()
-        canvas.savefig(buffer, format=path.suffix[1:], dpi=DPI, metadata=metadata, facecolor="white")
-        write_whole(path, buffer.getvalue())
-    return paths
+Drawing = Callable[[Layout], "Canvas"]
+
+
+def _drawing(figure: Figure, mine: list[Record], beneath: list[list[Record]], names: list[str]) -> Drawing:
+    """A figure, to be drawn in any width."""
+
+    def drawn(layout: Layout) -> Canvas:
+        if figure.kind == "heatmap":
+            return draw_heatmap(figure.title, mine, x_axis=figure.x_axis, y_axis=figure.y_axis, layout=layout)
+        return draw_curves(figure.title, mine, beneath=beneath, names=names, log_y=figure.log_y, layout=layout)
+
+    return drawn
+
+
+# No date and no version of the library, which would change the bytes.
+_METADATA: Mapping[str, Mapping[str, str | None]] = {
+    "png": {"Software": "ttbench"},
+    "svg": {"Date": None, "Creator": "ttbench"},
+    "pdf": {"CreationDate": None, "Creator": "ttbench", "Producer": "ttbench"},
+}
+
+
+def _write(drawing: Drawing, folder: Path, name: str) -> tuple[Path, ...]:
+    paths = []
+    for layout, formats in ((PAGE, FORMATS), (COLUMN, COLUMN_FORMATS)):
+        canvas = drawing(layout)
+        for kind in formats:
+            path = folder / f"{name}{layout.suffix}.{kind}"
+            buffer = io.BytesIO()
+            canvas.savefig(buffer, format=kind, dpi=DPI, metadata=dict(_METADATA[kind]), facecolor="white")
+            write_whole(path, buffer.getvalue())
+            paths.append(path)
+    return tuple(paths)
 
 
 def _rounded(entry: Record) -> dict[str, Any]:
@@ -128,6 +188,16 @@ def same_pixels(one: Path, two: Path) -> bool:
 
     a, b = imread(one), imread(two)
     return a.shape == b.shape and bool(np.abs(a - b).mean() < 1e-3)
+
+
+def same_streams(one: Path, two: Path) -> bool:
+    """Whether two PDF files hold the same pages and fonts, however they are packed."""
+    return _streams(one.read_bytes()) == _streams(two.read_bytes())
+
+
+def _streams(data: bytes) -> list[bytes]:
+    found = re.findall(rb"stream\r?\n(.*?)\r?\nendstream", data, re.DOTALL)
+    return [zlib.decompressobj().decompress(stream) for stream in found]
 
 
 def _entries(entries: Sequence[Record], metric: str, task: str) -> list[Record]:

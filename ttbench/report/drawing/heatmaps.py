@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ttbench.report import words
-from ttbench.report.drawing.canvas import GREY, SIZE, new_canvas
+from ttbench.report.drawing.canvas import GREY, PAGE, Layout, new_sheet, subtitle, text_width
 from ttbench.report.words import Record, Scale
 
 if TYPE_CHECKING:
@@ -21,42 +21,50 @@ if TYPE_CHECKING:
 CONTEXT = "context_len"
 
 
-def draw_heatmap(title: str, entries: Sequence[Record], *, x_axis: str, y_axis: str) -> Canvas:
+def draw_heatmap(title: str, entries: Sequence[Record], *, x_axis: str, y_axis: str, layout: Layout = PAGE) -> Canvas:
     """Draw one metric between 0 and 1 by two axes; an upright line stands where extrapolation begins."""
     _, _, varying = words.settings(entries)
     others = [name for name in entries[0]["axes"].split(",") if name not in (CONTEXT, x_axis, y_axis)]
     lines = words.by(entries, "checkpoint", *varying, *others)
     xs, ys = _places(entries, x_axis), _places(entries, y_axis)
     labels = [words.plain(y) for y in ys]
-    columns = min(len(lines), 3 if len(xs) <= 6 else 2)
+    margin = 0.34 + max((text_width(label, layout.text) for label in labels), default=0)
+    least = max(0.46 * len(xs), 0.8) + 0.2
+    columns = max(1, min(len(lines), layout.panels, int((layout.width - margin) / least)))
     rows = -(-len(lines) // columns)
-    width, margin = SIZE[0], 0.68 + 0.075 * max(0, max(map(len, labels), default=0) - 4)
-    panel = 0.6 + 0.42 * len(ys)
-    height = 0.75 + rows * (panel + 0.55) + 0.25
-    canvas = new_canvas(title, entries, (width, height))
+    panel, head, foot = 0.42 * len(ys), layout.text * 1.9 / 72, layout.text * 1.9 / 72
+    across = "context, tokens" if x_axis == CONTEXT else words.axis(x_axis)
     scale = words.of_metric(entries)
-    room = (width - margin - 0.07) / columns
+    explained = _explained(entries, scale, with_context=x_axis == CONTEXT)
+    label = layout.text * 1.7 / 72
+    body = rows * (head + panel + foot) + label
+    sheet = new_sheet(title, subtitle(entries), explained, layout=layout, body=body)
+    room = (layout.width - margin - 0.04) / columns
     for index, line in enumerate(lines):
         row, column = divmod(index, columns)
-        left = (margin + column * room) / width
-        bottom = 1 - (0.75 + (row + 1) * (panel + 0.55) - 0.45) / height
-        axes = canvas.add_axes((left, bottom, (room - 0.28) / width, panel / height))
+        bottom = label + (rows - 1 - row) * (head + panel + foot) + foot
+        axes = sheet.add_axes(margin + column * room, bottom, room - 0.14, panel)
         name = words.line_name({**line[0], x_axis: None, y_axis: None}, varying)
         # as in the table and in curves
         name += " !" if any(entry.get("checked") == "unchecked" for entry in line) else ""
-        axes.set_title(name, fontsize=10, fontweight="bold")
-        _panel(axes, line, (x_axis, xs), (y_axis, ys), scale)
+        axes.set_title(name, fontsize=layout.text, fontweight="bold", pad=4)
+        _panel(axes, line, (x_axis, xs), (y_axis, ys), scale, layout)
         axes.set_yticks(range(len(ys)), labels if column == 0 else [])
+        axes.tick_params(labelsize=layout.text)
         if column == 0:
-            axes.set_ylabel(words.axis(y_axis))
-        across = "context, tokens" if x_axis == CONTEXT else words.axis(x_axis)
-        axes.set_xlabel(across if row == rows - 1 else "")
+            axes.set_ylabel(words.axis(y_axis), fontsize=layout.text)
+        axes.set_xlabel(across if index + columns >= len(lines) else "", fontsize=layout.text)
+    return sheet.canvas
+
+
+def _explained(entries: Sequence[Record], scale: Scale, *, with_context: bool) -> list[str]:
     sure = [entry for entry in entries if entry["low"] is not None]
-    told = f"{scale.unit} and 95% interval in each cell{f', over {words.basis(sure)}' if sure else ''}"
-    told += " · upright line: training context, to its right extrapolation" if x_axis == CONTEXT else ""
-    told += f" · ! {words.UNCHECKED}" if any(entry.get("checked") == "unchecked" for entry in entries) else ""
-    canvas.text(0.12 / width, 0.1 / height, told, fontsize=8, color=GREY, va="bottom")
-    return canvas
+    told = [f"{scale.unit} and 95% interval in each cell, over {words.basis(sure)}" if sure else f"{scale.unit}"]
+    if with_context and any(entry["extrapolated"] for entry in entries):
+        told.append("upright line: training context, to its right extrapolation")
+    if any(entry.get("checked") == "unchecked" for entry in entries):
+        told.append("! " + words.UNCHECKED)
+    return told
 
 
 def _places(entries: Sequence[Record], axis: str) -> list[Any]:
@@ -64,7 +72,12 @@ def _places(entries: Sequence[Record], axis: str) -> list[Any]:
 
 
 def _panel(
-    axes: Axes, line: Sequence[Record], across: tuple[str, list[Any]], downwards: tuple[str, list[Any]], scale: Scale
+    axes: Axes,
+    line: Sequence[Record],
+    across: tuple[str, list[Any]],
+    downwards: tuple[str, list[Any]],
+    scale: Scale,
+    layout: Layout,
 ) -> None:
     import numpy as np
     from matplotlib import colormaps
@@ -76,7 +89,9 @@ def _panel(
         if entry["value"] is None:
             at = (len(xs) - 1) / 2 if entry[x_axis] is None else xs.index(entry[x_axis])
             status = entry["status"].replace("_", " ")
-            axes.text(at, (len(ys) - 1) / 2, status, ha="center", va="center", rotation=90, fontsize=8.5, color=GREY)
+            axes.text(
+                at, (len(ys) - 1) / 2, status, ha="center", va="center", rotation=90, fontsize=layout.small, color=GREY
+            )
             continue
         at, down = xs.index(entry[x_axis]), ys.index(entry[y_axis])
         shades[down, at] = entry["value"]
@@ -84,7 +99,7 @@ def _panel(
         sure = entry["low"] is not None
         # the axis points down: less is higher
         above = down - 0.16 if sure else down
-        axes.text(at, above, scale.text(entry["value"]), ha="center", va="center", fontsize=8.5, color=ink)
+        axes.text(at, above, scale.text(entry["value"]), ha="center", va="center", fontsize=layout.small, color=ink)
         if sure:
             ends = f"{scale.text(entry['low'])}-{scale.text(entry['high'])}"
             axes.text(at, down + 0.22, ends, ha="center", va="center", fontsize=6, color=ink)

@@ -139,7 +139,7 @@ def compare(a: str, b: str, rows: pd.DataFrame | None = None, *, out: str | Path
 
 
 def figure(rows: pd.DataFrame, folder: str | Path) -> list[Path]:
-    """Draw every figure that the rows have numbers for into a folder, as PNG and SVG; returns the files."""
+    """Draw every figure that the rows have numbers for into a folder, the overview first; returns the files."""
     from pathlib import Path
 
     from ttbench.report.drawing import figures
@@ -147,4 +147,5 @@ def figure(rows: pd.DataFrame, folder: str | Path) -> list[Path]:
 
     Path(folder).mkdir(parents=True, exist_ok=True)
     numbers = summarise(rows)
-    return [path for each in figures.available(numbers) for path in figures.draw(each, numbers, Path(folder))]
+    drawn = [path for each in figures.available(numbers) for path in figures.draw(each, numbers, Path(folder))]
+    return [*figures.draw_summary(numbers, Path(folder)), *drawn]

@@ -7,15 +7,33 @@ and `ttbench.corpus_kinds`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.metadata
 import logging
+import os
+import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint
 from typing import Any
 
 from ttbench.errors import PlugInError, UnknownNameError, UsageError
+
+
+def _search_path() -> tuple[tuple[str, int], ...]:
+    """Where installed packages are looked for, and when each place last changed."""
+    found = []
+    for place in sys.path:
+        with contextlib.suppress(OSError):
+            found.append((place, os.stat(place or ".").st_mtime_ns))
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=64)
+def _entry_points(group: str, where: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
+    """The entry points of a group; reading what every installed package declares takes ten milliseconds."""
+    return tuple(importlib.metadata.entry_points(group=group))
 
 
 @functools.cache
@@ -34,11 +52,11 @@ class Registry(Mapping[str, str]):
         value = self[name]
         if self._built_in.get(name) == value:
             return None
-        return next(entry for entry in importlib.metadata.entry_points(group=self.group) if entry.name == name)
+        return next(entry for entry in _entry_points(self.group, _search_path()) if entry.name == name)
 
     def _all(self) -> dict[str, str]:
         found = dict(self._built_in)
-        for entry in importlib.metadata.entry_points(group=self.group):
+        for entry in _entry_points(self.group, _search_path()):
             if found.setdefault(entry.name, entry.value) != entry.value:
                 raise UsageError(
                     f"two {self.noun}s are called '{entry.name}': {found[entry.name]} and {entry.value}; uninstall one"

@@ -169,7 +169,7 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_kept(
 
 
 def test_term_is_taken_as_an_interrupt(home: Path) -> None:
-    words = ["run", "latency", "--checkpoint", "tiny", "--ctx", "512", "--threads", "1", "--param", "rounds=200"]
+    words = ["run", "latency", "--checkpoint", "tiny", "--ctx", "512", "--threads", "1", "--param", "rounds=30"]
     process = subprocess.Popen(
         [sys.executable, "-m", "ttbench", *words, "--out", "stopped"], cwd=home, stderr=subprocess.PIPE, text=True
     )

@@ -25,7 +25,7 @@ def asked(*words: str) -> typer.testing.Result:
 
 
 def test_run_and_plan_take_every_option_and_no_other() -> None:
-    own = {"target", "out", "fresh", "json"}
+    own = {"target", "out", "name", "fresh", "json"}
     for command in (app.run, app.plan):
         assert set(inspect.signature(command).parameters) - own == set(flags())
     text = asked("run", "--help").output

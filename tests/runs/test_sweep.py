@@ -80,7 +80,9 @@ def test_a_run_gives_tidy_rows_and_the_same_command_again_measures_nothing(fakes
     assert len(log_of(tmp_path)) == 8
     newest = run_folders(tmp_path / "runs")[0]
     pd.testing.assert_frame_equal(read_rows(newest / "rows.parquet"), more)
-    assert json.loads((newest / "run.json").read_text())["command"].startswith("ttbench.run('fake-quality', checkp")
+    assert json.loads((newest / "run.json").read_text())["command"].startswith(
+        "ttbench.run('fake-quality', ctx='512..4k', checkpoints="
+    )
 
 
 def test_quality_cells_share_a_process_and_timing_cells_do_not(fakes: ModuleType, tmp_path: Path) -> None:

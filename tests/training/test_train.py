@@ -121,7 +121,7 @@ def test_two_processes_cannot_train_the_same_model_at_once(recipe_path, tmp_path
     recipe, trainee = find_one("transformer", recipe_path)
     seen: list[str] = []
 
-    def second(progress: trainer.Progress) -> None:
+    def second(progress: trainer.TrainingProgress) -> None:
         with pytest.raises(UsageError, match="another process is training 'transformer'"):
             train(trainee, recipe, cache=tmp_path)
         seen.append(progress.name)

@@ -13,6 +13,7 @@ asked again in every process.
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,6 @@ from typing import Any
 from ttbench.checkpoints import files
 from ttbench.code import code_digest
 from ttbench.errors import CacheError, UnsupportedError
-from ttbench.machine import measure
 from ttbench.registry import TASKS
 from ttbench.types import Cell, Checkpoint, canonical_json, digest
 from ttbench.user_cache import cache_folder
@@ -104,7 +104,7 @@ def identify(checkpoint: Checkpoint, *, engine: str, dtype: str, device: str, at
         "dtype": dtype,
         "device": device,
         "attention": attention,
-        "torch": measure.package_versions().get("torch"),
+        "torch": importlib.metadata.version("torch"),
     }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import json
 import os
 import statistics
@@ -179,7 +180,14 @@ def _batch_sizes(cell: Cell) -> tuple[int, ...]:
 
 
 def _key(kind: str, *parts: Any) -> str:
-    facts = [VERSION, kind, measure.machine_fingerprint(), sys.version_info[:2], _torch(), *parts]
+    facts = [
+        VERSION,
+        kind,
+        measure.machine_fingerprint(),
+        sys.version_info[:2],
+        importlib.metadata.version("torch"),
+        *parts,
+    ]
     return digest(canonical_json(facts))
 
 
@@ -213,10 +221,6 @@ def _load_key(cell: Cell) -> str:
 def _pace_key(cell: Cell, batch_size: int) -> str:
     code = code_digest(architecture=cell.checkpoint.architecture, task=None, engine=cell.engine)
     return _key("pace", code, *_sizes(cell), cell.threads, batch_size)
-
-
-def _torch() -> str | None:
-    return measure.package_versions().get("torch")
 
 
 def _folder() -> Path:

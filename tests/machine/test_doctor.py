@@ -21,7 +21,8 @@ from ttbench.machine.doctor import Check, examine
 NAMES = (
     *("python", "torch", "triton", "compiler", "accelerator", "processor", "processor limit", "vector units"),
     *("threads", "load", "clock governor", "memory", "memory limit", "swap", "peak memory counter", "disk", "cache"),
-    *("corpus code", "corpus code-foreign", "corpus kjv", "corpus genomes", "corpus genomes-strain"),
+    *("corpus code", "corpus code-foreign", "corpus kjv", "corpus languages", "corpus cipher", "corpus renamed"),
+    *("corpus genomes", "corpus genomes-strain"),
 )
 
 

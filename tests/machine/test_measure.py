@@ -190,6 +190,7 @@ QUOTAS = [(None, 8), (0.2, 1), (1.0, 1), (2.7, 2), (8.0, 8), (64.0, 8)]
 def test_threads_by_default_are_the_cores_that_the_quota_keeps_running(
     quota: float | None, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(measure, "num_cores", lambda: 8)
     monkeypatch.setattr(measure.cgroups, "cpu_quota", lambda: quota)
     assert measure.default_threads() == threads

@@ -12,7 +12,7 @@ checkpoint or the batch size.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -143,7 +143,17 @@ def draw_windows(
     return Windows(windows=found, num_documents=len(long))
 
 
-def score_windows(bench: Bench, windows: Sequence[Window], *, size: int) -> Float[np.ndarray, "B S"]:
+def score_in_batches(
+    bench: Bench, windows: Sequence[Window], *, size: int, batch_size: int
+) -> Iterator[tuple[Window, Float[np.ndarray, "S"]]]:
+    """Each window with the nats of its targets, `batch_size` of them read at once; tells `bench` how far it is."""
+    for first in range(0, len(windows), batch_size):
+        batch = windows[first : first + batch_size]
+        yield from zip(batch, _score(bench, batch, size=size), strict=True)
+        bench.progress(first + len(batch), len(windows))
+
+
+def _score(bench: Bench, windows: Sequence[Window], *, size: int) -> Float[np.ndarray, "B S"]:
     """Nats of the targets of windows in equally long contexts, each read from an empty state behind BOS.
 
     As many tokens are read as the context has. Without BOS the first of them is one more of the document.

@@ -42,7 +42,15 @@ from ttbench.tasks.base import Bench, Limit, Task
 from ttbench.tasks.compressors import OncePerDocument
 from ttbench.tasks.genomics import kmers
 from ttbench.tasks.genomics.markov import bases_of, markov_of
-from ttbench.tasks.windows import Window, draw_windows, fit_batch, originals, require_room, score_windows, window_work
+from ttbench.tasks.windows import (
+    Window,
+    draw_windows,
+    fit_batch,
+    originals,
+    require_room,
+    score_in_batches,
+    window_work,
+)
 from ttbench.types import Cost, Figure, Metric, Sample
 
 # For plans: seconds of counting a base of the train split, measured on one core of a server of 2024.
@@ -181,11 +189,8 @@ class Genomics(Task):
         ).windows
         require_room(bench)
         batch_size = self.sequences(params, cell.context_len, cell.batch_size, cost=cell.checkpoint.cost)
-        for first in range(0, len(windows), batch_size):
-            batch = windows[first : first + batch_size]
-            for window, nats in zip(batch, score_windows(bench, batch, size=params.window), strict=True):
-                yield reference.sample(window, nats)
-            bench.progress(first + len(batch), len(windows))
+        for window, nats in score_in_batches(bench, windows, size=params.window, batch_size=batch_size):
+            yield reference.sample(window, nats)
 
 
 class _Reference:

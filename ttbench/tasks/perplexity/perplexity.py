@@ -73,7 +73,7 @@ from ttbench.tasks.windows import (
     originals,
     rank,
     require_room,
-    score_windows,
+    score_in_batches,
     window_work,
 )
 from ttbench.types import Cost, Figure, Metric, Sample, Scalar
@@ -239,16 +239,13 @@ def _measure_fixed(bench: Bench, params: PerplexityParams, batch_size: int) -> I
     require_room(bench)
     windows, bos = drawn.windows, "none" if bench.tokenizer.bos_id is None else "window"
     rows = _Rows(bench, bos=bos, num_documents=drawn.num_documents)
-    for first in range(0, len(windows), batch_size):
-        batch = windows[first : first + batch_size]
-        for window, nats in zip(batch, score_windows(bench, batch, size=params.window), strict=True):
-            yield rows.sample(
-                window.document,
-                keys={"window_start": window.start, "shared_context": window.shared_context},
-                values={"num_tokens": params.window, "num_bytes": window.num_bytes, "nats": float(nats.sum())},
-                evidence={"token_nats": [round(float(value), 5) for value in nats]},
-            )
-        bench.progress(first + len(batch), len(windows))
+    for window, nats in score_in_batches(bench, windows, size=params.window, batch_size=batch_size):
+        yield rows.sample(
+            window.document,
+            keys={"window_start": window.start, "shared_context": window.shared_context},
+            values={"num_tokens": params.window, "num_bytes": window.num_bytes, "nats": float(nats.sum())},
+            evidence={"token_nats": [round(float(value), 5) for value in nats]},
+        )
 
 
 def _measure_blocks(bench: Bench, params: PerplexityParams, batch_size: int) -> Iterator[Sample]:

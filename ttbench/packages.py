@@ -8,10 +8,10 @@ What was imported here is part of the digest of the code (`ttbench.code`), for i
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from collections.abc import Iterable
 
 from ttbench.errors import UsageError
+from ttbench.registry import entry_points
 
 GROUP = "ttbench.imports"
 _imported: dict[str, None] = {}  # names of modules, in the order they came
@@ -19,7 +19,7 @@ _imported: dict[str, None] = {}  # names of modules, in the order they came
 
 def import_packages(names: Iterable[str] = ()) -> None:
     """Import the packages that installed entry points name, and these. Raises UsageError for one that fails."""
-    installed = {entry.value: f"the plug-in '{entry.name}'" for entry in importlib.metadata.entry_points(group=GROUP)}
+    installed = {entry.value: f"the plug-in '{entry.name}'" for entry in entry_points(GROUP)}
     for name, what in {**installed, **dict.fromkeys(names, "--import")}.items():
         if name in _imported:
             continue

@@ -32,8 +32,13 @@ def _search_path() -> tuple[tuple[str, int], ...]:
 
 @functools.lru_cache(maxsize=64)
 def _entry_points(group: str, where: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
-    """The entry points of a group; reading what every installed package declares takes ten milliseconds."""
+    # Reading what every installed package declares takes ten milliseconds.
     return tuple(importlib.metadata.entry_points(group=group))
+
+
+def entry_points(group: str) -> tuple[EntryPoint, ...]:
+    """The entry points that installed packages declare in a group, read again when a place of packages changes."""
+    return _entry_points(group, _search_path())
 
 
 @functools.cache
@@ -52,11 +57,11 @@ class Registry(Mapping[str, str]):
         value = self[name]
         if self._built_in.get(name) == value:
             return None
-        return next(entry for entry in _entry_points(self.group, _search_path()) if entry.name == name)
+        return next(entry for entry in entry_points(self.group) if entry.name == name)
 
     def _all(self) -> dict[str, str]:
         found = dict(self._built_in)
-        for entry in _entry_points(self.group, _search_path()):
+        for entry in entry_points(self.group):
             if found.setdefault(entry.name, entry.value) != entry.value:
                 raise UsageError(
                     f"two {self.noun}s are called '{entry.name}': {found[entry.name]} and {entry.value}; uninstall one"

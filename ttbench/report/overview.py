@@ -19,7 +19,7 @@ _ACROSS = ("corpus", "corpus_digest")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class OverviewColumn:
     """One column of an overview."""
 
     task: str
@@ -48,7 +48,7 @@ class Overview:
     """Models and what was measured of them."""
 
     rows: tuple[str, ...]  # names of models, with the settings that tell them apart
-    columns: tuple[Measured, ...]
+    columns: tuple[OverviewColumn, ...]
 
 
 def overview(entries: Sequence[Record], metrics: Sequence[tuple[str, str]]) -> Overview | None:
@@ -87,13 +87,13 @@ def _row(entry: Record, apart: Sequence[str]) -> str:
     return f"{entry['checkpoint']} {words.told({**dict.fromkeys(apart), **entry}, apart)}".rstrip()
 
 
-def _column(part: Sequence[Record], apart: Sequence[str], across: Sequence[str]) -> Measured | None:
+def _column(part: Sequence[Record], apart: Sequence[str], across: Sequence[str]) -> OverviewColumn | None:
     made = [entry for entry in part if entry["value"] is not None]
     if not made:
         return None
     context_len = _context_len(made, len({_row(entry, apart) for entry in made}))
     here = [entry for entry in part if entry["context_len"] == context_len]
-    return Measured(
+    return OverviewColumn(
         task=part[0]["task"],
         label=part[0]["label"],
         told=words.told({**dict.fromkeys(across), **part[0]}, across),

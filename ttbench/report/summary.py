@@ -57,7 +57,7 @@ NOTHING = all_rows(pd.DataFrame())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class RowGroup:
     """The rows that make one number."""
 
     task: str
@@ -131,7 +131,7 @@ def _several(rows: Part, name: str) -> bool:
 
 def groups(
     rows: Part, task: str, metric: Metric, *, reference: bool = False, among: Part | None = None
-) -> Iterator[Group]:
+) -> Iterator[RowGroup]:
     """All numbers of one metric: by line, then by point in ascending order of the axes.
 
     Args:
@@ -151,7 +151,7 @@ def groups(
     for line in dict.fromkeys((*ok_lines, *lost_lines, *invalid_lines)):
         points, lost, void = ok_lines.get(line, {}), lost_lines.get(line, {}), invalid_lines.get(line, {})
         for point in sorted(points.keys() | lost.keys() | void.keys(), key=_sort_key):
-            yield Group(
+            yield RowGroup(
                 task=task,
                 metric=metric,
                 line=dict(zip(columns, line, strict=True)),
@@ -283,7 +283,7 @@ def noise(rows: Part, metric: Metric) -> tuple[bool | None, int | None]:
     return stats.relative_iqr(values) > NOISY_IQR, stats.count_outliers(values)[0]
 
 
-def head(group: Group) -> dict[str, Any]:
+def head(group: RowGroup) -> dict[str, Any]:
     """What a group's number is, without the number."""
     metric = group.metric
     return {
@@ -302,19 +302,19 @@ def head(group: Group) -> dict[str, Any]:
     }
 
 
-def extrapolated(group: Group) -> Scalar:
+def extrapolated(group: RowGroup) -> Scalar:
     """Whether the point lies beyond the line's training context; None when unknown or without meaning."""
     rows = next((rows for rows in (group.rows, group.failures) if len(rows)), group.invalid)
     return rows.first("extrapolated") if "checkpoint" in group.line else None
 
 
-def checked(group: Group) -> Scalar:
+def checked(group: RowGroup) -> Scalar:
     """The worst that the rows of a number say of its probes: unchecked, then partly; None where nothing was probed."""
     found = set(group.rows.values("checked")) if "checkpoint" in group.line else set()
     return next((word for word in (UNCHECKED, PARTLY, PASSED) if word in found), None)
 
 
-def record(group: Group) -> dict[str, Any]:
+def record(group: RowGroup) -> dict[str, Any]:
     """One row of the summary."""
     metric, rows, failures = group.metric, group.rows, group.failures
     counted = counted_by(metric)

@@ -110,7 +110,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Columns:
+class TableColumns:
     """What stands across."""
 
     axis: str
@@ -123,7 +123,7 @@ class Section:
     """One metric."""
 
     title: Text
-    columns: Columns
+    columns: TableColumns
     lines: Sequence[Line]
     notes: Sequence[str]
 
@@ -135,7 +135,7 @@ class TaskTable:
         self.task, self.sentences, self.corpora = entries[0]["task"], sentences, corpora
         contexts = sorted({entry["context_len"] for entry in entries if entry["context_len"] is not None})
         heads: dict[Scalar, str] = {context_len: words.context(context_len) for context_len in contexts}
-        self.contexts = Columns(axis="context_len", corner="", heads=heads)
+        self.contexts = TableColumns(axis="context_len", corner="", heads=heads)
         self.constant, self.asked, self.varying = words.settings(entries)
         self.marks = {mark for entry in entries for mark in _marks(entry)}
         ranked = [part for part in words.by(entries, "metric") if part[0]["checkpoint"] is not None]
@@ -186,7 +186,7 @@ class TaskTable:
             notes=list(dict.fromkeys(_notes(entries))),
         )
 
-    def _columns(self, entries: Sequence[Record]) -> Columns:
+    def _columns(self, entries: Sequence[Record]) -> TableColumns:
         """The contexts; the last axis of several where there is one context, and all cells have a place on it."""
         axes = _extra_axes(entries[0])
         contexts = {entry["context_len"] for entry in entries}
@@ -194,7 +194,7 @@ class TaskTable:
             return self.contexts
         corner = f"at {words.context(contexts.pop())}, {words.axis(axes[-1])}:"
         heads = {entry[axes[-1]]: words.plain(entry[axes[-1]]) for entry in entries}
-        return Columns(axis=axes[-1], corner=corner, heads=heads)
+        return TableColumns(axis=axes[-1], corner=corner, heads=heads)
 
     def _split(self, entries: Sequence[Record], across: str) -> list[list[Record]]:
         axes = [name for name in _extra_axes(entries[0]) if name != across]
@@ -209,7 +209,7 @@ class TaskTable:
             cells={entry[across]: _cell(entry, scale) for entry in entries},
         )
 
-    def _blocks(self, sections: Sequence[Section], columns: Columns, width: int) -> Iterator[dict[Scalar, int]]:
+    def _blocks(self, sections: Sequence[Section], columns: TableColumns, width: int) -> Iterator[dict[Scalar, int]]:
         """Columns that fit beside the names, with the width of each, in as many tables as it takes."""
         block: dict[Scalar, int] = {}
         for value, head in columns.heads.items():
@@ -233,7 +233,9 @@ class TaskTable:
     def _left(self) -> int:
         return self._names + 8
 
-    def _block(self, sections: Sequence[Section], columns: Columns, widths: Mapping[Scalar, int]) -> Iterator[Text]:
+    def _block(
+        self, sections: Sequence[Section], columns: TableColumns, widths: Mapping[Scalar, int]
+    ) -> Iterator[Text]:
         head = Text(f"  {columns.corner}".ljust(self._names) + "trained".rjust(8), style="dim")
         for value, wide in widths.items():
             head.append((columns.heads[value] + " ").rjust(wide), style="not dim bold")

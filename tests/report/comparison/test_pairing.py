@@ -15,21 +15,21 @@ from ttbench.report.columns import all_rows
 from ttbench.report.comparison.compare import compare
 from ttbench.report.comparison.effects import ready_to_compare
 from ttbench.report.comparison.pairing import pair
-from ttbench.report.summary import Group
+from ttbench.report.summary import RowGroup
 from ttbench.tasks.perplexity.perplexity import Perplexity
 
 (BITS,) = (metric for metric in Perplexity.metrics if metric.name == "bits_per_byte")
 COLUMNS = ("seed", "sample", "document", "nats", "num_bytes")
 
 
-def group(*rows: tuple[Any, ...], tokenizer: str = "bytes", columns: tuple[str, ...] = COLUMNS) -> Group:
+def group(*rows: tuple[Any, ...], tokenizer: str = "bytes", columns: tuple[str, ...] = COLUMNS) -> RowGroup:
     part = all_rows(pd.DataFrame([dict(zip(columns, row, strict=True)) for row in rows]))
     nothing = part.select(np.zeros(len(part), dtype=bool))
     line = {"checkpoint": "any", "tokenizer_digest": tokenizer}
-    return Group(task="perplexity", metric=BITS, line=line, point={}, rows=part, failures=nothing, invalid=nothing)
+    return RowGroup(task="perplexity", metric=BITS, line=line, point={}, rows=part, failures=nothing, invalid=nothing)
 
 
-def pairs(one: Group, two: Group) -> list[tuple[float, float, float, str]] | None:
+def pairs(one: RowGroup, two: RowGroup) -> list[tuple[float, float, float, str]] | None:
     found = pair(one, two)
     if found is None:
         return None

@@ -122,7 +122,7 @@ def _compare_sides(pairs: Sequence[tuple[Side, Side]]) -> pd.DataFrame:
 
 
 def _compare_metric(
-    found: Mapping[str, Sequence[summary.Group]], metric: Metric, one: Side, two: Side
+    found: Mapping[str, Sequence[summary.RowGroup]], metric: Metric, one: Side, two: Side
 ) -> list[dict[str, Any]]:
     a, b = one.text, two.text
     variants = {a: one.variant, b: two.variant}
@@ -193,12 +193,12 @@ def _family(a_points: Points, b_points: Points, a: str, b: str) -> list[dict[str
     return records
 
 
-def _free_axes(group: summary.Group, a: str, b: str) -> set[str]:
+def _free_axes(group: summary.RowGroup, a: str, b: str) -> set[str]:
     """Axes on which the two sides were asked for at places of their own."""
     return (read_variant(a).axes | read_variant(b).axes) & group.point.keys()
 
 
-def _record(one: summary.Group, a: str, b: str, two: summary.Group | None = None) -> dict[str, Any]:
+def _record(one: summary.RowGroup, a: str, b: str, two: summary.RowGroup | None = None) -> dict[str, Any]:
     head, free = summary.head(one), _free_axes(one, a, b)
     head["axes"] = ",".join(axis for axis in one.metric.axes if axis not in free)
     names = ("task", "metric", "label", "unit", "better", "statistic", "cluster", "counted", "axes")
@@ -226,7 +226,7 @@ def _record(one: summary.Group, a: str, b: str, two: summary.Group | None = None
     }
 
 
-def _setting(name: str, one: summary.Group, two: summary.Group | None) -> Scalar:
+def _setting(name: str, one: summary.RowGroup, two: summary.RowGroup | None) -> Scalar:
     """A setting of both sides; None where they differ in it, and of those without attention the other's."""
     value, other = one.line[name], one.line[name] if two is None else two.line[name]
     if NO_ATTENTION in (value, other):

@@ -47,7 +47,7 @@ class Ready:
 
 
 def ready_to_compare(
-    one: summary.Group, two: summary.Group, *, free: Collection[str], names: tuple[str, str]
+    one: summary.RowGroup, two: summary.RowGroup, *, free: Collection[str], names: tuple[str, str]
 ) -> Ready | str:
     """What is compared at one point, or the reason why nothing is; `names` are the two sides as they were asked for."""
     for name, group in zip(names, (one, two), strict=True):

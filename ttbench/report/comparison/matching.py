@@ -10,10 +10,10 @@ from ttbench.report.comparison.variants import VARIANT_SETTINGS
 from ttbench.types import NO_ATTENTION, Scalar
 
 Settings = tuple[tuple[str, Scalar], ...]
-Points = dict[tuple[Scalar, ...], summary.Group]
+Points = dict[tuple[Scalar, ...], summary.RowGroup]
 
 
-def by_settings(groups: Iterable[summary.Group], *, leave_out: Sequence[str]) -> dict[Settings, Points]:
+def by_settings(groups: Iterable[summary.RowGroup], *, leave_out: Sequence[str]) -> dict[Settings, Points]:
     """Numbers by settings and point. Raises UsageError when two of one side stand at one point."""
     found: dict[Settings, Points] = {}
     for group in groups:
@@ -40,7 +40,7 @@ def spread(groups: dict[Settings, Points], other: Iterable[Settings]) -> dict[Se
     return found
 
 
-def _ambiguous(one: summary.Group, two: summary.Group) -> str:
+def _ambiguous(one: summary.RowGroup, two: summary.RowGroup) -> str:
     """Why two numbers stand at one point, and what to do."""
     name = one.line["checkpoint"]
     told = [{**group.line, **group.point} for group in (one, two)]

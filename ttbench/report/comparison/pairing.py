@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ttbench.report.summary import Group
+from ttbench.report.summary import RowGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class Shared:
     clusters: np.ndarray | None  # labels
 
 
-def pair(one: Group, two: Group, *, free: Collection[str] = ()) -> Shared | None:
+def pair(one: RowGroup, two: RowGroup, *, free: Collection[str] = ()) -> Shared | None:
     """Pair the observations of two groups of one metric; None when they share no target.
 
     Args:
@@ -51,7 +51,7 @@ def pair(one: Group, two: Group, *, free: Collection[str] = ()) -> Shared | None
     return None if metric.cluster is None else _join(one, two, [metric.cluster])
 
 
-def _join(one: Group, two: Group, keys: Sequence[str]) -> Shared | None:
+def _join(one: RowGroup, two: RowGroup, keys: Sequence[str]) -> Shared | None:
     cluster = one.metric.cluster
     a, b = _sums(one, keys), _sums(two, keys)
     pairs = [key for key in a if key in b and a[key][1] == b[key][1]]
@@ -65,7 +65,7 @@ def _join(one: Group, two: Group, keys: Sequence[str]) -> Shared | None:
     )
 
 
-def _sums(group: Group, keys: Sequence[str]) -> dict[tuple[Hashable, ...], tuple[float, float]]:
+def _sums(group: RowGroup, keys: Sequence[str]) -> dict[tuple[Hashable, ...], tuple[float, float]]:
     """Numerator and denominator summed over equal keys, in order of first appearance."""
     columns = [group.rows.values(name).tolist() for name in keys]
     numerators = group.rows.floats(group.metric.numerator).tolist()

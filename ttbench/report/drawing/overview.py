@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ttbench.report import words
 from ttbench.report.drawing.canvas import COLOURS, GREY, PAGE, Layout, new_sheet, text_width
 from ttbench.report.drawing.curves import is_unchecked, unchecked_mark
-from ttbench.report.overview import Measured, Overview
+from ttbench.report.overview import Overview, OverviewColumn
 from ttbench.report.words import Record
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def draw_overview(found: Overview, *, layout: Layout = PAGE) -> Canvas:
     return sheet.canvas
 
 
-def _number(entry: Record, column: Measured) -> str:
+def _number(entry: Record, column: OverviewColumn) -> str:
     """4.51 (3.91-5.20), or the status of a cell without a number."""
     if entry["value"] is None:
         return entry["status"].replace("_", " ")
@@ -62,7 +62,7 @@ def _number(entry: Record, column: Measured) -> str:
     return f"{value} ({scale.text(entry['low'])}-{scale.text(entry['high'])})"
 
 
-def _panel(axes: Axes, rows: Sequence[str], column: Measured, title: str, *, layout: Layout) -> None:
+def _panel(axes: Axes, rows: Sequence[str], column: OverviewColumn, title: str, *, layout: Layout) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     size = column.scale.size

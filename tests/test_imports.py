@@ -56,6 +56,13 @@ def test_imports_are_absolute() -> None:
             assert not name.startswith("."), f"{path.name}:{line}: relative import"
 
 
+def test_no_module_imports_the_interface_that_imports_it() -> None:
+    for path in FILES:
+        if path not in (PACKAGE / "__init__.py", PACKAGE / "__main__.py"):
+            names = {name for _, name in imports_of(ast.parse(path.read_text(encoding="utf-8")))}
+            assert not names & {"ttbench", "ttbench.__version__"}, path
+
+
 def contracts(root: Path) -> str:
     """What import-linter says of the package below `root`, under the contracts of pyproject.toml."""
     code = (

@@ -81,11 +81,9 @@ def plan(target: str | Path, *, out: str | Path = "runs", **options: Unpack[Opti
     Raises UsageError when the request has no meaning.
     """
     from ttbench.runs.options import validated
-    from ttbench.runs.request import plan_suite, plan_task
-    from ttbench.runs.sweep import find_target
+    from ttbench.runs.sweep import plan_target
 
-    kind, name = find_target(str(target))
-    return (plan_task if kind == "task" else plan_suite)(name, validated(options), out=out)
+    return plan_target(str(target), validated(options), out=out)
 
 
 def measure(
@@ -142,10 +140,8 @@ def figure(rows: pd.DataFrame, folder: str | Path) -> list[Path]:
     """Draw every figure that the rows have numbers for into a folder, the overview first; returns the files."""
     from pathlib import Path
 
-    from ttbench.report.drawing import figures
+    from ttbench.report.published import draw_all
     from ttbench.report.table import summarise
 
     Path(folder).mkdir(parents=True, exist_ok=True)
-    numbers = summarise(rows)
-    drawn = [path for each in figures.available(numbers) for path in figures.draw(each, numbers, Path(folder))]
-    return [*figures.draw_summary(numbers, Path(folder)), *drawn]
+    return draw_all(summarise(rows), Path(folder))

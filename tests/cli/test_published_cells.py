@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rows import TTT, make_rows, perplexity_rows
 
-from ttbench.cli import published_cells, result_commands
+from ttbench.cli import listing, published_cells, result_commands
 from ttbench.corpora.corpus import open_corpus
 from ttbench.errors import UnknownNameError
 from ttbench.report.published import ROWS, rows_bytes
@@ -58,7 +58,7 @@ def test_rows_from_before_say_that_their_environment_was_not_kept() -> None:
 def test_a_cell_of_published_results_is_found_by_its_first_letters_and_shown_from_its_rows() -> None:
     rows = read_rows(BENCH / ROWS)
     first = rows.iloc[0]
-    cell_id = published_cells.find_cell(rows, first["cell_id"][:6], where="bench")
+    cell_id = listing.match_cell(first["cell_id"][:6], list(dict.fromkeys(rows["cell_id"])), where="bench")
     view = published_cells.view_cell(rows, cell_id)
     assert view["cell_id"] == first["cell_id"]
     assert view["cell"]["checkpoint"]["weights_digest"] == first["weights_digest"]
@@ -67,7 +67,7 @@ def test_a_cell_of_published_results_is_found_by_its_first_letters_and_shown_fro
     assert len(view["samples"]) == (rows["cell_id"] == cell_id).sum()
     assert view["samples"][0]["document"] == first["document"]
     with pytest.raises(UnknownNameError):
-        published_cells.find_cell(rows, "zzz", where="bench")
+        listing.match_cell("zzz", list(dict.fromkeys(rows["cell_id"])), where="bench")
 
 
 def test_a_sample_of_published_results_is_cut_from_its_corpus_again(capsys: pytest.CaptureFixture[str]) -> None:

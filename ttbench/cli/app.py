@@ -1,7 +1,7 @@
 """The command line: options, exit codes, and which function answers which command. Nothing heavy is imported here.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 ok, 1 cells failed, 2 wrong use, 3 a gate did not hold,
-130 interrupted.
+130 interrupted, 143 ended by SIGTERM.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ttbench import __version__
 from ttbench.cli import options, streams
 from ttbench.errors import TtbenchError
+from ttbench.version import __version__
 
 if TYPE_CHECKING:
     from ttbench.cli.run_command import Request
@@ -45,6 +45,7 @@ app = typer.Typer(
 )
 
 RUNS = Path("runs")
+PLACED = {"device": "cpu", "dtype": "float32", "engine": "eager"}
 
 
 def command(name: str | None = None, **settings: Any) -> Any:
@@ -246,8 +247,13 @@ def doctor(
     machine.doctor(root=out, hub=hub, as_json=json)
 
 
+def _placed(given: dict[str, Any]) -> dict[str, str]:
+    """Where and how one checkpoint is opened, with the defaults of a run."""
+    return {name: given[name] or default for name, default in PLACED.items()}
+
+
 @command()
-@options.takes("device", "dtype", "engine", single=True)
+@options.takes(*PLACED, single=True)
 def check(
     checkpoint: Annotated[
         str,
@@ -275,16 +281,14 @@ def check(
 
     checkpoints.check(
         checkpoint,
-        device=given["device"] or "cpu",
-        dtype=given["dtype"] or "float32",
-        engine=given["engine"] or "eager",
+        **_placed(given),
         ctx=ctx,
         as_json=json,
     )
 
 
 @command()
-@options.takes("device", "dtype", "engine", "attention", "threads", single=True)
+@options.takes(*PLACED, "attention", "threads", single=True)
 def generate(
     checkpoint: Annotated[
         str, typer.Argument(metavar="NAME|DIR|ID", help="A checkpoint.", autocompletion=options.complete("checkpoints"))
@@ -301,9 +305,7 @@ def generate(
         checkpoint,
         prompt,
         num_tokens=num_tokens,
-        device=given["device"] or "cpu",
-        dtype=given["dtype"] or "float32",
-        engine=given["engine"] or "eager",
+        **_placed(given),
         attention=given["attention"],
         threads=given["threads"],
         as_json=json,

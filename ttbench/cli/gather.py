@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ttbench import __version__
 from ttbench.checkpoints.naming import CONFIG, digests_of, zoo_folders
 from ttbench.cli import console, listing
 from ttbench.errors import UsageError
@@ -22,6 +21,7 @@ from ttbench.store.rows import frame, read_environments, read_rows, table
 from ttbench.store.store import Store, run_folders
 from ttbench.strict_yaml import package_folder
 from ttbench.types import ANSWERS, SCHEMA_VERSION
+from ttbench.version import __version__
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 RESULTS = Path("results")
 
 
-def newest(folders: Iterable[Path], *, quiet: bool = False) -> list[CellRecord]:
+def newest(folders: Iterable[Path]) -> list[CellRecord]:
     """Each cell once under each name, from the first folder that answered it, else from the first that tried.
 
-    Damaged cells are left out, which is said in one line unless `quiet`.
+    Damaged cells are left out, which is said in one line.
     """
     found: dict[tuple[str, str], CellRecord] = {}
     damaged: list[str] = []
@@ -45,7 +45,7 @@ def newest(folders: Iterable[Path], *, quiet: bool = False) -> list[CellRecord]:
             held = found.get(key)
             if held is None or (held.status not in ANSWERS and record.status in ANSWERS):
                 found[key] = record
-    say_damaged([] if quiet else damaged)
+    say_damaged(damaged)
     return list(found.values())
 
 
@@ -55,10 +55,10 @@ def say_damaged(cells: Sequence[str]) -> None:
         console.say(f"left out, damaged: {', '.join(cells)}; the same run measures them again", style="yellow")
 
 
-def rows_of_runs(folders: Iterable[Path], *, quiet: bool = False) -> pd.DataFrame:
-    """The rows of several runs, each cell once; see `newest`."""
+def rows_of_runs(folders: Iterable[Path]) -> pd.DataFrame:
+    """The rows of several runs, each cell once."""
     folders = list(folders)
-    return frame(table(newest(folders, quiet=quiet), environments=read_environments(folders)))
+    return frame(table(newest(folders), environments=read_environments(folders)))
 
 
 def rows_named(names: Sequence[str], root: Path) -> pd.DataFrame:

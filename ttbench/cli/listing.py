@@ -9,15 +9,18 @@ from __future__ import annotations
 import ast
 import importlib.util
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ttbench.adapt.experts import CARD, library_folders, read_card
 from ttbench.checkpoints.naming import zoo_folders
 from ttbench.errors import SuiteError, TtbenchError, UnknownNameError, UsageError
 from ttbench.registry import ARCHITECTURES, CORPORA, TASKS, Registry
+
+if TYPE_CHECKING:
+    from ttbench.store.record import CellRecord
 
 RUNS = Path("runs")
 NOUNS = ("tasks", "architectures", "corpora", "checkpoints", "experts", "suites", "runs")
@@ -256,6 +259,7 @@ class RunView:
     run: Mapping[str, Any]
     environment: Mapping[str, Any]
     cells: tuple[Mapping[str, Any], ...]  # planned cells with their status; `missing` when not done
+    records: tuple[CellRecord, ...]  # those that could be read
 
 
 def view_run(folder: Path) -> RunView:
@@ -284,15 +288,19 @@ def view_run(folder: Path) -> RunView:
             }
         )
     environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    return RunView(folder=folder, run=store.run, environment=environment, cells=tuple(cells))
+    return RunView(folder=folder, run=store.run, environment=environment, cells=tuple(cells), records=survey.records)
 
 
 def find_cell(folder: Path, cell: str) -> str:
     """The id of a run's stored cell from its first letters. Raises UnknownNameError or UsageError."""
-    stored = sorted(path.stem for path in (folder / "cells").glob("*.jsonl"))
+    return match_cell(cell, sorted(path.stem for path in (folder / "cells").glob("*.jsonl")), where=folder.name)
+
+
+def match_cell(cell: str, stored: Sequence[str], *, where: str) -> str:
+    """The one of these ids that begins with `cell`. Raises UnknownNameError or UsageError."""
     near = [cell_id for cell_id in stored if cell_id.startswith(cell)]
     if not near:
-        raise UnknownNameError("cell", cell, known=[cell_id[:12] for cell_id in stored], where=folder.name)
+        raise UnknownNameError("cell", cell, known=[cell_id[:12] for cell_id in stored], where=where)
     if len(near) > 1:
         raise UsageError(f"'{cell}' matches {len(near)} cells: {', '.join(near)}; type more of the id")
     return near[0]

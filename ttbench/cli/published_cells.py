@@ -14,7 +14,6 @@ import pandas as pd
 
 from ttbench.checkpoints.naming import zoo_folders
 from ttbench.cli import console
-from ttbench.errors import UnknownNameError, UsageError
 from ttbench.report import words
 from ttbench.runs.evidence import Measured, view_sample
 from ttbench.store.rows import COLUMNS
@@ -40,17 +39,6 @@ _CELL = (
     ),
     *("batch_size", "threads", "round", "machine", "software", "code_digest", "schema"),
 )
-
-
-def find_cell(rows: pd.DataFrame, cell: str, *, where: str) -> str:
-    """The id of a cell from its first letters. Raises UnknownNameError or UsageError."""
-    stored = list(dict.fromkeys(rows["cell_id"]))
-    near = [cell_id for cell_id in stored if cell_id.startswith(cell)]
-    if not near:
-        raise UnknownNameError("cell", cell, known=[cell_id[:12] for cell_id in stored], where=where)
-    if len(near) > 1:
-        raise UsageError(f"'{cell}' stands for {len(near)} cells: {', '.join(near)}; add letters")
-    return near[0]
 
 
 def view_cell(rows: pd.DataFrame, cell_id: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ttbench.report.comparison.variants import read_variant
 from ttbench.report.published import ROWS, derive, write_results
 from ttbench.report.table import render, summarise
 from ttbench.runs.suite import format_len
-from ttbench.store.rows import read_rows
+from ttbench.store.rows import frame, read_rows, table
 from ttbench.store.store import Store, delete_run
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ def show(run: str, cell: str | None, *, sample: int | None, root: Path, as_json:
     reading.say_damaged([entry["cell_id"][:8] for entry in seen.cells if entry["status"] == "damaged"])
     if any(entry["status"] == "ok" for entry in seen.cells):
         console.out().print()
-        console.print_rich(render(summarise(reading.rows_of_runs([folder], quiet=True))))
+        console.print_rich(render(summarise(frame(table(seen.records)))))
     columns = [Column("cell"), Column("task"), Column("checkpoint"), Column("context", numeric=True)]
     columns += [Column("status"), Column("samples", numeric=True), Column("time", numeric=True), Column("code")]
     rows = [
@@ -293,7 +293,7 @@ def _show_published(run: str, rows: pd.DataFrame, cell: str | None, *, sample: i
         for line in published_cells.environments(rows):
             console.say(line)
         return
-    cell_id = published_cells.find_cell(rows, cell, where=run)
+    cell_id = listing.match_cell(cell, list(dict.fromkeys(rows["cell_id"])), where=run)
     if sample is not None:
         from ttbench.cli.sample import print_sample
 

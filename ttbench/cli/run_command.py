@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ttbench import __version__
 from ttbench.checkpoints.special_tokens import folder_remark
 from ttbench.cli import console
 from ttbench.cli.as_json import plan_json, result_json
@@ -26,10 +25,11 @@ from ttbench.report.table import render, summarise
 from ttbench.runs.calibration import busy, with_times
 from ttbench.runs.options import Options, as_flags, to_json
 from ttbench.runs.plan import Plan
-from ttbench.runs.suite import find_suite, format_len
-from ttbench.runs.sweep import RunInterrupted, RunResult, find_target, plan_suite, plan_task, run_cells
+from ttbench.runs.suite import format_len
+from ttbench.runs.sweep import RunInterrupted, RunResult, folder_name, plan_target, run_cells
 from ttbench.store.store import Store, find_done, origins
 from ttbench.types import ANSWERS, FAILURES, Cell
+from ttbench.version import __version__
 
 if TYPE_CHECKING:
     pass
@@ -65,14 +65,12 @@ class Request:
 
     def plan(self) -> Plan:
         """Lay out the cells. Raises UnknownNameError with both kinds of names when the target is neither."""
-        kind, name = find_target(self.target)
-        return (plan_task if kind == "task" else plan_suite)(name, self.options, out=self.out)
+        return plan_target(self.target, self.options, out=self.out)
 
     @property
     def called(self) -> str:
         """What the run's folder is called after its time."""
-        kind, name = find_target(self.target)
-        return self.name or (name if kind == "task" else find_suite(name).stem)
+        return self.name or folder_name(self.target)
 
     def command(self, verb: str = "run") -> str:
         """The command line that asks for the same."""

@@ -111,11 +111,6 @@ def denormals_flushed() -> bool | None:
 # Clocks
 
 
-def cpu_seconds() -> float:
-    """Processor seconds, user and system, of all threads of this process since it started."""
-    return time.process_time()
-
-
 def load_average() -> float | None:
     """Mean number of runnable processes on the machine over the last minute; None where the system has none."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None

@@ -94,15 +94,21 @@ def write_derived(table: pd.DataFrame, folder: Path, *, warn: Warn | None = None
     comparisons = pd.DataFrame(table.attrs["comparisons"])
     if len(comparisons):
         files.append(_write_csv(comparisons, folder / "comparisons.csv"))
-    drawn = list(_draw(figures.SUMMARY, lambda: figures.draw_summary(table, folder), warn=warn))
-    for figure in figures.available(table):
-        told = warn or warnings.warn
-        drawn += _draw(figure.name, functools.partial(figures.draw, figure, table, folder, warn=told), warn=warn)
+    drawn = draw_all(table, folder, warn=warn)
     text = prose.page([path for path in drawn if path.suffix == ".png"], figures.not_drawn(table))
     if text:
         write_whole(folder / PAGE, text.encode())
         files.append(folder / PAGE)
     return [*files, *drawn]
+
+
+def draw_all(table: pd.DataFrame, folder: Path, *, warn: Warn | None = None) -> list[Path]:
+    """Draw every figure that a summary has numbers for into `folder`, the overview first; as `write_derived`."""
+    drawn = list(_draw(figures.SUMMARY, lambda: figures.draw_summary(table, folder), warn=warn))
+    for figure in figures.available(table):
+        told = warn or warnings.warn
+        drawn += _draw(figure.name, functools.partial(figures.draw, figure, table, folder, warn=told), warn=warn)
+    return drawn
 
 
 def _draw(name: str, draw: Callable[[], Sequence[Path]], *, warn: Warn | None) -> Sequence[Path]:

@@ -7,32 +7,34 @@ runs. Tasks that time or weigh a process of their own cannot be asked for, and t
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from ttbench.checkpoints.files import json_digest
 from ttbench.checkpoints.tokenizer import ByteTokenizer, Tokenizer, read_tokenizer
 from ttbench.engines.eager import EagerEngine
 from ttbench.errors import UnsupportedError, UsageError
+from ttbench.machine.devices import DTYPES
 from ttbench.models.base import SequenceModel
-from ttbench.registry import TASKS
+from ttbench.registry import ARCHITECTURES, TASKS
 from ttbench.runs.executor import unmeasured
 from ttbench.runs.options import Options
 from ttbench.runs.request import plan_task
 from ttbench.runs.worker import Group, run_cell
 from ttbench.store.record import now
 from ttbench.store.rows import frame, table
-from ttbench.types import Cell, Checkpoint, canonical_json, digest
+from ttbench.types import Cell, Checkpoint
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from ttbench.engines.engine import Engine
 
-WORDS = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+WORDS = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class _Silent:
@@ -142,10 +144,11 @@ def _tokenizer_of(given: Any, scratch: Path, *, vocab_size: int) -> Tokenizer | 
 def _checkpoint(engine: Engine, tokenizer: Tokenizer | None, *, name: str) -> Checkpoint:
     """The model as the rows know it: by its tensors and its configuration."""
     model: Any = engine.model
-    config = model.config.to_dict() if hasattr(model.config, "to_dict") else model.config.to_json()
     native = isinstance(model, SequenceModel)
+    of_transformers = hasattr(model.config, "to_json_string")
+    config = json.loads(model.config.to_json_string(use_diff=False)) if of_transformers else model.config.to_json()
     parameters = {id(each): each.numel() for each in model.parameters()}
-    architecture = next((each for each, kind in _architectures() if type(model) is kind), type(model).__name__)
+    architecture = next((each for each, kind in ARCHITECTURES.usable() if type(model) is kind), type(model).__name__)
     return Checkpoint(
         name=name,
         path="",
@@ -155,7 +158,7 @@ def _checkpoint(engine: Engine, tokenizer: Tokenizer | None, *, name: str) -> Ch
         provenance="memory",
         revision=None,
         weights_digest=_weights_digest(model),
-        config_digest=digest(canonical_json(_plain(config))),
+        config_digest=json_digest(config),
         tokenizer_digest=None if tokenizer is None else tokenizer.digest,
         vocab_size=engine.vocab_size,
         train_ctx=None,
@@ -164,21 +167,6 @@ def _checkpoint(engine: Engine, tokenizer: Tokenizer | None, *, name: str) -> Ch
         weight_bytes=engine.weight_bytes,
         cost=None,
     )
-
-
-def _architectures() -> Iterator[tuple[str, Any]]:
-    from ttbench.registry import ARCHITECTURES
-
-    return ARCHITECTURES.usable()
-
-
-def _plain(value: Any) -> Any:
-    """A configuration as plain data; what has no JSON is its text."""
-    if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 def _weights_digest(model: torch.nn.Module) -> str:

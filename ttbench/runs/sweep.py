@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -100,7 +100,6 @@ def run_cells(
     """
     started = time.monotonic()
     _require_devices(plan)
-    environment = measure.environment({**os.environ, **measure.worker_variables(_threads(plan))})
     done = {} if fresh else find_done(out, [cell.cell_id for cell in plan.cells])
     skips = {skip.cell.cell_id: skip for skip in plan.skips}
     cells = [*plan.cells, *plan.twins, *(skip.cell for skip in plan.skips)]
@@ -113,6 +112,7 @@ def run_cells(
             seconds=time.monotonic() - started,
             repeated=True,
         )
+    environment = measure.environment({**os.environ, **measure.worker_variables(_threads(plan))})
     store = Store.create(out, name=name, command=command, options=options or {}, cells=cells, environment=environment)
     for path in done.values():
         store.adopt(path)
@@ -177,7 +177,7 @@ def run_task(
     Raises UsageError when the request has no meaning, StoreError when `out` cannot be written, RunInterrupted on
     Ctrl-C. A failed cell raises nothing: its row says so in `status` and `reason`.
     """
-    return _run(plan_task, task, task, options, out=out, fresh=fresh, progress=progress)
+    return _run("task", task, task, options, out=out, fresh=fresh, progress=progress)
 
 
 def run_suite(
@@ -189,7 +189,7 @@ def run_suite(
     **options: Unpack[Options],
 ) -> pd.DataFrame:
     """Run all tasks of a suite, named or given as a path; options given go before the suite's. As `run_task`."""
-    return _run(plan_suite, str(suite), Path(suite).stem, options, out=out, fresh=fresh, progress=progress)
+    return _run("suite", str(suite), f"suite:{suite}", options, out=out, fresh=fresh, progress=progress)
 
 
 def run(
@@ -202,11 +202,24 @@ def run(
 ) -> pd.DataFrame:
     """A task, or a suite by name or path; arguments and errors as those of `run_task`."""
     kind, name = find_target(str(target))
-    runner = run_task if kind == "task" else run_suite
-    return runner(name, out=out, fresh=fresh, progress=progress, **options)
+    return _run(kind, name, str(target), options, out=out, fresh=fresh, progress=progress)
 
 
-def find_target(target: str) -> tuple[Literal["task", "suite"], str]:
+Kind = Literal["task", "suite"]
+
+
+def plan_target(target: str, options: Options, *, out: str | Path = DEFAULT_OUT) -> Plan:
+    """The plan of a task or a suite, whichever `target` is; see `find_target`. Raises as `plan_task`."""
+    kind, name = find_target(target)
+    return _plan(kind, name, options, out=out)
+
+
+def folder_name(target: str) -> str:
+    """What the folder of a run of `target` is called after its time, unless it is given a name."""
+    return _called(*find_target(target))
+
+
+def find_target(target: str) -> tuple[Kind, str]:
     """Whether a target is a task or a suite, and its name; `task:NAME` and `suite:NAME` say which.
 
     A name that both have means the task. Raises UnknownNameError with both kinds of names when it is neither.
@@ -224,10 +237,18 @@ def find_target(target: str) -> tuple[Literal["task", "suite"], str]:
     return "suite", target
 
 
+def _plan(kind: Kind, name: str, options: Options, *, out: str | Path) -> Plan:
+    return (plan_task if kind == "task" else plan_suite)(name, options, out=out)
+
+
+def _called(kind: Kind, name: str) -> str:
+    return name if kind == "task" else Path(name).stem
+
+
 def _run(
-    planner: Callable[..., Plan],
-    target: str,
+    kind: Kind,
     name: str,
+    target: str,
     options: Mapping[str, Any],
     *,
     out: str | Path,
@@ -237,9 +258,9 @@ def _run(
     asked = validated(options)
     again = ", fresh=True" if fresh else ""
     return run_cells(
-        planner(target, asked, out=out),
+        _plan(kind, name, asked, out=out),
         out=out,
-        name=name,
+        name=_called(kind, name),
         command=f"ttbench.run({target!r}, {as_arguments(asked)}out={str(out)!r}{again})",
         options=to_json(asked),
         progress=progress,

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ttbench.checkpoints import catalogue, sizes
+from ttbench.checkpoints import sizes
 from ttbench.checkpoints.files import MAX_CONFIG_BYTES, content_digest, json_digest, member, read_json
 from ttbench.checkpoints.fit import check_layers, fit, skeleton
 from ttbench.checkpoints.hub import HubId, fetch_small, fetch_weights, parse_hub_id
@@ -72,6 +72,9 @@ def resolve(name: str, *, dtype: str = "float32", engine: str = "eager") -> Chec
         if Path(name).is_dir() and not os.path.samefile(name, zoo[name]):
             _say(f"'{name}' is the zoo's checkpoint here; for the folder of that name write ./{name}")
         return read_checkpoint(zoo[name], name=name, provenance="zoo", dtype=dtype, engine=engine)
+    # Late: reading a catalogue takes a package that a machine with a GPU may lack, and its models need none of it.
+    from ttbench.checkpoints import catalogue
+
     folder = Path(os.path.expanduser(name))
     if folder.is_dir():
         listed = catalogue.find(name)

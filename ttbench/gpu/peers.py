@@ -62,12 +62,12 @@ def peers(subject: Subject, lines: Lines) -> None:
 def attention(device: torch.device, dtype: torch.dtype) -> Iterator[Operation]:
     """Softmax attention of torch: one query over a cache, and a causal prompt."""
     heads, dim, length = _HEADS[device.type], _DIM[device.type], _TOKENS[device.type]
-    for kind, num_queries in (("decode", 1), ("prefill", length)):
+    for phase, num_queries in (("decode", 1), ("prefill", length)):
         q = torch.randn(1, heads, num_queries, dim, device=device, dtype=dtype)
         k, v = (torch.randn(1, heads, length, dim, device=device, dtype=dtype) for _ in range(2))
         for backend in BACKENDS:
-            shape = {"heads": heads, "head_dim": dim, "tokens": length, "kind": kind}
-            yield f"torch sdpa {backend.name}", shape, _attend(q, k, v, backend, causal=kind == "prefill")
+            shape = {"heads": heads, "head_dim": dim, "tokens": length, "phase": phase}
+            yield f"torch sdpa {backend.name}", shape, _attend(q, k, v, backend, causal=phase == "prefill")
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, backend: SDPBackend, *, causal: bool) -> Callable[[], Tensor]:
@@ -85,7 +85,7 @@ def ttt_linear(device: torch.device, dtype: torch.dtype) -> Iterator[Operation]:
     q, k, v = (torch.randn(1, length, heads, dim, device=device, dtype=dtype) for _ in range(3))
     weight = torch.ones(heads, dim, device=device, dtype=dtype)
     bias, eta = torch.zeros_like(weight), torch.full((1, length, heads, 1), 1 / dim, device=device, dtype=dtype)
-    shape = {"heads": heads, "head_dim": dim, "tokens": length, "kind": "prefill"}
+    shape = {"heads": heads, "head_dim": dim, "tokens": length, "phase": "prefill"}
     yield "fla fused_chunk_ttt_linear", shape, lambda: fused(q, k, v, weight, bias, eta, chunk_size=16)
 
 
@@ -98,7 +98,7 @@ def selective_scan(device: torch.device, dtype: torch.dtype) -> Iterator[Operati
         x, dt = (torch.randn(batch_size, heads, dim, device=device, dtype=dtype) for _ in range(2))
         a = -torch.ones(heads, dim, _STATE, device=device)
         b, c = (torch.randn(batch_size, 1, _STATE, device=device, dtype=dtype) for _ in range(2))
-        shape = {"heads": heads, "head_dim": dim, "batch_size": batch_size, "kind": "decode"}
+        shape = {"heads": heads, "head_dim": dim, "batch_size": batch_size, "phase": "decode"}
         yield "mamba_ssm selective_state_update", shape, _step(update, state, x, dt, a, b, c)
 
 
@@ -113,7 +113,7 @@ def ssd(device: torch.device, dtype: torch.dtype) -> Iterator[Operation]:
     x = torch.randn(1, length, heads, dim, device=device, dtype=dtype)
     dt, a = torch.rand(1, length, heads, device=device), -torch.ones(heads, device=device)
     b, c = (torch.randn(1, length, 1, _STATE, device=device, dtype=dtype) for _ in range(2))
-    shape = {"heads": heads, "head_dim": dim, "tokens": length, "kind": "prefill"}
+    shape = {"heads": heads, "head_dim": dim, "tokens": length, "phase": "prefill"}
     yield "mamba_ssm mamba_chunk_scan_combined", shape, lambda: scan(x, dt, a, b, c, _CHUNK)
 
 

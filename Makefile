@@ -128,7 +128,7 @@ figures: $(STAMP)  ## rebuild every CSV and figure in results/ from its rows.par
 	@$(BIN)/ttbench figures
 
 calibration: $(STAMP)  ## how often the intervals contain the true value, by simulation, into results/calibration (minutes)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m ttbench.report.coverage --jobs $(JOBS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m ttbench.report.statistics.coverage --jobs $(JOBS)
 
 zoo: $(STAMP)  ## train the checkpoints of the zoo again, into trained/ (hours)
 	@$(BIN)/ttbench train --out trained

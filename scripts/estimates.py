@@ -24,11 +24,11 @@ from typing import cast
 from ttbench.cli import console
 from ttbench.errors import TtbenchError, UsageError
 from ttbench.machine import measure
-from ttbench.runs.calibration import with_times
 from ttbench.runs.options import Options, given, to_json
 from ttbench.runs.plan import Plan
 from ttbench.runs.request import plan_task
 from ttbench.runs.sweep import run_cells
+from ttbench.runs.times.calibration import with_times
 from ttbench.store.store import write_whole
 
 COLUMNS = ("task", "request", "cells", "cold_s", "warm_s", "measured_s", "cold_ratio", "warm_ratio", "machine", "load")

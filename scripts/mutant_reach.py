@@ -26,7 +26,7 @@ class Reached:
 
     test: str  # its node id
     cpu_s: float  # processor seconds
-    calls: frozenset[str]  # "ttbench/stats.py wilson"
+    calls: frozenset[str]  # "ttbench/report/statistics/stats.py wilson"
 
 
 def read(file: Path) -> list[Reached]:

@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # Beside the test file that mirrors a module, or in its place: those that were written for it.
 TESTS = {
-    "clusters.py": ["tests/test_stats.py"],
+    "report/statistics/clusters.py": ["tests/report/statistics/test_stats.py"],
     "kernels/gating.py": ["tests/kernels/test_neural_memory.py"],
     "report/comparison/effects.py": ["tests/report/comparison/test_compare.py"],
     "report/comparison/matching.py": [
@@ -19,9 +19,9 @@ TESTS = {
         "tests/report/comparison/test_variants.py",
     ],
     "report/comparison/pairing.py": ["tests/report/comparison/test_compare.py"],
-    "report/coverage.py": ["tests/test_clusters.py"],
+    "report/statistics/coverage.py": ["tests/report/statistics/test_clusters.py"],
     "report/summary.py": ["tests/report/test_table.py", "tests/report/comparison/test_compare.py"],
-    "stats.py": ["tests/test_clusters.py"],
+    "report/statistics/stats.py": ["tests/report/statistics/test_clusters.py"],
     "tasks/adapt/adapt_metrics.py": ["tests/report/test_task_metrics.py"],
     "tasks/genomics/genomics.py": ["tests/report/test_task_metrics.py"],
     "tasks/needle/haystack.py": ["tests/tasks/needle/test_prompts.py", "tests/tasks/needle/test_needle.py"],

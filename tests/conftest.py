@@ -13,7 +13,7 @@ from types import ModuleType
 import jaxtyping
 import pytest
 
-from ttbench.runs import calibration
+from ttbench.runs.times import calibration
 
 # A shell that runs the tests in the background hands down an ignored Ctrl-C, which some of them press.
 signal.signal(signal.SIGINT, signal.default_int_handler)

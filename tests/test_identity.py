@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 from ttbench.cli import gather as reading
-from ttbench.cli import result_commands as results
+from ttbench.cli.commands import result_commands as results
 from ttbench.errors import StoreError, UsageError
 from ttbench.machine.software import kernel_variables, software
 from ttbench.report.comparison.compare import compare

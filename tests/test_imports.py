@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import collections
 import json
 import re
 import shutil
@@ -56,6 +57,13 @@ def test_imports_are_absolute() -> None:
             assert not name.startswith("."), f"{path.name}:{line}: relative import"
 
 
+def test_few_modules_lie_loose_and_a_room_holds_a_dozen_at_most() -> None:
+    # One operation is one file of `kernels`, however many there are.
+    held = collections.Counter(path.parent for path in FILES if not path.name.startswith("__"))
+    assert held[PACKAGE] <= 8
+    assert {str(room.relative_to(PACKAGE)) for room, number in held.items() if number > 12} <= {"kernels"}
+
+
 def test_no_module_imports_the_interface_that_imports_it() -> None:
     for path in FILES:
         if path not in (PACKAGE / "__init__.py", PACKAGE / "__main__.py"):
@@ -102,7 +110,7 @@ def test_a_planted_import_breaks_its_contract(tmp_path: Path, file: str, line: s
     assert any(words.startswith(contract) for words in broken), said
 
 
-@pytest.mark.parametrize("part", ["report", "store", "tasks", "types", "errors", "stats", "registry"])
+@pytest.mark.parametrize("part", ["report", "store", "tasks", "types", "errors", "registry"])
 def test_torch_is_named_nowhere_in_the_torch_free_parts(part: str) -> None:
     for path in FILES:
         if part_of(module_of(path)) == part:
@@ -112,9 +120,7 @@ def test_torch_is_named_nowhere_in_the_torch_free_parts(part: str) -> None:
 
 def light_modules() -> list[str]:
     """Modules whose docstring says that they are torch-free, and those that must be."""
-    always = {
-        f"ttbench.{part}" for part in ("types", "errors", "registry", "cli.app", "stats", "runs.suite", "store.store")
-    }
+    always = {f"ttbench.{part}" for part in ("types", "errors", "registry", "cli.app", "runs.suite", "store.store")}
     claimed = {
         module_of(path)
         for path in FILES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ttbench.cli.result_commands import _print_samples
+from ttbench.cli.commands.result_commands import _print_samples
 
 SAMPLES = [
     {

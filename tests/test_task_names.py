@@ -12,18 +12,18 @@ NAMES = {name for name in TASKS if TASKS[name].startswith("ttbench.")}
 # Where a task's name is another word, or one task is asked for as a user asks for it.
 ALLOWED = {
     "adapt/domains.py": {"recall"},  # a domain of prompts
-    "corpora/mixture.py": {"recall", "needle"},  # kinds of rows to train on
+    "corpora/training_rows/mixture.py": {"recall", "needle"},  # kinds of rows to train on
     "training/grid.py": {"recall", "needle"},  # the same
     "training/recipe.py": {"recall", "needle"},  # the same
     "code.py": {"adapt"},  # a room
-    "cli/checkpoint_commands.py": {"probe"},  # a column of what `check` prints
+    "cli/commands/checkpoint_commands.py": {"probe"},  # a column of what `check` prints
     "training/card.py": {"perplexity", "needle", "recall"},  # a model's card runs two tasks; the third is a kind of row
     "engines/check.py": {"perplexity"},  # a probe
     "machine/doctor.py": {"memory"},  # of the machine
     "machine/cgroups.py": {"memory"},  # a controller of control groups
-    "models/memory_layer.py": {"memory"},  # a part of a state
+    "models/titans/memory_layer.py": {"memory"},  # a part of a state
     "runs/in_memory.py": {"memory"},  # where a model came from
-    "cli/result_commands.py": {"memory"},  # of the machine
+    "cli/commands/result_commands.py": {"memory"},  # of the machine
 }
 
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from ttbench.checkpoints.loading import save_checkpoint
 from ttbench.cli.app import app
-from ttbench.cli.run_command import Request
+from ttbench.cli.commands.run_command import Request
 from ttbench.engines import findings, probing
 from ttbench.errors import CacheError, SuiteError, UnsupportedError, UsageError
 from ttbench.lmeval.opening import Settings, open_parts

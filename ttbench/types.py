@@ -291,7 +291,7 @@ class Environment:
     num_cores: int
     memory_bytes: int
     accelerator: str | None
-    accelerators: tuple[Mapping[str, Scalar], ...]  # what `ttbench.machine.gpu` tells of each; empty: there is none
+    accelerators: tuple[Mapping[str, Scalar], ...]  # see `ttbench.machine.gpu.accelerators`
     platform: str
     python: str
     packages: Mapping[str, str]  # distribution -> version

@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 from tiny_experts import gpt2, llama, make_expert, native
 
 from ttbench.adapt.decompositions import DecompositionCache
+from ttbench.adapt.expert_training.lessons import course_path, read_course
 from ttbench.adapt.experts import find_library, library_digest, library_folders, read_expert, read_library, save_expert
-from ttbench.adapt.lessons import course_path, read_course
 from ttbench.adapt.matrices import choose_matrices
 from ttbench.adapt.sakana import read_sakana
 from ttbench.adapt.svf import activate

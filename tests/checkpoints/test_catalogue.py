@@ -11,7 +11,7 @@ from ttbench.checkpoints.convert.ttt_jax import presets
 from ttbench.checkpoints.hub import parse_hub_id
 from ttbench.errors import CheckpointError, SuiteError, UnknownNameError
 from ttbench.registry import ARCHITECTURES
-from ttbench.strict_yaml import CATALOGUE
+from ttbench.strict_yaml.nodes import CATALOGUE
 
 SHIPPED = Path(__file__).parents[2] / "suites" / CATALOGUE
 TWO = "checkpoints:\n  - {name: one, architecture: a, provenance: official}\n"

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from ttbench.checkpoints.loading import save_checkpoint
 from ttbench.cli import listing
-from ttbench.cli import run_command as measure
 from ttbench.cli.app import app
+from ttbench.cli.commands import run_command as measure
 from ttbench.engines import check as harness_check
 from ttbench.engines.check import CheckResult
 from ttbench.errors import GateError, StoreError

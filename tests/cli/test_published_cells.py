@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from rows import TTT, make_rows, perplexity_rows
 
-from ttbench.cli import listing, published_cells, result_commands
+from ttbench.cli import listing, published_cells
+from ttbench.cli.commands import result_commands
 from ttbench.corpora.corpus import open_corpus
 from ttbench.errors import UnknownNameError
 from ttbench.report.published import ROWS, rows_bytes

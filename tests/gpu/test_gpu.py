@@ -16,7 +16,7 @@ from ttbench.gpu import conductor
 from ttbench.gpu.conductor import NO_GPU, conduct
 from ttbench.gpu.lines import Lines, read_lines
 from ttbench.gpu.stage import BY_NAME, STAGES, SUBJECTS
-from ttbench.gpu.table import table
+from ttbench.gpu.final_table import final_table
 
 ROOT = Path(__file__).parents[2]
 KINDS = {"fact", "measured", "verdict", "absent", "failed", "ended"}
@@ -141,7 +141,7 @@ def test_blocks_of_every_engine_are_lines_with_what_a_call_needs(tmp_path: Path)
 
 
 def test_memory_and_peers_are_told_even_without_a_gpu(tmp_path: Path) -> None:
-    memory = run_stage("memory", tmp_path)
+    memory = run_stage("bytes", tmp_path)
     phases = [line["phase"] for line in memory if line["kind"] == "measured" and line["engine"] == "eager"]
     assert phases == ["load", "prefill", "decode"] * len(SUBJECTS["cpu"].checkpoints)
     peers = run_stage("peers", tmp_path)
@@ -271,7 +271,7 @@ def test_the_table_shares_times_out_by_the_ceilings_that_were_seen() -> None:
         {"stage": "graphs", "kind": "verdict", "what": "as_eager", "ok": False, "engine": "graph"},
         {"stage": "peers", "kind": "failed", "what": "peer", "name": "fla", "error": "ValueError", "message": "no"},
     ]
-    said = table(lines)
+    said = final_table(lines)
     # 3e9 bytes at 3e12 bytes/s are 1 ms, of a median of 4 ms
     assert "4.000 ms   25.0 %" in said
     assert "2.000 ms   50.0 %" in said

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ttbench.cli.app import app
-from ttbench.cli.lm_eval_command import complete
+from ttbench.cli.commands.lm_eval_command import complete
 from ttbench.errors import UsageError
 from ttbench.lmeval.evaluation import OWN_TASKS
 

@@ -17,7 +17,7 @@ from ttbench.errors import CheckpointError
 from ttbench.kernels import selective_scan
 from ttbench.models.hybrid import Hybrid
 from ttbench.models.hybrid_config import HybridConfig
-from ttbench.models.mamba import MambaMixer
+from ttbench.models.state_space.mamba import MambaMixer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CONFIG = Hybrid.tiny().config.to_json()

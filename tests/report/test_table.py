@@ -13,11 +13,11 @@ import pytest
 from rich.console import Console
 from rows import CONTEXTS, TRANSFORMER, TTT, Model, make_rows, needle_rows, perplexity_rows, timing_rows
 
-from ttbench import stats
 from ttbench.errors import UsageError
 from ttbench.registry import TASKS
 from ttbench.report import words
 from ttbench.report.columns import all_rows
+from ttbench.report.statistics import stats
 from ttbench.report.table import render, summarise
 from ttbench.tasks.memory import Memory
 from ttbench.types import Metric

@@ -12,12 +12,11 @@ import pytest
 import torch
 from test_worker import follow, lay_out, start
 
-from ttbench import disk
-from ttbench import user_cache as cache
 from ttbench.adapt.decompositions import DecompositionCache
 from ttbench.checkpoints import checkpoint, files
 from ttbench.errors import CacheError
-from ttbench.machine import doctor
+from ttbench.machine import disk, doctor
+from ttbench.machine import user_cache as cache
 from ttbench.runs import worker
 
 

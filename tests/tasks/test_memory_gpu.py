@@ -11,8 +11,9 @@ from test_memory import CONSTANT, cell_of
 
 from ttbench.engines.engine import Engine
 from ttbench.errors import UsageError
-from ttbench.machine import device_memory, measure
-from ttbench.machine.device_memory import private_bytes
+from ttbench.machine import measure
+from ttbench.machine.gpu import device_memory
+from ttbench.machine.gpu.device_memory import private_bytes
 from ttbench.report.table import summarise
 from ttbench.store.record import CellRecord
 from ttbench.store.rows import frame, table

@@ -12,9 +12,9 @@ import torch
 import yaml
 
 from ttbench.checkpoints.checkpoint import resolve, zoo_names
-from ttbench.cli import checkpoint_commands as checkpoints
+from ttbench.cli.commands import checkpoint_commands as checkpoints
 from ttbench.corpora.corpus import Corpus
-from ttbench.corpora.puzzles import PUZZLES
+from ttbench.corpora.training_rows.puzzles import PUZZLES
 from ttbench.errors import CheckpointError, SuiteError, UnknownNameError, UsageError
 from ttbench.models.base import SequenceModel
 from ttbench.training import grid

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from ttbench.adapt.svf import Decomposition, decompose
 from ttbench.errors import CacheError, CheckpointError
+from ttbench.machine.user_cache import cache_folder
 from ttbench.types import canonical_json, digest
-from ttbench.user_cache import cache_folder
 
 
 class DecompositionCache:

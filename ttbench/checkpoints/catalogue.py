@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ttbench.errors import CheckpointError, SuiteError, UnknownNameError
-from ttbench.strict_yaml import CATALOGUE, Node, read_yaml, suite_folders
+from ttbench.strict_yaml.nodes import CATALOGUE, Node, read_yaml, suite_folders
 
 PROVENANCES = ("official", "port", "reimplementation")
 FORMATS = ("safetensors", "torch", "jax-stream", "gguf")

@@ -15,11 +15,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ttbench.checkpoints import sizes
 from ttbench.checkpoints.files import MAX_CONFIG_BYTES, content_digest, json_digest, member, read_json
 from ttbench.checkpoints.fit import check_layers, fit, skeleton
 from ttbench.checkpoints.hub import HubId, fetch_small, fetch_weights, parse_hub_id
 from ttbench.checkpoints.naming import CONFIG, zoo_folders
+from ttbench.checkpoints.sizes import sizes
 from ttbench.checkpoints.sources import conversion_hint
 from ttbench.checkpoints.tokenizer import tokenizer_digest
 from ttbench.checkpoints.weights import INDEX, SINGLE, StoredWeights, read_weights
@@ -51,7 +51,7 @@ def resolve(name: str, *, dtype: str = "float32", engine: str = "eager") -> Chec
     """Find and identify a checkpoint: zoo name, local folder, name in the catalogue, hub id `org/name[@revision]`.
 
     An unpinned hub id becomes the commit that it points to now, in `revision`. `random:NAME` is a published size with
-    random weights, see `ttbench.checkpoints.sizes`.
+    random weights, see `ttbench.checkpoints.sizes.sizes`.
 
     Args:
         name: what the user typed.

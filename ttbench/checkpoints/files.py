@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ttbench.errors import CacheError, CheckpointError
+from ttbench.machine.user_cache import cache_folder
 from ttbench.types import canonical_json, digest
-from ttbench.user_cache import cache_folder
 
 MAX_CONFIG_BYTES = 4 * 1024**2
 MAX_INDEX_BYTES = 64 * 1024**2

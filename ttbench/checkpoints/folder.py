@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ttbench.disk import sync
 from ttbench.errors import CheckpointError
+from ttbench.machine.disk import sync
 
 
 @contextmanager

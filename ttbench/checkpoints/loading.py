@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ttbench.checkpoints import sizes
 from ttbench.checkpoints.checkpoint import CONFIG, fitted, identify, read_config
 from ttbench.checkpoints.files import content_digest, json_digest, plain_json
 from ttbench.checkpoints.fit import tied_names
 from ttbench.checkpoints.folder import refuse_taken, whole_folder
+from ttbench.checkpoints.sizes import sizes
 from ttbench.checkpoints.tokenizer import Tokenizer, read_tokenizer
 from ttbench.checkpoints.weights import SINGLE, StoredWeights
 from ttbench.errors import CheckpointError, UsageError, WeightsError

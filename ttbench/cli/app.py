@@ -17,7 +17,7 @@ from ttbench.errors import TtbenchError
 from ttbench.version import __version__
 
 if TYPE_CHECKING:
-    from ttbench.cli.run_command import Request
+    from ttbench.cli.commands.run_command import Request
 
 
 class CommandGroup(TyperGroup):
@@ -82,7 +82,7 @@ def run(
 
     Cells that earlier runs in the same folder answered are not measured again, unless their code has changed.
     """
-    from ttbench.cli import run_command
+    from ttbench.cli.commands import run_command
 
     raise typer.Exit(run_command.run(_request(target, given, out=out, fresh=fresh, name=name), as_json=json))
 
@@ -91,14 +91,14 @@ def run(
 @options.takes()
 def plan(target: options.Target, out: options.Out = RUNS, json: options.Json = False, **given: Any) -> None:
     """Show what `run` would do and cost; start nothing."""
-    from ttbench.cli import run_command
+    from ttbench.cli.commands import run_command
 
     run_command.plan(_request(target, given, out=out), as_json=json)
 
 
 def _request(target: str, given: dict[str, Any], *, out: Path, fresh: bool = False, name: str | None = None) -> Request:
     """The request that a command line stands for."""
-    from ttbench.cli.run_command import Request
+    from ttbench.cli.commands.run_command import Request
     from ttbench.runs.options import from_flags
 
     return Request(target=target, options=from_flags(given), out=out, fresh=fresh, name=name)
@@ -137,7 +137,7 @@ def compare(
 
     Differences with confidence intervals and a verdict, on everything that both were measured on.
     """
-    from ttbench.cli import result_commands as results
+    from ttbench.cli.commands import result_commands as results
 
     results.compare(first, second, runs=run or [], root=out, as_json=json)
 
@@ -160,7 +160,7 @@ def figures(
     json: options.Json = False,
 ) -> None:
     """Rebuild tables and figures from their rows."""
-    from ttbench.cli import result_commands as results
+    from ttbench.cli.commands import result_commands as results
 
     results.figures(folder or [], into=into, root=out, as_json=json)
 
@@ -180,7 +180,7 @@ def list_(
     json: options.Json = False,
 ) -> None:
     """List tasks, checkpoints, suites, runs and more."""
-    from ttbench.cli import result_commands as results
+    from ttbench.cli.commands import result_commands as results
 
     results.list_nouns(noun, root=out, as_json=json)
 
@@ -202,7 +202,7 @@ def show(
     json: options.Json = False,
 ) -> None:
     """Show a run, a cell or a sample of it, or published results."""
-    from ttbench.cli import result_commands as results
+    from ttbench.cli.commands import result_commands as results
 
     results.show(run, cell, sample=sample, root=out, as_json=json)
 
@@ -230,7 +230,7 @@ def remove_runs(
 
     What they measured must be measured again, unless another run has taken it over.
     """
-    from ttbench.cli import result_commands as results
+    from ttbench.cli.commands import result_commands as results
 
     results.remove_runs(run, root=out, yes=yes)
 
@@ -242,7 +242,7 @@ def doctor(
     json: options.Json = False,
 ) -> None:
     """Show what can run here and what distorts timings."""
-    from ttbench.cli import doctor_command as machine
+    from ttbench.cli.commands import doctor_command as machine
 
     machine.doctor(root=out, hub=hub, as_json=json)
 
@@ -277,7 +277,7 @@ def check(
     Steps and splits of a text must give what one forward pass gives, no output may depend on later tokens, and a saved
     state must continue the text.
     """
-    from ttbench.cli import checkpoint_commands as checkpoints
+    from ttbench.cli.commands import checkpoint_commands as checkpoints
 
     checkpoints.check(
         checkpoint,
@@ -299,7 +299,7 @@ def generate(
     **given: Any,
 ) -> None:
     """Continue a text, greedily."""
-    from ttbench.cli import checkpoint_commands as checkpoints
+    from ttbench.cli.commands import checkpoint_commands as checkpoints
 
     checkpoints.generate(
         checkpoint,
@@ -332,7 +332,7 @@ def convert(
 
     The folder is written completely or not at all, and never over a folder that has files in it.
     """
-    from ttbench.cli import convert_command as conversion
+    from ttbench.cli.commands import convert_command as conversion
 
     conversion.convert(source, out=out, config=config, as_json=json)
 
@@ -352,7 +352,7 @@ def train(
 
     Without names it trains all of them. An interrupted training continues where it stopped.
     """
-    from ttbench.cli import checkpoint_commands as checkpoints
+    from ttbench.cli.commands import checkpoint_commands as checkpoints
 
     if grid is not None:
         checkpoints.grid(names or [], grid, recipe=recipe, threads=given["threads"], as_json=as_json)
@@ -367,7 +367,7 @@ def lm_eval(ctx: typer.Context) -> None:
     It takes the same checkpoints as the other commands. Options of lm-eval follow --, as in: ttbench lm-eval -- run
     --model_args checkpoint=ttt-linear --tasks piqa
     """
-    from ttbench.cli import lm_eval_command as harness
+    from ttbench.cli.commands import lm_eval_command as harness
 
     raise typer.Exit(harness.lm_eval(ctx.args))
 
@@ -385,7 +385,7 @@ def train_experts(
 
     The weights of the base model are not changed.
     """
-    from ttbench.cli import experts_command as experts
+    from ttbench.cli.commands import experts_command as experts
 
     experts.train_experts(names or [], recipe=recipe, checkpoint=checkpoint, out=out, threads=given["threads"])
 

@@ -19,7 +19,7 @@ from ttbench.report.published import ROWS
 from ttbench.store.record import CellRecord
 from ttbench.store.rows import frame, read_environments, read_rows, table
 from ttbench.store.store import Store, run_folders
-from ttbench.strict_yaml import package_folder
+from ttbench.strict_yaml.nodes import package_folder
 from ttbench.types import ANSWERS, SCHEMA_VERSION
 from ttbench.version import __version__
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ttbench.adapt.experts import CARD, library_folders, read_card
 from ttbench.checkpoints.naming import zoo_folders
-from ttbench.checkpoints.sizes import sizes
+from ttbench.checkpoints.sizes.sizes import sizes
 from ttbench.errors import SuiteError, TtbenchError, UnknownNameError, UsageError
 from ttbench.registry import ARCHITECTURES, CORPORA, TASKS, Registry
 from ttbench.types import RANDOM

@@ -9,12 +9,12 @@ import pandas as pd
 
 from ttbench.cli import console
 from ttbench.report.columns import Part, all_rows
-from ttbench.runs.calibration import with_times
+from ttbench.report.statistics.stats import MIN_CLUSTERS
 from ttbench.runs.options import Options
 from ttbench.runs.plan import Plan
 from ttbench.runs.request import NAMED, plan_task
 from ttbench.runs.suite import format_len
-from ttbench.stats import MIN_CLUSTERS
+from ttbench.runs.times.calibration import with_times
 from ttbench.store.store import find_done
 from ttbench.types import Cell
 

@@ -42,7 +42,7 @@ from pathlib import Path
 
 from ttbench.corpora.corpus import SPLITS, Corpus, Document, make_corpus
 from ttbench.errors import CorpusError, MissingDataError, TtbenchError
-from ttbench.user_cache import cache_folder
+from ttbench.machine.user_cache import cache_folder
 
 PACKAGE = "ragout-examples 2.3-4"
 URL = "http://deb.debian.org/debian/pool/main/r/ragout/ragout-examples_2.3-4_all.deb"

@@ -23,9 +23,9 @@ from typing import Any
 from ttbench.checkpoints import files
 from ttbench.code import code_digest
 from ttbench.errors import CacheError, UnsupportedError
+from ttbench.machine.user_cache import cache_folder
 from ttbench.registry import TASKS
 from ttbench.types import Cell, Checkpoint, canonical_json, digest
-from ttbench.user_cache import cache_folder
 
 VERSION = 1  # of the probes; bumped when they find more, so that what was kept is asked again
 NEAR = 4096  # tokens that are read in every way

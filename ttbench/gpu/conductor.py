@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ttbench.gpu.lines import Lines, read_lines
 from ttbench.gpu.stage import STAGES, TOTAL_S, Stage
-from ttbench.gpu.table import table
+from ttbench.gpu.final_table import final_table
 
 GRACE_S = 3.0  # that a stage has beyond its time to end by itself
 NO_GPU = 2  # exit code
@@ -61,7 +61,7 @@ def conduct(
             continue
         _run(stage, device=device, seconds=seconds, report=report, say=say, program=program)
     say("")
-    text = table(list(read_lines(report)))
+    text = final_table(list(read_lines(report)))
     Lines(report, stage="table", seconds=0).write("fact", "table", text=text.splitlines())
     say(text)
     say(f"\nreport: {report}; send it back, whatever it says")

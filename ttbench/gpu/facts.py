@@ -14,9 +14,10 @@ import torch
 from ttbench.gpu import bare
 from ttbench.gpu.lines import Lines
 from ttbench.gpu.stage import Subject
-from ttbench.machine import accelerators, measure
+from ttbench.machine import measure
 from ttbench.machine.ceilings import Budget, bandwidths, by_dtype, cached_read_rate, graph_node_seconds, launch_seconds
 from ttbench.machine.devices import torch_device
+from ttbench.machine.gpu import accelerators
 from ttbench.machine.software import kernel_variables
 from ttbench.version import __version__
 

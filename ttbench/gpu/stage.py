@@ -89,7 +89,7 @@ STAGES = (
     Stage(name="decode", about="seconds of a decoding step", seconds=110, target="ttbench.gpu.speed:decode"),
     Stage(name="prefill", about="seconds to read a prompt", seconds=70, target="ttbench.gpu.speed:prefill"),
     Stage(name="peers", about="kernels that others wrote", seconds=60, target="ttbench.gpu.peers:peers"),
-    Stage(name="memory", about="bytes by phase", seconds=25, target="ttbench.gpu.weight:memory"),
+    Stage(name="bytes", about="bytes of the GPU by phase", seconds=25, target="ttbench.gpu.weight:by_phase"),
     Stage(name="sanitizer", about="accesses outside of memory", seconds=20, target="ttbench.gpu.sanitizer:sanitizer"),
 )
 TOTAL_S = sum(stage.seconds for stage in STAGES)

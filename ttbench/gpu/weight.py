@@ -19,10 +19,10 @@ from ttbench.gpu.proof import engines_for
 from ttbench.gpu.speed import Runner
 from ttbench.gpu.stage import Subject
 from ttbench.machine import measure
-from ttbench.machine.device_memory import Allocator, allocator
+from ttbench.machine.gpu.device_memory import Allocator, allocator
 
 
-def memory(subject: Subject, lines: Lines) -> None:
+def by_phase(subject: Subject, lines: Lines) -> None:
     """Peaks while loading, reading and decoding, what graphs keep, and the state that the engine tells."""
     counters = allocator(subject.device)
     if counters is None:
@@ -34,7 +34,7 @@ def memory(subject: Subject, lines: Lines) -> None:
             try:
                 _weigh(name, engine_name, subject, counters, lines)
             except (TtbenchError, RuntimeError) as error:
-                lines.failed("memory", error, checkpoint=name, engine=engine_name)
+                lines.failed("bytes", error, checkpoint=name, engine=engine_name)
             gc.collect()
             if subject.device == "cuda":
                 torch.cuda.empty_cache()
@@ -46,7 +46,7 @@ def _weigh(name: str, engine_name: str, subject: Subject, counters: Allocator | 
     def tell(phase: str, engine: Engine) -> None:
         engine.synchronize()
         held = {"state_bytes": engine.state_bytes, "weight_bytes": engine.weight_bytes}
-        lines.write("measured", "memory", checkpoint=name, engine=engine_name, phase=phase, **held, **_told(counters))
+        lines.write("measured", "bytes", checkpoint=name, engine=engine_name, phase=phase, **held, **_told(counters))
         if counters is not None:
             counters.reset_peaks()
 

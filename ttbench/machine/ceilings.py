@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from ttbench.errors import CacheError
 from ttbench.machine import measure
 from ttbench.machine.devices import torch_device, torch_dtype
+from ttbench.machine.user_cache import cache_folder
 from ttbench.types import canonical_json, digest
-from ttbench.user_cache import cache_folder
 
 VERSION = 1  # of how they are measured; bumped when they would come out otherwise
 BUFFER_BYTES = {"cpu": 256 * 1024**2, "cuda": 2 * 1024**3}  # several times the largest cache of such a device

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ttbench.errors import CacheError, TtbenchError
-from ttbench.machine import accelerators, cgroups, measure
+from ttbench.machine import cgroups, measure
+from ttbench.machine.gpu import accelerators
+from ttbench.machine.user_cache import cache_folder
 from ttbench.registry import CORPORA
-from ttbench.user_cache import cache_folder
 
 PYTHONS = ((3, 11), (3, 14))  # first supported, first unsupported
 VECTOR_FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve")

@@ -33,7 +33,7 @@ from typing import Any, Self
 
 from ttbench.errors import UsageError
 from ttbench.machine import cgroups
-from ttbench.machine.accelerators import accelerators
+from ttbench.machine.gpu.accelerators import accelerators
 from ttbench.machine.software import PACKAGES, VARIABLES, kernel_variables
 from ttbench.registry import ARCHITECTURES
 from ttbench.types import Environment, canonical_json, digest

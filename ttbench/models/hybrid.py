@@ -34,8 +34,8 @@ from ttbench.models import ring
 from ttbench.models.base import Dialect
 from ttbench.models.hybrid_config import HybridConfig
 from ttbench.models.layers import RMSNorm, bucket_len
-from ttbench.models.mamba import KEYS, MambaMixer
 from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackWork, stack_weights
+from ttbench.models.state_space.mamba import KEYS, MambaMixer
 from ttbench.models.transformer import Attention
 
 

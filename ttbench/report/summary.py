@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ttbench import stats
 from ttbench.errors import UsageError
 from ttbench.report.columns import Part, all_rows
-from ttbench.stats import Estimate
+from ttbench.report.statistics import stats
+from ttbench.report.statistics.stats import Estimate
 from ttbench.types import Metric, Scalar
 
 CHECKPOINT = ("checkpoint", "architecture", "revision", "weights_digest", "tokenizer_digest", "train_ctx")

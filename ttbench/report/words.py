@@ -12,7 +12,7 @@ import pandas as pd
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from ttbench.stats import counted
+from ttbench.report.statistics.stats import counted
 from ttbench.types import NO_ATTENTION
 
 K, M = 1024, 1024**2  # tokens

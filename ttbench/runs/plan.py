@@ -2,7 +2,7 @@
 
 Quality cells are ordered checkpoint by checkpoint, so that one process serves a checkpoint. The rounds of timing cells
 are interleaved A/B/A/B across checkpoints, so that a slow spell of the machine falls on all of them. Times are those of
-earlier cells of the same machine; where there are none, `ttbench.runs.calibration` measures this machine's rates.
+earlier cells of the same machine; where there are none, `ttbench.runs.times.calibration` measures this machine's rates.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from ttbench.errors import SuiteError, UnknownNameError, UsageError
 from ttbench.registry import TASKS
 from ttbench.runs.options import Options, flags, several, validated
 from ttbench.runs.plan import Plan, join, plan, read_params
-from ttbench.strict_yaml import CATALOGUE, Node, read_yaml, suite_folders
+from ttbench.strict_yaml.nodes import CATALOGUE, Node, read_yaml, suite_folders
 
 __all__ = ["Plan", "Suite", "SuiteTask", "find_suite", "join", "list_suites", "load_suite", "parse_ctx", "plan"]
 

@@ -33,8 +33,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ttbench.disk import sync
 from ttbench.errors import StoreError
+from ttbench.machine.disk import sync
 from ttbench.store.record import CellRecord, cell_text, evidence_lines, now, parse_cell
 from ttbench.types import LASTING, SCHEMA_VERSION, Cell, Environment, Status, canonical_json, digest, json_bytes
 

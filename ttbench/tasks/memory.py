@@ -15,7 +15,7 @@ workspace and the state. State bytes are told by the engine (used, allocated) an
 
 On a GPU the same phases are read from torch's allocator instead, and the host's bytes are not: what tensors hold
 (allocated), what the allocator has taken from the driver (reserved), and which part of that belongs to captured graphs
-(see `ttbench.machine.device_memory`). Columns of the other kind of device are null.
+(see `ttbench.machine.gpu.device_memory`). Columns of the other kind of device are null.
 
 Not measured: memory of other processes, page cache, swap, fragmentation over hours, a second prefill (the first call
 is measured, since it is the one that runs out of memory); on a GPU the CUDA context, and what libraries take from the
@@ -44,7 +44,7 @@ from ttbench.tasks.base import Bench, Task
 from ttbench.types import Figure, Metric, Sample
 
 if TYPE_CHECKING:
-    from ttbench.machine.device_memory import Allocator
+    from ttbench.machine.gpu.device_memory import Allocator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,7 +278,7 @@ def _counters(device: str) -> _Counters:
     if device == "cpu":
         return _Host()
     # Late: it imports torch, which the task must not do before the process is prepared.
-    from ttbench.machine import device_memory
+    from ttbench.machine.gpu import device_memory
 
     allocator = device_memory.allocator(device)
     return _Host() if allocator is None else _Device(allocator, device_memory.METHOD)

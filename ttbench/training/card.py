@@ -21,7 +21,7 @@ import torch
 from ttbench.checkpoints.checkpoint import resolve
 from ttbench.checkpoints.folder import whole_folder
 from ttbench.checkpoints.loading import save_checkpoint
-from ttbench.corpora.puzzles import PUZZLES
+from ttbench.corpora.training_rows.puzzles import PUZZLES
 from ttbench.machine import measure
 from ttbench.runs.sweep import run_task
 from ttbench.store.store import write_whole

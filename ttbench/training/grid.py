@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from ttbench.corpora.mixture import Mixture
+from ttbench.corpora.training_rows.mixture import Mixture
 from ttbench.models.base import SequenceModel
 from ttbench.training.recipe import Recipe, Trainee
 from ttbench.training.train import TrainingProgress, train

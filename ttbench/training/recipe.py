@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from ttbench.corpora.puzzles import PUZZLES
+from ttbench.corpora.training_rows.puzzles import PUZZLES
 from ttbench.errors import SuiteError, UnknownNameError
 
 RECIPE = Path(str(resources.files("ttbench") / "zoo" / "recipe.yaml"))

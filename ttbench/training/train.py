@@ -1,9 +1,9 @@
 """The zoo's trainer: one recipe for every architecture, from bytes to a shipped folder with its card.
 
 AdamW, linear warm-up and cosine decay over all phases together, or anew where a phase names a peak; rows from
-`ttbench.corpora.mixture`, the same bytes in the same order for every model of a recipe. Progress is saved to a cache
-folder outside the tree; the same command again goes on from there, and ends with the same weights as an undisturbed
-run on the same machine and thread count. A run is locked against a second one.
+`ttbench.corpora.training_rows.mixture`, the same bytes in the same order for every model of a recipe. Progress is saved
+to a cache folder outside the tree; the same command again goes on from there, and ends with the same weights as an
+undisturbed run on the same machine and thread count. A run is locked against a second one.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ttbench.corpora.mixture import Mixture, Rows
-from ttbench.disk import sync
+from ttbench.corpora.training_rows.mixture import Mixture, Rows
 from ttbench.errors import CacheError, SuiteError, UnknownNameError, UnsupportedError, UsageError
+from ttbench.machine.disk import sync
+from ttbench.machine.user_cache import cache_folder
 from ttbench.models.base import SequenceModel
 from ttbench.registry import ARCHITECTURES
 from ttbench.training.recipe import Recipe, Trainee
 from ttbench.types import canonical_json, digest
-from ttbench.user_cache import cache_folder
 
 SAVE_EVERY_S = 60.0
 

@@ -16,9 +16,9 @@ import torch
 from ttbench.checkpoints.convert.conversion import convert
 from ttbench.checkpoints.convert.titans_pytorch import REQUIRED, ConvertedMemory, convert_memory
 from ttbench.errors import CheckpointError, UsageError, WeightsError
-from ttbench.models.memory_layer import MemoryLayer
-from ttbench.models.titans import TitansLMM
-from ttbench.models.titans_config import TitansConfig
+from ttbench.models.titans.memory_layer import MemoryLayer
+from ttbench.models.titans.titans import TitansLMM
+from ttbench.models.titans.titans_config import TitansConfig
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 RECORDED: dict[str, Any] = json.loads((GOLDEN / "titans_pytorch.json").read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ from ttbench.report import words
 from ttbench.report.comparison.compare import compare
 from ttbench.report.comparison.effects import Effect, Ready, effect_of, least_to_be_shown, verdict_of
 from ttbench.report.comparison.pairing import Shared
-from ttbench.stats import Estimate
+from ttbench.report.statistics.stats import Estimate
 from ttbench.tasks.latency import Latency
 from ttbench.types import Metric
 

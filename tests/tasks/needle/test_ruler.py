@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from ttbench.corpora.mixture import WORDINGS
-from ttbench.corpora.needle_words import ADJECTIVES, NOUNS
+from ttbench.corpora.training_rows.mixture import WORDINGS
+from ttbench.corpora.training_rows.needle_words import ADJECTIVES, NOUNS
 from ttbench.tasks.needle.ruler import DEPTHS, LENGTHS, NEEDLE, NOISE, VARIANTS, departures, match
 
 ONE = (

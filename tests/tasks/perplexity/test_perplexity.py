@@ -16,7 +16,7 @@ from ttbench.corpora.corpus import open_corpus
 from ttbench.engines.eager import EagerEngine
 from ttbench.errors import TooLongError, TooShortError, UnknownNameError, UnsupportedError, UsageError
 from ttbench.registry import ARCHITECTURES
-from ttbench.stats import Estimate, estimate_ratio
+from ttbench.report.statistics.stats import Estimate, estimate_ratio
 from ttbench.tasks.compressors import compressed_sizes
 from ttbench.tasks.perplexity.blocks import position_edges
 from ttbench.tasks.perplexity.perplexity import PROTOCOLS, Perplexity, PerplexityParams

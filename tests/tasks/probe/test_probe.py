@@ -13,7 +13,7 @@ from ttbench.engines.eager import EagerEngine
 from ttbench.engines.hf.hf_engine import HFEngine
 from ttbench.errors import CorpusError, UnknownNameError, UnsupportedError, UsageError
 from ttbench.registry import ARCHITECTURES
-from ttbench.stats import estimate_proportion
+from ttbench.report.statistics.stats import estimate_proportion
 from ttbench.tasks.probe.logistic import fit
 from ttbench.tasks.probe.probe import Probe, ProbeParams, count_words
 

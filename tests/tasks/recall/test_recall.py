@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from stub_engine import PairTokenizer, StubEngine, corpus_of, run_task, scattered
 
-from ttbench import stats
 from ttbench.checkpoints.tokenizer import ByteTokenizer
-from ttbench.corpora.puzzles import FIRST_PERMUTATION
+from ttbench.corpora.training_rows.puzzles import FIRST_PERMUTATION
 from ttbench.errors import TooLongError, UnsupportedError, UsageError
+from ttbench.report.statistics import stats
 from ttbench.tasks.recall.recall import Recall, RecallParams, chance_of, read_pairs, settled, trained_format
 from ttbench.tasks.recall.sequences import ROW_KINDS, SequenceRecipe, make, rebuild
 from ttbench.types import Checkpoint, Sample

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ttbench.checkpoints.convert.flax_stream import Key, read_stream
 from ttbench.checkpoints.convert.output import WeightWriter
-from ttbench.checkpoints.sizes import TTT_SIZES, TTT_VOCABULARY
+from ttbench.checkpoints.sizes.shapes import BASE_LR, TTT_SIZES, TTT_VOCABULARY
 from ttbench.errors import CheckpointError, WeightsError
 from ttbench.models.ttt_config import TTTConfig
 
@@ -174,13 +174,12 @@ def _from_jax(given: Mapping[str, Any]) -> dict[str, Any]:
 
 # The authors' configuration calls the paper's 1.3B by this.
 _CALLED = {"1.3b": "1b"}
-_BASE_LR = {"linear": 1.0, "mlp": 0.1}
 
 
 def presets() -> dict[str, dict[str, Any]]:
     """The authors' standard configurations by name; `-base-` are those of the Transformer backbone."""
     found = {}
-    for kind, base_lr in _BASE_LR.items():
+    for kind, base_lr in BASE_LR.items():
         for backbone, mamba in (("", True), ("-base", False)):
             for size, (hidden, intermediate, num_layers, num_heads) in TTT_SIZES.items():
                 config = TTTConfig(

@@ -22,7 +22,6 @@ import pandas as pd
 from rich.console import Group
 from rich.text import Text
 
-from ttbench import stats
 from ttbench.errors import UsageError
 from ttbench.report import summary, words
 from ttbench.report.columns import Part, all_rows
@@ -31,6 +30,7 @@ from ttbench.report.comparison.matching import Points, by_settings, differing_se
 from ttbench.report.comparison.sentences import caption, effect, sentences
 from ttbench.report.comparison.side_by_side import SideBySide
 from ttbench.report.comparison.variants import SHOWN, Side, read_variant, side_of, spellings
+from ttbench.report.statistics import stats
 from ttbench.report.summary import A_BETTER, B_BETTER, EXACT, NOT_COMPARABLE, NOT_JUDGED, NOT_SHOWN, TOO_SMALL
 from ttbench.report.tidy import tidy
 from ttbench.types import NO_ATTENTION, Metric, Scalar

@@ -14,11 +14,11 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from ttbench import stats
 from ttbench.report import summary
 from ttbench.report.comparison.pairing import Shared, pair
+from ttbench.report.statistics import stats
+from ttbench.report.statistics.stats import Estimate
 from ttbench.report.summary import A_BETTER, B_BETTER, DIFFERENCE, EXACT, NOT_JUDGED, NOT_SHOWN, RATIO, TOO_SMALL
-from ttbench.stats import Estimate
 from ttbench.types import Metric
 
 POSITIVE_ONLY = "a ratio needs positive numbers"

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from ttbench.report.statistics.stats import counted
 from ttbench.report.summary import EXACT, NOT_COMPARABLE, NOT_JUDGED, NOT_SHOWN, RATIO, TOO_SMALL
 from ttbench.report.words import UNITS, Record, basis, by, context, probed, settings, significant, told
-from ttbench.stats import counted
 
 
 def sentences(comparisons: Sequence[Record]) -> list[str]:

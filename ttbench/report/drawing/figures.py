@@ -154,8 +154,9 @@ def _drawing(figure: Figure, mine: list[Record], others: list[list[Record]], nam
     def drawn(layout: Layout) -> Canvas:
         if figure.kind == "roofline":
             memory, arithmetic, moved = others
-            ceilings = {"memory": memory, "arithmetic": arithmetic}
-            return draw_roofline(figure.title, mine, moved=moved, **ceilings, names=names, layout=layout)
+            return draw_roofline(
+                figure.title, mine, moved=moved, memory=memory, arithmetic=arithmetic, names=names, layout=layout
+            )
         if figure.kind == "heatmap":
             return draw_heatmap(figure.title, mine, x_axis=figure.x_axis, y_axis=figure.y_axis, layout=layout)
         return draw_curves(figure.title, mine, beneath=beneath, names=names, log_y=figure.log_y, layout=layout)

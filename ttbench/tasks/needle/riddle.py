@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Int
 
-from ttbench.corpora.needle_words import ADJECTIVES, NOUNS
+from ttbench.corpora.training_rows.needle_words import ADJECTIVES, NOUNS
 from ttbench.errors import UnsupportedError
 from ttbench.tasks.draw import generator
 from ttbench.tasks.needle.ruler import NUM_DIGITS, RulerTask

@@ -2,7 +2,8 @@
 
 What a model retrieves depends on how it is said and asked for, and no single wording stands for the others. Each
 states the value last, so that its sentence can be begun again as a question (cloze), and none is among those that the
-zoo was trained on (`ttbench.corpora.mixture`). They ask for one value; several are asked for in RULER's words only.
+zoo was trained on (`ttbench.corpora.training_rows.mixture`). They ask for one value; several are asked for in RULER's
+words only.
 """
 
 from __future__ import annotations

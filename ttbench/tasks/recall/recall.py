@@ -9,14 +9,14 @@
     (*) and a bar at the end, which of a string of less than 26 letters is the best single answer
 
 Form `symbols` is the papers': one token a symbol, and the answer is not read, so state must be carried and cannot be
-looked up (`ttbench.corpora.puzzles` has the definitions and sources). It is a test of architectures: a model is trained
-on such sequences (`ttbench/zoo/recipe-synthetic.yaml`) and tested there and beyond its length. A model that never
-saw them scores chance, which says nothing about what it could learn. Form `text` asks a pretrained model without any
-training: key/value sentences stated once and asked for once (mqar), random strings repeated (copy), as in the rows that
-the zoo was trained on. Both fill the context in the checkpoint's own tokens, mqar with sentences that nobody asks for;
-`sequence_tokens` is what was really read, and `extrapolated` follows it. Parity and S5 have no such form: no text poses
-them. `trained_format` says whether the checkpoint was trained on rows of the cell's kind and form; null where its
-config.json does not tell.
+looked up (`ttbench.corpora.training_rows.puzzles` has the definitions and sources). It is a test of architectures: a
+model is trained on such sequences (`ttbench/zoo/recipe-synthetic.yaml`) and tested there and beyond its length. A model
+that never saw them scores chance, which says nothing about what it could learn. Form `text` asks a pretrained model
+without any training: key/value sentences stated once and asked for once (mqar), random strings repeated (copy), as in
+the rows that the zoo was trained on. Both fill the context in the checkpoint's own tokens, mqar with sentences that
+nobody asks for; `sequence_tokens` is what was really read, and `extrapolated` follows it. Parity and S5 have no such
+form: no text poses them. `trained_format` says whether the checkpoint was trained on rows of the cell's kind and form;
+null where its config.json does not tell.
 
 Measured, in one pass: a question is answered when each token of its answer is the likeliest of the whole vocabulary,
 given those before it (teacher forcing; one token in form symbols). Parity and S5 are asked after every symbol, and the
@@ -38,7 +38,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from ttbench.corpora.puzzles import KEYS, LETTERS, PERMUTATIONS, VALUES, most_pairs
+from ttbench.corpora.training_rows.puzzles import KEYS, LETTERS, PERMUTATIONS, VALUES, most_pairs
 from ttbench.declare import ColumnDeclaration, parameter, real, text, truth, whole
 from ttbench.errors import TooLongError, UnsupportedError, UsageError
 from ttbench.machine.work import Calls, Texts, Work

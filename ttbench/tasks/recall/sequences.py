@@ -2,7 +2,7 @@
 
     form text      the sentences that the zoo was trained on, cut into tokens piece by piece; several to an answer.
                    The context is filled in tokens: with sentences that nobody asks for (mqar), with strings (copy)
-    form symbols   puzzles of `ttbench.corpora.puzzles`: each symbol is the token that stands for that one byte
+    form symbols   puzzles of `ttbench.corpora.training_rows.puzzles`: each symbol is the token that is that one byte
 
 A sequence follows from the seed, the kind, the form, the context, the number of pairs, its own number and, in form
 text, from how long the tokenizer's tokens are: what is asked for is the same for every checkpoint. Letters: T tokens,
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Int
 
-from ttbench.corpora.mixture import RecallQuery, Span, copy_row, recall_query
-from ttbench.corpora.puzzles import NOT_ASKED, PUZZLES, Puzzle, mqar
+from ttbench.corpora.training_rows.mixture import RecallQuery, Span, copy_row, recall_query
+from ttbench.corpora.training_rows.puzzles import NOT_ASKED, PUZZLES, Puzzle, mqar
 from ttbench.errors import UnsupportedError, UsageError
 from ttbench.tasks.draw import generator
 from ttbench.types import canonical_json

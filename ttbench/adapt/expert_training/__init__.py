@@ -1,0 +1,1 @@
+"""How experts are trained: recipes, objectives and the loop."""

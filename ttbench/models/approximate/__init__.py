@@ -1,0 +1,1 @@
+"""Attention approximated by random features, by hashing and by landmarks."""

@@ -1,0 +1,311 @@
+"""Titans: language models with a neural long-term memory that learns while it reads.
+
+    titans-lmm    m = M([P, x])    o = W_o (m * silu(W_g x))                            the memory alone
+    titans-mag    m = M([P, x])    y = attention([P, x])    o = W_o (norm(y) * silu(m))       memory as gate
+    titans-mal    m = M([P, x])    z = norm(W_z (m * silu(W_g [P, x])))    o = W_o attention(z)   memory as layer
+    titans-mac    see models.titans_mac                                                 memory as context
+
+M is the memory, its output normed in each head (`models.memory_layer`). P are N_p learned vectors in front of the input
+of every layer, the persistent memory (equation 19): they are written to the memory like tokens, attention sees them
+from everywhere, unrotated, besides a window of the last tokens, and what comes out at their places is dropped.
+
+Source: Behrouz et al., arXiv 2501.00663v1, sections 3 and 4. There is no official code and there are no published
+weights. The paper prints no widths, depths, chunk or segment sizes, N_p, kernel sizes, bounds of theta or activation of
+the memory, so all of these are fields of `TitansConfig` or are named in `models.memory_layer`, and no number from here
+is "Titans as published". Ours too: which side of the gate is activated, and by what; the norm between the layers of
+MAL; that in MAL what comes out at the places of P stays in sight. A SwiGLU after the mixer follows the models that the
+paper compares with.
+
+State per layer, elements: H (2 P + C E + 3 C) with P the weights of the memory and E the widths in and out of all its
+layers, and K - 1 inputs of the convolutions; with attention 2 W (N + S) more, for N = window - 1 tokens and the S
+persistent vectors. All of it is constant in the context.
+Letters: B batch, T tokens, H heads, D head dim, W width, C chunk, K conv kernel, L layers, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ttbench.models import ring
+from ttbench.models.layers import RMSNorm, rotate_half
+from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackWork, own_dialect
+from ttbench.models.titans.memory_layer import MemoryLayer
+from ttbench.models.titans.titans_config import MOST_LAYERS, MAGConfig, MALConfig, TitansConfig, WindowConfig
+
+Pair = tuple[Tensor, Tensor]  # keys and values
+
+
+class TitansMixer(Mixer):
+    """A memory, and the persistent vectors that every layer reads first. Subclasses say what is done with both."""
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__()
+        self.config = config
+        rows = torch.randn(config.num_persistent, config.hidden_size)
+        self.persistent = nn.Parameter(rows) if len(rows) else None
+        self.memory = MemoryLayer(config)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    @classmethod
+    def slots(cls, config: TitansConfig) -> dict[str, Slot]:
+        return MemoryLayer.slots(config)
+
+    @staticmethod
+    def num_before(config: TitansConfig) -> int:
+        """Vectors that the memory reads before the first token."""
+        return config.num_persistent
+
+    def start_weights_(self) -> None:
+        self.memory.start_weights_()
+
+    def start_state(self, part: Part) -> None:
+        self.memory.start_state(part)
+        if self.persistent is not None:
+            self.read_persistent(self.persistent[None], part)
+
+    def read_persistent(self, prefix: Float[Tensor, "1 N W"], part: Part) -> None:
+        """What the persistent vectors leave in the state."""
+        self.memory(prefix, part, offset=0)
+
+    def prefixed(self, x: Float[Tensor, "B T W"], part: Part | None) -> Float[Tensor, "B N+T W"]:
+        """The tokens, behind the persistent vectors where nothing was read before."""
+        if part is not None or self.persistent is None:
+            return x
+        return torch.cat((self.persistent.expand(len(x), -1, -1), x), 1)
+
+    def offset(self, part: Part | None, read: int) -> int:
+        """Tokens in the current chunk before those of `prefixed`."""
+        return 0 if part is None else (read + self.num_before(self.config)) % self.config.chunk_size
+
+    def variant(self, num_tokens: int) -> int:
+        """1 for the last token of a chunk, which writes the memory; else 0."""
+        return int((num_tokens + 1 + self.num_before(self.config)) % self.config.chunk_size == 0)
+
+    def place(self, at: At) -> Int[Tensor, "1"]:
+        """The same on the device, for a step."""
+        return (at.positions + self.num_before(self.config)) % self.config.chunk_size
+
+
+class LMMMixer(TitansMixer):
+    """The memory alone, gated by a linear map of its input (section 4.4)."""
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__(config)
+        self.g_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    @classmethod
+    def work(cls, config: TitansConfig) -> StackWork:
+        return StackWork(flops=MemoryLayer.flops(config) + 2 * 2 * config.hidden_size**2)
+
+    def forward(self, x: Float[Tensor, "B T W"], part: Part | None, *, at: At, read: int) -> Float[Tensor, "B T W"]:
+        whole = self.prefixed(x, part)
+        m = self.memory(whole, part, offset=self.offset(part, read))[:, -x.shape[1] :]
+        return self.o_proj(m * F.silu(self.g_proj(x)))
+
+    def step(self, x: Float[Tensor, "B 1 W"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 W"]:
+        m = self.memory.step(x, part, place=self.place(at), last=bool(variant))
+        return self.o_proj(m * F.silu(self.g_proj(x)))
+
+
+class TitansAttention(nn.Module):
+    """Queries, keys and values of attention beside a memory; keys of persistent vectors are not rotated."""
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.head_dim = config.head_dim
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(width, width, bias=False) for _ in range(3))
+
+    def heads(self, x: Float[Tensor, "B T W"]) -> Float[Tensor, "B H T D"]:
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def queries(self, x: Float[Tensor, "B T W"], turns: Pair) -> Float[Tensor, "B H T D"]:
+        return rotate_half(self.heads(self.q_proj(x)), *turns)
+
+    def pair(self, x: Float[Tensor, "B T W"], turns: Pair | None) -> Pair:
+        """Keys and values [B, H, T, D]."""
+        k, v = self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
+        return (k if turns is None else rotate_half(k, *turns)), v
+
+
+class WindowMixer(TitansMixer):
+    """A memory beside attention to a window and to the persistent vectors."""
+
+    config: WindowConfig
+
+    def __init__(self, config: WindowConfig) -> None:
+        super().__init__(config)
+        self.attention = TitansAttention(config)
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    @classmethod
+    def slots(cls, config: WindowConfig) -> dict[str, Slot]:
+        heads, dim = config.num_attention_heads, config.head_dim
+        return MemoryLayer.slots(config) | {
+            f"{where}_{what}": Slot(shape=(heads, size, dim))
+            for where, size in (("ring", config.window - 1), ("sink", config.num_persistent))
+            for what in ("keys", "values")
+        }
+
+    @classmethod
+    def work(cls, config: WindowConfig) -> StackWork:
+        width, attended = config.hidden_size, 4 * config.hidden_size
+        return StackWork(
+            flops=MemoryLayer.flops(config) + 4 * 2 * width**2 + attended * (1 + config.num_persistent),
+            local_flops_per_context_token=attended,
+            local_window=config.window - 1,
+        )
+
+    def keep_sinks(self, x: Float[Tensor, "1 N W"], part: Part) -> None:
+        for name, sinks in zip(("sink_keys", "sink_values"), self.attention.pair(x, None), strict=True):
+            part[name].copy_(sinks)
+
+    def attend(
+        self, x: Float[Tensor, "B T W"], front: Float[Tensor, "B N W"], part: Part | None, *, at: At, read: int
+    ) -> Float[Tensor, "B T W"]:
+        """Attention of the tokens; `front` is what stands before them where nothing was read."""
+        assert at.turns is not None
+        if part is None:
+            kept, sinks = None, self.attention.pair(front, None)
+        else:
+            kept, sinks = (part["ring_keys"], part["ring_values"]), (part["sink_keys"], part["sink_values"])
+        q, new = self.attention.queries(x, at.turns), self.attention.pair(x, at.turns)
+        out = ring.attend(q, new, kept, window=self.config.window, read=read, sinks=sinks)
+        return out.transpose(1, 2).flatten(-2)
+
+    def attend_step(self, x: Float[Tensor, "B 1 W"], part: Part, *, at: At) -> Float[Tensor, "B 1 W"]:
+        """The same for one token."""
+        assert at.turns is not None
+        q, new = self.attention.queries(x, at.turns), self.attention.pair(x, at.turns)
+        kept, sinks = (part["ring_keys"], part["ring_values"]), (part["sink_keys"], part["sink_values"])
+        out = ring.step(q, new, kept, position=at.positions, seen_len=self.config.window, sinks=sinks)
+        return out.transpose(1, 2).flatten(-2)
+
+
+class MAGMixer(WindowMixer):
+    """Memory as gate: both read the same, and one gates the other (section 4.2)."""
+
+    def read_persistent(self, prefix: Float[Tensor, "1 N W"], part: Part) -> None:
+        self.memory(prefix, part, offset=0)
+        self.keep_sinks(prefix, part)
+
+    def forward(self, x: Float[Tensor, "B T W"], part: Part | None, *, at: At, read: int) -> Float[Tensor, "B T W"]:
+        whole, num_tokens = self.prefixed(x, part), x.shape[1]
+        m = self.memory(whole, part, offset=self.offset(part, read))[:, -num_tokens:]
+        y = self.attend(x, whole[:, :-num_tokens], part, at=at, read=read)
+        return self.o_proj(self.norm(y) * F.silu(m))
+
+    def step(self, x: Float[Tensor, "B 1 W"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 W"]:
+        m = self.memory.step(x, part, place=self.place(at), last=bool(variant))
+        return self.o_proj(self.norm(self.attend_step(x, part, at=at)) * F.silu(m))
+
+
+class MALMixer(WindowMixer):
+    """Memory as layer: attention reads what the memory makes of the tokens (section 4.3)."""
+
+    def __init__(self, config: WindowConfig) -> None:
+        super().__init__(config)
+        width = config.hidden_size
+        self.g_proj, self.z_proj = (nn.Linear(width, width, bias=False) for _ in range(2))
+
+    @classmethod
+    def work(cls, config: WindowConfig) -> StackWork:
+        beside = super().work(config)
+        return replace(beside, flops=beside.flops + 2 * 2 * config.hidden_size**2)
+
+    def between(self, m: Float[Tensor, "B T W"], x: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
+        """What attention reads."""
+        return self.norm(self.z_proj(m * F.silu(self.g_proj(x))))
+
+    def read_persistent(self, prefix: Float[Tensor, "1 N W"], part: Part) -> None:
+        self.keep_sinks(self.between(self.memory(prefix, part, offset=0), prefix), part)
+
+    def forward(self, x: Float[Tensor, "B T W"], part: Part | None, *, at: At, read: int) -> Float[Tensor, "B T W"]:
+        whole, num_tokens = self.prefixed(x, part), x.shape[1]
+        z = self.between(self.memory(whole, part, offset=self.offset(part, read)), whole)
+        return self.o_proj(self.attend(z[:, -num_tokens:], z[:, :-num_tokens], part, at=at, read=read))
+
+    def step(self, x: Float[Tensor, "B 1 W"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 W"]:
+        z = self.between(self.memory.step(x, part, place=self.place(at), last=bool(variant)), x)
+        return self.o_proj(self.attend_step(z, part, at=at))
+
+
+MEMORY_KEYS = (
+    *(f"{part}_proj.weight" for part in "qkv"),
+    *(f"convs.{part}.weight" for part in "qkv"),
+    *(f"start.{i}" for i in range(MOST_LAYERS)),
+    *("gates_proj.weight", "gates_proj.bias", "norm.weight"),
+)
+ATTENTION_KEYS = tuple(f"attention.{part}_proj.weight" for part in "qkv")
+MIXER_KEYS = ("persistent", "o_proj.weight", *(f"memory.{key}" for key in MEMORY_KEYS))
+
+
+class Titans(Stack):
+    """What the variants share."""
+
+    attends: ClassVar[tuple[str, ...]] = ()  # the op of attention, where there is one
+    TINY: ClassVar[Mapping[str, Any]] = {
+        "chunk_size": 16,
+        "memory_layers": 2,
+        "memory_expansion": 2,
+        "memory_read": "token",
+        "memory_init": "learned",
+        "max_step": 0.25,
+        "num_persistent": 3,
+    }
+
+    @property
+    def kernel_path(self) -> dict[str, str]:
+        """With the choices that make it another function: rows have no other words for them."""
+        choices = ("memory_read", "memory_init", "chunk_size", "num_persistent")
+        return {
+            "neural_memory": "chunked",
+            "neural_memory_step": "step",
+            **dict.fromkeys(self.attends, "sdpa"),
+            **{name: str(getattr(self.config, name)) for name in choices},
+        }
+
+
+class TitansLMM(Titans):
+    """Titans, the memory alone: layers that train the weights of a small network on what they read."""
+
+    config_class = TitansConfig
+    mixer_class = LMMMixer
+    DIALECTS = (own_dialect(TitansConfig, mixer_keys=(*MIXER_KEYS, "g_proj.weight")),)
+
+
+class TitansMAG(Titans):
+    """Titans, memory as gate: memory and attention to a window read the same, and one gates the other."""
+
+    config_class = MAGConfig
+    mixer_class = MAGMixer
+    rotary = True
+    attends = ("window_attention",)
+    ATTENTION = ("sdpa",)
+    attention_backend = "sdpa"
+    TINY: ClassVar[Mapping[str, Any]] = {**Titans.TINY, "window": 12}
+    DIALECTS = (own_dialect(MAGConfig, mixer_keys=(*MIXER_KEYS, *ATTENTION_KEYS, "norm.weight")),)
+
+
+class TitansMAL(Titans):
+    """Titans, memory as layer: attention to a window reads what the memory makes of the tokens."""
+
+    config_class = MALConfig
+    mixer_class = MALMixer
+    rotary = True
+    attends = ("window_attention",)
+    ATTENTION = ("sdpa",)
+    attention_backend = "sdpa"
+    TINY: ClassVar[Mapping[str, Any]] = {**Titans.TINY, "window": 12}
+    DIALECTS = (
+        own_dialect(
+            MALConfig, mixer_keys=(*MIXER_KEYS, *ATTENTION_KEYS, "norm.weight", "g_proj.weight", "z_proj.weight")
+        ),
+    )

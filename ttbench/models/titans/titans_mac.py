@@ -1,0 +1,198 @@
+"""Titans, memory as context: attention inside a segment, which also sees what the memory recalls of the past.
+
+For segment t of C tokens, with W_R the memory's query of the context:
+
+    h_j = norm(M_{t-1}(r_j))     r = unit(silu(conv(x W_R)))      recalled from the weights of the segment's start
+    y_i = norm(attention(x_i; P, h_j and x_j for j <= i))         P, the persistent vectors, from everywhere
+    M_t = M_{t-1} after reading y                                 the memory learns what attention made of the segment
+    o_i = W_o (y_i * silu(norm(M(y_i))))                          by the memory's own read convention
+
+Source: Behrouz et al., arXiv 2501.00663v1, section 4.1. Read token by token as the equations stand, two of them see the
+future: h_j depends on token j, so that an h seen by the whole segment (equation 22) leaks, and M_t has learned from all
+of y (equations 24 and 25), so that reading it inside the segment leaks. Here h_j is seen from j on, and y_i is read
+with the weights after token i or of the segment's start, as `memory_read` says. The segment is the memory's chunk.
+Ours, as the paper says nothing: an own query W_R with its own convolution, of length 1 in each head whatever
+`unit_norm` says; h normed before attention, and y behind it, before the memory reads it; positions of h that are those
+of its tokens; P not rotated and not written to the memory; the form of the gate.
+
+State per layer: that of the memory, K - 1 inputs of the recall's convolution, and the 2 (2 C + N_p) W keys and values
+of a segment and of P; constant in the context.
+Letters: B batch, T tokens, H heads, D head dim, W width, C segment, N_p persistent vectors, K conv kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from ttbench.kernels import attention, neural_memory
+from ttbench.models.layers import RMSNorm, ShortConv
+from ttbench.models.stack import At, Part, Slot, StackWork, own_dialect
+from ttbench.models.titans.memory_layer import NORM_EPS, MemoryLayer
+from ttbench.models.titans.titans import ATTENTION_KEYS, MIXER_KEYS, Pair, Titans, TitansAttention, TitansMixer
+from ttbench.models.titans.titans_config import MACConfig
+
+
+def spans(read: int, num_tokens: int, size: int) -> Iterator[tuple[int, int, int]]:
+    """(start, stop, tokens in the segment before) of the pieces of T tokens that lie in one segment each."""
+    start = 0
+    while start < num_tokens:
+        offset = (read + start) % size
+        stop = min(num_tokens, start + size - offset)
+        yield start, stop, offset
+        start = stop
+
+
+def visible(*, offset: int, num_tokens: int, num_always: int, device: torch.device) -> Bool[Tensor, "T S"]:
+    """What the tokens after `offset` others of a segment see of the keys [P, h_0, x_0, h_1, x_1, ...]."""
+    tokens = torch.arange(offset, offset + num_tokens, device=device)[:, None]
+    keys = torch.arange(num_always + 2 * (offset + num_tokens), device=device)
+    return keys < num_always + 2 * (tokens + 1)
+
+
+class MACMixer(TitansMixer):
+    """See the module docstring."""
+
+    def __init__(self, config: MACConfig) -> None:
+        super().__init__(config)
+        width = config.hidden_size
+        self.attention = TitansAttention(config)
+        self.r_proj = nn.Linear(width, width, bias=False)
+        self.r_conv = ShortConv(width, config.conv_kernel, bias=False) if config.conv_kernel else None
+        self.recall_norm = RMSNorm(config.head_dim, eps=config.rms_norm_eps)
+        self.norm = RMSNorm(width, eps=config.rms_norm_eps)
+
+    @classmethod
+    def slots(cls, config: MACConfig) -> dict[str, Slot]:
+        heads, dim = config.num_attention_heads, config.head_dim
+        return MemoryLayer.slots(config) | {
+            "recall_tail": Slot(shape=(max(config.conv_kernel - 1, 0), config.hidden_size)),
+            **{
+                f"{where}_{what}": Slot(shape=(heads, size, dim))
+                for where, size in (("segment", 2 * config.chunk_size), ("sink", config.num_persistent))
+                for what in ("keys", "values")
+            },
+        }
+
+    @classmethod
+    def work(cls, config: MACConfig) -> StackWork:
+        width, dim = config.hidden_size, config.head_dim
+        shapes = neural_memory.layer_shapes(dim, num_layers=config.memory_layers, expansion=config.memory_expansion)
+        recall = 2 * config.num_attention_heads * sum(rows * columns for rows, columns in shapes)
+        # q, k, v of tokens, k and v of what is recalled, W_R and W_o
+        projections = 7 * 2 * width**2 + 2 * config.conv_kernel * width
+        # of a segment, on average half
+        attended = 4 * width * (config.num_persistent + config.chunk_size + 1)
+        return StackWork(flops=MemoryLayer.flops(config) + recall + projections + attended)
+
+    @staticmethod
+    def num_before(config: MACConfig) -> int:
+        return 0
+
+    def read_persistent(self, prefix: Float[Tensor, "1 N W"], part: Part) -> None:
+        for name, sinks in zip(("sink_keys", "sink_values"), self.attention.pair(prefix, None), strict=True):
+            part[name].copy_(sinks)
+
+    def cues(
+        self, x: Float[Tensor, "B T W"], tail: Float[Tensor, "B K-1 W"] | None
+    ) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B K-1 W"] | None]:
+        """What the memory is asked, of length 1 in each head; and the next tail."""
+        r = self.r_proj(x)
+        if self.r_conv is not None:
+            r, tail = self.r_conv(r, tail)
+        r = self.attention.heads(F.silu(r).to(self.memory.inner_dtype))
+        return F.normalize(r, dim=-1, eps=NORM_EPS), tail
+
+    def recalled(
+        self, weights: tuple[Tensor, ...], cues: Float[Tensor, "B H T D"], like: Tensor
+    ) -> Float[Tensor, "B T W"]:
+        """h: what the weights answer."""
+        h = self.recall_norm(neural_memory.apply(weights, cues))
+        return h.transpose(1, 2).flatten(-2).to(like.dtype)
+
+    def context(self, h: Float[Tensor, "B T W"], own: Pair, turns: Pair) -> Pair:
+        """Keys and values [B, H, 2 T, D] in the order h_0, x_0, h_1, x_1, ..."""
+        recalled = self.attention.pair(h, turns)
+        keys, values = (torch.stack(parts, 3).flatten(2, 3) for parts in zip(recalled, own, strict=True))
+        return keys, values
+
+    def forward(self, x: Float[Tensor, "B T W"], part: Part | None, *, at: At, read: int) -> Float[Tensor, "B T W"]:
+        assert at.turns is not None
+        size, outs = self.config.chunk_size, []
+        q, own = self.attention.queries(x, at.turns), self.attention.pair(x, at.turns)
+        cues, recall_tail = self.cues(x, None if part is None else part["recall_tail"])
+        if part is None:
+            memory, tail = self.memory.initial(len(x)), None
+            rows = x.new_zeros(len(x), 0, x.shape[2]) if self.persistent is None else self.persistent[None]
+            sinks = [sink.expand(len(x), -1, -1, -1) for sink in self.attention.pair(rows, None)]
+            segment = None
+        else:
+            memory, tail = self.memory.view(part), part["tail"]
+            sinks = [part["sink_keys"], part["sink_values"]]
+            segment = part["segment_keys"], part["segment_values"]
+        for start, stop, offset in spans(read, x.shape[1], size):
+            turns = at.turns[0][start:stop], at.turns[1][start:stop]
+            h = self.recalled(memory.M, cues[:, :, start:stop], x)
+            new = self.context(h, (own[0][:, :, start:stop], own[1][:, :, start:stop]), turns)
+            keys_values = []
+            for i, piece in enumerate(new):
+                seen = [sinks[i], piece]
+                if segment is not None:
+                    seen.insert(1, segment[i][:, :, : 2 * offset])
+                    segment[i][:, :, 2 * offset : 2 * (offset + stop - start)] = piece
+                keys_values.append(torch.cat(seen, 2))
+            mask = visible(offset=offset, num_tokens=stop - start, num_always=sinks[0].shape[2], device=x.device)
+            y = F.scaled_dot_product_attention(q[:, :, start:stop], *keys_values, attn_mask=mask)
+            y = self.norm(y.transpose(1, 2).flatten(-2))
+            m, memory, tail = self.memory.run(y, memory, tail, offset=offset)
+            outs.append(self.o_proj(y * F.silu(m)))
+        if part is not None:
+            assert recall_tail is not None
+            self.memory.store(memory, tail, part)
+            part["recall_tail"].copy_(recall_tail)
+        return torch.cat(outs, 1)
+
+    def step(self, x: Float[Tensor, "B 1 W"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 W"]:
+        assert at.turns is not None
+        place = self.place(at)
+        cues, recall_tail = self.cues(x, part["recall_tail"])
+        assert recall_tail is not None
+        part["recall_tail"].copy_(recall_tail)
+        h = self.recalled(self.memory.view(part).M, cues, x)
+        new = self.context(h, self.attention.pair(x, at.turns), at.turns)
+        rows = torch.cat((2 * place, 2 * place + 1))
+        segment = part["segment_keys"], part["segment_values"]
+        keys_values = []
+        for held, sink, piece in zip(segment, (part["sink_keys"], part["sink_values"]), new, strict=True):
+            held.index_copy_(2, rows, piece)
+            keys_values.append(torch.cat((sink, held), 2))
+        # rows of the segment before are finite, and not seen
+        seen = torch.arange(keys_values[0].shape[2], device=x.device) < self.config.num_persistent + 2 * (place + 1)
+        y = attention.step(self.attention.queries(x, at.turns), keys_values[0], keys_values[1], seen[None, None, None])
+        y = self.norm(y.transpose(1, 2).flatten(-2))
+        return self.o_proj(y * F.silu(self.memory.step(y, part, place=place, last=bool(variant))))
+
+
+class TitansMAC(Titans):
+    """Titans, memory as context: attention inside a segment, which also sees what the memory recalls of the past."""
+
+    config_class = MACConfig
+    mixer_class = MACMixer
+    rotary = True
+    attends = ("segment_attention",)
+    ATTENTION = ("sdpa",)
+    attention_backend = "sdpa"
+    DIALECTS = (
+        own_dialect(
+            MACConfig,
+            mixer_keys=(
+                *MIXER_KEYS,
+                *ATTENTION_KEYS,
+                *("r_proj.weight", "r_conv.weight", "recall_norm.weight", "norm.weight"),
+            ),
+        ),
+    )

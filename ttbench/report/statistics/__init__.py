@@ -1,0 +1,1 @@
+"""Intervals and tests, and simulations of how often they hold."""

@@ -1,0 +1,1 @@
+"""How long planned cells take, from what was measured on this machine."""

@@ -1,0 +1,1 @@
+"""YAML files as data, checked strictly, with file and line in every message."""

@@ -14,9 +14,9 @@ import pytest
 
 from ttbench.gpu import conductor
 from ttbench.gpu.conductor import NO_GPU, conduct
+from ttbench.gpu.final_table import final_table
 from ttbench.gpu.lines import Lines, read_lines
 from ttbench.gpu.stage import BY_NAME, STAGES, SUBJECTS
-from ttbench.gpu.final_table import final_table
 
 ROOT = Path(__file__).parents[2]
 KINDS = {"fact", "measured", "verdict", "absent", "failed", "ended"}

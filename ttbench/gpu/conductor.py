@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ttbench.gpu.final_table import final_table
 from ttbench.gpu.lines import Lines, read_lines
 from ttbench.gpu.stage import STAGES, TOTAL_S, Stage
-from ttbench.gpu.final_table import final_table
 
 GRACE_S = 3.0  # that a stage has beyond its time to end by itself
 NO_GPU = 2  # exit code

@@ -257,7 +257,7 @@ def timed(seconds: float, **changed: Any) -> dict[str, Any]:
     return {
         **{"stage": "decode", "kind": "measured", "what": "decode", "checkpoint": "random:ttt-linear-1.3b"},
         **{"engine": "eager", "dtype": "bfloat16", "context_len": 512, "batch_size": 1, "seconds": seconds},
-        **{"flops": 2e9, "num_bytes": 3e9, **changed},
+        **{"kernels": "torch", "flops": 2e9, "num_bytes": 3e9, **changed},
     }
 
 

@@ -61,15 +61,16 @@ def _times(lines: Sequence[Line]) -> Iterator[str]:
     if not timed:
         return
     yield "seconds of a call: median of the blocks, and the share of the ceilings that it reaches"
-    keys = ("what", "checkpoint", "engine", "context_len", "batch_size")
+    keys = ("what", "checkpoint", "engine", "kernels", "context_len", "batch_size")
     groups: dict[tuple[object, ...], list[Line]] = {}
     for line in timed:
         groups.setdefault(tuple(line[key] for key in keys), []).append(line)
-    for (what, checkpoint, engine, context_len, batch_size), mine in groups.items():
+    for (what, checkpoint, engine, kernels, context_len, batch_size), mine in groups.items():
         seconds = statistics.median(line["seconds"] for line in mine)
         share = _share(mine[0], lines, seconds)
         told = "" if share is None else f"{100 * share:6.1f} %"
-        place = f"{what:8} {checkpoint!s:26} {engine!s:6} {context_len:>6} tokens, batch {batch_size:>3}"
+        way = f"{engine}, {kernels}"
+        place = f"{what:8} {checkpoint!s:26} {way:14} {context_len:>6} tokens, batch {batch_size:>3}"
         yield f"  {place} {seconds * 1e3:10.3f} ms {told}".rstrip()
 
 

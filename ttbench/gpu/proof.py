@@ -101,8 +101,9 @@ def _refuse_waits(model: SequenceModel, name: str, subject: Subject, lines: Line
 
 
 def engines_for(subject: Subject) -> list[str]:
-    """The engines that run architectures of the registry, eager first."""
-    return [name for name, kind in ENGINES.usable() if kind.dialect is None]
+    """The engines that run architectures of the registry on this kind of device, eager first."""
+    usable = [(name, getattr(kind, "devices", None)) for name, kind in ENGINES.usable() if kind.dialect is None]
+    return [name for name, devices in usable if devices is None or subject.device in devices]
 
 
 def _engines_agree(name: str, subject: Subject, lines: Lines) -> None:

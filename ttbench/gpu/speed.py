@@ -7,6 +7,7 @@ at the end divides by the ceilings that this GPU showed in stage `ceilings`.
 from __future__ import annotations
 
 import gc
+import itertools
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -21,6 +22,7 @@ from ttbench.errors import TtbenchError
 from ttbench.gpu.lines import Lines
 from ttbench.gpu.proof import engines_for
 from ttbench.gpu.stage import Subject
+from ttbench.gpu.ways import WORDS, chosen, ways
 from ttbench.machine.ceilings import streamed_bytes
 from ttbench.machine.devices import placed
 from ttbench.machine.measure import Stopwatch
@@ -42,10 +44,10 @@ Blocks = Callable[["Runner", int, int], tuple[Callable[[int], float], int, Deman
 
 
 class Runner:
-    """One checkpoint under one engine."""
+    """One checkpoint under one engine, with one implementation of its operations."""
 
-    def __init__(self, checkpoint: Checkpoint, engine: Engine, subject: Subject) -> None:
-        self.checkpoint, self.engine, self.subject = checkpoint, engine, subject
+    def __init__(self, checkpoint: Checkpoint, engine: Engine, subject: Subject, way: str = "torch") -> None:
+        self.checkpoint, self.engine, self.subject, self.way = checkpoint, engine, subject, way
         self.weight_bytes = streamed_bytes(engine.model)
         self._rng = np.random.default_rng(0)
 
@@ -73,7 +75,8 @@ def _each(subject: Subject, lines: Lines, points: tuple[tuple[int, int], ...], b
 
 def _open(name: str, subject: Subject, lines: Lines) -> list[Runner]:
     checkpoint, found = resolve(name, dtype=subject.dtype), []
-    for engine_name in engines_for(subject):
+    for engine_name, way in itertools.product(engines_for(subject), ways(subject.device)):
+        # An engine for each way: what a graph has captured stays what it is.
         try:
             engine = load_engine(
                 checkpoint, device=subject.device, dtype=subject.dtype, attention=None, engine=engine_name
@@ -81,7 +84,7 @@ def _open(name: str, subject: Subject, lines: Lines) -> list[Runner]:
         except (TtbenchError, RuntimeError) as error:
             lines.failed("engine", error, checkpoint=name, engine=engine_name)
             continue
-        found.append(Runner(checkpoint, engine, subject))
+        found.append(Runner(checkpoint, engine, subject, way))
     return found
 
 
@@ -91,21 +94,25 @@ def _point(runners: list[Runner], context_len: int, batch_size: int, blocks: Blo
     for runner in runners:
         words = _words(runner, context_len, batch_size)
         try:
-            block, calls, demand = blocks(runner, context_len, batch_size)
-            first_s = block(0)
+            with chosen(runner.way) as ran:
+                block, calls, demand = blocks(runner, context_len, batch_size)
+                first_s = block(0)
+            words["kernel_path"] = dict(ran) or runner.engine.kernel_path
         except (TtbenchError, RuntimeError) as error:
             lines.failed(lines.stage, error, **words)
             _release(runner.subject)
             continue
         lines.write("measured", "first_call", seconds=first_s / calls, **words)
-        ready.append((block, calls, demand, words))
+        ready.append((runner.way, block, calls, demand, words))
     repeats = max((runner.subject.repeats for runner in runners), default=0)
     for repeat in range(1, repeats + 1):
-        for block, calls, demand, words in ready:
+        for way, block, calls, demand, words in ready:
             if lines.left <= 0:
                 return
+            with chosen(way):
+                seconds = block(repeat) / calls
             needed = {} if demand is None else asdict(demand)
-            lines.write("measured", lines.stage, repeat=repeat, seconds=block(repeat) / calls, **needed, **words)
+            lines.write("measured", lines.stage, repeat=repeat, seconds=seconds, **needed, **words)
     for runner in runners:
         runner.engine.forget()
         _release(runner.subject)
@@ -115,10 +122,10 @@ def _words(runner: Runner, context_len: int, batch_size: int) -> dict[str, Any]:
     return {
         "checkpoint": runner.checkpoint.name,
         "engine": runner.engine.name,
+        "kernels": WORDS[runner.way],
         "dtype": runner.subject.dtype,
         "context_len": context_len,
         "batch_size": batch_size,
-        "kernel_path": runner.engine.kernel_path,
     }
 
 

@@ -10,8 +10,7 @@ Measured, for one checkpoint and one context length c, in a process of its own p
 
 Roofline: FLOP and bytes that a call needs at least (`ttbench.machine.roofline`) stand beside what this machine can do
 at best (`ttbench.machine.ceilings`), both in each timed row; `ceiling_s` is the least time that a call can take by
-them. The ceilings are measured, or recalled, after everything that is timed. Ids are put on the device before the
-clock starts.
+them. The ceilings are measured, or recalled, after everything that is timed.
 
 Not measured: tokenisation, sampling, detokenisation, batching, a server's queue. Decode is timed by stepping a
 prepared state, never by subtracting a prefill from a generation. It starts each block from depth c, so the depth
@@ -289,19 +288,9 @@ class _Timer:
         rng = np.random.default_rng([self.bench.cell.seed, self.context_len, self.batch_size, stream, call])
         return random_ids(rng, shape, self.engine.vocab_size)
 
-    def _placed(self, ids: Any) -> Any:
-        """Ids where the engine reads them, so that no copy is timed."""
-        device = self.bench.cell.device
-        if device == "cpu":
-            return ids
-        # Late, with torch.
-        from ttbench.machine.devices import placed
-
-        return placed(ids, device)
-
     def prefill(self, stream: int, call: int) -> Stopwatch:
         """One prefill of the whole context from an empty state."""
-        ids = self._placed(self._ids(stream, call, self.batch_size, self.context_len))
+        ids = self._ids(stream, call, self.batch_size, self.context_len)
         self.engine.reset(self.batch_size, self.context_len + self.params.decode_tokens)
         self.engine.synchronize()
         with Stopwatch() as watch:
@@ -321,7 +310,7 @@ class _Timer:
 
     def decode(self, stream: int, call: int) -> Stopwatch:
         """One block of steps from depth `context_len`."""
-        ids = list(self._placed(self._ids(stream, call, self.params.decode_tokens, self.batch_size)))
+        ids = list(self._ids(stream, call, self.params.decode_tokens, self.batch_size))
         self.engine.restore(self.after_context)
         self.engine.synchronize()
         decode = self.engine.decode

@@ -77,7 +77,7 @@ def test_every_stage_is_imported_with_torch_and_little_else() -> None:
 STAGE = """
 import sys
 from pathlib import Path
-sys.argv = ["gpu", "--stage", "decode", "--device", "cpu", "--seconds", "60", "--out", {out!r}]
+sys.argv = ["gpu", "--stage", "decode", "--device", "cpu", "--seconds", "3600", "--out", {out!r}]
 from ttbench.gpu.__main__ import main
 sys.exit(main())
 """
@@ -95,7 +95,8 @@ def test_a_stage_runs_with_torch_and_little_else(tmp_path: Path) -> None:
 # Stages in this process: what they write, not how fast
 
 
-def run_stage(name: str, tmp_path: Path, *, seconds: float = 60.0) -> list[dict[str, Any]]:
+def run_stage(name: str, tmp_path: Path, *, seconds: float = 3600.0) -> list[dict[str, Any]]:
+    """The lines of a stage, which has time enough on the busiest machine."""
     report = tmp_path / f"{name}.jsonl"
     BY_NAME[name].run(SUBJECTS["cpu"], Lines(report, stage=name, seconds=seconds))
     texts = report.read_text().splitlines()
@@ -133,7 +134,7 @@ def test_blocks_of_every_engine_are_lines_with_what_a_call_needs(tmp_path: Path)
     for name in ("decode", "prefill"):
         lines = run_stage(name, tmp_path)
         assert not [line for line in lines if line["kind"] == "failed"], lines
-        blocks = [line for line in lines if line["what"] == name]
+        blocks = [line for line in lines if line["kind"] == "measured" and line["what"] == name]
         points = SUBJECTS["cpu"].decode if name == "decode" else SUBJECTS["cpu"].prefill
         eager = [line for line in blocks if line["engine"] == "eager"]
         assert len(eager) == len(SUBJECTS["cpu"].checkpoints) * len(points) * SUBJECTS["cpu"].repeats

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -148,6 +149,42 @@ def test_memory_and_peers_are_told_even_without_a_gpu(tmp_path: Path) -> None:
     peers = run_stage("peers", tmp_path)
     assert any("MATH" in line["name"] for line in peers if line["kind"] == "measured")
     assert any(line["what"] == "selective_scan" for line in peers if line["kind"] == "absent")
+
+
+def test_fused_kernels_are_left_to_a_gpu(tmp_path: Path) -> None:
+    (line,) = run_stage("kernels", tmp_path)
+    assert (line["kind"], line["what"]) == ("absent", "fused kernels")
+    assert line["why"]
+
+
+def test_each_case_of_a_kernel_is_a_line_those_of_one_token_and_of_published_sizes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ttbench.gpu import proof
+    from ttbench.kernels.dispatch.proof import Proof
+
+    cases = (SimpleNamespace(label="odd", large=False), SimpleNamespace(label="published", large=True))
+    monkeypatch.setattr(proof, "absent", lambda: None)
+    monkeypatch.setattr(proof, "FUSED", {"scan": "", "scan_step": ""})
+    monkeypatch.setattr(proof, "load_twin", lambda name: SimpleNamespace(name=name, cases=cases))
+    monkeypatch.setattr(proof, "torch_device", lambda name: name)
+
+    def prove(twin: Any, case: Any, *, device: Any, dtype: Any) -> Proof:
+        if twin.name == "scan" and case.large:
+            raise RuntimeError("out of resources: shared memory")
+        error = 0.5 if case.label == "odd" else 1e-4
+        named = {"twin": twin.name, "case": case.label, "dtype": str(dtype)}
+        return Proof(**named, error=error, bound=1e-3, repeats=True)
+
+    monkeypatch.setattr(proof, "prove", prove)
+    report = tmp_path / "kernels.jsonl"
+    proof.kernels(SUBJECTS["cuda"], Lines(report, stage="kernels", seconds=3600))
+    lines = list(read_lines(report))
+    told = [(line.get("twin", line.get("name")), line["case"], line.get("ok")) for line in lines]
+    step, scan = ("scan_step", "published", True), ("scan", "published", None)
+    assert told == [step, step, scan, scan, *([("scan_step", "odd", False)] * 2), *([("scan", "odd", False)] * 2)]
+    assert lines[2]["message"] == "out of resources: shared memory"
+    assert "NOT: kernel scan_step odd" in final_table(lines)
 
 
 def test_a_program_that_is_not_there_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

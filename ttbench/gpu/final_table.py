@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from ttbench.gpu.lines import Line
 
 _GIB = 1024**3
+_WHERE = ("checkpoint", "engine", "twin", "case", "dtype")
 
 
 def final_table(lines: Sequence[Line]) -> str:
@@ -52,7 +53,7 @@ def _verdicts(lines: Sequence[Line]) -> Iterator[str]:
         yield f"{sum(bool(line['ok']) for line in found)} of {len(found)} checks hold"
     for line in found:
         if not line["ok"]:
-            where = ", ".join(str(line[name]) for name in ("checkpoint", "engine") if name in line)
+            where = " ".join(str(line[name]) for name in _WHERE if name in line)
             yield f"  NOT: {line['what']} {where} {line.get('message', '')}".rstrip()
 
 

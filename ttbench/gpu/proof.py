@@ -1,14 +1,11 @@
-"""The stages that prove before anything is timed: fused kernels against their references, graphs against eager steps.
+"""The stages that prove before anything is timed: fused kernels against float64, engines against eager steps.
 
-What is not installed in this tree yet (fused kernels, engine `graph`) is told as absent.
+An engine that this tree or this device does not have is told as absent.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -20,34 +17,39 @@ from ttbench.engines.kinds import load_engine
 from ttbench.errors import TtbenchError
 from ttbench.gpu.lines import Lines
 from ttbench.gpu.stage import Subject
-from ttbench.machine.devices import placed
+from ttbench.kernels.dispatch.catalogue import FUSED, absent, load_twin
+from ttbench.kernels.dispatch.proof import prove
+from ttbench.machine.devices import placed, torch_device
 from ttbench.models.base import SequenceModel
 from ttbench.registry import ENGINES
 
-FUSED = "ttbench.kernels.fused"
-VERIFY = ("kernels", "verify")
-# A command line in a process of its own, with what this Python may lack.
-_COMMAND = "from ttbench.gpu import bare; bare.stand_in(); from ttbench.cli.app import main; main()"
 _STEPS = 36  # more than two mini-batches of 16, of which the last token writes
 
 
 def kernels(subject: Subject, lines: Lines) -> None:
-    """`ttbench kernels verify`, whose lines become lines of the report."""
-    if importlib.util.find_spec(FUSED) is None:
-        lines.write("absent", FUSED, why="this tree has no fused kernels")
+    """Hold each fused kernel against float64, as `ttbench kernels verify` does, those of one token first."""
+    why = absent()
+    if why is None and subject.device != "cuda":
+        why = "they run on CUDA; ttbench kernels verify interprets them elsewhere"
+    if why is not None:
+        lines.write("absent", "fused kernels", why=why)
         return
-    if importlib.util.find_spec("triton") is None:
-        lines.write("absent", "triton", why="not installed, and fused kernels are written in it")
-        return
-    command = [sys.executable, "-c", _COMMAND, *VERIFY]
-    # The stage's time is the parent's to watch: what was said before it ends is kept.
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=os.environ
-    ) as process:
-        for text in process.stdout or ():
-            if text.strip():
-                lines.write("fact", "verify", text=text.rstrip())
-    lines.write("verdict", "kernels_verify", ok=process.returncode == 0, exit_code=process.returncode)
+    device, dtypes = torch_device(subject.device), (torch.bfloat16, torch.float32)
+    names = sorted(FUSED, key=lambda name: not name.endswith("_step"))
+    cases = [(name, case) for name in names for case in load_twin(name).cases]
+    # Published sizes, which models have, before odd ones.
+    for name, case in sorted(cases, key=lambda item: not item[1].large):
+        for dtype in dtypes:
+            if lines.left <= 0:
+                lines.write("absent", "fused kernels", name=name, case=case.label, why="no time left")
+                return
+            try:
+                proof = prove(load_twin(name), case, device=device, dtype=dtype)
+            # A kernel that does not compile or start raises whatever Triton or the driver does.
+            except Exception as error:
+                lines.failed("kernel", error, name=name, case=case.label, dtype=str(dtype))
+            else:
+                lines.write("verdict", "kernel", ok=proof.holds, **asdict(proof))
 
 
 def graphs(subject: Subject, lines: Lines) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -22,7 +22,8 @@ from ttbench.errors import TtbenchError
 from ttbench.gpu.lines import Lines
 from ttbench.gpu.proof import engines_for
 from ttbench.gpu.stage import Subject
-from ttbench.gpu.ways import WORDS, chosen, ways
+from ttbench.kernels.dispatch.catalogue import absent
+from ttbench.kernels.dispatch.running import Way, using, watching
 from ttbench.machine.ceilings import streamed_bytes
 from ttbench.machine.devices import placed
 from ttbench.machine.measure import Stopwatch
@@ -40,13 +41,22 @@ def prefill(subject: Subject, lines: Lines) -> None:
     _each(subject, lines, subject.prefill, _prefill_blocks)
 
 
+# Implementations of the operations as they are asked for, and as lines call them.
+WORDS: Mapping[Way, str] = {"torch": "torch", "auto": "fused"}
+
+
+def ways(device: str) -> tuple[Way, ...]:
+    """The implementations that can be told apart on a device: a CPU runs no fused kernel."""
+    return tuple(WORDS) if device == "cuda" and absent() is None else ("torch",)
+
+
 Blocks = Callable[["Runner", int, int], tuple[Callable[[int], float], int, Demand | None]]
 
 
 class Runner:
     """One checkpoint under one engine, with one implementation of its operations."""
 
-    def __init__(self, checkpoint: Checkpoint, engine: Engine, subject: Subject, way: str = "torch") -> None:
+    def __init__(self, checkpoint: Checkpoint, engine: Engine, subject: Subject, way: Way = "torch") -> None:
         self.checkpoint, self.engine, self.subject, self.way = checkpoint, engine, subject, way
         self.weight_bytes = streamed_bytes(engine.model)
         self._rng = np.random.default_rng(0)
@@ -94,10 +104,10 @@ def _point(runners: list[Runner], context_len: int, batch_size: int, blocks: Blo
     for runner in runners:
         words = _words(runner, context_len, batch_size)
         try:
-            with chosen(runner.way) as ran:
+            with using(runner.way), watching() as ran:
                 block, calls, demand = blocks(runner, context_len, batch_size)
                 first_s = block(0)
-            words["kernel_path"] = dict(ran) or runner.engine.kernel_path
+            words["kernel_path"] = {**runner.engine.choices, **ran}
         except (TtbenchError, RuntimeError) as error:
             lines.failed(lines.stage, error, **words)
             _release(runner.subject)
@@ -109,7 +119,7 @@ def _point(runners: list[Runner], context_len: int, batch_size: int, blocks: Blo
         for way, block, calls, demand, words in ready:
             if lines.left <= 0:
                 return
-            with chosen(way):
+            with using(way):
                 seconds = block(repeat) / calls
             needed = {} if demand is None else asdict(demand)
             lines.write("measured", lines.stage, repeat=repeat, seconds=seconds, **needed, **words)

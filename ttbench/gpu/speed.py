@@ -76,7 +76,7 @@ def _each(subject: Subject, lines: Lines, points: tuple[tuple[int, int], ...], b
                 if lines.left <= until:
                     lines.write("absent", lines.stage, checkpoint=name, context_len=context_len, why="no time left")
                     break
-                _point(runners, context_len, batch_size, blocks, lines)
+                _point(runners, context_len, batch_size, blocks, lines, until=until)
         except (TtbenchError, RuntimeError) as error:
             lines.failed(lines.stage, error, checkpoint=name)
         runners = []
@@ -98,8 +98,13 @@ def _open(name: str, subject: Subject, lines: Lines) -> list[Runner]:
     return found
 
 
-def _point(runners: list[Runner], context_len: int, batch_size: int, blocks: Blocks, lines: Lines) -> None:
-    """Time one context and batch size; what does not fit in memory is told and leaves the rest."""
+def _point(
+    runners: list[Runner], context_len: int, batch_size: int, blocks: Blocks, lines: Lines, *, until: float
+) -> None:
+    """Time one context and batch size; what does not fit in memory is told and leaves the rest.
+
+    Each engine has one block at least; further ones as long as more than `until` seconds of the stage are left.
+    """
     ready = []
     for runner in runners:
         words = _words(runner, context_len, batch_size)
@@ -117,8 +122,8 @@ def _point(runners: list[Runner], context_len: int, batch_size: int, blocks: Blo
     repeats = max((runner.subject.repeats for runner in runners), default=0)
     for repeat in range(1, repeats + 1):
         for way, block, calls, demand, words in ready:
-            if lines.left <= 0:
-                return
+            if lines.left <= (max(until, 0) if repeat > 1 else 0):
+                break
             with using(way):
                 seconds = block(repeat) / calls
             needed = {} if demand is None else asdict(demand)

@@ -29,6 +29,7 @@ recorded; a static KV cache is allocated for its longest use, so used and alloca
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -55,27 +56,31 @@ class MemoryParams:
     rounds: int = parameter(3, "fresh processes for each point")
 
 
-def _peak(name: str, label: str, numerator: str, phase: str | None = None) -> Metric:
-    """The peak of one phase; of a whole run, the highest of its phases."""
-    if phase is None:
-        return Metric(
-            name=name,
-            label=label,
-            unit="bytes",
-            better="lower",
-            statistic="max",
-            numerator=numerator,
-            cluster="round",
-        )
+def _highest(name: str, label: str) -> Metric:
+    """The peak of a whole run: the highest of its phases."""
+    return Metric(
+        name=name, label=label, unit="bytes", better="lower", statistic="max", numerator=name, cluster="round"
+    )
+
+
+def _on_gpu(name: str, label: str, phase: str) -> Metric:
+    """The peak of tensors in one phase; torch's counter is always reset when the phase begins."""
     return Metric(
         name=name,
         label=label,
         unit="bytes",
         better="lower",
         statistic="median",
-        numerator=numerator,
+        numerator="peak_allocated_bytes",
         cluster="round",
         where={"phase": phase},
+    )
+
+
+def _peak(name: str, label: str, numerator: str, phase: str) -> Metric:
+    return dataclasses.replace(
+        _on_gpu(name, label, phase),
+        numerator=numerator,
         valid="peak_reset",
         invalid="the peak of this phase could not be told from an earlier one: the system does not reset its counter",
     )
@@ -133,15 +138,15 @@ class Memory(Task):
     needs_corpus: ClassVar[bool] = False
     default_ctx: ClassVar[str] = "512,2k,8k"
     metrics: ClassVar[tuple[Metric, ...]] = (
-        _peak("peak_rss_bytes", "peak memory", "peak_rss_bytes"),
-        _peak("peak_allocated_bytes", "peak of tensors on the GPU", "peak_allocated_bytes"),
-        _peak("peak_reserved_bytes", "peak taken from the GPU's driver", "peak_reserved_bytes"),
+        _highest("peak_rss_bytes", "peak memory"),
+        _highest("peak_allocated_bytes", "peak of tensors on the GPU"),
+        _highest("peak_reserved_bytes", "peak taken from the GPU's driver"),
         _peak("load_peak_bytes", "peak while loading", "peak_rss_bytes", "load"),
         _peak("prefill_peak_bytes", "peak while reading", "peak_rss_bytes", "prefill"),
         _peak("decode_peak_bytes", "peak while decoding", "peak_rss_bytes", "decode"),
-        _peak("load_allocated_bytes", "tensors while loading", "peak_allocated_bytes", "load"),
-        _peak("prefill_allocated_bytes", "tensors while reading", "peak_allocated_bytes", "prefill"),
-        _peak("decode_allocated_bytes", "tensors while decoding", "peak_allocated_bytes", "decode"),
+        _on_gpu("load_allocated_bytes", "tensors while loading", "load"),
+        _on_gpu("prefill_allocated_bytes", "tensors while reading", "prefill"),
+        _on_gpu("decode_allocated_bytes", "tensors while decoding", "decode"),
         _exact("graph_pool_bytes", "kept for captured graphs", "decode"),
         _peak("prefill_working_bytes", "reading, above the loaded model", "working_peak_bytes", "prefill"),
         _exact("weight_bytes", "weights", "load"),

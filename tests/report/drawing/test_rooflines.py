@@ -110,7 +110,8 @@ def test_the_ceiling_is_a_slope_up_to_its_ridge() -> None:
 def test_each_dtype_has_a_ceiling_of_its_own() -> None:
     table = summarise(rows_of(dtypes=("float32", "bfloat16")))
     roofs = roofs_of(entries(table, "ceiling_bytes_per_s"), entries(table, "ceiling_flops_per_s"))
-    assert {roof.name: roof.flops_per_s for roof in roofs} == {"float32": PRODUCT, "bfloat16": 2 * PRODUCT}
+    found = {roof.name: roof.flops_per_s for roof in roofs}
+    assert found == {"float32": pytest.approx(PRODUCT), "bfloat16": pytest.approx(2 * PRODUCT)}
 
 
 def drawn(table: pd.DataFrame, layout: Any) -> Any:

@@ -155,6 +155,7 @@ class Latency(Task):
     )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "cell"
     needs_corpus: ClassVar[bool] = False
+    any_weights: ClassVar[bool] = True
     default_ctx: ClassVar[str] = "512,2k,8k"
     metrics: ClassVar[tuple[Metric, ...]] = (
         _median("prefill_s", "prefill", "s", "call_s", "prefill"),

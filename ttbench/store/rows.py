@@ -234,16 +234,36 @@ def frame(rows: pa.Table) -> pd.DataFrame:
     carried = rows.schema.metadata or {}
     found = {name: json.loads(carried[key]) for name, key in CARRIED.items() if key in carried}
     result.attrs = {"metrics": {}, "environments": {}, **found}
+    result.attrs["metrics"] = {task: _with_counts(task, metrics) for task, metrics in result.attrs["metrics"].items()}
     if "figures" not in found:
         result.attrs["figures"] = _todays_figures(result.attrs["metrics"])
     return result
 
 
+def _built_in(task: str) -> Any:
+    """The task of that name that ships with the package; None: there is none."""
+    return TASKS.load(task) if task in TASKS and TASKS.entry_point(task) is None else None
+
+
 def _todays_figures(tasks: Iterable[str]) -> dict[str, Any]:
     """For files from before figures travelled with rows: what the built-in tasks declare now."""
-    built_in = {task: TASKS.load(task) for task in tasks if task in TASKS and TASKS.entry_point(task) is None}
-    declared = {task: found.figures for task, found in built_in.items() if found.figures is not None}
+    built_in = {task: _built_in(task) for task in tasks}
+    declared = {
+        task: found.figures for task, found in built_in.items() if found is not None and found.figures is not None
+    }
     return {task: [figure.to_json() for figure in figures] for task, figures in declared.items()}
+
+
+def _with_counts(task: str, metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Metrics with what they count: of those that were stored before they said it, what the task declares now."""
+    if all(metric.get("counts") or metric["denominator"] is None for metric in metrics):
+        return metrics
+    today = _built_in(task)
+    counts = {} if today is None else {(each.name, each.denominator): each.counts for each in today.metrics}
+    return [
+        {**metric, "counts": metric.get("counts") or counts.get((metric["name"], metric["denominator"]), "")}
+        for metric in metrics
+    ]
 
 
 def parquet_bytes(rows: pa.Table) -> bytes:

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from ttbench.errors import UnsupportedError
 from ttbench.models.base import Dialect, SequenceModel, State, require_no_grad
 from ttbench.models.layers import RMSNorm, SwiGLU, init_weights_, rotary_angles
 from ttbench.models.stack_config import StackConfig
@@ -238,6 +239,10 @@ class Stack(SequenceModel):
         return iter(cast("list[Block]", list(self.layers)))
 
     def new_state(self, batch_size: int, max_len: int) -> StackState:
+        """Allocate a state. Raises UnsupportedError where the model is not causal: it reads whole texts only."""
+        if not self.strictly_causal:
+            name = type(self).__name__
+            raise UnsupportedError(f"this {name} is not causal and has no state; it reads whole texts only")
         like, mixers = self.norm.weight, self.mixers(self.config)
         slots, rows, counts = _slots(mixers, self.config), [], dict[str, int]()
         for mixer in mixers:

@@ -35,11 +35,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ttbench.errors import CheckpointError, UnsupportedError
+from ttbench.errors import CheckpointError
 from ttbench.kernels import gaussian_attention, nystrom_attention
 from ttbench.models import kv_cache as cache
 from ttbench.models.layers import rotate_half
-from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackState, StackWork, own_dialect
+from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackWork, own_dialect
 from ttbench.models.stack_config import HeadedConfig, require_at_least, require_one_of, require_positive, require_seed
 
 APPROXIMATIONS = ("none", "nystrom")
@@ -160,12 +160,6 @@ class Skyformer(Stack):
     def __init__(self, config: SkyformerConfig) -> None:
         super().__init__(config)
         self.strictly_causal = config.approximation == "none"
-
-    def new_state(self, batch_size: int, max_len: int) -> StackState:
-        """Raises UnsupportedError where there is none: with `nystrom`."""
-        if not self.strictly_causal:
-            raise UnsupportedError("Skyformer with approximation 'nystrom' has no state; it reads whole texts only")
-        return super().new_state(batch_size, max_len)
 
     @property
     def kernel_path(self) -> dict[str, str]:

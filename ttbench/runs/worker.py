@@ -228,6 +228,8 @@ def run_cell(cell: Cell, *, group: Group, channel: Channel) -> CellRecord:
             load_average=load,
             engine=cell.engine if engine is None else engine.name,
             kernel_path={} if engine is None else {**engine.kernel_path, **looked(group)},
+            # Engines of other packages may have nothing to choose.
+            choices=getattr(engine, "choices", {}),
             checked=group.checked(cell),
             metrics=task.metrics,
             figures=task.figures,

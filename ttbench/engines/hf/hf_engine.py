@@ -38,7 +38,7 @@ from ttbench.engines.hf.hf_length import Tables, steady_length
 from ttbench.engines.ids import as_ids, scored_places
 from ttbench.errors import TooLongError, UnsupportedError, UsageError
 from ttbench.machine.devices import torch_device, torch_dtype
-from ttbench.types import NO_ATTENTION, Checkpoint
+from ttbench.types import NO_ATTENTION, Checkpoint, Scalar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,6 +296,10 @@ class HFEngine:
         for name, span in found.beyond.items():
             path[f"unprobed_{name}"] = str(span)
         return path
+
+    @property
+    def choices(self) -> dict[str, Scalar]:
+        return {"cache_mode": self._mode}
 
     def _ids(self, noun: str, values: Any, *, num_dims: int, lowest: int = 0) -> Int[Tensor, "..."]:
         self._need_room(0)

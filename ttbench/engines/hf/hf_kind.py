@@ -7,12 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ttbench.declare import ColumnDeclaration, text
 from ttbench.errors import UsageError
 from ttbench.types import Checkpoint
 
 if TYPE_CHECKING:
     from ttbench.engines.check_result import CheckResult
     from ttbench.engines.engine import Engine
+
+
+HF_CHOICES: Mapping[str, ColumnDeclaration] = {
+    "cache_mode": text("engine hf: how its cache is continued: in chunks, in steps, or by reading the whole again")
+}
 
 
 class HF:

@@ -35,6 +35,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ttbench.declare import ColumnDeclaration, text, whole
 from ttbench.errors import CheckpointError
 from ttbench.kernels import gaussian_attention, nystrom_attention
 from ttbench.models import kv_cache as cache
@@ -153,6 +154,11 @@ class Skyformer(Stack):
 
     mixer_class = GaussianMixer
     config_class = SkyformerConfig
+    CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = {
+        "normalisation": text("Skyformer: what sums of weights are divided by: none, mean or rows"),
+        "approximation": text("Skyformer: none, or nystrom, which is not causal"),
+        "num_landmarks": whole("Skyformer: landmarks of nystrom", "landmarks"),
+    }
     TINY: ClassVar[Mapping[str, Any]] = {"normalisation": "none"}
     rotary = True
     DIALECTS = (own_dialect(SkyformerConfig, mixer_keys=tuple(f"{part}_proj.weight" for part in "qkvo")),)

@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ttbench.declare import ColumnDeclaration, text, whole
 from ttbench.models import ring
 from ttbench.models.layers import RMSNorm, rotate_half
 from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackWork, own_dialect
@@ -247,10 +248,20 @@ ATTENTION_KEYS = tuple(f"attention.{part}_proj.weight" for part in "qkv")
 MIXER_KEYS = ("persistent", "o_proj.weight", *(f"memory.{key}" for key in MEMORY_KEYS))
 
 
+WINDOW = {"window": whole("tokens that attention beside the memory sees, the query's own among them", "tokens")}
+
+
 class Titans(Stack):
     """What the variants share."""
 
     attends: ClassVar[tuple[str, ...]] = ()  # the op of attention, where there is one
+    CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = {
+        "memory_read": text("Titans: weights that a token reads: its own (token), or the chunk's first (chunk)"),
+        "memory_init": text("Titans: how the memory starts: learned or zero"),
+        "memory_layers": whole("Titans: layers of the memory's network", "layers"),
+        "chunk_size": whole("Titans: tokens whose errors are taken at the same weights", "tokens"),
+        "num_persistent": whole("Titans: learned vectors in front of the sequence", "vectors"),
+    }
     TINY: ClassVar[Mapping[str, Any]] = {
         "chunk_size": 16,
         "memory_layers": 2,
@@ -288,6 +299,7 @@ class TitansMAG(Titans):
     mixer_class = MAGMixer
     rotary = True
     attends = ("window_attention",)
+    CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = Titans.CHOICES | WINDOW
     ATTENTION = ("sdpa",)
     attention_backend = "sdpa"
     TINY: ClassVar[Mapping[str, Any]] = {**Titans.TINY, "window": 12}
@@ -301,6 +313,7 @@ class TitansMAL(Titans):
     mixer_class = MALMixer
     rotary = True
     attends = ("window_attention",)
+    CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = Titans.CHOICES | WINDOW
     ATTENTION = ("sdpa",)
     attention_backend = "sdpa"
     TINY: ClassVar[Mapping[str, Any]] = {**Titans.TINY, "window": 12}

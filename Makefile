@@ -121,8 +121,9 @@ format: $(STAMP)  ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-columns: $(STAMP)  ## make docs/columns.md, what each column holds, from the declarations
+columns: $(STAMP)  ## make docs/columns.md, and the table of sizes in docs/architectures.md, from the code
 	@$(BIN)/python scripts/columns.py
+	@$(BIN)/python scripts/architectures.py
 
 figures: $(STAMP)  ## rebuild every CSV and figure in results/ from its rows.parquet
 	@$(BIN)/ttbench figures

@@ -224,10 +224,6 @@ class EagerEngine:
         return () if state is None else tuple(value.data_ptr() for value, _, _ in state.tensors().values())
 
     @property
-    def kernel_path(self) -> dict[str, str]:
-        return dict(self.model.kernel_path)
-
-    @property
     def choices(self) -> dict[str, Scalar]:
         return dict(self.model.choices)
 

@@ -29,6 +29,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ttbench.errors import UnsupportedError
+from ttbench.kernels.dispatch.choice import op
+from ttbench.kernels.dispatch.running import note
 
 
 def reference(
@@ -44,6 +46,7 @@ def reference(
     return out
 
 
+@op("attention", "sdpa")
 def chunked(
     q: Float[Tensor, "B H T D"], k: Float[Tensor, "B G S D"], v: Float[Tensor, "B G S D"]
 ) -> Float[Tensor, "B H T D"]:
@@ -62,6 +65,7 @@ def chunked(
     return flash(q, k, v)
 
 
+@op("attention_step", "sdpa")
 def step(
     q: Float[Tensor, "B H 1 D"],
     k: Float[Tensor, "B G S D"],
@@ -72,6 +76,7 @@ def step(
     return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=k.shape[1] != q.shape[1])
 
 
+@op("attention", "eager")
 def eager(
     q: Float[Tensor, "B H T D"], k: Float[Tensor, "B G S D"], v: Float[Tensor, "B G S D"]
 ) -> Float[Tensor, "B H T D"]:
@@ -81,6 +86,7 @@ def eager(
     return _softmax_attention(q, k, v, order <= order[num_keys - num_queries :, None])
 
 
+@op("attention_step", "eager")
 def eager_step(
     q: Float[Tensor, "B H 1 D"],
     k: Float[Tensor, "B G S D"],
@@ -109,6 +115,7 @@ def flash(
 ) -> Float[Tensor, "B H T D"]:
     """As `chunked`, on the device's FlashAttention kernel alone. Raises UnsupportedError where it cannot run."""
     check_flash(q)
+    note("attention", f"flash_{q.device.type}")
     num_queries, group = q.shape[2], q.shape[1] // k.shape[1]
     num_past = k.shape[2] - num_queries
     present = [x[:, :, num_past:].repeat_interleave(group, dim=1) for x in (k, v)]
@@ -131,6 +138,7 @@ def flash_step(
 ) -> Float[Tensor, "B H 1 D"]:
     """As `step` where every one of the S keys exists: the kernel takes no mask, and `seen` is not looked at."""
     check_flash(q)
+    note("attention_step", f"flash_{q.device.type}")
     rows = q.unflatten(1, (k.shape[1], -1)).flatten(2, 3)  # [B, G, R, D]
     return _flash(rows, k, v, is_causal=False)[0].reshape(q.shape)
 
@@ -180,10 +188,3 @@ BACKENDS: Mapping[str, Backend] = {
     "eager": Backend(prefill=eager, step=eager_step, takes_mask=True),
     "flash": Backend(prefill=flash, step=flash_step, takes_mask=False),
 }
-
-
-def kernel(name: str, like: Tensor) -> str:
-    """What a back end runs on tensors like this one, for a row's kernel path."""
-    if name == "flash":
-        return "flash_cpu" if like.device.type == "cpu" else "flash_cuda"
-    return name

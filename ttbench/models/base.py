@@ -234,11 +234,6 @@ class SequenceModel(nn.Module, ABC):
             self.attention_backend = name
 
     @property
-    def kernel_path(self) -> dict[str, str]:
-        """Op -> implementation that runs, for every row; `<op>_step` of one token, where that is another one."""
-        return {}
-
-    @property
     def choices(self) -> dict[str, Scalar]:
         """What the config says where the architecture leaves it open, by the names of `CHOICES`."""
         return {name: getattr(self.config, name) for name in self.CHOICES}

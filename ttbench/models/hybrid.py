@@ -196,14 +196,6 @@ MIXERS: Mapping[str, type[Mixer]] = {
     "fused_attention": FusedAttention,
     "mlp": MLPLayer,
 }
-_OPS = {
-    "mamba": {"selective_scan": "chunked", "selective_scan_step": "step"},
-    "attention": {"attention": "sdpa"},
-    "sliding_attention": {"window_attention": "sdpa"},
-    "mamba2": {"ssd": "chunked", "ssd_step": "step"},
-    "fused_attention": {"window_attention": "sdpa"},
-    "mlp": {},
-}
 # Jamba's names: those of the mixers say their kind, ours do not.
 _NAMES = {
     "input_layernorm.weight": "mixer_norm.weight",
@@ -295,7 +287,3 @@ class Hybrid(Stack):
     @classmethod
     def mixers(cls, config: HybridConfig | ReneConfig) -> Sequence[type[Any]]:
         return [MIXERS[kind] for kind in config.layer_types]
-
-    @property
-    def kernel_path(self) -> dict[str, str]:
-        return {op: how for kind in sorted(set(self.config.layer_types)) for op, how in _OPS[kind].items()}

@@ -23,7 +23,7 @@ from ttbench.strict_yaml.nodes import read_yaml
 from ttbench.strict_yaml.typed import Known, read
 
 RECIPE = Path(str(resources.files("ttbench") / "zoo" / "recipe.yaml"))
-TEXTS = ("code", "prose", "dna", "languages", "cipher", "cipher-languages", "renamed")
+TEXTS = ("code", "prose", "dna", "languages", "cipher", "cipher-languages", "scripts", "renamed")
 KINDS = (*TEXTS, "copy", "recall", "needle", "recall-any", "needle-any", *PUZZLES)
 SHARED = "shared"  # a key under which a file keeps what others repeat by aliases
 

@@ -285,10 +285,11 @@ class HFEngine:
         return nbytes_allocated(self._cache)
 
     @property
-    def kernel_path(self) -> dict[str, str]:
+    def choices(self) -> dict[str, Scalar]:
         found = self.probe
         attends = getattr(self.model.config, "_attn_implementation", None) or NO_ATTENTION
-        path = {"model": f"transformers {transformers.__version__}", "attention": attends, "cache": self._mode}
+        path: dict[str, Scalar] = {"model": f"transformers {transformers.__version__}", "attention": attends}
+        path["cache"] = self._mode
         if self.steady_len is not None:
             path["steady_tokens"] = str(self.steady_len)
         if not found.causal:
@@ -296,10 +297,6 @@ class HFEngine:
         for name, span in found.beyond.items():
             path[f"unprobed_{name}"] = str(span)
         return path
-
-    @property
-    def choices(self) -> dict[str, Scalar]:
-        return {"cache_mode": self._mode}
 
     def _ids(self, noun: str, values: Any, *, num_dims: int, lowest: int = 0) -> Int[Tensor, "..."]:
         self._need_room(0)

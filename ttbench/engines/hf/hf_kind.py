@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 
 HF_CHOICES: Mapping[str, ColumnDeclaration] = {
-    "cache_mode": text("engine hf: how its cache is continued: in chunks, in steps, or by reading the whole again")
+    "model": text("engine hf: whose code computes, and its release"),
+    "attention": text("engine hf: implementation of attention that the model says it runs"),
+    "cache": text("engine hf: how its cache is continued: chunks, steps, or whole, which reads all again"),
+    "steady_tokens": text("engine hf: tokens up to which the model's tables of positions do not change"),
+    "leak": text("engine hf: change of earlier logits when later tokens change; null: the model is causal"),
+    "unprobed_sliding_window": text("engine hf: window of the model that is longer than what probes read, in tokens"),
 }
 
 

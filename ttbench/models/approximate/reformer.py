@@ -187,8 +187,3 @@ class Reformer(Stack):
         draw = torch.Generator("cpu").manual_seed(config.hash_seed)
         for mixer in (block.mixer for block in self.blocks()):
             mixer.rotations.normal_(generator=draw)
-
-    @property
-    def kernel_path(self) -> dict[str, str]:
-        form = "streaming variant, not the paper's sorted chunks"
-        return {"lsh_attention": "chunked", "lsh_attention_step": "step", "lsh_form": form}

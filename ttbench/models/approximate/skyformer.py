@@ -166,13 +166,3 @@ class Skyformer(Stack):
     def __init__(self, config: SkyformerConfig) -> None:
         super().__init__(config)
         self.strictly_causal = config.approximation == "none"
-
-    @property
-    def kernel_path(self) -> dict[str, str]:
-        config = self.config
-        if config.approximation == "nystrom":
-            path = {"nystrom_attention": "chunked", "landmarks": str(config.num_landmarks)}
-        else:
-            form = "sdpa" if config.normalisation == "rows" else "chunked"
-            path = {"gaussian_attention": form, "gaussian_attention_step": "step"}
-        return {**path, "normalisation": config.normalisation}

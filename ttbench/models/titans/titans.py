@@ -254,7 +254,6 @@ WINDOW = {"window": whole("tokens that attention beside the memory sees, the que
 class Titans(Stack):
     """What the variants share."""
 
-    attends: ClassVar[tuple[str, ...]] = ()  # the op of attention, where there is one
     CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = {
         "memory_read": text("Titans: weights that a token reads: its own (token), or the chunk's first (chunk)"),
         "memory_init": text("Titans: how the memory starts: learned or zero"),
@@ -272,17 +271,6 @@ class Titans(Stack):
         "num_persistent": 3,
     }
 
-    @property
-    def kernel_path(self) -> dict[str, str]:
-        """With the choices that make it another function: rows have no other words for them."""
-        choices = ("memory_read", "memory_init", "chunk_size", "num_persistent")
-        return {
-            "neural_memory": "chunked",
-            "neural_memory_step": "step",
-            **dict.fromkeys(self.attends, "sdpa"),
-            **{name: str(getattr(self.config, name)) for name in choices},
-        }
-
 
 class TitansLMM(Titans):
     """Titans, the memory alone: layers that train the weights of a small network on what they read."""
@@ -298,7 +286,6 @@ class TitansMAG(Titans):
     config_class = MAGConfig
     mixer_class = MAGMixer
     rotary = True
-    attends = ("window_attention",)
     CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = Titans.CHOICES | WINDOW
     ATTENTION = ("sdpa",)
     attention_backend = "sdpa"
@@ -312,7 +299,6 @@ class TitansMAL(Titans):
     config_class = MALConfig
     mixer_class = MALMixer
     rotary = True
-    attends = ("window_attention",)
     CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = Titans.CHOICES | WINDOW
     ATTENTION = ("sdpa",)
     attention_backend = "sdpa"

@@ -225,8 +225,10 @@ class Stack(SequenceModel):
             for slot in mixer.slots(config).values():
                 sizes[slot.length_dim is not None] += slot.nbytes(dtype_bytes)
         mlps = len(mixers) * SwiGLU.flops(config.hidden_size, config.mlp_size)
+        head = 2 * config.hidden_size * config.vocab_size
         return Cost(
-            flops_per_token=sum(work.flops for work in works) + mlps + 2 * config.hidden_size * config.vocab_size,
+            flops_per_token=sum(work.flops for work in works) + mlps + head,
+            head_flops=head,
             flops_per_context_token=sum(work.flops_per_context_token for work in works),
             local_flops_per_context_token=sum(work.local_flops_per_context_token for work in works),
             local_window=max((work.local_window for work in works), default=0),

@@ -45,7 +45,7 @@ FAULTS = {
     ),
     "exponents are differences of sums": (
         *("ssd_twin", "PREFILL", 3),
-        *("spans = tl.cumsum(later, 0)", "spans = tl.cumsum(rate, 0)[:, None] - tl.cumsum(rate, 0)[None, :]"),
+        *("tl.exp(tl.cumsum(later, 0))", "tl.exp(tl.cumsum(rate, 0)[:, None] - tl.cumsum(rate, 0)[None, :])"),
     ),
     "the limits of dt are forgotten": (
         *("ssd_twin", "STEP", 1),
@@ -64,31 +64,31 @@ FAULTS = {
         *("tl.minimum(segment_len, T - first)", "tl.minimum(segment_len, (T - first) // 8 * 8)"),
     ),
     "the tail of a convolution stays": (
-        *("short_conv_twin", "TWIN", 1),
+        *("shared.short_conv_twin", "TWIN", 1),
         *("    tl.store(where, new", "    tl.store(where, old"),
     ),
     "the tail of a convolution is off by one": (
-        *("short_conv_twin", "TWIN", 4),
+        *("shared.short_conv_twin", "TWIN", 4),
         *("at = s + T - (K - 1)", "at = s + T - K"),
     ),
     "a norm divides by the size of its block": (
-        *("norm_twin", "RESIDUAL", 0),
+        *("shared.norm_twin", "RESIDUAL", 0),
         *("tl.rsqrt(tl.sum(x * x, 0) / D", "tl.rsqrt(tl.sum(x * x, 0) / BD"),
     ),
     "a mean is taken over what is not there": (
-        *("norm_twin", "GATED", 2),
+        *("shared.norm_twin", "GATED", 2),
         *("y = tl.where(inside, y - tl.sum(y, 0) / D, 0.0)", "y = y - tl.sum(y, 0) / D"),
     ),
     "a key goes to the first place": (
-        *("inputs_twin", "KEEP", 1),
+        *("shared.inputs_twin", "KEEP", 1),
         *("place = tl.load(position_ptr)", "place = tl.load(position_ptr) * 0"),
     ),
     "every token is turned as the first": (
-        *("inputs_twin", "TTT", 1),
+        *("shared.inputs_twin", "TTT", 1),
         *("turn = (row % T * P + p) * 2", "turn = p * 2"),
     ),
     "gates of another head": (
-        *("inputs_twin", "MEMORY", 0),
+        *("shared.inputs_twin", "MEMORY", 0),
         *("row * gates_stride + head * 3,", "row * gates_stride + head,"),
     ),
 }

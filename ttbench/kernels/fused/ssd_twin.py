@@ -68,37 +68,41 @@ def _prefill_kernel(
 ):  # fmt: skip
     batch, head = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     p, n = tl.program_id(2) * BP + tl.arange(0, BP), tl.arange(0, BN)
-    k = tl.arange(0, K).to(tl.int64)
+    k = tl.arange(0, K)
     in_p, in_n = p < P, n < N
     A = tl.load(A_ptr + head).to(tl.float32)
     square = (batch * H + head) * P * N + p[:, None] * N + n[None, :]
     in_h = in_p[:, None] & in_n[None, :]
     h = tl.load(initial_ptr + square, mask=in_h, other=0.0)
-    shared = head // group_size * N + n
+    # the pointers move from chunk to chunk, so that 32 bits hold what is within one
+    x_ptr += batch * x_batch + head * P
+    dt_ptr += batch * dt_batch + head
+    B_ptr += batch * B_batch + head // group_size * N
+    C_ptr += batch * C_batch + head // group_size * N
+    y_ptr += (batch * T * H + head) * P
     for chunk in range(0, tl.cdiv(T, K)):
-        t = chunk * K + k
-        here = t < T
-        dt = tl.load(dt_ptr + batch * dt_batch + t * dt_token + head, mask=here, other=0.0).to(tl.float32)
-        at = x_ptr + batch * x_batch + t[:, None] * x_token + head * P + p[None, :]
-        x = tl.load(at, mask=here[:, None] & in_p[None, :], other=0.0).to(tl.float32) * dt[:, None]
-        in_B = here[:, None] & in_n[None, :]
-        B = tl.load(B_ptr + batch * B_batch + t[:, None] * B_token + shared[None, :], mask=in_B, other=0.0)
-        C = tl.load(C_ptr + batch * C_batch + t[:, None] * C_token + shared[None, :], mask=in_B, other=0.0)
-        B, C = B.to(tl.float32).to(OPERANDS), C.to(tl.float32).to(OPERANDS)
+        here = chunk * K + k < T
+        in_x, in_B = here[:, None] & in_p[None, :], here[:, None] & in_n[None, :]
+        dt = tl.load(dt_ptr + k * dt_token, mask=here, other=0.0).to(tl.float32)
         rate = dt * A
         # [t, r]: of the steps r + 1 .. t
         later = tl.where(k[:, None] > k[None, :], rate[:, None], 0.0)
-        spans = tl.cumsum(later, 0)
+        C = tl.load(C_ptr + k[:, None] * C_token + n[None, :], mask=in_B, other=0.0).to(tl.float32).to(OPERANDS)
+        y = tl.dot(C, tl.trans(h.to(OPERANDS)), input_precision=PRECISION) * tl.exp(tl.cumsum(rate, 0))[:, None]
+        B = tl.load(B_ptr + k[:, None] * B_token + n[None, :], mask=in_B, other=0.0).to(tl.float32).to(OPERANDS)
         scores = tl.dot(C, tl.trans(B), input_precision=PRECISION)
-        scores = tl.where(k[:, None] >= k[None, :], scores * tl.exp(spans), 0.0)
-        y = tl.dot(scores.to(OPERANDS), x.to(OPERANDS), input_precision=PRECISION)
-        read = tl.dot(C, tl.trans(h.to(OPERANDS)), input_precision=PRECISION)
-        y += tl.exp(tl.cumsum(rate, 0))[:, None] * read
-        out = y_ptr + (batch * T + t[:, None]) * H * P + head * P + p[None, :]
-        tl.store(out, y, mask=here[:, None] & in_p[None, :])
+        scores = tl.where(k[:, None] >= k[None, :], scores * tl.exp(tl.cumsum(later, 0)), 0.0)
+        x = tl.load(x_ptr + k[:, None] * x_token + p[None, :], mask=in_x, other=0.0).to(tl.float32) * dt[:, None]
+        y = tl.dot(scores.to(OPERANDS), x.to(OPERANDS), y, input_precision=PRECISION)
+        tl.store(y_ptr + k[:, None] * (H * P) + p[None, :], y, mask=in_x)
         left = tl.exp(tl.sum(later, 0))[:, None] * x
-        h = tl.exp(tl.sum(rate, 0)) * h
-        h += tl.dot(tl.trans(left.to(OPERANDS)), B, input_precision=PRECISION)
+        h = h * tl.exp(tl.sum(rate, 0))
+        h = tl.dot(tl.trans(left.to(OPERANDS)), B, h, input_precision=PRECISION)
+        x_ptr += K * x_token
+        dt_ptr += K * dt_token
+        B_ptr += K * B_token
+        C_ptr += K * C_token
+        y_ptr += K * H * P
     tl.store(final_ptr + square, h, mask=in_h)
 
 

@@ -11,8 +11,12 @@ from ttbench.kernels.dispatch.twin import Twin
 
 # op, as it stands in kernel_path -> where its twin is
 FUSED: Mapping[str, str] = {
+    "neural_memory": "ttbench.kernels.fused.neural_memory_twin:PREFILL",
+    "neural_memory_step": "ttbench.kernels.fused.neural_memory_twin:STEP",
     "ttt_linear": "ttbench.kernels.fused.ttt_linear_twin:PREFILL",
     "ttt_linear_step": "ttbench.kernels.fused.ttt_linear_twin:STEP",
+    "ttt_mlp": "ttbench.kernels.fused.ttt_mlp_twin:PREFILL",
+    "ttt_mlp_step": "ttbench.kernels.fused.ttt_mlp_twin:STEP",
 }
 
 

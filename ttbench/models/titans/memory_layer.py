@@ -150,7 +150,8 @@ class MemoryLayer(nn.Module):
     ) -> tuple[Float[Tensor, "B T W"], MemoryState, Float[Tensor, "B K-1 3*W"] | None]:
         """Read and write all of `x`, with `offset` tokens in the chunk so far; nothing given is changed."""
         inputs, tail = self.project(x, tail)
-        out, final = neural_memory.chunked(*inputs, state, offset=offset, read=self.config.memory_read)
+        choice = {"read": self.config.memory_read, "operands": self.norm.weight.dtype}
+        out, final = neural_memory.chunked(*inputs, state, offset=offset, **choice)
         return self.merge(out, x), final, tail
 
     def merge(self, out: Float[Tensor, "B T H D"], x: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
@@ -171,7 +172,8 @@ class MemoryLayer(nn.Module):
         """One token; `part` is advanced in place."""
         inputs, tail = self.project(x, part["tail"])
         assert tail is not None
-        out = neural_memory.step(*inputs, self.view(part), place=place, last=last, read=self.config.memory_read)
+        choice = {"read": self.config.memory_read, "operands": self.norm.weight.dtype}
+        out = neural_memory.step(*inputs, self.view(part), place=place, last=last, **choice)
         part["tail"].copy_(tail)
         return self.merge(out, x)
 

@@ -246,6 +246,7 @@ class Metric:
     # differences below it do not matter: in `unit`, or where a / b is compared (times, bytes, perplexities), a share
     smallest_effect: float = 0.01
     restates: str | None = None  # metric of the task that is this one on another scale, and is judged for both
+    counts: str = ""  # noun of what the denominator counts: byte, token, question; empty: it counts nothing
 
     def to_json(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "axes": list(self.axes), "where": dict(self.where)}

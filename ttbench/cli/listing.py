@@ -332,6 +332,7 @@ def view_cell(folder: Path, cell: str) -> dict[str, Any]:
         "load_average": record.load_average,
         "engine": record.engine,
         "kernel_path": dict(record.kernel_path),
+        "choices": dict(record.choices),
         "samples": [{**sample.keys, **sample.values} for sample in record.samples],
         "evidence": str(evidence) if evidence.is_file() else None,
     }

@@ -334,6 +334,7 @@ def _print_cell(view: Mapping[str, Any]) -> None:
         ("corpus", cell["corpus"]),
         ("ran as", f"{cell['device']}, {cell['dtype']}, batch size {cell['batch_size']}, {cell['threads']} threads"),
         ("kernels", ", ".join(f"{op}: {how}" for op, how in view["kernel_path"].items()) or view["engine"]),
+        ("choices", " ".join(f"{name}={value}" for name, value in view["choices"].items()) or None),
         ("measured", f"{view['started']}, by run {view['run_id']} with ttbench {view['ttbench'] or 'of schema 1'}"),
         ("took", _took(view)),
         ("status", view["status"] if view["reason"] is None else f"{view['status']}: {view['reason']}"),

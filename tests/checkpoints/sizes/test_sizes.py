@@ -176,3 +176,9 @@ def test_a_cell_of_a_size_is_the_same_cell_again(small: Checkpoint, tmp_path: Pa
     assert [cell.cell_id for cell in one] == [cell.cell_id for cell in two]
     # what a checkpoint given as an object is called in a command that does the same again
     assert resolve(one[0].checkpoint.path) == one[0].checkpoint
+
+
+def test_the_shell_completes_sizes() -> None:
+    from ttbench.cli.listing import names
+
+    assert {"random:ttt-linear-125m", "random:transformer-1.3b"} <= set(names("checkpoints"))

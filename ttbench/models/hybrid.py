@@ -30,6 +30,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ttbench.kernels import attention
 from ttbench.models import ring
 from ttbench.models.base import Dialect
 from ttbench.models.hybrid_config import HybridConfig
@@ -99,7 +100,7 @@ class SlidingAttention(FullAttention):
     def forward(self, x: Float[Tensor, "B T M"], part: Part | None, *, at: At, read: int) -> Float[Tensor, "B T M"]:
         q, k, v = self.project(x, None, at=at)
         kept = None if part is None else (part["ring_keys"], part["ring_values"])
-        return self.merge(ring.attend(q, (k, v), kept, window=self.window, read=read))
+        return self.merge(ring.attend(q, (k, v), kept, position=at.positions[:1], window=self.window, read=read))
 
     def last(self, x: Float[Tensor, "B T M"], part: Part | None, *, at: At, read: int) -> Float[Tensor, "B 1 M"]:
         return self(x, part, at=at, read=read)[:, -1:]
@@ -112,6 +113,10 @@ class SlidingAttention(FullAttention):
     def variant(self, num_tokens: int) -> int:
         """Keys that the step reads, at most."""
         return min(bucket_len(num_tokens + 1), self.window)
+
+    def forward_variant(self, num_tokens: int, chunk_len: int) -> int | None:
+        """0 once the ring is full; before, what is in it grows."""
+        return 0 if num_tokens >= self.window - 1 else None
 
 
 MIXERS: Mapping[str, type[Mixer]] = {
@@ -178,4 +183,5 @@ class Hybrid(Stack):
 
     @property
     def kernel_path(self) -> dict[str, str]:
-        return {op: how for kind in sorted(set(self.config.layer_types)) for op, how in _OPS[kind].items()}
+        path = {op: how for kind in sorted(set(self.config.layer_types)) for op, how in _OPS[kind].items()}
+        return path | (attention.ran() if "sdpa" in path.values() else {})

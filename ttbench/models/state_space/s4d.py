@@ -109,6 +109,9 @@ class S4DMixer(Mixer):
         part["ssm"].copy_(after)
         return self.output(y)
 
+    def forward_variant(self, num_tokens: int, chunk_len: int) -> int | None:
+        return 0  # the position is nowhere in it
+
 
 class S4D(Stack):
     """Language model of S4D layers. See the module docstring."""

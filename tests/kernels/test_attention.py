@@ -164,7 +164,7 @@ def test_heads_that_share_keys_stand_behind_each_other_under_a_mask(
     # what a GPU does, on a processor
     monkeypatch.setattr(attention, "_keeps_groups", lambda device: False)
     with torch.no_grad():
-        found = attention.masked("sdpa_prefill", q, k, v, mask)
+        found = attention.masked("attention", q, k, v, mask)
     assert error(found, wanted) < 1e-12
     assert [call["enable_gqa"] for call in asked] == [False]
 
@@ -176,14 +176,14 @@ def test_the_kernels_that_ran_are_noted(monkeypatch: pytest.MonkeyPatch) -> None
     with torch.no_grad(), torch.profiler.profile() as profile:
         attention.chunked(q, k, v)
     names = {event.key for event in profile.key_averages()}
-    assert attention.ran() == {"sdpa_prefill": "flash_cpu"}
+    assert attention.ran() == {"attention": "flash_cpu"}
     assert "aten::_scaled_dot_product_flash_attention_for_cpu" in names
     with torch.no_grad():
         attention.chunked(*draw(15, 40, groups=4, dtype=torch.float32))
         attention.step(q[:, :, :1], k, v, torch.ones(1, 1, 1, 15, dtype=torch.bool))
-    assert set(attention.ran()) == {"sdpa_prefill", "sdpa_step"}
-    monkeypatch.setitem(attention.RAN, "sdpa_step", {"math", "efficient"})
-    assert attention.ran()["sdpa_step"] == "efficient+math"
+    assert set(attention.ran()) == {"attention", "attention_step"}
+    monkeypatch.setitem(attention.RAN, "attention_step", {"math_cuda", "efficient_cuda"})
+    assert attention.ran()["attention_step"] == "efficient_cuda+math_cuda"
 
 
 @pytest.mark.parametrize(

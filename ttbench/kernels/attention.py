@@ -39,7 +39,7 @@ from ttbench.errors import UnsupportedError
 # Attention and the log-sum-exp of its scores: (q, k, v, is_causal) -> [B, H, T, D], [B, H, T].
 Kernel = Callable[[Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor]]
 
-# "sdpa_prefill" and "sdpa_step" -> the kernels that ran. Every call of `sdpa` notes its own here; nothing else does.
+# "attention" and "attention_step" -> the kernels that ran. Every call of `sdpa` notes its own here; nothing else does.
 RAN: dict[str, set[str]] = {}
 MOST_FLASH_DIM = 256  # of FlashAttention on CUDA
 _CHOICES: dict[tuple[object, ...], str] = {}  # what torch chooses for calls of one kind
@@ -67,11 +67,11 @@ def chunked(
     if q.device.type == "cuda" and not training:
         return fused(q, k, v)
     if num_queries == num_keys or num_queries == 1:
-        return _sdpa("sdpa_prefill", q, k, v, is_causal=num_queries == num_keys)
+        return _sdpa("attention", q, k, v, is_causal=num_queries == num_keys)
     if q.device.type != "cpu" or training:
         order = torch.arange(num_keys, device=q.device)
-        return masked("sdpa_prefill", q, k, v, order <= order[num_keys - num_queries :, None])
-    _note("sdpa_prefill", "flash_cpu")
+        return masked("attention", q, k, v, order <= order[num_keys - num_queries :, None])
+    _note("attention", "flash_cpu")
     return flash(q, k, v)
 
 
@@ -82,7 +82,7 @@ def step(
     seen: Bool[Tensor, "1 1 1 S"],
 ) -> Float[Tensor, "B H 1 D"]:
     """One query over a buffer of which only the keys marked in the boolean mask `seen` exist."""
-    return masked("sdpa_step", q, k, v, seen)
+    return masked("attention_step", q, k, v, seen)
 
 
 def masked(
@@ -107,7 +107,7 @@ def fused(
 ) -> Float[Tensor, "B H T D"]:
     """As `chunked`, without gradients, by the kernel that `fused_kernel` names."""
     name = fused_kernel(q)
-    _note("sdpa_prefill", name)
+    _note("attention", f"{name}_cuda")
     kernel = _FUSED[name]
     if q.shape[2] == 1:
         # it sees every key
@@ -274,7 +274,7 @@ def _sdpa(
         with _disable_current_modes():
             chosen = torch._fused_sdp_choice(q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=grouped)
         name = SDPBackend(chosen).name.lower().removesuffix("_attention")
-        _CHOICES[kind] = f"{name}_cpu" if q.device.type == "cpu" and name == "flash" else name
+        _CHOICES[kind] = f"{name}_{q.device.type}"
     _note(what, _CHOICES[kind])
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=grouped)
 

@@ -30,7 +30,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ttbench.kernels import attention
 from ttbench.models import ring
 from ttbench.models.base import Dialect
 from ttbench.models.hybrid_config import HybridConfig
@@ -183,5 +182,4 @@ class Hybrid(Stack):
 
     @property
     def kernel_path(self) -> dict[str, str]:
-        path = {op: how for kind in sorted(set(self.config.layer_types)) for op, how in _OPS[kind].items()}
-        return path | (attention.ran() if "sdpa" in path.values() else {})
+        return {op: how for kind in sorted(set(self.config.layer_types)) for op, how in _OPS[kind].items()}

@@ -290,5 +290,4 @@ class Transformer(Stack):
     @property
     def kernel_path(self) -> dict[str, str]:
         attends = attention.kernel(self.attention_backend, self.norm.weight)
-        ran = attention.ran() if self.attention_backend == "sdpa" else {}
-        return {"attention": attends, **ran, "short_conv": "torch" if self.config.conv_kernel else "none"}
+        return {"attention": attends, "short_conv": "torch" if self.config.conv_kernel else "none"}

@@ -36,7 +36,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ttbench.errors import CheckpointError, UnsupportedError
-from ttbench.kernels import attention, gaussian_attention, nystrom_attention
+from ttbench.kernels import gaussian_attention, nystrom_attention
 from ttbench.models import kv_cache as cache
 from ttbench.models.layers import rotate_half
 from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackState, StackWork, own_dialect
@@ -175,5 +175,4 @@ class Skyformer(Stack):
         else:
             form = "sdpa" if config.normalisation == "rows" else "chunked"
             path = {"gaussian_attention": form, "gaussian_attention_step": "step"}
-            path |= attention.ran() if form == "sdpa" else {}
         return {**path, "normalisation": config.normalisation}

@@ -33,7 +33,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ttbench.kernels import attention
 from ttbench.models import ring
 from ttbench.models.layers import RMSNorm, rotate_half
 from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackWork, own_dialect
@@ -279,7 +278,6 @@ class Titans(Stack):
             "neural_memory": "chunked",
             "neural_memory_step": "step",
             **dict.fromkeys(self.attends, "sdpa"),
-            **(attention.ran() if self.attends else {}),
             **{name: str(getattr(self.config, name)) for name in choices},
         }
 

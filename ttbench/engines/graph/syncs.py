@@ -14,7 +14,6 @@ from torch.utils._pytree import tree_leaves
 
 _TO_HOST = "hands a value of the device to the host"
 _BY_VALUES = "makes a tensor whose shape depends on values"
-_FROM_HOST = "copies from the host"
 _CROSSES = "copies between host and device"
 
 # Operation without its overload -> what is wrong with it.
@@ -34,7 +33,6 @@ _FORBIDDEN = {
     "aten::unique_consecutive": _BY_VALUES,
     "aten::unique_dim_consecutive": _BY_VALUES,
     "aten::bincount": _BY_VALUES,
-    "aten::lift_fresh": _FROM_HOST,
 }
 # Indexing by these kinds is indexing by the places of what is true.
 _MASKS = (torch.bool, torch.uint8)
@@ -48,9 +46,11 @@ def before(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str |
         return f"{name} {_FORBIDDEN[name]}"
     if name in _INDEXED and any(x.dtype in _MASKS for x in tensors(args[1])):
         return f"{name} with a mask {_BY_VALUES}"
-    if name == "aten::repeat_interleave" and overload == "Tensor" and kwargs.get("output_size") is None:
+    if name == "aten::repeat_interleave" and overload in ("Tensor", "self_Tensor") and kwargs.get("output_size") is None:
         return f"{name} without output_size {_BY_VALUES}"
-    return None
+    given = {x.device.type for x in tensors((args, kwargs))}
+    asked = {leaf.type for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.device)}
+    return f"{func.name()} {_CROSSES}" if given and asked - given else None
 
 
 def after(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> str | None:

@@ -12,6 +12,7 @@ from types import ModuleType
 
 import jaxtyping
 import pytest
+import torch
 
 from ttbench.runs.times import calibration
 
@@ -28,7 +29,12 @@ guard.isolate()
 guard.poison()
 guard.as_a_process()
 # Shapes and dtypes that the operations' annotations claim are checked at every call, of arguments and of results.
-jaxtyping.install_import_hook("ttbench.kernels", "guard.checked")
+# Not in `kernels/fused/`, whose functions Triton reads as text.
+OPS = sorted(path.stem for path in (Path(__file__).parents[1] / "ttbench/kernels").glob("[!_]*.py"))
+jaxtyping.install_import_hook([f"ttbench.kernels.{name}" for name in OPS], "guard.checked")
+# Read by Triton when it is imported: without a GPU its kernels are interpreted.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -142,3 +142,13 @@ class GateError(TtbenchError):
     """A claim or gate that did not hold."""
 
     exit_code = 3
+
+
+_REASON_LEN = 300  # characters of a row's reason
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of a message; the type before it when the message was not written for users."""
+    text = next(iter(str(error).splitlines()), "")
+    text = text if isinstance(error, TtbenchError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
+    return text if len(text) <= _REASON_LEN else f"{text[: _REASON_LEN - 1]}…"

@@ -68,10 +68,6 @@ def test_a_prefill_asks_the_last_layer_for_one_token_only(name: str, monkeypatch
     assert asked == [(17, 17), (1, 17), (5, 22), (5, 22), (15, 37), (1, 37)]
 
 
-def test_the_row_says_which_kernel_ran() -> None:
-    assert [engine(name).kernel_path["attention"] for name in ATTENTION] == ["sdpa", "eager", "flash_cpu"]
-
-
 def test_an_unknown_name_is_refused_by_every_architecture() -> None:
     for model in (Transformer.tiny(), TTTLinear.tiny()):
         with pytest.raises(UsageError, match="unknown attention back end 'flash9'; available: sdpa, eager, flash"):

@@ -1,4 +1,4 @@
-"""`kernel_path` of every architecture names the functions that really run, of a text and of one token."""
+"""What the ops say of themselves names the functions that really run, of a text and of one token."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from ttbench.kernels.dispatch.running import watching
 from ttbench.registry import ARCHITECTURES
 
 WAYS = {"reference", "chunked", "step", "whole"}
 # These name the kernel of torch that they end in, not a function of ours.
-BY_BACK_END = {"attention", "window_attention"}
+BY_BACK_END = {"attention"}
 
 
 def ran(call: Callable[[], object]) -> dict[str, set[str]]:
@@ -26,7 +27,10 @@ def ran(call: Callable[[], object]) -> dict[str, set[str]]:
         if event != "call" or name not in WAYS or not module.startswith("ttbench.kernels."):
             return
         caller = frame.f_back
-        while caller is not None and not caller.f_globals.get("__name__", "").startswith("ttbench."):
+        # not what chooses, and not what checks the shapes in tests
+        while caller is not None and not caller.f_globals.get("__name__", "").startswith(("ttbench.m", "ttbench.k")):
+            caller = caller.f_back
+        while caller is not None and caller.f_globals.get("__name__", "") == "ttbench.kernels.dispatch.choice":
             caller = caller.f_back
         if caller is not None and caller.f_globals["__name__"].startswith("ttbench.models."):
             found.setdefault(module.rpartition(".")[2], set()).add(name)
@@ -43,18 +47,37 @@ def ran(call: Callable[[], object]) -> dict[str, set[str]]:
 def test_what_is_named_is_what_runs(name: str) -> None:
     model = ARCHITECTURES.load(name).tiny().eval()
     ids = torch.randint(0, 250, (2, 40), generator=torch.Generator().manual_seed(0))
-    path = model.kernel_path
-    with torch.inference_mode():
+    with torch.inference_mode(), watching() as reading:
         if not model.strictly_causal:
-            read = ran(lambda: model(ids))
-            assert read == {op: {path[op]} for op in read}
-            return
-        state = model.new_state(2, 64)
-        read = ran(lambda: model.prefill(ids, state))
-        state.num_tokens += 40
-        stepped = ran(lambda: model.step(ids[:, 0], state, model.step_variant(40)))
-    assert {op: {path[op]} for op in read} == read
-    assert {op: {path[f"{op}_step"]} for op in stepped} == stepped
-    # and nothing is named that did not run
-    named = {op.removesuffix("_step") for op, way in path.items() if way in WAYS}
-    assert named <= read.keys() | stepped.keys()
+            read, stepped, stepping = ran(lambda: model(ids)), {}, {}
+        else:
+            state = model.new_state(2, 64)
+            read = ran(lambda: model.prefill(ids, state))
+            state.num_tokens += 40
+            with watching() as stepping:
+                stepped = ran(lambda: model.step(ids[:, 0], state, model.step_variant(40)))
+    ours = {op: ways for op, ways in reading.items() if op.removesuffix("_step") != "attention"}
+    steps = {f"{op}_step": way for op, (way,) in stepped.items()}
+    assert ours == {op: way for op, (way,) in read.items()} | steps
+    assert {op for op in stepping if op.removesuffix("_step") not in BY_BACK_END} == steps.keys()
+    assert reading, "every architecture says what it runs"
+
+
+# of four heads over two of keys, under a mask
+STEPS = {"sdpa": "sdpa + math_cpu", "eager": "eager", "flash": "flash_cpu"}
+
+
+@pytest.mark.parametrize(
+    ("back_end", "reads"), [("sdpa", "sdpa + flash_cpu"), ("eager", "eager"), ("flash", "flash_cpu")]
+)
+def test_the_kernel_of_attention_that_ran_is_named(back_end: str, reads: str) -> None:
+    model = ARCHITECTURES.load("transformer").tiny().eval()
+    model.use_attention(back_end)
+    ids = torch.randint(0, 250, (1, 40), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode(), watching() as seen:
+        state = model.new_state(1, 64)
+        for part in (ids, ids[:, :10]):
+            model(part, state)
+            state.num_tokens += part.shape[1]
+        model.step(ids[:, 0], state, model.step_variant(50))
+    assert seen == {"attention": reads, "attention_step": STEPS[back_end]}

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from ttbench.errors import CheckpointError, TooLongError
+from ttbench.errors import CheckpointError, TooLongError, one_line
 from ttbench.machine.measure import environment
 from ttbench.runs.executor import cause
 from ttbench.runs.plan import plan
 from ttbench.runs.process import Death, WorkerProcess, free_memory_bytes, oom_kills
-from ttbench.runs.worker import is_out_of_memory, one_line
+from ttbench.runs.worker import is_out_of_memory
 from ttbench.store.store import Store
 from ttbench.types import Cell
 

@@ -205,7 +205,7 @@ class AliasedLogits(GraphEngine):
 
     def _step(self, variant: int) -> Captured:
         found = super()._step(variant)
-        return AliasedCapture(graph=found.graph, ids=found.ids, result=found.result)
+        return AliasedCapture(graph=found.graph, ids=found.ids, result=found.result, ran={})
 
 
 class StaleGraphs(GraphEngine):

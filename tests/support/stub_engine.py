@@ -40,7 +40,7 @@ class StubEngine:
     device = "cpu"
     dtype = "float64"
     weight_bytes = 0
-    kernel_path: ClassVar[dict[str, str]] = {}
+    choices: ClassVar[dict[str, str]] = {}
 
     def __init__(self, rule: Rule, *, vocab_size: int = 257, max_context: int | None = None) -> None:
         self.rule, self.vocab_size, self.max_context = rule, vocab_size, max_context

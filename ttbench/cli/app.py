@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ttbench.cli import options, streams
+from ttbench.cli import kernel_app, options, streams
 from ttbench.errors import TtbenchError
 from ttbench.version import __version__
 
@@ -211,6 +211,10 @@ runs_app = typer.Typer(
     cls=CommandGroup, help="Manage the folders of runs.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(runs_app, name="runs")
+kernels_app = typer.Typer(
+    cls=CommandGroup, help="List, prove and compile the fused kernels.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(kernel_app.fill(kernels_app), name="kernels")
 
 
 @runs_app.command("rm", cls=options.Command)

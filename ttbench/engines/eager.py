@@ -247,8 +247,8 @@ class EagerEngine:
         return () if state is None else tuple(value.data_ptr() for value, _, _ in state.tensors().values())
 
     @property
-    def kernel_path(self) -> dict[str, str]:
-        return dict(self.model.kernel_path)
+    def choices(self) -> dict[str, str]:
+        return dict(self.model.choices)
 
     def _finite(self, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         require_finite(values, dtype=self.dtype)

@@ -124,6 +124,6 @@ class Engine(Protocol):
         ...
 
     @property
-    def kernel_path(self) -> dict[str, str]:
-        """Op -> implementation that really runs."""
+    def choices(self) -> dict[str, str]:
+        """What makes this engine or its model another function than their names say, for every row."""
         ...

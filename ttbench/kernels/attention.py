@@ -16,7 +16,7 @@ instead of scaled_dot_product_attention, which takes no offset and does not retu
 cannot fall back. What needs a mask, such as one token over a buffer that is not full, has the queries of a group of
 heads one behind the other on a GPU: a mask together with `enable_gqa` leaves torch only its slowest kernel.
 
-`RAN` holds which kernels `sdpa` has run in this process.
+Which kernel of torch `sdpa` ran is noted beside it.
 Letters: B batch, H heads, G key/value heads, R = H / G, T queries, S keys, P past tokens, D head dim.
 """
 
@@ -35,12 +35,12 @@ from torch.nn.attention import SDPBackend
 from torch.utils._python_dispatch import _disable_current_modes
 
 from ttbench.errors import UnsupportedError
+from ttbench.kernels.dispatch.choice import op
+from ttbench.kernels.dispatch.running import note
 
 # Attention and the log-sum-exp of its scores: (q, k, v, is_causal) -> [B, H, T, D], [B, H, T].
 Kernel = Callable[[Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor]]
 
-# "attention" and "attention_step" -> the kernels that ran. Every call of `sdpa` notes its own here; nothing else does.
-RAN: dict[str, set[str]] = {}
 MOST_FLASH_DIM = 256  # of FlashAttention on CUDA
 _CHOICES: dict[tuple[object, ...], str] = {}  # what torch chooses for calls of one kind
 
@@ -58,6 +58,7 @@ def reference(
     return out
 
 
+@op("attention", "sdpa")
 def chunked(
     q: Float[Tensor, "B H T D"], k: Float[Tensor, "B G S D"], v: Float[Tensor, "B G S D"]
 ) -> Float[Tensor, "B H T D"]:
@@ -71,10 +72,10 @@ def chunked(
     if q.device.type != "cpu" or training:
         order = torch.arange(num_keys, device=q.device)
         return masked("attention", q, k, v, order <= order[num_keys - num_queries :, None])
-    _note("attention", "flash_cpu")
     return flash(q, k, v)
 
 
+@op("attention_step", "sdpa")
 def step(
     q: Float[Tensor, "B H 1 D"],
     k: Float[Tensor, "B G S D"],
@@ -92,7 +93,7 @@ def masked(
     v: Float[Tensor, "B G S D"],
     mask: Bool[Tensor, "*ones T_or_1 S"],
 ) -> Float[Tensor, "B H T D"]:
-    """Attention to the keys that a mask marks, the same for all heads; `what` is the key in `RAN`."""
+    """Attention to the keys that a mask marks, the same for all heads; `what` is what the kernel is noted as."""
     group = q.shape[1] // k.shape[1]
     if group == 1 or _keeps_groups(q.device):
         return _sdpa(what, q, k, v, mask=mask)
@@ -107,7 +108,7 @@ def fused(
 ) -> Float[Tensor, "B H T D"]:
     """As `chunked`, without gradients, by the kernel that `fused_kernel` names."""
     name = fused_kernel(q)
-    _note("attention", f"{name}_cuda")
+    note("attention", f"{name}_cuda")
     kernel = _FUSED[name]
     if q.shape[2] == 1:
         # it sees every key
@@ -141,6 +142,7 @@ def _grouped(q: Float[Tensor, "B H T D"], k: Float[Tensor, "B G S D"]) -> Float[
     return q.unflatten(1, (k.shape[1], -1)).flatten(2, 3)
 
 
+@op("attention", "eager")
 def eager(
     q: Float[Tensor, "B H T D"], k: Float[Tensor, "B G S D"], v: Float[Tensor, "B G S D"]
 ) -> Float[Tensor, "B H T D"]:
@@ -150,6 +152,7 @@ def eager(
     return _softmax_attention(q, k, v, order <= order[num_keys - num_queries :, None])
 
 
+@op("attention_step", "eager")
 def eager_step(
     q: Float[Tensor, "B H 1 D"],
     k: Float[Tensor, "B G S D"],
@@ -178,6 +181,7 @@ def flash(
 ) -> Float[Tensor, "B H T D"]:
     """As `chunked`, on the device's FlashAttention kernel alone. Raises UnsupportedError where it cannot run."""
     check_flash(q)
+    note("attention", f"flash_{q.device.type}")
     return merged(q, k, v, _flash)
 
 
@@ -189,6 +193,7 @@ def flash_step(
 ) -> Float[Tensor, "B H 1 D"]:
     """As `step` where every one of the S keys exists: the kernel takes no mask, and `seen` is not looked at."""
     check_flash(q)
+    note("attention_step", f"flash_{q.device.type}")
     return _flash(_grouped(q, k), k, v, False)[0].reshape(q.shape)
 
 
@@ -275,17 +280,8 @@ def _sdpa(
             chosen = torch._fused_sdp_choice(q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=grouped)
         name = SDPBackend(chosen).name.lower().removesuffix("_attention")
         _CHOICES[kind] = f"{name}_{q.device.type}"
-    _note(what, _CHOICES[kind])
+    note(what, _CHOICES[kind])
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=grouped)
-
-
-def _note(what: str, kernel: str) -> None:
-    RAN.setdefault(what, set()).add(kernel)
-
-
-def ran() -> dict[str, str]:
-    """The kernels that `sdpa` has run in this process, for a row's kernel path."""
-    return {what: "+".join(sorted(kernels)) for what, kernels in sorted(RAN.items())}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,10 +298,3 @@ BACKENDS: Mapping[str, Backend] = {
     "eager": Backend(prefill=eager, step=eager_step, takes_mask=True),
     "flash": Backend(prefill=flash, step=flash_step, takes_mask=False),
 }
-
-
-def kernel(name: str, like: Tensor) -> str:
-    """What a back end runs on tensors like this one, for a row's kernel path."""
-    if name == "flash":
-        return "flash_cpu" if like.device.type == "cpu" else "flash_cuda"
-    return name

@@ -40,6 +40,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ttbench.kernels.dispatch.choice import op
+
 CHUNK_LEN = 64  # tokens, at most; fewer where exponents rise by more than MAX_RISE
 MAX_RISE = 30.0  # exponents of a chunk above its first token's: the products of float32 stay far from its limits
 
@@ -114,6 +116,7 @@ def reference(
     return torch.stack(outs, 1), state
 
 
+@op("favor", "chunked")
 def chunked(
     q: Float[Tensor, "B T H D"],
     k: Float[Tensor, "B T H D"],
@@ -137,6 +140,7 @@ def chunked(
     return torch.cat(outs, 2).transpose(1, 2), state
 
 
+@op("favor_step", "step")
 def step(
     q: Float[Tensor, "B H D"],
     k: Float[Tensor, "B H D"],

@@ -28,6 +28,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ttbench.kernels import attention
+from ttbench.kernels.dispatch.choice import op
 
 NORMALISATIONS = ("none", "mean", "rows")
 # A block of the kernel matrix: 2 MiB a head in float32.
@@ -50,6 +51,7 @@ def reference(
     return torch.stack(outs, 2)
 
 
+@op("gaussian_attention", "chunked")
 def chunked(
     q: Float[Tensor, "B H T D"], k: Float[Tensor, "B H S D"], v: Float[Tensor, "B H S D"], *, normalisation: str
 ) -> Float[Tensor, "B H T D"]:
@@ -73,6 +75,7 @@ def chunked(
     return out.to(dtype)
 
 
+@op("gaussian_attention_step", "step")
 def step(
     q: Float[Tensor, "B H 1 D"],
     k: Float[Tensor, "B H S D"],

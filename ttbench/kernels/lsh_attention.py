@@ -36,6 +36,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
+from ttbench.kernels.dispatch.choice import op
+
 SELF = -1e5  # score of a token for itself
 UNIT_EPS = 1e-6  # least length that a query is divided by
 BUCKET = 1 << 40  # distance of buckets in codes: tokens that a bucket may ever see
@@ -134,6 +136,7 @@ def reference(
     return torch.stack(outs, 2), state
 
 
+@op("lsh_attention_step", "step")
 def step(
     q: Float[Tensor, "B H 1 D"], v: Float[Tensor, "B H 1 D"], buckets: Int[Tensor, "B H R 1"], state: LSHState
 ) -> Float[Tensor, "B H 1 D"]:
@@ -177,6 +180,7 @@ def _each_round(x: Num[Tensor, "B H D"], like: Tensor) -> Num[Tensor, "B H R 1 D
     return x[:, :, None, None].expand(*like.shape[:3], 1, x.shape[-1])
 
 
+@op("lsh_attention", "chunked")
 def chunked(
     q: Float[Tensor, "B H T D"],
     v: Float[Tensor, "B H T D"],
@@ -208,6 +212,7 @@ def chunked(
     return out, LSHState(K=_rows(K, rows), V=_rows(V, rows), codes=_rows(held_codes, rows), counts=counts)
 
 
+@op("lsh_attention", "whole")
 def whole(
     q: Float[Tensor, "B H T D"],
     v: Float[Tensor, "B H T E"],

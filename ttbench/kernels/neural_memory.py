@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ttbench.kernels.dispatch.choice import op
 from ttbench.kernels.gating import Mixes, mix
 from ttbench.kernels.ttt_linear import refill
 
@@ -184,6 +185,7 @@ def _advance(
     return tuple(keep[..., None, None] * m + s for m, s in zip(M, S, strict=True)), S
 
 
+@op("neural_memory", "chunked")
 def chunked(
     q: Float[Tensor, "B T H D"],
     k: Float[Tensor, "B T H D"],
@@ -299,6 +301,7 @@ def _commit(
     return M, S
 
 
+@op("neural_memory_step", "step")
 def step(
     q: Float[Tensor, "B 1 H D"],
     k: Float[Tensor, "B 1 H D"],

@@ -28,6 +28,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ttbench.kernels.dispatch.choice import op
 from ttbench.kernels.gaussian_attention import lift
 
 
@@ -49,6 +50,7 @@ def reference(
     return found[:, :, :num_tokens, num_tokens:] @ v
 
 
+@op("nystrom_attention", "chunked")
 def chunked(
     q: Float[Tensor, "B H T D"],
     k: Float[Tensor, "B H T D"],

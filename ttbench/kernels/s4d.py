@@ -26,6 +26,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from ttbench.kernels.dispatch.choice import op
+
 CHUNK_LEN = 64  # tokens
 
 
@@ -56,6 +58,7 @@ def reference(
     return torch.stack(outs, 1).to(u.dtype), torch.view_as_real(x)
 
 
+@op("s4d", "chunked")
 def chunked(
     u: Float[Tensor, "B T H"],
     dt: Float[Tensor, "H"],
@@ -83,6 +86,21 @@ def chunked(
         outs.append(out)
     y = (outs[0] if len(outs) == 1 else torch.cat(outs, 1)) + D * wide
     return y.to(u.dtype), torch.view_as_real(x.movedim(-1, 0).contiguous())
+
+
+@op("s4d_step", "step")
+def step(
+    u: Float[Tensor, "B 1 H"],
+    dt: Float[Tensor, "H"],
+    A: Float[Tensor, "H N 2"],
+    C: Float[Tensor, "H N 2"],
+    D: Float[Tensor, "H"],
+    state: Float[Tensor, "B H N 2"],
+) -> Float[Tensor, "B 1 H"]:
+    """One token, in recurrent mode; `state` is CHANGED IN PLACE."""
+    y, after = reference(u, dt, A, C, D, state)
+    state.copy_(after)
+    return y
 
 
 def flops(num_states: int) -> float:

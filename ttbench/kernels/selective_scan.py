@@ -22,6 +22,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ttbench.kernels.dispatch.choice import op
+
 # Tokens read at once. At widths of 256 and 1024, one CPU thread, 8 to 32 take the same time; fewer cost more calls.
 CHUNK_LEN = 32
 
@@ -56,6 +58,7 @@ def reference(
     return torch.stack(outs, 1), h
 
 
+@op("selective_scan", "chunked")
 def chunked(
     u: Float[Tensor, "B T E"],
     dt: Float[Tensor, "B T E"],
@@ -75,6 +78,7 @@ def chunked(
     return y.transpose(0, 1), final_state
 
 
+@op("selective_scan_step", "step")
 def step(
     u: Float[Tensor, "B E"],
     dt: Float[Tensor, "B E"],

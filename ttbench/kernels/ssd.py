@@ -22,6 +22,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ttbench.kernels.dispatch.choice import op
+
 CHUNK_LEN = 64  # tokens; the triangle of scores costs as much as reading and writing a state of 64
 
 
@@ -57,6 +59,7 @@ def reference(
     return torch.stack(outs, 1), h
 
 
+@op("ssd", "chunked")
 def chunked(
     x: Float[Tensor, "B T H P"],
     dt: Float[Tensor, "B T H"],
@@ -82,6 +85,7 @@ def chunked(
     return y.flatten(1, 2).movedim(2, 1), h.flatten(1, 2)
 
 
+@op("ssd_step", "step")
 def step(
     x: Float[Tensor, "B H P"],
     dt: Float[Tensor, "B H"],

@@ -25,6 +25,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ttbench.kernels.dispatch.choice import op
+
 EPS = 1e-6  # of the layer norm inside the inner model
 
 
@@ -128,6 +130,7 @@ def reference(
     return torch.stack(outs, 1), LinearState(W1=W1, b1=b1, K=refill(initial_state.K, K), G=refill(initial_state.G, G))
 
 
+@op("ttt_linear", "chunked")
 def chunked(
     q: Float[Tensor, "B T H D"],
     k: Float[Tensor, "B T H D"],
@@ -139,10 +142,12 @@ def chunked(
     initial_state: LinearState,
     *,
     offset: int,
+    operands: torch.dtype | None = None,
 ) -> tuple[Float[Tensor, "B T H D"], LinearState]:
     """The same numbers as `reference`, a mini-batch at a time in the dual form; once differentiable.
 
-    Arguments as in `reference`. Outputs alias nothing that is written later.
+    Arguments as in `reference`, and `operands`: dtype of the model, which is what a fused kernel multiplies in; here
+    the inputs' own dtype does. Outputs alias nothing that is written later.
     """
     mini_batch_size, num_tokens = tau.shape[0], q.shape[1]
     head = min(num_tokens, (mini_batch_size - offset) % mini_batch_size)
@@ -160,6 +165,7 @@ def chunked(
     return (outs[0] if len(outs) == 1 else torch.cat(outs, 1)), state
 
 
+@op("ttt_linear_step", "step")
 def step(
     q: Float[Tensor, "B 1 H D"],
     k: Float[Tensor, "B 1 H D"],
@@ -172,12 +178,14 @@ def step(
     *,
     place: Int[Tensor, "1"],
     last: bool,
+    operands: torch.dtype | None = None,
 ) -> Float[Tensor, "B 1 H D"]:
     """One token; `state` is CHANGED IN PLACE: K and G always, W1 and b1 when `last`.
 
     Args:
         place: index of the token in its mini-batch, on the device.
         last: whether it is the last of its mini-batch, known to the host.
+        operands: as in `chunked`.
     """
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # [B, H, 1, D]
     weight, bias = norm_weight[:, None], norm_bias[:, None]

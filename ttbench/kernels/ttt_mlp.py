@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ttbench.kernels.dispatch.choice import op
 from ttbench.kernels.ttt_linear import norm_loss_grad, normalise, refill
 
 
@@ -137,6 +138,7 @@ def reference(
     return torch.stack(outs, 1), MLPState(W1=W1, b1=b1, W2=W2, b2=b2, K=K, G1=G1, X2=X2, G2=G2)
 
 
+@op("ttt_mlp", "chunked")
 def chunked(
     q: Float[Tensor, "B T H D"],
     k: Float[Tensor, "B T H D"],
@@ -148,8 +150,12 @@ def chunked(
     initial_state: MLPState,
     *,
     offset: int,
+    operands: torch.dtype | None = None,
 ) -> tuple[Float[Tensor, "B T H D"], MLPState]:
-    """The same numbers as `reference`, a mini-batch at a time in the dual form. Arguments as in `reference`."""
+    """The same numbers as `reference`, a mini-batch at a time in the dual form.
+
+    Arguments as in `reference`; `operands` as in `ttt_linear.chunked`.
+    """
     size, num_tokens = tau.shape[0], q.shape[1]
     q, k, v, lam = (x.transpose(1, 2) for x in (q, k, v, lam[..., None]))  # [B, H, T, D]
     state, outs, start = initial_state, [], 0
@@ -162,6 +168,7 @@ def chunked(
     return torch.cat(outs, 2).transpose(1, 2), state
 
 
+@op("ttt_mlp_step", "step")
 def step(
     q: Float[Tensor, "B 1 H D"],
     k: Float[Tensor, "B 1 H D"],
@@ -174,12 +181,14 @@ def step(
     *,
     place: Int[Tensor, "1"],
     last: bool,
+    operands: torch.dtype | None = None,
 ) -> Float[Tensor, "B 1 H D"]:
     """One token; `state` is CHANGED IN PLACE: the pending rows always, the weights when `last`.
 
     Args:
         place: index of the token in its mini-batch, on the device.
         last: whether it is the last of its mini-batch, known to the host.
+        operands: as in `ttt_linear.chunked`.
     """
     q, k, v, lam = (x.transpose(1, 2) for x in (q, k, v, lam[..., None]))  # [B, H, 1, D]
     weight, bias = norm_weight[:, None], norm_bias[:, None]

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ttbench.kernels import attention
+from ttbench.kernels.dispatch.choice import op
 
 # Queries of a block: fewer than this are not worth a call of their own.
 LEAST_QUERIES = 64
@@ -42,6 +43,7 @@ def reference(
     return torch.stack(outs, 2)
 
 
+@op("window_attention", "chunked")
 def chunked(
     q: Float[Tensor, "B H T D"],
     k: Float[Tensor, "B G S D"],

@@ -13,6 +13,7 @@ says for every request how long it was and what was lost. Letters: T tokens.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from lm_eval.utils import get_rolling_token_windows
 
 from ttbench.engines.engine import Engine
 from ttbench.errors import TooLongError, UsageError
+from ttbench.kernels.dispatch.running import watching
 from ttbench.lmeval.opening import Settings, open_parts
 from ttbench.lmeval.scoring import ScoreRequest, score, usable_batch_size, visit
 from ttbench.lmeval.text import Text
@@ -46,6 +48,19 @@ class Extent:
     cut_tokens: int  # lost from the left
     cut_at_2048: int  # would have been lost under lm-eval's assumption for models that state no length
     num_windows: int  # rolling: pieces that the text was read in, each from an empty state
+
+
+def _watched(answer: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of EngineLM that keeps which kernels ran."""
+
+    @functools.wraps(answer)
+    def watched(self: EngineLM, *args: Any, **kwargs: Any) -> Any:
+        with watching() as ran:
+            answers = answer(self, *args, **kwargs)
+        self._ran |= ran
+        return answers
+
+    return watched
 
 
 class EngineLM(TemplateLM):
@@ -78,6 +93,7 @@ class EngineLM(TemplateLM):
         if self.batch_size != batch_size:
             log.warning("this model computes several sequences at once wrongly; batch size 1 is used")
         self._identity = dict(identity)
+        self._ran: dict[str, str] = {}
         if text.remark:
             log.warning("%s", text.remark)
         self.extents: dict[tuple[str | None, int | None, int], Extent] = {}
@@ -120,8 +136,8 @@ class EngineLM(TemplateLM):
         return self.text.name.replace("/", "__")
 
     def get_model_info(self) -> dict[str, Any]:
-        """For lm-eval's result file."""
-        return dict(self._identity)
+        """For lm-eval's result file; asked for after the last request."""
+        return {**self._identity, "ttbench_kernel_path": dict(self._ran)}
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> NoReturn:
         raise UsageError("chat templates are not applied here; leave --apply_chat_template out")
@@ -133,6 +149,7 @@ class EngineLM(TemplateLM):
             add_special_tokens = not (begins and string.startswith(begins))
         return self.text.encode(string, special=add_special_tokens)
 
+    @_watched
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Nats (as log-probabilities) of continuations, and whether greedy decoding would write them."""
         self._asked = requests
@@ -161,6 +178,7 @@ class EngineLM(TemplateLM):
             self.cache_hook.add_partial("loglikelihood", texts, answer)
         return answers
 
+    @_watched
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Log-likelihood of whole texts, each token scored once, in lm-eval's windows of at most `max_length`.
 
@@ -195,6 +213,7 @@ class EngineLM(TemplateLM):
             self.cache_hook.add_partial("loglikelihood_rolling", instance.args, total)
         return totals
 
+    @_watched
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Greedy continuations up to a stop sequence, the end-of-text token or the tokens allowed."""
         orders = [_order(instance, end_text=self.text.end_text) for instance in requests]
@@ -301,6 +320,6 @@ def identity(checkpoint: Checkpoint, engine: Engine, *, limit: int | None) -> di
         "ttbench_engine": engine.name,
         "ttbench_config_digest": checkpoint.config_digest,
         "ttbench_tokenizer_digest": checkpoint.tokenizer_digest,
-        "ttbench_kernel_path": engine.kernel_path,
+        "ttbench_choices": engine.choices,
         "max_length": limit,
     }

@@ -239,8 +239,8 @@ class SequenceModel(nn.Module, ABC):
             self.attention_backend = name
 
     @property
-    def kernel_path(self) -> dict[str, str]:
-        """Op -> implementation that runs, for every row; `<op>_step` of one token, where that is another one."""
+    def choices(self) -> dict[str, str]:
+        """What makes this model another function than its architecture's name says, for every row."""
         return {}
 
     def num_params(self) -> tuple[int, int]:

@@ -123,11 +123,6 @@ MIXERS: Mapping[str, type[Mixer]] = {
     "attention": FullAttention,
     "sliding_attention": SlidingAttention,
 }
-_OPS = {
-    "mamba": {"selective_scan": "chunked", "selective_scan_step": "step"},
-    "attention": {"attention": "sdpa"},
-    "sliding_attention": {"window_attention": "sdpa"},
-}
 # Jamba's names: those of the mixers say their kind, ours do not.
 _NAMES = {
     "input_layernorm.weight": "mixer_norm.weight",
@@ -179,7 +174,3 @@ class Hybrid(Stack):
     @classmethod
     def mixers(cls, config: HybridConfig) -> Sequence[type[Any]]:
         return [MIXERS[kind] for kind in config.layer_types]
-
-    @property
-    def kernel_path(self) -> dict[str, str]:
-        return {op: how for kind in sorted(set(self.config.layer_types)) for op, how in _OPS[kind].items()}

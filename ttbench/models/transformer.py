@@ -286,8 +286,3 @@ class Transformer(Stack):
         super().use_attention(name)
         for block in self.blocks():
             block.mixer.backend = self.attention_backend
-
-    @property
-    def kernel_path(self) -> dict[str, str]:
-        attends = attention.kernel(self.attention_backend, self.norm.weight)
-        return {"attention": attends, "short_conv": "torch" if self.config.conv_kernel else "none"}

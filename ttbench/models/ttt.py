@@ -118,7 +118,8 @@ class TTTMixer(Mixer):
 
     def step(self, x: Float[Tensor, "B 1 M"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 M"]:
         inputs, place = self.inputs(x, part, at.turns), at.positions % self.config.mini_batch_size
-        return self.output(self.op.step(*inputs, self._inner(part), place=place, last=bool(variant)), x)
+        choice = {"place": place, "last": bool(variant), "operands": self.q_proj.weight.dtype}
+        return self.output(self.op.step(*inputs, self._inner(part), **choice), x)
 
     def variant(self, num_tokens: int) -> int:
         """1 for the last token of a mini-batch, which writes the weights; else 0."""
@@ -138,7 +139,7 @@ class TTTMixer(Mixer):
         num_parts, size = self.config.scan_checkpoint_group_size, self.config.mini_batch_size
         num_tokens = inputs[0].shape[1]
         if not num_parts or not torch.is_grad_enabled():
-            return self.op.chunked(*inputs, before, offset=offset)
+            return self.op.chunked(*inputs, before, offset=offset, operands=self.q_proj.weight.dtype)
         part_len = max(1, num_tokens // size // num_parts) * size
         outs = []
         for start in range(0, num_tokens, part_len):
@@ -264,10 +265,6 @@ class TTT(Stack):
         places = positions % config.mini_batch_size
         cos, sin = rotary_angles(places, dim=config.head_dim, theta=config.rope_theta, dtype=dtype)
         return torch.complex(cos, sin)[:, None]
-
-    @property
-    def kernel_path(self) -> dict[str, str]:
-        return {f"ttt_{self.kind}": "chunked", f"ttt_{self.kind}_step": "step"}
 
 
 _TINY: Mapping[str, Any] = {"use_gate": True, "share_qk": True, "pre_conv": True, "tie_word_embeddings": True}

@@ -99,7 +99,7 @@ def measure(task: str, model: Any, *, tokenizer: Any = None, name: str = "model"
 
 def engine_of(model: Any) -> Engine:
     """The engine of a model in memory, or the engine itself. Raises UsageError for anything else."""
-    if all(hasattr(model, name) for name in ("reset", "prefill", "score", "snapshot", "kernel_path")):
+    if all(hasattr(model, name) for name in ("reset", "prefill", "score", "snapshot", "choices")):
         return model
     if isinstance(model, SequenceModel):
         first = next(model.parameters())

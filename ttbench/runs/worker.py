@@ -24,7 +24,15 @@ from typing import TYPE_CHECKING, Any
 from ttbench.code import code_digest
 from ttbench.corpora.corpus import Corpus, open_corpus
 from ttbench.engines import findings
-from ttbench.errors import CellAnswer, CorpusError, StoreError, TtbenchError, UnsupportedError, UsageError
+from ttbench.errors import (
+    CellAnswer,
+    CorpusError,
+    StoreError,
+    UnsupportedError,
+    UsageError,
+    one_line,
+)
+from ttbench.kernels.dispatch.running import proving, unwatched, watching
 from ttbench.machine import measure
 from ttbench.packages import import_packages
 from ttbench.registry import TASKS
@@ -42,7 +50,6 @@ if TYPE_CHECKING:
     from ttbench.engines.findings import Verdict
 
 _PR_SET_PDEATHSIG = 1
-_REASON_LEN = 300  # characters of a row's reason
 
 
 class Channel:
@@ -113,7 +120,8 @@ class Group:
                 unchecked=cell.unchecked,
             )
         if findings.is_probed(cell) and not cell.unchecked:
-            self._vouch(cell, self.engine).require()
+            with unwatched():
+                self._vouch(cell, self.engine).require()
         if opens:
             # What a cell does before it has an engine is its process's beginning: imports, and looking at itself.
             self.setup_s = time.perf_counter() - self._began
@@ -227,7 +235,7 @@ def run_cell(cell: Cell, *, group: Group, channel: Channel) -> CellRecord:
             cell_cpu_s=time.process_time() - cpu,
             load_average=load,
             engine=cell.engine if engine is None else engine.name,
-            kernel_path={} if engine is None else {**engine.kernel_path, **looked(group)},
+            kernel_path={} if engine is None else {**engine.choices, **ran, **looked(group)},
             checked=group.checked(cell),
             metrics=task.metrics,
             figures=task.figures,
@@ -239,19 +247,20 @@ def run_cell(cell: Cell, *, group: Group, channel: Channel) -> CellRecord:
             evidence=({"traceback": text},) if text else (),
         )
 
-    try:
-        import_packages(cell.imports)
-        _require_same_code(cell)
-        samples = tuple(task.measure(group.bench(cell, channel)))
-        if not samples:
-            raise ValueError(f"task '{cell.task}' gave no sample; raise TooShortError where the text is too short")
-        return record("ok", None, samples)
-    except CellAnswer as answer:
-        return record(answer_status(answer), one_line(answer))
-    # The border of the process: whatever a task or a library raises becomes a row, and the next cell runs.
-    except Exception as error:
-        status = "oom" if is_out_of_memory(error) else "error"
-        return record(status, one_line(error), text=traceback.format_exc())
+    with watching() as ran, proving():
+        try:
+            import_packages(cell.imports)
+            _require_same_code(cell)
+            samples = tuple(task.measure(group.bench(cell, channel)))
+            if not samples:
+                raise ValueError(f"task '{cell.task}' gave no sample; raise TooShortError where the text is too short")
+            return record("ok", None, samples)
+        except CellAnswer as answer:
+            return record(answer_status(answer), one_line(answer))
+        # The border of the process: whatever a task or a library raises becomes a row, and the next cell runs.
+        except Exception as error:
+            status = "oom" if is_out_of_memory(error) else "error"
+            return record(status, one_line(error), text=traceback.format_exc())
 
 
 def looked(group: Group) -> dict[str, str]:
@@ -269,13 +278,6 @@ def _require_same_code(cell: Cell) -> None:
 def answer_status(answer: CellAnswer) -> Status:
     status: Any = answer.status
     return status
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of a message; the type before it when the message was not written for users."""
-    text = next(iter(str(error).splitlines()), "")
-    text = text if isinstance(error, TtbenchError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
-    return text if len(text) <= _REASON_LEN else f"{text[: _REASON_LEN - 1]}…"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -62,8 +62,8 @@ def test_the_probe_finds_what_each_family_can_do_with_its_cache(saved: Saved) ->
     assert (engine.probe.mode, engine.probe.causal) == (family.mode, family.causal)
     assert engine.probe.batched == family.batched or not family.causal
     assert engine.max_context == family.max_context
-    assert engine.kernel_path["cache"] == family.mode
-    assert ("leak" in engine.kernel_path) == (not family.causal)
+    assert engine.choices["cache"] == family.mode
+    assert ("leak" in engine.choices) == (not family.causal)
 
 
 def test_scores_are_the_log_softmax_of_one_plain_forward(saved: Saved) -> None:
@@ -159,7 +159,7 @@ def test_the_same_weights_score_the_same_natively_and_through_transformers(llama
 
 def test_attention_is_chosen_and_flash_is_refused(llama: Saved) -> None:
     engine = load_engine(str(llama.folder), device="cpu", dtype="float32", attention="eager", engine="hf")
-    assert engine.kernel_path["attention"] == "eager"
+    assert engine.choices["attention"] == "eager"
     assert error(engine.logits(draw(1, 50)), llama.logits(draw(1, 50))) < TOLERANCE
     with pytest.raises(UnsupportedError, match="'llama' cannot attend with 'flash' in transformers"):
         load_engine(str(llama.folder), device="cpu", dtype="float32", attention="flash", engine="hf")
@@ -307,9 +307,9 @@ def test_weights_that_do_not_fit_are_refused(damage: str, tmp_path: Path) -> Non
 def test_a_reformer_of_transformers_runs_whole_through_hf_alone_and_its_leak_is_large(tmp_path: Path) -> None:
     engine = Saved("reformer", tmp_path / "reformer").engine
     # each call reads all again, and earlier logits move by a quarter of the greatest when later tokens change
-    assert (engine.probe.mode, engine.kernel_path["cache"]) == ("whole", "whole")
+    assert (engine.probe.mode, engine.choices["cache"]) == ("whole", "whole")
     assert 0.1 < engine.probe.leak < 0.5
-    assert float(engine.kernel_path["leak"]) == pytest.approx(engine.probe.leak, rel=0.05)
+    assert float(engine.choices["leak"]) == pytest.approx(engine.probe.leak, rel=0.05)
     # the streaming variant of the registry does not take it for its own
     with pytest.raises(CheckpointError, match=r"'reformer', which no architecture here reads; .* add --engine hf"):
         resolve(str(tmp_path / "reformer"))

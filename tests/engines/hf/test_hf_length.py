@@ -102,9 +102,9 @@ def test_a_score_is_that_of_one_forward_whatever_was_read_before(case: str) -> N
             logits = build(config)(input_ids=ids[None, : length - 1], use_cache=False).logits[0].float()
         expected = F.cross_entropy(logits, ids[1:length], reduction="none").numpy()
         np.testing.assert_allclose(nats(engine, ids[:length]), expected, rtol=0, atol=2e-4)
-        assert engine.kernel_path["cache"] == ("chunks" if length == 50 else "whole")
+        assert engine.choices["cache"] == ("chunks" if length == 50 else "whole")
     assert np.array_equal(nats(engine, ids[:50]), short)
-    assert engine.kernel_path["steady_tokens"] == str(steady)
+    assert engine.choices["steady_tokens"] == str(steady)
     # context first, window after: the window's losses are those of one forward over both
     engine.reset(1, 300)
     engine.prefill(ids[None, :200])

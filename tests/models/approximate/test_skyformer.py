@@ -98,12 +98,9 @@ def test_flops_of_the_approximation_match_what_torch_counts() -> None:
 
 
 def test_the_row_names_the_form_and_its_normalisation() -> None:
-    rows = {"gaussian_attention": "sdpa", "gaussian_attention_step": "step", "normalisation": "rows"}
-    assert seeded(normalisation="rows").kernel_path == rows
-    none = {"gaussian_attention": "chunked", "gaussian_attention_step": "step", "normalisation": "none"}
-    assert seeded().kernel_path == none
-    expected = {"nystrom_attention": "chunked", "landmarks": "16", "normalisation": "mean"}
-    assert seeded(**NYSTROM, normalisation="mean").kernel_path == expected
+    assert seeded(normalisation="rows").choices == {"normalisation": "rows"}
+    assert seeded().choices == {"normalisation": "none"}
+    assert seeded(**NYSTROM, normalisation="mean").choices == {"landmarks": "16", "normalisation": "mean"}
 
 
 # 2. Configuration

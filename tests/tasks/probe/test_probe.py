@@ -21,7 +21,7 @@ from ttbench.tasks.probe.probe import Probe, ProbeParams, count_words
 class Telling:
     """An engine that shows a vector made from each sequence."""
 
-    kernel_path: ClassVar[dict[str, str]] = {}
+    choices: ClassVar[dict[str, str]] = {}
 
     def __init__(self, tell: Any) -> None:
         self.tell = tell

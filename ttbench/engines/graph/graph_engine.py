@@ -10,7 +10,7 @@ Letters: B batch, T tokens, C tokens of a chunk, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,7 @@ from ttbench.engines.graph.cuda import CudaRecorder
 from ttbench.engines.graph.recording import Graph, Recorder
 from ttbench.errors import UnsupportedError
 from ttbench.kernels import attention
+from ttbench.kernels.dispatch.running import note, unwatched, watching
 from ttbench.models.base import SequenceModel, Snapshot, State
 
 WARM_UPS = 3  # runs before a capture, as torch's notes on CUDA graphs have it
@@ -40,6 +41,7 @@ class Captured:
     graph: Graph
     ids: Int[Tensor, "B *C"]
     result: Float[Tensor, "B _"]
+    ran: Mapping[str, str]  # op -> what a replay runs, as it was noted at the capture
 
     def __call__(self, ids: Int[Tensor, "B *C"]) -> Float[Tensor, "B _"]:
         """Replay on other ids; the result is a copy. Raises ValueError on ids that the graph was not captured for."""
@@ -68,12 +70,13 @@ class GraphEngine(EagerEngine):
         require_mask(model)
         self._recorder: Recorder = CudaRecorder(self._device) if recorder is None else recorder
         self._graphs: dict[Key, Captured] = {}
-        self._ran: set[str] = set()  # ways in which chunks were read
+        self._told: set[Key] = set()  # graphs whose ops were noted since the last reset, restore or prepare
         self._places: tuple[Place, ...] = ()  # of all that the graphs work on
 
     def reset(self, batch_size: int, max_len: int) -> None:
         """As `EagerEngine.reset`; graphs stay valid where the allocation is kept."""
         super().reset(batch_size, max_len)
+        self._told.clear()
         self._drop_stale()
 
     @torch.inference_mode()
@@ -86,6 +89,7 @@ class GraphEngine(EagerEngine):
         """
         state = self._need_room(prompt_len + num_steps)
         read = state.num_tokens
+        self._told.clear()
         for start, end in chunk_spans(prompt_len):
             variant = self.model.forward_variant(read + start, end - start)
             if variant is not None:
@@ -105,16 +109,12 @@ class GraphEngine(EagerEngine):
 
     def restore(self, snapshot: Snapshot) -> None:
         super().restore(snapshot)
+        self._told.clear()
         self._drop_stale()
 
     def forget(self) -> None:
         self._drop()
         super().forget()
-
-    @property
-    def kernel_path(self) -> dict[str, str]:
-        """With how steps and chunks were run."""
-        return {**super().kernel_path, "decode": self._recorder.name, "prefill": "+".join(sorted(self._ran)) or "none"}
 
     @property
     def pool_bytes(self) -> int:
@@ -132,9 +132,11 @@ class GraphEngine(EagerEngine):
 
     def _read_chunk(self, ids: Int[Tensor, "B C"], state: State) -> Float[Tensor, "B D"]:
         variant = self.model.forward_variant(state.num_tokens, ids.shape[1])
-        captured = None if variant is None else self._graphs.get(("prefill", variant, ids.shape[1]))
-        self._ran.add("eager" if captured is None else self._recorder.name)
-        return super()._read_chunk(ids, state) if captured is None else captured(ids)
+        key = None if variant is None else ("prefill", variant, ids.shape[1])
+        if key is None or key not in self._graphs:
+            note("prefill", "eager")
+            return super()._read_chunk(ids, state)
+        return self._use(key)(ids)
 
     def _step(self, variant: int) -> Captured:
         """The graph of a step, captured where there is none."""
@@ -169,7 +171,18 @@ class GraphEngine(EagerEngine):
                     "work on the old one; write it in place, or use --engine eager"
                 )
             self._places = places
-        return self._graphs[key]
+        return self._use(key)
+
+    def _use(self, key: Key) -> Captured:
+        """A graph, whose ops are noted where they were not: a replay runs no code that could."""
+        captured = self._graphs[key]
+        if key not in self._told:
+            self._told.add(key)
+            note("decode" if key[0] == "step" else "prefill", self._recorder.name)
+            for name, ways in captured.ran.items():
+                for way in ways.split(" + "):
+                    note(name, way)
+        return captured
 
     def _captured(self, shape: tuple[int, ...], call: Callable[[Tensor], Tensor]) -> Captured:
         """Warm a call up, and capture it.
@@ -187,9 +200,11 @@ class GraphEngine(EagerEngine):
                 tensor.copy_(content)
 
         try:
-            self._recorder.warm_up(run, times=WARM_UPS)
-            result = torch.empty_like(results.pop())
-            graph = self._recorder.capture(lambda: copy(result, call(ids)))
+            # what runs here is noted when it is replayed
+            with unwatched(), watching() as ran:
+                self._recorder.warm_up(run, times=WARM_UPS)
+                result = torch.empty_like(results.pop())
+                graph = self._recorder.capture(lambda: copy(result, call(ids)))
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -197,7 +212,7 @@ class GraphEngine(EagerEngine):
             raise UnsupportedError(
                 f"{type(self.model).__name__} cannot be captured in a graph: {reason}; use --engine eager"
             ) from error
-        return Captured(graph=graph, ids=ids, result=result)
+        return Captured(graph=graph, ids=ids, result=result, ran=ran)
 
     def _where(self) -> tuple[Place, ...]:
         """Where everything lies that a graph works on: state, weights, buffers."""

@@ -36,7 +36,7 @@ from ttbench.models.base import SequenceModel, State
 
 BATCH_SIZE = 2
 MOST_TOKENS = 600  # of a state: two buckets of attention
-RUNS = 3  # of each variant, after different numbers of tokens
+RUNS = 2  # of each variant, after different numbers of tokens
 _FROM_HOST = ("tensor", "as_tensor", "asarray", "from_numpy")  # of torch
 _TORCH = str(Path(torch.__file__).parent)
 _STDLIB = sysconfig.get_path("stdlib")
@@ -183,7 +183,7 @@ class _Functions:
     """Adds the functions that run inside to a set."""
 
     def __init__(self, ran: set[CodeType]) -> None:
-        self._ran = ran
+        self._ran, self._seen = ran, set[CodeType]()
 
     def __enter__(self) -> None:
         self._before = sys.getprofile()
@@ -194,8 +194,10 @@ class _Functions:
 
     def _watch(self, frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
-        if event == "call" and code.co_filename not in _OWN and not _is_library(code.co_filename):
-            self._ran.add(code)
+        if event == "call" and code not in self._seen:
+            self._seen.add(code)
+            if code.co_filename not in _OWN and not _is_library(code.co_filename):
+                self._ran.add(code)
 
 
 def from_host(node: ast.AST) -> list[str]:

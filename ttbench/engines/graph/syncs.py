@@ -46,7 +46,11 @@ def before(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str |
         return f"{name} {_FORBIDDEN[name]}"
     if name in _INDEXED and any(x.dtype in _MASKS for x in tensors(args[1])):
         return f"{name} with a mask {_BY_VALUES}"
-    if name == "aten::repeat_interleave" and overload in ("Tensor", "self_Tensor") and kwargs.get("output_size") is None:
+    if (
+        name == "aten::repeat_interleave"
+        and overload in ("Tensor", "self_Tensor")
+        and kwargs.get("output_size") is None
+    ):
         return f"{name} without output_size {_BY_VALUES}"
     given = {x.device.type for x in tensors((args, kwargs))}
     asked = {leaf.type for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.device)}

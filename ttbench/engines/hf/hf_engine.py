@@ -294,7 +294,7 @@ class HFEngine:
         return nbytes_allocated(self._cache)
 
     @property
-    def kernel_path(self) -> dict[str, str]:
+    def choices(self) -> dict[str, str]:
         found = self.probe
         attends = getattr(self.model.config, "_attn_implementation", None) or NO_ATTENTION
         path = {"model": f"transformers {transformers.__version__}", "attention": attends, "cache": self._mode}

@@ -135,7 +135,3 @@ class Performer(Stack):
             # a model without memory (meta device) has nothing to fill, and its sizes may be absurd
             if not mixer.features.is_meta:
                 mixer.features.copy_(favor.draw_features(config.num_features, config.head_dim, draw=draw))
-
-    @property
-    def kernel_path(self) -> dict[str, str]:
-        return {"favor": "chunked", "favor_step": "step"}

@@ -185,6 +185,5 @@ class Reformer(Stack):
             mixer.rotations.normal_(generator=draw)
 
     @property
-    def kernel_path(self) -> dict[str, str]:
-        form = "streaming variant, not the paper's sorted chunks"
-        return {"lsh_attention": "chunked", "lsh_attention_step": "step", "lsh_form": form}
+    def choices(self) -> dict[str, str]:
+        return {"lsh_form": "streaming variant, not the paper's sorted chunks"}

@@ -168,11 +168,7 @@ class Skyformer(Stack):
         return super().new_state(batch_size, max_len)
 
     @property
-    def kernel_path(self) -> dict[str, str]:
+    def choices(self) -> dict[str, str]:
         config = self.config
-        if config.approximation == "nystrom":
-            path = {"nystrom_attention": "chunked", "landmarks": str(config.num_landmarks)}
-        else:
-            form = "sdpa" if config.normalisation == "rows" else "chunked"
-            path = {"gaussian_attention": form, "gaussian_attention_step": "step"}
-        return {**path, "normalisation": config.normalisation}
+        landmarks = {"landmarks": str(config.num_landmarks)} if config.approximation == "nystrom" else {}
+        return {**landmarks, "normalisation": config.normalisation}

@@ -107,7 +107,3 @@ class Mamba(Stack):
     undecayed = frozenset({"A_log"})  # decay would make every rate 1; the authors leave it out too
     TINY: ClassVar[Mapping[str, Any]] = {"time_step_rank": 2, "state_size": 4}
     DIALECTS = dialects("mamba", layer="Mamba1", config=MambaConfig, mixer_keys=KEYS, default_layer=True)
-
-    @property
-    def kernel_path(self) -> dict[str, str]:
-        return {"selective_scan": "chunked", "selective_scan_step": "step", "short_conv": "torch"}

@@ -127,7 +127,3 @@ class Mamba2(Stack):
     undecayed = frozenset({"A_log"})  # decay would make every rate 1; the authors leave it out too
     TINY: ClassVar[Mapping[str, Any]] = {"num_heads": 8, "head_dim": 8, "n_groups": 2, "state_size": 8}
     DIALECTS = dialects("mamba2", layer="Mamba2", config=Mamba2Config, mixer_keys=_KEYS, default_layer=False)
-
-    @property
-    def kernel_path(self) -> dict[str, str]:
-        return {"ssd": "chunked", "ssd_step": "step", "short_conv": "torch"}

@@ -104,10 +104,7 @@ class S4DMixer(Mixer):
         return self.output(y)
 
     def step(self, x: Float[Tensor, "B 1 D"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 D"]:
-        # recurrent mode: of one token, the reference is the step
-        y, after = s4d.reference(x, *self.spaces(), part["ssm"])
-        part["ssm"].copy_(after)
-        return self.output(y)
+        return self.output(s4d.step(x, *self.spaces(), part["ssm"]))
 
     def forward_variant(self, num_tokens: int, chunk_len: int) -> int | None:
         return 0  # the position is nowhere in it
@@ -126,7 +123,3 @@ class S4D(Stack):
             mixer_keys=("log_dt", "log_A_real", "A_imag", "C", "D", "o_proj.weight", "o_proj.bias"),
         ),
     )
-
-    @property
-    def kernel_path(self) -> dict[str, str]:
-        return {"s4d": "chunked", "s4d_step": "reference"}

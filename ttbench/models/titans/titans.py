@@ -259,7 +259,6 @@ MIXER_KEYS = ("persistent", "o_proj.weight", *(f"memory.{key}" for key in MEMORY
 class Titans(Stack):
     """What the variants share."""
 
-    attends: ClassVar[tuple[str, ...]] = ()  # the op of attention, where there is one
     TINY: ClassVar[Mapping[str, Any]] = {
         "chunk_size": 16,
         "memory_layers": 2,
@@ -271,15 +270,9 @@ class Titans(Stack):
     }
 
     @property
-    def kernel_path(self) -> dict[str, str]:
-        """With the choices that make it another function: rows have no other words for them."""
-        choices = ("memory_read", "memory_init", "chunk_size", "num_persistent")
-        return {
-            "neural_memory": "chunked",
-            "neural_memory_step": "step",
-            **dict.fromkeys(self.attends, "sdpa"),
-            **{name: str(getattr(self.config, name)) for name in choices},
-        }
+    def choices(self) -> dict[str, str]:
+        names = ("memory_read", "memory_init", "chunk_size", "num_persistent")
+        return {name: str(getattr(self.config, name)) for name in names}
 
 
 class TitansLMM(Titans):
@@ -296,7 +289,6 @@ class TitansMAG(Titans):
     config_class = MAGConfig
     mixer_class = MAGMixer
     rotary = True
-    attends = ("window_attention",)
     ATTENTION = ("sdpa",)
     attention_backend = "sdpa"
     TINY: ClassVar[Mapping[str, Any]] = {**Titans.TINY, "window": 12}
@@ -309,7 +301,6 @@ class TitansMAL(Titans):
     config_class = MALConfig
     mixer_class = MALMixer
     rotary = True
-    attends = ("window_attention",)
     ATTENTION = ("sdpa",)
     attention_backend = "sdpa"
     TINY: ClassVar[Mapping[str, Any]] = {**Titans.TINY, "window": 12}

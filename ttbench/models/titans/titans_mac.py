@@ -183,7 +183,6 @@ class TitansMAC(Titans):
     config_class = MACConfig
     mixer_class = MACMixer
     rotary = True
-    attends = ("segment_attention",)
     ATTENTION = ("sdpa",)
     attention_backend = "sdpa"
     DIALECTS = (

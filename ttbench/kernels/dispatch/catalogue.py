@@ -1,0 +1,31 @@
+"""Which ops have a fused twin. One line each; nothing here imports Triton before a twin is asked for."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from collections.abc import Mapping
+
+from ttbench.kernels.dispatch.twin import Twin
+
+# op, as it stands in kernel_path -> where its twin is
+FUSED: Mapping[str, str] = {
+    "ttt_linear": "ttbench.kernels.fused.ttt_linear_twin:PREFILL",
+    "ttt_linear_step": "ttbench.kernels.fused.ttt_linear_twin:STEP",
+}
+
+
+@functools.cache
+def absent() -> str | None:
+    """Why no twin can run on this machine; None where one can."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    return None
+
+
+@functools.cache
+def load_twin(name: str) -> Twin:
+    """The twin of an op of `FUSED`; imports Triton."""
+    module, _, attribute = FUSED[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)

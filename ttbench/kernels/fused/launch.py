@@ -1,0 +1,57 @@
+"""The committed table of launch settings: warps, stages and tiles of every kernel, by target and size.
+
+There is no tuning at run time: it would corrupt states that are written in place (triton issue 6547) and cannot be
+captured in a graph (triton issue 10596).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+# What kernels are compiled for ahead of time, and the shared memory that one program may have there, in bytes.
+# Sources: NVIDIA's tuning guides of Ampere and Hopper (163 and 227 KB); AMD CDNA 3 ISA (64 KB of LDS).
+SHARED_BYTES: Mapping[str, int] = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "gfx942": 64 * 1024}
+NEWEST = "sm_90"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """Settings of one kernel at one size."""
+
+    num_warps: int
+    num_stages: int = 2
+    tile: int = 0  # rows or keys of a tile; 0 where the kernel has none
+
+
+# kernel -> target -> largest size (head dim, unless the kernel says otherwise) that the settings are for
+Sizes = Mapping[int, Launch]
+_TTT_STEP: Sizes = {64: Launch(num_warps=4, tile=32), 128: Launch(num_warps=4, tile=32)}
+_TTT_PREFILL: Sizes = {64: Launch(num_warps=4, num_stages=1), 128: Launch(num_warps=8, num_stages=1)}
+TABLE: Mapping[str, Mapping[str, Sizes]] = {
+    "ttt_linear_step": {"sm_80": _TTT_STEP, "sm_90": _TTT_STEP, "gfx942": _TTT_STEP},
+    "ttt_linear": {"sm_80": _TTT_PREFILL, "sm_90": _TTT_PREFILL, "gfx942": _TTT_PREFILL},
+}
+
+
+def pick(kernel: str, *, size: int, target: str) -> Launch:
+    """Settings of `kernel` at `size` on `target`: those of the smallest entry that holds it.
+
+    Raises:
+        KeyError: no entry holds it, which the twin's `refuses` must have said before.
+    """
+    sizes = TABLE[kernel][target]
+    return sizes[min(most for most in sizes if most >= size)]
+
+
+@functools.cache
+def target_of(device: torch.device) -> str:
+    """The target whose entries serve a device: that of its own generation, or the nearest older one."""
+    if device.type != "cuda":
+        return NEWEST  # the interpreter: any will do
+    if torch.version.hip is not None:
+        return "gfx942"
+    return "sm_90" if torch.cuda.get_device_capability(device) >= (9, 0) else "sm_80"

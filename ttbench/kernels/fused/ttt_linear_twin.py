@@ -1,0 +1,381 @@
+"""TTT-Linear as two Triton kernels: one token, and any number of tokens. One program for each sequence and head.
+
+One token (`STEP`). W1 is read from global memory in tiles of rows, so that it never stands in registers whole; the
+layer norms, the gradient and the sum over the pending tokens of the mini-batch follow in the same kernel. Whether the
+token is the last of its mini-batch, whose write changes W1, is decided on the device from `place`: one captured graph
+serves every token. The current token's key and gradient are taken from registers, never read back.
+
+Any number (`PREFILL`). W1 stays in registers, transposed, so that the output dimension is the M of every product and
+Hopper's warp-group instructions apply at a mini-batch of 16; mini-batches follow one another in a loop. A mini-batch
+that an earlier call began enters through the pending keys and gradients, one that is not full leaves the same way.
+
+State, norms and sums are float32. What multiplies in the tensor cores is `operands`: bfloat16, or tf32 for float32;
+the write of one token uses three tf32 products, which is float32 for all that matters here.
+
+Letters: B batch, T tokens, H heads, D head dim, C mini-batch. BD and BC are D and C rounded up to a power of two.
+"""
+
+# Triton reads its functions as text and changes how they are called.
+# pyright: reportGeneralTypeIssues=false, reportCallIssue=false
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ttbench.kernels.dispatch.twin import Build, Case, Twin
+from ttbench.kernels.fused.launch import pick, target_of
+from ttbench.kernels.fused.operands import dot_constants, exact_precision, label, operands_name
+from ttbench.kernels.ttt_linear import EPS, LinearState
+
+MAX_DIM, MAX_MINI_BATCH = 128, 64
+
+
+@triton.jit
+def _normalised(x, inside, D, eps):
+    """Rows of x along axis 0, of which D are `inside`, without mean and scale; and 1 / standard deviation."""
+    centred = tl.where(inside, x - tl.sum(x, 0) / D, 0.0)
+    inverse = tl.rsqrt(tl.sum(centred * centred, 0) / D + eps)
+    return centred * inverse, inverse
+
+
+@triton.jit
+def _step_kernel(
+    q_ptr, k_ptr, v_ptr, lam_ptr, tau_ptr, weight_ptr, bias_ptr, place_ptr,
+    W1_ptr, b1_ptr, K_ptr, G_ptr, out_ptr,
+    H, D: tl.constexpr, C: tl.constexpr, eps: tl.constexpr,
+    BD: tl.constexpr, BC: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)  # sequence and head
+    head = row % H
+    place = tl.load(place_ptr)
+    d, c = tl.arange(0, BD), tl.arange(0, BC)
+    in_d, pending = d < D, (c < C) & (c < place)
+    q = tl.load(q_ptr + row * D + d, mask=in_d, other=0.0).to(tl.float32)
+    k = tl.load(k_ptr + row * D + d, mask=in_d, other=0.0).to(tl.float32)
+    v = tl.load(v_ptr + row * D + d, mask=in_d, other=0.0).to(tl.float32)
+    weight = tl.load(weight_ptr + head * D + d, mask=in_d, other=0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + head * D + d, mask=in_d, other=0.0).to(tl.float32)
+    lam = tl.load(lam_ptr + row).to(tl.float32)
+    tau = tl.load(tau_ptr + place).to(tl.float32)
+    b1 = tl.load(b1_ptr + row * D + d, mask=in_d, other=0.0)
+    W1 = W1_ptr + row * D * D
+    z, z_bar = b1, b1
+    for start in tl.static_range(0, BD, TILE):
+        i = start + tl.arange(0, TILE)
+        tile = tl.load(W1 + i[:, None] * D + d[None, :], mask=(i < D)[:, None] & in_d[None, :], other=0.0)
+        k_i = tl.load(k_ptr + row * D + i, mask=i < D, other=0.0).to(tl.float32)
+        q_i = tl.load(q_ptr + row * D + i, mask=i < D, other=0.0).to(tl.float32)
+        z += tl.sum(tile * k_i[:, None], 0)
+        z_bar += tl.sum(tile * q_i[:, None], 0)
+    x_hat, inverse = _normalised(z, in_d, D, eps)
+    g = weight * (weight * x_hat + bias - (v - k))
+    g = tl.where(in_d, lam * inverse * (g - tl.sum(g, 0) / D - x_hat * (tl.sum(g * x_hat, 0) / D)), 0.0)
+    pairs = row * C * D + c[:, None] * D + d[None, :]
+    mask = pending[:, None] & in_d[None, :]
+    K = tl.load(K_ptr + pairs, mask=mask, other=0.0)
+    G = tl.load(G_ptr + pairs, mask=mask, other=0.0)
+    scores = tl.where(pending, tl.sum(K * q[None, :], 1) + 1.0, 0.0)
+    z_bar -= tau * (tl.sum(scores[:, None] * G, 0) + (tl.sum(q * k, 0) + 1.0) * g)
+    x_hat, _ = _normalised(z_bar, in_d, D, eps)
+    out = q + x_hat * weight + bias
+    tl.store(out_ptr + row * D + d, out.to(out_ptr.dtype.element_ty), mask=in_d)
+    here = row * C * D + place * D + d
+    tl.store(K_ptr + here, k, mask=in_d)
+    tl.store(G_ptr + here, g, mask=in_d)
+    if place == C - 1:
+        now = (c == place)[:, None]
+        step = tl.where(now, g[None, :], G) * tau
+        tl.store(b1_ptr + row * D + d, b1 - tl.sum(step, 0), mask=in_d)
+        for start in tl.static_range(0, BD, TILE):
+            i = start + tl.arange(0, TILE)
+            inside = (i < D)[:, None] & in_d[None, :]
+            at = W1 + i[:, None] * D + d[None, :]
+            earlier = pending[None, :] & (i < D)[:, None]
+            keys = tl.load(K_ptr + row * C * D + c[None, :] * D + i[:, None], mask=earlier, other=0.0)
+            k_i = tl.load(k_ptr + row * D + i, mask=i < D, other=0.0).to(tl.float32)
+            keys = tl.where((c == place)[None, :], k_i[:, None], keys)
+            change = tl.dot(keys, step, input_precision=PRECISION)
+            tl.store(at, tl.load(at, mask=inside, other=0.0) - change, mask=inside)
+
+
+@triton.jit
+def _prefill_kernel(
+    q_ptr, k_ptr, v_ptr, lam_ptr, tau_ptr, weight_ptr, bias_ptr,
+    W1_ptr, b1_ptr, K_ptr, G_ptr,
+    out_ptr, W1_out_ptr, b1_out_ptr, K_out_ptr, G_out_ptr,
+    T, H, offset, D: tl.constexpr, C: tl.constexpr, eps: tl.constexpr,
+    BD: tl.constexpr, BC: tl.constexpr, OPERANDS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    sequence, head = row // H, row % H
+    d, c, i = tl.arange(0, BD), tl.arange(0, BC), tl.arange(0, BD)
+    in_d, in_c = (d < D)[:, None], (c < C)[None, :]
+    weight = tl.load(weight_ptr + head * D + d, mask=d < D, other=0.0).to(tl.float32)[:, None]
+    bias = tl.load(bias_ptr + head * D + d, mask=d < D, other=0.0).to(tl.float32)[:, None]
+    tau = tl.load(tau_ptr + c, mask=c < C, other=0.0).to(tl.float32)[None, :]
+    tau_last = tl.load(tau_ptr + C - 1).to(tl.float32)
+    square = i[:, None] * D + d[None, :]  # of W1, whose transpose [out d, in i] is kept
+    in_W = (i < D)[:, None] & (d < D)[None, :]
+    W = tl.trans(tl.load(W1_ptr + row * D * D + square, mask=in_W, other=0.0))
+    b = tl.load(b1_ptr + row * D + d, mask=d < D, other=0.0)[:, None]
+    pairs = c[None, :] * D + d[:, None]  # of pending keys and gradients, transposed
+    K_ptr += row * C * D
+    G_ptr += row * C * D
+    K_out_ptr += row * C * D
+    G_out_ptr += row * C * D
+    token = c[None, :] * (H * D) + d[:, None]  # within a mini-batch; 32 bits hold it, not the whole address
+    for n in range(0, (offset + T + C - 1) // C):
+        first = sequence * T + n * C - offset  # token at place 0, of an earlier call when it is negative
+        start = (first * H + head) * D
+        t = n * C - offset + c
+        here = (c < C) & (t >= 0) & (t < T)
+        inside = here[None, :] & in_d
+        old = c < offset - n * C  # of the first mini-batch: read by an earlier call
+        k = tl.load(k_ptr + start + token, mask=inside, other=0.0).to(tl.float32)
+        q = tl.load(q_ptr + start + token, mask=inside, other=0.0).to(tl.float32)
+        if n == 0:
+            k += tl.load(K_ptr + pairs, mask=old[None, :] & in_d, other=0.0)
+        W_low, k_low, q_low = W.to(OPERANDS), k.to(OPERANDS), q.to(OPERANDS)
+        z = tl.dot(W_low, k_low, input_precision=PRECISION) + b
+        z_bar = tl.dot(W_low, q_low, input_precision=PRECISION) + b
+        scores = tl.dot(tl.trans(k_low), q_low, input_precision=PRECISION) + 1.0  # [key s, query t]
+        scores = tl.where((c[:, None] <= c[None, :]) & in_c, scores * tau, 0.0)
+        lam = tl.load(lam_ptr + first * H + head + c * H, mask=here, other=0.0).to(tl.float32)[None, :]
+        x_hat, inverse = _columns_normalised(z, in_d, D, eps)
+        # k again rather than kept: registers are what this kernel runs out of
+        target = tl.load(v_ptr + start + token, mask=inside, other=0.0).to(tl.float32)
+        target -= tl.load(k_ptr + start + token, mask=inside, other=0.0, eviction_policy="evict_last").to(tl.float32)
+        g = weight * (weight * x_hat + bias - target)
+        mean, along = tl.sum(g, 0)[None, :] / D, tl.sum(g * x_hat, 0)[None, :] / D
+        g = tl.where(inside, lam * inverse * (g - mean - x_hat * along), 0.0)
+        if n == 0:
+            g += tl.load(G_ptr + pairs, mask=old[None, :] & in_d, other=0.0)
+        z_bar -= tl.dot(g.to(OPERANDS), scores.to(OPERANDS), input_precision=PRECISION)
+        x_hat, _ = _columns_normalised(z_bar, in_d, D, eps)
+        out = tl.load(q_ptr + start + token, mask=inside, other=0.0, eviction_policy="evict_first").to(tl.float32)
+        out += x_hat * weight + bias
+        tl.store(out_ptr + start + token, out.to(out_ptr.dtype.element_ty), mask=inside)
+        # a mini-batch that is not full leaves its pairs and changes no weight
+        full = (n + 1) * C <= offset + T
+        if not full:
+            k = tl.load(k_ptr + start + token, mask=inside, other=0.0).to(tl.float32)
+            if n == 0:
+                k += tl.load(K_ptr + pairs, mask=old[None, :] & in_d, other=0.0)
+            tl.store(K_out_ptr + pairs, k, mask=in_d & in_c)
+            tl.store(G_out_ptr + pairs, g, mask=in_d & in_c)
+        g = g * tl.where(full, -tau_last, 0.0)
+        W = tl.dot(g.to(OPERANDS), tl.trans(k_low), W, input_precision=PRECISION)
+        b += tl.sum(g, 1)[:, None]
+    if (offset + T) % C == 0:
+        nothing = tl.zeros((BD, BC), tl.float32)
+        tl.store(K_out_ptr + pairs, nothing, mask=in_d & in_c)
+        tl.store(G_out_ptr + pairs, nothing, mask=in_d & in_c)
+    tl.store(W1_out_ptr + row * D * D + square, tl.trans(W), mask=in_W)
+    tl.store(b1_out_ptr + row * D + d[:, None], b, mask=in_d)
+
+
+@triton.jit
+def _columns_normalised(x, inside, D, eps):
+    """As `_normalised`, of a matrix whose columns are the vectors."""
+    centred = tl.where(inside, x - tl.sum(x, 0)[None, :] / D, 0.0)
+    inverse = tl.rsqrt(tl.sum(centred * centred, 0)[None, :] / D + eps)
+    return centred * inverse, inverse
+
+
+@torch.library.custom_op("ttbench::ttt_linear_step", mutates_args=("W1", "b1", "K", "G"))
+def _step(
+    q: Tensor, k: Tensor, v: Tensor, lam: Tensor, tau: Tensor, weight: Tensor, bias: Tensor, place: Tensor,
+    W1: Tensor, b1: Tensor, K: Tensor, G: Tensor,
+) -> Tensor:  # fmt: skip
+    batch_size, _, num_heads, dim = q.shape
+    target = target_of(q.device)
+    settings = pick("ttt_linear_step", size=dim, target=target)
+    out = torch.empty_like(q)
+    _step_kernel[(batch_size * num_heads,)](
+        q, k, v, lam, tau, weight, bias, place, W1, b1, K, G, out,
+        num_heads, **_sizes(dim, len(tau)), TILE=settings.tile, PRECISION=exact_precision(target),
+        num_warps=settings.num_warps, num_stages=settings.num_stages,
+    )  # fmt: skip
+    return out
+
+
+@_step.register_fake
+def _(q, k, v, lam, tau, weight, bias, place, W1, b1, K, G) -> Tensor:
+    return torch.empty_like(q)
+
+
+@torch.library.custom_op("ttbench::ttt_linear", mutates_args=())
+def _prefill(
+    q: Tensor, k: Tensor, v: Tensor, lam: Tensor, tau: Tensor, weight: Tensor, bias: Tensor,
+    W1: Tensor, b1: Tensor, K: Tensor, G: Tensor, offset: int, operands: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    batch_size, num_tokens, num_heads, dim = q.shape
+    settings = pick("ttt_linear", size=dim, target=target_of(q.device))
+    out, state = torch.empty_like(q), [torch.empty_like(x) for x in (W1, b1, K, G)]
+    _prefill_kernel[(batch_size * num_heads,)](
+        q, k, v, lam, tau, weight, bias, W1, b1, K, G, out, *state,
+        num_tokens, num_heads, offset, **_sizes(dim, len(tau)), **dot_constants(operands),
+        num_warps=settings.num_warps, num_stages=settings.num_stages,
+    )  # fmt: skip
+    W1_out, b1_out, K_out, G_out = state
+    return out, W1_out, b1_out, K_out, G_out
+
+
+@_prefill.register_fake
+def _(q, k, v, lam, tau, weight, bias, W1, b1, K, G, offset, operands):
+    return torch.empty_like(q), *(torch.empty_like(x) for x in (W1, b1, K, G))
+
+
+def _sizes(dim: int, mini_batch_size: int) -> dict[str, Any]:
+    """Constants of both kernels."""
+    return {
+        "D": dim,
+        "C": mini_batch_size,
+        "eps": EPS,
+        "BD": max(16, triton.next_power_of_2(dim)),
+        "BC": max(16, triton.next_power_of_2(mini_batch_size)),
+    }
+
+
+def step(q, k, v, lam, tau, norm_weight, norm_bias, state: LinearState, *, place, last, operands=None) -> Tensor:
+    """As `ttt_linear.step`; `last` is not read: the device knows."""
+    inputs = (x.contiguous() for x in (q, k, v, lam, tau, norm_weight, norm_bias))
+    return _step(*inputs, place, state.W1, state.b1, state.K, state.G)
+
+
+def prefill(
+    q, k, v, lam, tau, norm_weight, norm_bias, initial_state: LinearState, *, offset: int, operands=None
+) -> tuple[Tensor, LinearState]:
+    """As `ttt_linear.chunked`."""
+    before = (x.contiguous() for x in (initial_state.W1, initial_state.b1, initial_state.K, initial_state.G))
+    inputs = (x.contiguous() for x in (q, k, v, lam, tau, norm_weight, norm_bias))
+    out, W1, b1, K, G = _prefill(*inputs, *before, offset, operands_name(operands or q.dtype))
+    return out, LinearState(W1=W1, b1=b1, K=K, G=G)
+
+
+def refuses(q, k, v, lam, tau, norm_weight, norm_bias, state: LinearState, **rest) -> str | None:
+    """Why the kernels cannot take these arguments; None: they can."""
+    if state.W1.dtype != torch.float32:
+        return f"no twin for {str(state.W1.dtype).removeprefix('torch.')}"
+    if q.shape[-1] > MAX_DIM:
+        return f"head dim {q.shape[-1]} is over {MAX_DIM}"
+    if len(tau) > MAX_MINI_BATCH:
+        return f"mini-batch {len(tau)} is over {MAX_MINI_BATCH}"
+    return None
+
+
+def _label(q, *args, operands=None, **rest) -> str:
+    return label(operands_name(operands or q.dtype))
+
+
+def draw(
+    draw: torch.Generator,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    B: int,
+    T: int,
+    H: int,
+    D: int,
+    C: int,
+    offset: int,
+) -> tuple[tuple[Tensor, ...], LinearState]:
+    """Inputs of the size that a model gives, and a state of which `offset` tokens are pending and the rest is NaN."""
+
+    def normal(*shape: int, scale: float = 1.0) -> Tensor:
+        return (torch.randn(shape, generator=draw, dtype=torch.float64) * scale).to(device, torch.float32)
+
+    q, k, v = (normal(B, T, H, D).to(dtype).float() for _ in range(3))
+    lam = (torch.rand((B, T, H), generator=draw, dtype=torch.float64) / D).to(device, torch.float32)
+    tau = (1 / torch.arange(1, C + 1, dtype=torch.float64)).to(device, torch.float32)
+    state = LinearState(
+        W1=normal(B, H, D, D, scale=0.1),
+        b1=normal(B, H, 1, D, scale=0.1),
+        K=normal(B, H, C, D),
+        G=normal(B, H, C, D, scale=1 / D),
+    )
+    for pending in (state.K, state.G):
+        pending[:, :, offset:] = torch.nan
+    return (q, k, v, lam, tau, 1 + normal(H, D, scale=0.1), normal(H, D, scale=0.1)), state
+
+
+def _case(*, large: bool = False, step: bool = False, **sizes: int) -> Case:
+    def make(generator: torch.Generator, device: torch.device, dtype: torch.dtype):
+        inputs, state = draw(generator, device, dtype, **sizes)
+        if not step:
+            return (*inputs, state), {"offset": sizes["offset"], "operands": dtype}
+        place = torch.tensor([sizes["offset"]], device=device)
+        last = sizes["offset"] + 1 == sizes["C"]
+        return (*inputs, state), {"place": place, "last": last, "operands": dtype}
+
+    shown = {name: size for name, size in sizes.items() if not (step and name == "T")}
+    return Case(label=", ".join(f"{name} {size}" for name, size in shown.items()), make=make, large=large)
+
+
+def _builds(kernel: Any, name: str, target: str) -> tuple[Build, ...]:
+    found = []
+    for dim in (64, 96):
+        for operands in ("bf16", "tf32") if kernel is _prefill_kernel else ("tf32",):
+            settings = pick(name, size=dim, target=target)
+            constants = _sizes(dim, 16)
+            if settings.tile:
+                constants |= {"TILE": settings.tile, "PRECISION": exact_precision(target, interpret=False)}
+            else:
+                constants |= dot_constants(operands, interpret=False)
+            signature = {arg: "*fp32" for arg in kernel.arg_names if arg.endswith("_ptr")}
+            signature |= {"place_ptr": "*i64"} if "place_ptr" in kernel.arg_names else {}
+            signature |= {arg: "i32" for arg in ("T", "H", "offset") if arg in kernel.arg_names}
+            found.append(
+                Build(
+                    label=f"D {dim}, C 16, {operands}",
+                    kernel=kernel,
+                    signature=signature,
+                    constants=constants,
+                    num_warps=settings.num_warps,
+                    num_stages=settings.num_stages,
+                    # wgmma in tf32 keeps more of W1 in registers than the other forms: 104 bytes, tried in a dozen ways
+                    max_spilled=104 if (target, dim, operands, settings.tile) == ("sm_90", 96, "tf32", 0) else 0,
+                )
+            )
+    return tuple(found)
+
+
+STEP = Twin(
+    name="ttt_linear_step",
+    plain="ttbench.kernels.ttt_linear:step",
+    run=step,
+    refuses=refuses,
+    label=_label,
+    cases=(
+        _case(step=True, B=2, T=1, H=3, D=8, C=4, offset=0),
+        _case(step=True, B=2, T=1, H=3, D=20, C=7, offset=3),
+        _case(step=True, B=2, T=1, H=3, D=20, C=7, offset=6),
+        _case(step=True, B=1, T=1, H=2, D=64, C=16, offset=15),
+        _case(step=True, B=1, T=1, H=2, D=96, C=16, offset=15),
+        _case(step=True, large=True, B=64, T=1, H=24, D=64, C=16, offset=9),
+    ),
+    builds=lambda target: _builds(_step_kernel, "ttt_linear_step", target),
+)
+PREFILL = Twin(
+    name="ttt_linear",
+    plain="ttbench.kernels.ttt_linear:chunked",
+    run=prefill,
+    refuses=refuses,
+    label=_label,
+    cases=(
+        _case(B=2, T=1, H=3, D=8, C=4, offset=1),
+        _case(B=2, T=37, H=3, D=20, C=7, offset=0),
+        _case(B=2, T=11, H=3, D=20, C=7, offset=3),
+        _case(B=1, T=3, H=2, D=20, C=7, offset=2),
+        _case(B=1, T=64, H=2, D=64, C=16, offset=0),
+        _case(B=1, T=37, H=2, D=96, C=16, offset=5),
+        _case(large=True, B=16, T=2048, H=24, D=64, C=16, offset=0),
+        _case(large=True, B=1, T=2050, H=16, D=96, C=16, offset=7),
+    ),
+    builds=lambda target: _builds(_prefill_kernel, "ttt_linear", target),
+)

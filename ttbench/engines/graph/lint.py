@@ -1,7 +1,7 @@
 """Whether a model's code can be captured at all, asked without a GPU: the model runs on torch's meta device.
 
 There tensors have shapes and no values, so a sync cannot be answered by chance. Each step and each chunk that may be
-replayed runs several times, after different numbers of tokens, and what is found is told by name:
+replayed runs twice in each variant, after few and after many tokens, and what is found is told by name:
 
 - operations that hand values to the host, make shapes out of values, or copy between host and device (`syncs`);
 - operations whose shapes or numbers differ between two runs of one variant: a position that Python knows, a shape that
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import functools
 import inspect
 import sys
 import sysconfig
@@ -36,7 +37,6 @@ from ttbench.models.base import SequenceModel, State
 
 BATCH_SIZE = 2
 MOST_TOKENS = 600  # of a state: two buckets of attention
-RUNS = 2  # of each variant, after different numbers of tokens
 _FROM_HOST = ("tensor", "as_tensor", "asarray", "from_numpy")  # of torch
 _TORCH = str(Path(torch.__file__).parent)
 _STDLIB = sysconfig.get_path("stdlib")
@@ -56,9 +56,9 @@ def lint_step(model: SequenceModel) -> list[str]:
 
 
 def lint_forward(model: SequenceModel, chunk_len: int) -> list[str] | None:
-    """The same of forwards over `chunk_len` tokens that may be replayed; None: none of them may."""
+    """The same of forwards over `chunk_len` tokens that may be replayed, one after the other; None: none of them may."""
     places: dict[int, list[int]] = {}
-    for num_tokens in range(MOST_TOKENS - chunk_len):
+    for num_tokens in range(0, MOST_TOKENS - chunk_len, chunk_len):
         variant = model.forward_variant(num_tokens, chunk_len)
         if variant is not None:
             places.setdefault(variant, []).append(num_tokens)
@@ -68,15 +68,16 @@ def lint_forward(model: SequenceModel, chunk_len: int) -> list[str] | None:
     return _lint(model, "prefill", places, lambda model, state, variant: model.prefill(ids, state))
 
 
-def lint_source(code: CodeType) -> list[str]:
+@functools.cache
+def lint_source(code: CodeType) -> tuple[str, ...]:
     """What the source of one function does that no run on the meta device shows."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
     except (OSError, SyntaxError):
         # made at run time, or a lambda inside of an expression, which is read with the function around it
-        return []
+        return ()
     where = f"{Path(code.co_filename).name}:{code.co_firstlineno} {code.co_name}"
-    return [f"{where}: {what}" for node in ast.walk(tree) for what in from_host(node) + _masked_store(node)]
+    return tuple(f"{where}: {what}" for node in ast.walk(tree) for what in from_host(node) + _masked_store(node))
 
 
 def _lint(
@@ -87,15 +88,15 @@ def _lint(
 ) -> list[str]:
     model = copy.deepcopy(model).to("meta")
     found: dict[str, None] = {}
-    ran: set[CodeType] = set()
+    functions = _Functions()
     for variant, numbers in places.items():
         first: list[Trace] | None = None
-        for num_tokens in _spread(numbers):
+        for num_tokens in sorted({numbers[0], numbers[-1]}):
             state = model.new_state(BATCH_SIZE, MOST_TOKENS)
             state.num_tokens = num_tokens
             recording = _Recording()
             try:
-                with torch.no_grad(), recording, _Functions(ran):
+                with torch.no_grad(), recording, functions:
                     call(model, state, variant)
             # Whatever a model raises because its tensors have no values; that it runs on a CPU is tested elsewhere.
             except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
@@ -107,14 +108,9 @@ def _lint(
             difference = _difference(first, recording.traces)
             if difference is not None:
                 found[f"{what}, variant {variant}: after {numbers[0]} and {num_tokens} tokens {difference}"] = None
-    for code in sorted(ran, key=lambda code: (code.co_filename, code.co_firstlineno)):
+    for code in sorted(functions.ran, key=lambda code: (code.co_filename, code.co_firstlineno)):
         found |= dict.fromkeys(lint_source(code))
     return list(found)
-
-
-def _spread(numbers: list[int]) -> list[int]:
-    """The first, the last, and some between them."""
-    return sorted({numbers[i * (len(numbers) - 1) // (RUNS - 1)] for i in range(RUNS)})
 
 
 def _difference(first: list[Trace], other: list[Trace]) -> str | None:
@@ -180,10 +176,11 @@ def _is_library(filename: str) -> bool:
 
 
 class _Functions:
-    """Adds the functions that run inside to a set."""
+    """The functions of a model that run inside."""
 
-    def __init__(self, ran: set[CodeType]) -> None:
-        self._ran, self._seen = ran, set[CodeType]()
+    def __init__(self) -> None:
+        self.ran: set[CodeType] = set()
+        self._seen: set[CodeType] = set()
 
     def __enter__(self) -> None:
         self._before = sys.getprofile()
@@ -197,7 +194,7 @@ class _Functions:
         if event == "call" and code not in self._seen:
             self._seen.add(code)
             if code.co_filename not in _OWN and not _is_library(code.co_filename):
-                self._ran.add(code)
+                self.ran.add(code)
 
 
 def from_host(node: ast.AST) -> list[str]:

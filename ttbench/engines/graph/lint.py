@@ -56,7 +56,7 @@ def lint_step(model: SequenceModel) -> list[str]:
 
 
 def lint_forward(model: SequenceModel, chunk_len: int) -> list[str] | None:
-    """The same of forwards over `chunk_len` tokens that may be replayed, one after the other; None: none of them may."""
+    """The same of forwards over `chunk_len` tokens after each other that may be replayed; None: none of them may."""
     places: dict[int, list[int]] = {}
     for num_tokens in range(0, MOST_TOKENS - chunk_len, chunk_len):
         variant = model.forward_variant(num_tokens, chunk_len)

@@ -21,7 +21,7 @@ from ttbench.corpora.training_rows.puzzles import PUZZLES
 from ttbench.errors import SuiteError, UnknownNameError
 
 RECIPE = Path(str(resources.files("ttbench") / "zoo" / "recipe.yaml"))
-TEXTS = ("code", "prose", "dna", "languages", "cipher", "cipher-languages", "renamed")
+TEXTS = ("code", "prose", "dna", "languages", "cipher", "cipher-languages", "scripts", "renamed")
 KINDS = (*TEXTS, "copy", "recall", "needle", "recall-any", "needle-any", *PUZZLES)
 
 

@@ -121,8 +121,8 @@ def merged(
 ) -> Float[Tensor, "B H T D"]:
     """Attention to the past, which every query sees whole, and to the present, merged by their log-sum-exps."""
     num_past, group = k.shape[2] - q.shape[2], q.shape[1] // k.shape[1]
-    present = [x[:, :, num_past:].repeat_interleave(group, dim=1) for x in (k, v)]
-    out, lse = kernel(q, *present, True)
+    k_now, v_now = (x[:, :, num_past:].repeat_interleave(group, dim=1) for x in (k, v))
+    out, lse = kernel(q, k_now, v_now, True)
     if num_past == 0:
         return out
     # nothing is masked in the past, so the queries of a group can stand behind each other and no key is repeated
@@ -277,7 +277,7 @@ def _sdpa(
     if kind not in _CHOICES:
         # Its own question to itself; what watches operations must not take it for one.
         with _disable_current_modes():
-            chosen = torch._fused_sdp_choice(q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=grouped)
+            chosen = torch.ops.aten._fused_sdp_choice(q, k, v, mask, 0.0, is_causal, enable_gqa=grouped)
         name = SDPBackend(chosen).name.lower().removesuffix("_attention")
         _CHOICES[kind] = f"{name}_{q.device.type}"
     note(what, _CHOICES[kind])

@@ -67,5 +67,5 @@ def chunked(
         parts = [x[:, :, first:last] for x in (k, v)]
         if num_sinks:
             parts = [torch.cat((x[:, :, :num_sinks], part), 2) for x, part in zip((k, v), parts, strict=True)]
-        outs.append(attention.masked("attention", q[:, :, start:stop], *parts, near | (keys < num_sinks)))
+        outs.append(attention.masked("attention", q[:, :, start:stop], parts[0], parts[1], near | (keys < num_sinks)))
     return torch.cat(outs, 2)

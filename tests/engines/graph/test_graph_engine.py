@@ -224,7 +224,7 @@ def test_a_weight_that_is_replaced_means_new_graphs_and_one_written_in_place_doe
     ids = random_ids(1, 10)
     graph.reset(1, 10)
     decoded(graph, ids)
-    head = graph.model.norm.weight
+    head = graph.model.lm_head.weight
     for change, captures in ((lambda: head.mul_(2), 0), (lambda: setattr(head, "data", head.data * 2), 1)):
         with torch.no_grad():
             change()
@@ -263,8 +263,8 @@ def test_ids_are_checked_and_the_room_too() -> None:
     graph, _, _ = both(model_of("mamba"))
     graph.reset(2, 4)
     for call in (
-        lambda: graph.decode([1, VOCAB]),
-        lambda: graph.decode([1]),
+        lambda: graph.decode(torch.tensor([1, VOCAB])),
+        lambda: graph.decode(torch.tensor([1])),
         lambda: graph.prepare(num_steps=5),
         lambda: graph.prepare(prompt_len=2, num_steps=3),
     ):

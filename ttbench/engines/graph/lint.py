@@ -6,8 +6,8 @@ replayed runs twice in each variant, after few and after many tokens, and what i
 - operations that hand values to the host, make shapes out of values, or copy between host and device (`syncs`);
 - operations whose shapes or numbers differ between two runs of one variant: a position that Python knows, a shape that
   grows. A graph would repeat those of the first for ever;
-- in the source of every function that ran: `torch.tensor` and its like with a device, which copy from the host and
-  leave no trace on the meta device, and assignments under a mask.
+- in the source of every function that ran operations: `torch.tensor` and its like with a device, which copy from the
+  host and leave no trace on the meta device, and assignments under a mask.
 
 What it cannot see is told by a tape (`ttbench.engines.graph.tape`): numbers that are wrong.
 """
@@ -24,7 +24,7 @@ import textwrap
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import CodeType, FrameType
+from types import CodeType
 from typing import Any
 
 import torch
@@ -88,15 +88,15 @@ def _lint(
 ) -> list[str]:
     model = copy.deepcopy(model).to("meta")
     found: dict[str, None] = {}
-    functions = _Functions()
+    functions: set[CodeType] = set()
     for variant, numbers in places.items():
         first: list[Trace] | None = None
         for num_tokens in sorted({numbers[0], numbers[-1]}):
             state = model.new_state(BATCH_SIZE, MOST_TOKENS)
             state.num_tokens = num_tokens
-            recording = _Recording()
+            recording = _Recording(functions)
             try:
-                with torch.no_grad(), recording, functions:
+                with torch.no_grad(), recording:
                     call(model, state, variant)
             # Whatever a model raises because its tensors have no values; that it runs on a CPU is tested elsewhere.
             except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
@@ -108,8 +108,9 @@ def _lint(
             difference = _difference(first, recording.traces)
             if difference is not None:
                 found[f"{what}, variant {variant}: after {numbers[0]} and {num_tokens} tokens {difference}"] = None
-    for code in sorted(functions.ran, key=lambda code: (code.co_filename, code.co_firstlineno)):
-        found |= dict.fromkeys(lint_source(code))
+    for code in sorted(functions, key=lambda code: (code.co_filename, code.co_firstlineno)):
+        if code.co_filename not in _OWN and not _is_library(code.co_filename):
+            found |= dict.fromkeys(lint_source(code))
     return list(found)
 
 
@@ -131,10 +132,11 @@ def _short(value: Any) -> str:
 
 
 class _Recording(TorchDispatchMode):
-    """Writes down every operation, and what is wrong with it."""
+    """Writes down every operation, what is wrong with it, and the functions that it was called from."""
 
-    def __init__(self) -> None:
+    def __init__(self, functions: set[CodeType]) -> None:
         super().__init__()
+        self._functions = functions
         self.traces: list[Trace] = []
         self.found: list[str] = []
 
@@ -142,6 +144,10 @@ class _Recording(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        frame = sys._getframe(1)
+        while frame is not None and frame.f_code is not _lint.__code__:
+            self._functions.add(frame.f_code)
+            frame = frame.f_back
         self._note(syncs.before(func, args, kwargs))
         out = func(*args, **kwargs)
         self._note(syncs.after(func, args, kwargs, out))
@@ -173,28 +179,6 @@ def _is_library(filename: str) -> bool:
     if filename.startswith((_TORCH, "<")):
         return True
     return filename.startswith(_STDLIB) and "site-packages" not in filename
-
-
-class _Functions:
-    """The functions of a model that run inside."""
-
-    def __init__(self) -> None:
-        self.ran: set[CodeType] = set()
-        self._seen: set[CodeType] = set()
-
-    def __enter__(self) -> None:
-        self._before = sys.getprofile()
-        sys.setprofile(self._watch)
-
-    def __exit__(self, *_: object) -> None:
-        sys.setprofile(self._before)
-
-    def _watch(self, frame: FrameType, event: str, _: Any) -> None:
-        code = frame.f_code
-        if event == "call" and code not in self._seen:
-            self._seen.add(code)
-            if code.co_filename not in _OWN and not _is_library(code.co_filename):
-                self.ran.add(code)
 
 
 def from_host(node: ast.AST) -> list[str]:

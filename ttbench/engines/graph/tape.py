@@ -97,7 +97,7 @@ class Tape:
     def poison(self) -> None:
         """Overwrite all that was made while something was captured."""
         for storage in self._pool:
-            storage.fill_(_POISON)
+            storage.fill_(_POISON)  # type: ignore[attr-defined]
 
 
 class _Recording(TorchDispatchMode):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ttbench.errors import UnsupportedError
 from ttbench.kernels import attention
@@ -213,3 +216,26 @@ def test_the_operators_of_a_gpu_take_what_they_are_given() -> None:
         schema = operator.default._schema
         assert [argument.name for argument in schema.arguments][: len(names)] == names
         assert schema.arguments[-1].name == "scale"
+
+
+def test_asking_torch_for_its_choice_is_no_operation_that_a_watcher_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            asked.append(func.name())
+            return func(*args, **(kwargs or {}))
+
+    q, k, v = draw(3, 3, groups=2, dtype=torch.float32)
+    monkeypatch.setattr(attention, "_CHOICES", {})
+    with torch.no_grad(), Watch():
+        attention.chunked(q, k, v)
+    assert asked
+    assert not any("choice" in name for name in asked)
+    # and so what was not asked is not noted
+    with torch.no_grad(), Watch(), watching() as ran:
+        attention.chunked(q, k, v)
+    assert ran == {"attention": "sdpa"}
+    with torch.no_grad(), watching() as ran:
+        attention.chunked(q, k, v)
+    assert ran == {"attention": "sdpa + flash_cpu"}

@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.attention import SDPBackend
-from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from ttbench.errors import UnsupportedError
 from ttbench.kernels.dispatch.choice import op
@@ -274,13 +274,13 @@ def _sdpa(
     """torch's scaled_dot_product_attention; the kernel that it chooses is noted."""
     grouped = k.shape[1] != q.shape[1]
     kind = q.device.type, q.dtype, q.shape[-1], q.shape[2] == 1, mask is None, is_causal, grouped, q.requires_grad
-    if kind not in _CHOICES:
-        # Its own question to itself; what watches operations must not take it for one.
-        with _disable_current_modes():
-            chosen = torch.ops.aten._fused_sdp_choice(q, k, v, mask, 0.0, is_causal, enable_gqa=grouped)
+    # What watches operations must not take the question for one; it is asked by whoever runs without.
+    if kind not in _CHOICES and _get_current_dispatch_mode() is None:
+        chosen = torch.ops.aten._fused_sdp_choice(q, k, v, mask, 0.0, is_causal, enable_gqa=grouped)
         name = SDPBackend(chosen).name.lower().removesuffix("_attention")
         _CHOICES[kind] = f"{name}_{q.device.type}"
-    note(what, _CHOICES[kind])
+    if kind in _CHOICES:
+        note(what, _CHOICES[kind])
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=grouped)
 
 

@@ -72,7 +72,12 @@ def planned(names: Iterable[str] = FUSED) -> Iterator[tuple[str, Build, str]]:
 
 def source_digest(build: Build) -> str:
     """Changes with anything that could change the compiled kernel, triton's version apart."""
-    text = Path(inspect.getsourcefile(build.kernel.fn) or "").read_text()
+    # the kernel's own file, and those of the kernels that it may call
+    called = [
+        part.fn for part in build.kernel.fn.__globals__.values() if hasattr(part, "fn") and hasattr(part, "arg_names")
+    ]
+    files = sorted({inspect.getsourcefile(inspect.unwrap(part)) or "" for part in (build.kernel.fn, *called)})
+    text = "".join(Path(file).read_text() for file in files)
     settings = (build.kernel.fn.__name__, sorted(build.signature.items()), build.num_warps, build.num_stages)
     constants = sorted((name, str(value)) for name, value in build.constants.items())
     return hashlib.sha256(repr((text, settings, constants)).encode()).hexdigest()[:16]

@@ -65,13 +65,6 @@ class ScanMixer(Mixer):
     def forward_variant(self, num_tokens: int, chunk_len: int) -> int | None:
         return 0  # the position is nowhere in it
 
-    def convolve(self, x: Float[Tensor, "B T C"], tail: Float[Tensor, "B S C"] | None) -> Float[Tensor, "B T C"]:
-        """The short convolution; `tail` is advanced IN PLACE."""
-        out, next_tail = self.conv1d(x, tail)
-        if tail is not None:
-            tail.copy_(next_tail)
-        return out
-
 
 def dialects(
     name: str, *, layer: str, config: type[Any], mixer_keys: Iterable[str], default_layer: bool

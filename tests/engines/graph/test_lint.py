@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 from ttbench.engines.graph import lint
 from ttbench.engines.graph.lint import lint_forward, lint_source, lint_step
 from ttbench.kernels import favor
+from ttbench.kernels.dispatch.catalogue import absent
+from ttbench.kernels.dispatch.running import Way, using
 from ttbench.registry import ARCHITECTURES
 
 # Of two whole mini-batches of the tiny models; and a length that is none.
@@ -26,14 +29,25 @@ def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def test_every_step_can_be_captured(name: str) -> None:
-    assert lint_step(ARCHITECTURES.load(name).tiny()) == []
+WAYS: list[Any] = [
+    "torch",
+    # on a GPU the fused twins run; on the meta device their fake forms stand for them
+    pytest.param("fused", marks=pytest.mark.skipif(absent() is not None, reason=str(absent()))),
+]
 
 
-def test_every_chunk_that_may_be_replayed_can_be_captured(name: str) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_every_step_can_be_captured(name: str, way: Way) -> None:
+    with using(way):
+        assert lint_step(ARCHITECTURES.load(name).tiny()) == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_chunk_that_may_be_replayed_can_be_captured(name: str, way: Way) -> None:
     model = ARCHITECTURES.load(name).tiny()
-    assert lint_forward(model, WHOLE) == ([] if name in FREE + IN_MINI_BATCHES else None)
-    assert lint_forward(model, OTHER) == ([] if name in FREE else None)
+    with using(way):
+        assert lint_forward(model, WHOLE) == ([] if name in FREE + IN_MINI_BATCHES else None)
+        assert lint_forward(model, OTHER) == ([] if name in FREE else None)
 
 
 def test_windows_alone_may_be_replayed_once_they_are_full() -> None:

@@ -21,6 +21,8 @@ K, M = 1024, 1024**2  # tokens
 _MULTIPLES: Mapping[str, Sequence[tuple[str, float]]] = {
     "s": (("µs", 1e-6), ("ms", 1e-3), ("s", 1.0)),
     "bytes": (("B", 1.0), ("KiB", 1024.0), ("MiB", 1024.0**2), ("GiB", 1024.0**3), ("TiB", 1024.0**4)),
+    "bytes/s": (("MiB/s", 1024.0**2), ("GiB/s", 1024.0**3), ("TiB/s", 1024.0**4)),
+    "FLOP/s": (("MFLOP/s", 1e6), ("GFLOP/s", 1e9), ("TFLOP/s", 1e12)),
 }
 MOST_IN_A_UNIT = 10_000  # a table moves to the next multiple before its largest number has more than four digits
 

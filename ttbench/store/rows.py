@@ -42,7 +42,7 @@ COLUMNS: Mapping[str, ColumnDeclaration] = {
     "checkpoint": text("what the checkpoint was called: zoo name, folder or hub id"),
     "architecture": text("its architecture, by the name in `ttbench list architectures`"),
     "architecture_version": whole("version of the architecture's code"),
-    "provenance": text("where it came from: zoo, local, hub or memory"),
+    "provenance": text("where it came from: zoo, local, hub, random (a size with random weights) or memory"),
     "revision": text("its commit on the hub; null for folders"),
     "weights_digest": text("digest of its weights"),
     "config_digest": text("digest of its configuration"),

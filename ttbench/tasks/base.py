@@ -92,6 +92,10 @@ class Task(ABC):
         for split in self.corpus_splits:
             corpus.documents(split)
 
+    def default_batch_sizes(self, device: str) -> tuple[int, ...]:
+        """Sequences of a batch where none are asked for; several are cells of their own."""
+        return (self.default_batch_size,)
+
     def settle(self, params: Any, context_lens: tuple[int, ...]) -> Any:
         """Parameters for a sweep over `context_lens`; called once per plan. The default leaves them as they are."""
         return params

@@ -20,6 +20,7 @@ from ttbench.report.table import render, summarise
 from ttbench.runs.suite import format_len
 from ttbench.store.rows import frame, read_rows, table
 from ttbench.store.store import Store, delete_run
+from ttbench.types import RANDOM
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -197,11 +198,19 @@ def _print_checkpoints(entries: Sequence[Mapping[str, Any]]) -> None:
             STATES[entry["state"]] + (", gated" if entry.get("gated") else ""),
         )
         for entry in entries
-        if entry["state"] != "zoo"
+        if entry["state"] not in ("zoo", RANDOM)
     ]
     console.out().print()
     console.print_table(
         rows, columns, title="published", caption="-: not known; ttbench list checkpoints --json has more"
+    )
+    sizes = [entry["name"].partition(":")[2] for entry in entries if entry["state"] == RANDOM]
+    console.out().print()
+    # One line of words, wrapped: a table of sizes would be longer than both tables above.
+    console.print_rich(
+        words.Paragraph(
+            f"{RANDOM}:NAME has random weights of a published size, for latency and memory: {', '.join(sizes)}"
+        )
     )
 
 

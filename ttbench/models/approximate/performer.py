@@ -33,7 +33,7 @@ from ttbench.declare import ColumnDeclaration, real, whole
 from ttbench.errors import CheckpointError
 from ttbench.kernels import favor
 from ttbench.kernels.favor import FavorState
-from ttbench.models.layers import rotate_half
+from ttbench.kernels.rotary import rotate_half
 from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackWork, own_dialect
 from ttbench.models.stack_config import HeadedConfig, require_at_least, require_positive, require_seed
 

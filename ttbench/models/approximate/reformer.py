@@ -40,7 +40,8 @@ from ttbench.declare import ColumnDeclaration, text, whole
 from ttbench.errors import CheckpointError
 from ttbench.kernels import lsh_attention
 from ttbench.kernels.lsh_attention import LSHState
-from ttbench.models.layers import ShortConv, rotate_half
+from ttbench.kernels.rotary import rotate_half
+from ttbench.models.layers import ShortConv, convolve
 from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackWork, own_dialect
 from ttbench.models.stack_config import HeadedConfig, require_at_least, require_one_of, require_positive, require_seed
 from ttbench.types import Scalar
@@ -121,13 +122,8 @@ class ReformerMixer(Mixer):
         """Rotated queries and values, as the op takes them, and buckets; the next tail is written to `part`."""
         q, v = self.q_proj(x), self.v_proj(x)
         if len(self.convs):
-            tails = (None, None) if part is None else part["tail"].chunk(2, -1)
-            (more_q, tail_q), (more_v, tail_v) = (
-                self.convs[name](y, tail) for name, y, tail in zip("qv", (q, v), tails, strict=True)
-            )
-            q, v = q + more_q, v + more_v
-            if part is not None:
-                part["tail"].copy_(torch.cat((tail_q, tail_v), -1))
+            convs = [self.convs[name] for name in "qv"]
+            q, v = convolve((q, v), convs, None if part is None else part["tail"], residual=True)
         wide = torch.promote_types(self.q_proj.weight.dtype, torch.float32)
         q, v = (y.to(wide).unflatten(-1, (self.config.num_attention_heads, -1)).transpose(1, 2) for y in (q, v))
         buckets = lsh_attention.hash_vectors(q, self.rotations)

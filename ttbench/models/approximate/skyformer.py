@@ -38,8 +38,8 @@ from torch import Tensor, nn
 from ttbench.declare import ColumnDeclaration, text, whole
 from ttbench.errors import CheckpointError
 from ttbench.kernels import gaussian_attention, nystrom_attention
+from ttbench.kernels.rotary import rotate_half
 from ttbench.models import kv_cache as cache
-from ttbench.models.layers import rotate_half
 from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackWork, own_dialect
 from ttbench.models.stack_config import HeadedConfig, require_at_least, require_one_of, require_positive, require_seed
 

@@ -311,7 +311,7 @@ class TitansMAG(Titans):
     config_class = MAGConfig
     mixer_class = MAGMixer
     rotary = True
-    CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = Titans.CHOICES | WINDOW
+    CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = {**Titans.CHOICES, **WINDOW}
     ATTENTION = ("sdpa",)
     attention_backend = "sdpa"
     TINY: ClassVar[Mapping[str, Any]] = {**Titans.TINY, "window": 12}
@@ -324,7 +324,7 @@ class TitansMAL(Titans):
     config_class = MALConfig
     mixer_class = MALMixer
     rotary = True
-    CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = Titans.CHOICES | WINDOW
+    CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = {**Titans.CHOICES, **WINDOW}
     ATTENTION = ("sdpa",)
     attention_backend = "sdpa"
     TINY: ClassVar[Mapping[str, Any]] = {**Titans.TINY, "window": 12}

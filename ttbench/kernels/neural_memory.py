@@ -195,8 +195,12 @@ def chunked(
     *,
     offset: int,
     read: str,
+    operands: torch.dtype | None = None,
 ) -> tuple[Float[Tensor, "B T H D"], MemoryState]:
-    """The same numbers as `reference`, a chunk at a time by the closed forms. Arguments as in `reference`."""
+    """The same numbers as `reference`, a chunk at a time by the closed forms.
+
+    Arguments as in `reference`; `operands` as in `ttt_linear.chunked`.
+    """
     chunk_size, num_tokens = initial_state.gates.shape[2], q.shape[1]
     q, k, v, gates = (x.transpose(1, 2) for x in (q, k, v, gates))  # [B, H, T, D]
     head = min(num_tokens, (chunk_size - offset) % chunk_size)
@@ -312,6 +316,7 @@ def step(
     place: Int[Tensor, "1"],
     last: bool,
     read: str,
+    operands: torch.dtype | None = None,
 ) -> Float[Tensor, "B 1 H D"]:
     """One token; `state` is CHANGED IN PLACE: its pending rows always, weights and momentum when `last`.
 
@@ -319,6 +324,7 @@ def step(
         place: index of the token in its chunk, on the device.
         last: whether it is the last of its chunk, known to the host.
         read: "token" or "chunk".
+        operands: as in `ttt_linear.chunked`.
     """
     q, k, v, gates = (x.transpose(1, 2) for x in (q, k, v, gates))  # [B, H, 1, D]
     for pending, rows in zip((state.X, state.D), errors(state.M, k, v), strict=True):

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from ttbench.errors import UnsupportedError
 from ttbench.models.base import Dialect, SequenceModel, State, require_no_grad
 from ttbench.models.layers import RMSNorm, SwiGLU, init_weights_, rotary_angles
 from ttbench.models.stack_config import StackConfig
@@ -231,8 +232,10 @@ class Stack(SequenceModel):
             for slot in mixer.slots(config).values():
                 sizes[slot.length_dim is not None] += slot.nbytes(dtype_bytes)
         mlps = len(mixers) * SwiGLU.flops(config.hidden_size, config.mlp_size)
+        head = 2 * config.hidden_size * config.vocab_size
         return Cost(
-            flops_per_token=sum(work.flops for work in works) + mlps + 2 * config.hidden_size * config.vocab_size,
+            flops_per_token=sum(work.flops for work in works) + mlps + head,
+            head_flops=head,
             flops_per_context_token=sum(work.flops_per_context_token for work in works),
             local_flops_per_context_token=sum(work.local_flops_per_context_token for work in works),
             local_window=max((work.local_window for work in works), default=0),
@@ -245,6 +248,10 @@ class Stack(SequenceModel):
         return iter(cast("list[Block]", list(self.layers)))
 
     def new_state(self, batch_size: int, max_len: int) -> StackState:
+        """Allocate a state. Raises UnsupportedError where the model is not causal: it reads whole texts only."""
+        if not self.strictly_causal:
+            name = type(self).__name__
+            raise UnsupportedError(f"this {name} is not causal and has no state; it reads whole texts only")
         like, mixers = self.norm.weight, self.mixers(self.config)
         slots, rows, counts = _slots(mixers, self.config), [], dict[str, int]()
         for mixer in mixers:

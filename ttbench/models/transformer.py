@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Self
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ttbench.declare import ColumnDeclaration, whole
 from ttbench.errors import CheckpointError
 from ttbench.kernels import attention
 from ttbench.kernels.cached_attention import cached_attention_step
@@ -280,6 +281,9 @@ class Transformer(Stack):
     rotary = True
     ATTENTION = tuple(attention.BACKENDS)
     attention_backend = ATTENTION[0]
+    CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = {
+        "conv_kernel": whole("kernel of the short convolutions; 0: none", "tokens")
+    }
     TINY: ClassVar[Mapping[str, Any]] = {
         "num_attention_heads": 4,
         "num_key_value_heads": 2,

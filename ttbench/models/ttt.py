@@ -35,6 +35,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ttbench.declare import ColumnDeclaration, real, whole
 from ttbench.errors import CheckpointError
 from ttbench.kernels import ttt_linear, ttt_mlp
 from ttbench.kernels.inner_inputs import ttt_inputs
@@ -249,6 +250,10 @@ class TTT(Stack):
     kind: ClassVar[str]
     config_class = TTTConfig
     block_class = TTTBlock
+    CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = {
+        "mini_batch_size": whole("tokens whose gradients are taken at the same inner weights", "tokens"),
+        "ttt_base_lr": real("inner step size before gating"),
+    }
 
     def __init__(self, config: TTTConfig) -> None:
         if config.ttt_layer_type != self.kind:

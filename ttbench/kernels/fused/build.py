@@ -16,9 +16,10 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from ttbench.errors import GateError, UsageError
@@ -72,15 +73,19 @@ def planned(names: Iterable[str] = FUSED) -> Iterator[tuple[str, Build, str]]:
 
 def source_digest(build: Build) -> str:
     """Changes with anything that could change the compiled kernel, triton's version apart."""
-    # the kernel's own file, and those of the kernels that it may call
-    called = [
-        part.fn for part in build.kernel.fn.__globals__.values() if hasattr(part, "fn") and hasattr(part, "arg_names")
-    ]
-    files = sorted({inspect.getsourcefile(inspect.unwrap(part)) or "" for part in (build.kernel.fn, *called)})
-    text = "".join(Path(file).read_text() for file in files)
+    text = "".join(Path(path).read_text() for path in _sources(build.kernel.fn))
     settings = (build.kernel.fn.__name__, sorted(build.signature.items()), build.num_warps, build.num_stages)
     constants = sorted((name, str(value)) for name, value in build.constants.items())
     return hashlib.sha256(repr((text, settings, constants)).encode()).hexdigest()[:16]
+
+
+def _sources(function: Callable[..., Any]) -> list[str]:
+    """The files of a kernel and of the kernels' functions that its file imports, in order of their names."""
+    found = {inspect.getsourcefile(function)}
+    for value in function.__globals__.values():
+        if isinstance(inner := getattr(value, "fn", None), FunctionType):
+            found.add(inspect.getsourcefile(inner))
+    return sorted(filter(None, found))
 
 
 def compile_build(op: str, build: Build, target: str) -> Built:

@@ -36,6 +36,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ttbench.declare import ColumnDeclaration, text, whole
 from ttbench.errors import CheckpointError
 from ttbench.kernels import lsh_attention
 from ttbench.kernels.lsh_attention import LSHState
@@ -151,6 +152,12 @@ class Reformer(Stack):
 
     mixer_class = ReformerMixer
     config_class = ReformerConfig
+    CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = {
+        "lsh_form": text("Reformer: streaming, our variant, in which a token reads the last keys of its bucket"),
+        "num_hashes": whole("Reformer: rounds of hashing", "rounds"),
+        "num_buckets": whole("Reformer: buckets of a round", "buckets"),
+        "bucket_keys": whole("Reformer: keys that are kept of a bucket", "keys"),
+    }
     TINY: ClassVar[Mapping[str, Any]] = {
         "lsh_form": "streaming",
         "num_hashes": 2,
@@ -176,7 +183,3 @@ class Reformer(Stack):
         draw = torch.Generator("cpu").manual_seed(config.hash_seed)
         for mixer in (block.mixer for block in self.blocks()):
             mixer.rotations.normal_(generator=draw)
-
-    @property
-    def choices(self) -> dict[str, str]:
-        return {"lsh_form": "streaming variant, not the paper's sorted chunks"}

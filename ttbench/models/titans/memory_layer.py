@@ -147,8 +147,8 @@ class MemoryLayer(nn.Module):
         offset: int,
     ) -> tuple[Float[Tensor, "B T H D"], MemoryState]:
         """Read and write all of `x`, with `offset` tokens in the chunk so far; `tail` is advanced IN PLACE."""
-        inputs = self.project(x, tail)
-        return neural_memory.chunked(*inputs, state, offset=offset, read=self.config.memory_read)
+        choice = {"read": self.config.memory_read, "operands": self.norm.weight.dtype}
+        return neural_memory.chunked(*self.project(x, tail), state, offset=offset, **choice)
 
     def merge(self, out: Float[Tensor, "B T H D"], x: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
         """Normed heads side by side, in the dtype of `x`."""
@@ -181,8 +181,9 @@ class MemoryLayer(nn.Module):
         self, x: Float[Tensor, "B 1 W"], part: Part, *, place: Int[Tensor, "1"], last: bool
     ) -> Float[Tensor, "B 1 H D"]:
         """One token; `part` is advanced in place."""
+        choice = {"read": self.config.memory_read, "operands": self.norm.weight.dtype}
         inputs = self.project(x, part["tail"])
-        return neural_memory.step(*inputs, self.view(part), place=place, last=last, read=self.config.memory_read)
+        return neural_memory.step(*inputs, self.view(part), place=place, last=last, **choice)
 
     @staticmethod
     def flops(config: TitansConfig) -> float:

@@ -32,6 +32,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ttbench.declare import ColumnDeclaration, text, whole
 from ttbench.kernels.norm import gated_norm
 from ttbench.kernels.rotary import rotate_half
 from ttbench.models import ring
@@ -263,9 +264,19 @@ ATTENTION_KEYS = tuple(f"attention.{part}_proj.weight" for part in "qkv")
 MIXER_KEYS = ("persistent", "o_proj.weight", *(f"memory.{key}" for key in MEMORY_KEYS))
 
 
+WINDOW = {"window": whole("tokens that attention beside the memory sees, the query's own among them", "tokens")}
+
+
 class Titans(Stack):
     """What the variants share."""
 
+    CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = {
+        "memory_read": text("Titans: weights that a token reads: its own (token), or the chunk's first (chunk)"),
+        "memory_init": text("Titans: how the memory starts: learned or zero"),
+        "memory_layers": whole("Titans: layers of the memory's network", "layers"),
+        "chunk_size": whole("Titans: tokens whose errors are taken at the same weights", "tokens"),
+        "num_persistent": whole("Titans: learned vectors in front of the sequence", "vectors"),
+    }
     TINY: ClassVar[Mapping[str, Any]] = {
         "chunk_size": 16,
         "memory_layers": 2,
@@ -275,11 +286,6 @@ class Titans(Stack):
         "max_step": 0.25,
         "num_persistent": 3,
     }
-
-    @property
-    def choices(self) -> dict[str, str]:
-        names = ("memory_read", "memory_init", "chunk_size", "num_persistent")
-        return {name: str(getattr(self.config, name)) for name in names}
 
 
 class TitansLMM(Titans):
@@ -296,6 +302,7 @@ class TitansMAG(Titans):
     config_class = MAGConfig
     mixer_class = MAGMixer
     rotary = True
+    CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = Titans.CHOICES | WINDOW
     ATTENTION = ("sdpa",)
     attention_backend = "sdpa"
     TINY: ClassVar[Mapping[str, Any]] = {**Titans.TINY, "window": 12}
@@ -308,6 +315,7 @@ class TitansMAL(Titans):
     config_class = MALConfig
     mixer_class = MALMixer
     rotary = True
+    CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = Titans.CHOICES | WINDOW
     ATTENTION = ("sdpa",)
     attention_backend = "sdpa"
     TINY: ClassVar[Mapping[str, Any]] = {**Titans.TINY, "window": 12}

@@ -62,8 +62,8 @@ def _network_step(
     out, weights, rows = torch.empty_like(q), (M1, S1, M2, S2), (X1, D1, X2, D2)
     network_step_kernel[(num_rows,)](
         q, k, v, gates, place, *weights, *rows, pending, out, *(x.stride(0) for x in (*weights, *rows)),
-        **_sizes(dim, len(pending) // num_rows), E=hidden, BN=_num_tiles(hidden, settings.tile),
-        TILE=settings.tile, TOKEN=token, PRECISION=exact_precision(target),
+        triton.cdiv(hidden, settings.tile), **_sizes(dim, len(pending) // num_rows), E=hidden,
+        BN=_num_tiles(hidden, settings.tile), TILE=settings.tile, TOKEN=token, PRECISION=exact_precision(target),
         num_warps=settings.num_warps, num_stages=settings.num_stages,
     )  # fmt: skip
     return out
@@ -94,18 +94,18 @@ def _prefill(
     )  # fmt: skip
     out, weights = torch.empty_like(q), [x.clone() for x in weights]
     new_rows, new_pending = [torch.empty_like(x) for x in rows], torch.empty_like(pending)
-    arguments = (
+    arguments = [
         q, k, v, gates, A, coefficients, *rows, pending, out, *weights, *new_rows, new_pending,
         num_tokens, num_heads, num_chunks, offset,
-    )  # fmt: skip
+    ]  # fmt: skip
     constants = {**sizes, "TOKEN": token, **dot_constants(operands)}
     if len(rows) == 2:
         settings = pick("neural_matrix", size=dim, target=target)
         kernel, grid = matrix_kernel, (num_rows, triton.cdiv(dim, settings.tile))
     else:
         settings = pick("neural_network", size=dim, target=target)
-        kernel, grid = network_kernel, (num_rows,)
-        constants["E"] = rows[1].shape[-1]
+        kernel, grid, constants["E"] = network_kernel, (num_rows,), rows[1].shape[-1]
+        arguments.append(triton.cdiv(constants["E"], settings.tile))
     kernel[grid](
         *arguments, **constants, TILE=settings.tile, num_warps=settings.num_warps, num_stages=settings.num_stages
     )
@@ -247,7 +247,8 @@ def _build(kernel: Any, name: str, target: str, *, dim: int, chunk_size: int, op
         constants["PRECISION"] = exact_precision(target, interpret=False)
     signature = {arg: "*fp32" for arg in kernel.arg_names if arg.endswith("_ptr")}
     signature |= {"place_ptr": "*i64"} if "place_ptr" in kernel.arg_names else {}
-    whole = [arg for arg in kernel.arg_names if arg in ("T", "H", "N", "offset") or arg.endswith(("_head", "_row"))]
+    whole = {"T", "H", "N", "offset", "num_tiles"}
+    whole = [arg for arg in kernel.arg_names if arg in whole or arg.endswith(("_head", "_row"))]
     return Build(
         label=f"D {dim}, C {chunk_size}, {operands}",
         kernel=kernel,
@@ -268,10 +269,17 @@ def _step_builds(target: str) -> tuple[Build, ...]:
 
 
 def _builds(target: str) -> tuple[Build, ...]:
-    sizes = {"dim": 64, "chunk_size": 64}
-    found = [_build(network_kernel, "neural_network", target, **sizes, operands="bf16", most=0)]
+    def network(chunk_size: int, most: int) -> Build:
+        return _build(
+            network_kernel, "neural_network", target, dim=64, chunk_size=chunk_size, operands="bf16", most=most
+        )
+
+    # Two matrices, their momenta and a chunk of tokens: what is left over is the least of a dozen settings.
+    found = [network(32, {"sm_80": 192, "sm_90": 64, "gfx942": 0}[target])]
     if target == "sm_90":
-        found.append(_build(matrix_kernel, "neural_matrix", target, **sizes, operands="bf16", most=0))
+        sizes = {"dim": 64, "chunk_size": 64}
+        found.append(network(64, 0))
+        found.append(_build(matrix_kernel, "neural_matrix", target, **sizes, operands="bf16", most=32))
         found.append(_build(gates_kernel, "neural_gates", target, **sizes, operands="tf32", most=0))
     return tuple(found)
 

@@ -22,7 +22,7 @@ PYRIGHT_ENV := PYRIGHT_PYTHON_IGNORE_WARNINGS=1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup bench real estimates commonsense architectures peers genomes genomics languages test check lint types pytest
-.PHONY: docs mutants lowest newest format columns figures calibration zoo wheel constraints clean distclean
+.PHONY: gpu docs mutants lowest newest format columns launches figures calibration zoo wheel constraints clean distclean
 
 help:  ## list the goals
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -121,8 +121,12 @@ format: $(STAMP)  ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-columns: $(STAMP)  ## make docs/columns.md, what each column holds, from the declarations
+columns: $(STAMP)  ## make docs/columns.md, and the table of sizes in docs/architectures.md, from the code
 	@$(BIN)/python scripts/columns.py
+	@$(BIN)/python scripts/architectures.py
+
+launches: $(STAMP)  ## make docs/launches.md, how many kernels a step of each architecture starts
+	@$(BIN)/python scripts/launches.py
 
 figures: $(STAMP)  ## rebuild every CSV and figure in results/ from its rows.parquet
 	@$(BIN)/ttbench figures
@@ -138,6 +142,11 @@ wheel: $(STAMP)  ## build dist/*.whl
 
 constraints: $(STAMP)  ## write constraints.txt anew from what .venv holds
 	@$(BIN)/python scripts/constraints.py > constraints.txt.new && mv constraints.txt.new constraints.txt
+
+# Any Python that has torch will do, and nothing is installed: a machine with a GPU may be able to fetch nothing.
+BUDGET ?= 480
+gpu:  ## first use on a GPU: what works and how fast, in BUDGET seconds, into one report file to send back
+	@$(if $(PYTHON),$(PYTHON),$(if $(wildcard $(BIN)/python),$(BIN)/python,python3)) -m ttbench.gpu --budget $(BUDGET)
 
 estimates: $(STAMP)  ## compare estimated with measured times, task by task, on a quiet machine; goes on where it stopped
 	@$(BIN)/python scripts/estimates.py --out results/estimates/cpu

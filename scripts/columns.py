@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ttbench.declare import ColumnDeclaration
-from ttbench.registry import TASKS
+from ttbench.engines.hf.hf_kind import HF_CHOICES
+from ttbench.registry import ARCHITECTURES, TASKS
 from ttbench.report import summary, tidy
 from ttbench.store import rows
 from ttbench.tasks.base import Task, declarations
@@ -40,9 +41,28 @@ def _opening() -> Iterator[str]:
 def _rows(tasks: Mapping[str, type[Task]]) -> Iterator[str]:
     yield from ("", "## Rows", "", "One row is one observation: a window, a trial, a question, a timed repeat.", "")
     yield from _listing({**rows.COLUMNS, **rows.SAMPLE})
+    yield from ("", "### Choices of models", "")
+    yield from textwrap.wrap(
+        "What a checkpoint's config says where its architecture leaves it open, and how engine `hf` reads: "
+        "`choice_<name>`. A file has the columns of the models in it; null: another architecture's, or not used.",
+        width=120,
+    )
+    yield ""
+    yield from _listing({f"choice_{name}": column for name, column in choices().items()})
     for name, task in tasks.items():
         yield from ("", f"### Rows of {name}", "", "Parameters are `param_<name>`.", "")
         yield from _listing(declarations(task))
+
+
+def choices() -> dict[str, ColumnDeclaration]:
+    """The choices of every architecture and engine here. Raises ValueError where a name has two meanings."""
+    found = dict(HF_CHOICES)
+    for name in ARCHITECTURES:
+        if ARCHITECTURES.entry_point(name) is None:
+            for choice, column in ARCHITECTURES.load(name).CHOICES.items():
+                if found.setdefault(choice, column) != column:
+                    raise ValueError(f"choice '{choice}' of {name} means something else elsewhere; call it otherwise")
+    return found
 
 
 def _tables(tasks: Mapping[str, type[Task]]) -> Iterator[str]:

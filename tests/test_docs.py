@@ -6,6 +6,7 @@ notation, where neighbours are multiplied: `4 W (H + G) D`.
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,6 +36,11 @@ def value(formula: str, letters: dict[str, float]) -> float:
             code += " * "
         code += powers.get(token, token)
     return eval(code, {"__builtins__": {}}, dict(letters))
+
+
+def test_the_sizes_on_the_page_are_made_from_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
+    assert importlib.import_module("architectures").page(PAGE) == PAGE, "make columns"
 
 
 def test_formulas_are_read_as_they_are_meant() -> None:

@@ -85,7 +85,7 @@ def test_one_checkpoint_runs_under_two_engines_and_is_compared(tmp_path: Path) -
             out=tmp_path,
         )
     records = [record for folder in run_folders(tmp_path) for record in Store(folder).records()]
-    assert {(record.engine, record.status, record.kernel_path.get("cache")) for record in records} == {
+    assert {(record.engine, record.status, record.choices.get("cache")) for record in records} == {
         ("eager", "ok", None),
         ("hf", "ok", "chunks"),
     }

@@ -6,6 +6,8 @@ import ast
 from pathlib import Path
 
 from ttbench.registry import TASKS
+from ttbench.report.tidy import HEAD, TAIL
+from ttbench.store.rows import COLUMNS
 
 PACKAGE = Path(__file__).parents[1] / "ttbench"
 NAMES = {name for name in TASKS if TASKS[name].startswith("ttbench.")}
@@ -17,7 +19,6 @@ ALLOWED = {
     "training/recipe.py": {"recall", "needle"},  # the same
     "code.py": {"adapt"},  # a room
     "cli/commands/checkpoint_commands.py": {"probe"},  # a column of what `check` prints
-    "training/card.py": {"perplexity", "needle", "recall"},  # a model's card runs two tasks; the third is a kind of row
     "engines/check.py": {"perplexity"},  # a probe
     "machine/doctor.py": {"memory"},  # of the machine
     "machine/cgroups.py": {"memory"},  # a controller of control groups
@@ -26,17 +27,43 @@ ALLOWED = {
     "cli/commands/result_commands.py": {"memory"},  # of the machine
 }
 
+# Columns that several tasks share, by one meaning, and words of other things.
+COLUMNS_ALLOWED = {
+    "report/words.py": {"document"},  # whose rows are windows of it
+    "report/statistics/stats.py": {"document", "haystack"},  # what a cluster is, where nobody says
+    "cli/price.py": {"document", "num_documents"},  # what a limit chose from
+    "cli/sample.py": {"recipe"},  # from which a prompt is made again
+    "cli/commands/result_commands.py": {"recipe", "domain"},  # the same; of an expert
+    "runs/evidence.py": {"recipe"},
+    "cli/listing.py": {"domain", "weight_bytes"},  # of an expert; of a checkpoint
+    "cli/as_json.py": {"state_bytes"},  # of an estimate
+    "cli/commands/checkpoint_commands.py": {"num_tokens"},  # that `generate` wrote
+}
+
+
+def texts_of(path: Path) -> set[str]:
+    """The texts among the constants of a module."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
 
 def held(path: Path) -> set[str]:
     """Names of tasks among the texts of a module, and of its imports from a task's folder."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     imported = {module.split(".")[2] for module in modules if module.startswith("ttbench.tasks.")}
-    return (texts | imported) & NAMES
+    return (texts_of(path) | imported) & NAMES
 
 
 def test_no_module_outside_tasks_holds_the_name_of_a_task() -> None:
     outside = [path for path in sorted(PACKAGE.rglob("*.py")) if path.relative_to(PACKAGE).parts[0] != "tasks"]
     found = {str(path.relative_to(PACKAGE)): held(path) for path in outside if path.name != "registry.py"}
     assert {path: names for path, names in found.items() if names} == ALLOWED
+
+
+def test_no_report_and_no_command_names_a_column_that_a_task_alone_has() -> None:
+    """Its task says what a column counts and how a sample is shown: reports know the columns that all rows have."""
+    own = {name for task in NAMES for name in TASKS.load(task).columns or {}} - set(COLUMNS) - set(HEAD) - set(TAIL)
+    paths = [*(PACKAGE / "report").rglob("*.py"), *(PACKAGE / "cli").rglob("*.py"), PACKAGE / "runs" / "evidence.py"]
+    found = {str(path.relative_to(PACKAGE)): texts_of(path) & own for path in paths}
+    assert {path: names for path, names in found.items() if names} == COLUMNS_ALLOWED

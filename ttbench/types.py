@@ -19,6 +19,7 @@ LASTING: tuple[Status, ...] = ("ok", "oom", "too_long", "too_short")  # answers 
 ANSWERS: tuple[Status, ...] = (*LASTING, "unsupported")
 FAILURES: tuple[Status, ...] = ("killed", "timeout", "error")
 SCHEMA_VERSION = 2
+RANDOM = "random"  # provenance of weights that nobody trained: speed and memory can be told of them, and nothing else
 READABLE = (1, 2)  # schemas that are read; in rows of 1, nothing says which code measured them
 INT64 = range(-(2**63), 2**63)  # whole numbers that rows can hold
 
@@ -66,6 +67,7 @@ class Cost:
     window: int | None = None  # tokens after which both context terms stop growing; None: never
     local_flops_per_context_token: float = 0.0  # FLOP added for each earlier token within `local_window`
     local_window: int = 0  # tokens that layers of local attention read, beside layers that read all
+    head_flops: float = 0.0  # FLOP of the output head, a part of `flops_per_token`; 0: not told apart
 
     def decode_flops(self, context_len: int) -> float:
         """FLOP of the token that follows `context_len` tokens."""
@@ -77,6 +79,18 @@ class Cost:
         seen = _pairs(context_len, context_len if self.window is None else self.window)
         local = self.local_flops_per_context_token * _pairs(context_len, self.local_window)
         return self.flops_per_token * context_len + self.flops_per_context_token * seen + local
+
+    def read_flops(self, context_len: int) -> float:
+        """FLOP of reading `context_len` tokens where the output head is applied to the last one alone."""
+        return self.prefill_flops(context_len) - self.head_flops * max(context_len - 1, 0)
+
+    def step_nbytes(self, context_len: int) -> int:
+        """Bytes of state that the token after `context_len` tokens reads and writes, batch 1.
+
+        The part that does not grow is read and written whole; what grows is read, and one token is added to it.
+        """
+        grown = self.state_nbytes(context_len) - self.state_bytes
+        return 2 * self.state_bytes + grown + self.state_bytes_per_token
 
     def state_nbytes(self, context_len: int) -> int:
         """Bytes of state in use after `context_len` tokens, batch 1."""
@@ -91,11 +105,11 @@ class Checkpoint:
     """Weights + config + tokenizer, known by content digests, never by name."""
 
     name: str  # what the user calls it: zoo name, folder name or hub id
-    path: str  # local folder that holds it
+    path: str  # local folder that holds it; of random weights, which no folder holds, the name
     architecture: str  # registry key
     architecture_version: int
     dialect: str  # naming under which its files were recognised
-    provenance: str  # zoo | local | hub
+    provenance: str  # zoo | local | hub | random | memory
     revision: str | None  # hub commit; None for local folders
     weights_digest: str
     config_digest: str
@@ -104,7 +118,7 @@ class Checkpoint:
     train_ctx: int | None  # tokens; None: unknown
     num_params: int
     num_params_non_embedding: int
-    weight_bytes: int  # bytes of the weight files
+    weight_bytes: int  # bytes of the weight files; 0: there are none
     cost: Cost | None  # None: no formula
     train_kinds: tuple[str, ...] | None = None  # kinds of rows it was trained on; None: unknown
     attention: tuple[str, ...] = ()  # implementations it can run with, the default first; empty: it has no attention
@@ -232,6 +246,7 @@ class Metric:
     # differences below it do not matter: in `unit`, or where a / b is compared (times, bytes, perplexities), a share
     smallest_effect: float = 0.01
     restates: str | None = None  # metric of the task that is this one on another scale, and is judged for both
+    counts: str = ""  # noun of what the denominator counts: byte, token, question; empty: it counts nothing
 
     def to_json(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "axes": list(self.axes), "where": dict(self.where)}
@@ -250,10 +265,10 @@ class Figure:
     name: str  # of its files
     title: str
     metric: str
-    kind: Literal["curve", "heatmap"] = "curve"
-    references: tuple[str, ...] = ()  # metrics drawn as thin grey lines
+    kind: Literal["curve", "heatmap", "roofline"] = "curve"
+    references: tuple[str, ...] = ()  # metrics drawn as thin grey lines; of a roofline bytes/s, then FLOP/s
     log_y: bool = False
-    x_axis: str = "context_len"  # of a heat map
+    x_axis: str = "context_len"  # of a heat map; of a roofline the metric of FLOP per byte
     y_axis: str = "depth"
     task: str = ""  # empty in a task's own declaration; filled in where figures of several tasks stand together
 
@@ -277,6 +292,7 @@ class Environment:
     num_cores: int
     memory_bytes: int
     accelerator: str | None
+    accelerators: tuple[Mapping[str, Scalar], ...]  # see `ttbench.machine.gpu.accelerators`
     platform: str
     python: str
     packages: Mapping[str, str]  # distribution -> version
@@ -285,4 +301,6 @@ class Environment:
     variables: Mapping[str, str]  # environment variables that can change numbers or timings
 
     def to_json(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "packages": dict(self.packages), "variables": dict(self.variables)}
+        found = dataclasses.asdict(self)
+        found["accelerators"] = [dict(each) for each in self.accelerators]
+        return {**found, "packages": dict(self.packages), "variables": dict(self.variables)}

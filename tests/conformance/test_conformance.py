@@ -43,10 +43,19 @@ FAR = 2_000_000  # tokens
 PLAIN_TTT = {"use_gate": False, "share_qk": False, "pre_conv": False}
 BY_MAMBA_SSM = {"written_by": "mamba_ssm", "use_bias": True, "use_conv_bias": False}
 JAMBA = {"written_by": "transformers", "rope_theta": None, "mamba_conv_bias": False, "mamba_proj_bias": True}
+RENE = {
+    "written_by": "cartesia",
+    "qkv_bias": False,
+    "out_bias": False,
+    "mlp_layer_bias": False,
+    "tie_word_embeddings": False,
+}
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "hybrid": [
         {**JAMBA, "layer_types": ("mamba", "attention") * 2, "sliding_window": None, "tie_word_embeddings": False},
         {"layer_types": ("sliding_attention", "mamba"), "mamba_norms": False, "sliding_window": 17},
+        {"written_by": "cartesia"},
+        {**RENE, "layer_types": ("fused_attention", "mlp", "mamba2"), "sliding_window": 17},
     ],
     "mamba": [{**BY_MAMBA_SSM, "conv_kernel": 3, "tie_word_embeddings": False}],
     "mamba2": [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ttbench.corpora.cipher import STRETCH, encipher
+from ttbench.corpora.cipher import ALPHABETS, STRETCH, encipher, transcribe
 from ttbench.corpora.corpus import SPLITS, open_corpus
 
 
@@ -59,3 +59,33 @@ def test_every_document_of_the_corpus_is_a_book_of_the_same_split_in_a_cipher_of
 def test_enough_documents_carry_a_context_of_32k() -> None:
     test = open_corpus("cipher").documents("test")
     assert sum(len(document.text) >= 32 * 1024 + 256 for document in test) >= 25
+
+
+def test_a_transcribed_text_is_in_one_other_script_letter_for_letter():
+    text = "Bonjour le monde, bonjour! 12\n"
+    seen = set()
+    for seed in range(40):
+        other = transcribe(text, seed=str(seed))
+        found = pairs(text.lower(), other.lower())
+        assert all(len(new) == 1 for new in found.values()), "a letter is always the same letter"
+        letters = {sign for sign in other.lower() if sign.isalpha()}
+        (alphabet,) = [alphabet for alphabet in ALPHABETS if letters <= set(alphabet)]
+        assert [sign for sign in text if not sign.isalpha()] == [sign for sign in other if not sign.isalpha()]
+        assert other == transcribe(text, seed=str(seed))
+        seen.add((alphabet, other))
+    assert len({alphabet for alphabet, _ in seen}) > 10
+    assert len(seen) == 40, "the same script twice is another exchange of letters"
+
+
+def test_where_a_script_has_too_few_letters_the_rarest_stay():
+    text = "".join(chr(0x4E00 + i) * (200 - i) for i in range(200))
+    other = transcribe(text, seed="1")
+    kept = [sign for sign in dict.fromkeys(other) if ord(sign) in range(0x4E00, 0x4E00 + 200)]
+    exchanged = 200 - len(kept)
+    assert exchanged in {len(alphabet) for alphabet in ALPHABETS}
+    assert kept == [chr(0x4E00 + i) for i in range(exchanged, 200)]
+
+
+def test_no_alphabet_holds_a_capital_a_mark_or_a_letter_of_another():
+    assert all(sign.isalpha() and sign == sign.lower() for alphabet in ALPHABETS for sign in alphabet)
+    assert sum(map(len, ALPHABETS)) == len(set("".join(ALPHABETS)))

@@ -18,6 +18,13 @@ WAYS = {"reference", "chunked", "step", "whole"}
 BY_BACK_END = {"attention"}
 
 
+def _is_between(frame: FrameType) -> bool:
+    """Whether a frame chooses the implementation of an op, is the op around its recurrence, or is none of ours."""
+    name = frame.f_globals.get("__name__", "")
+    ours = name.startswith(("ttbench.m", "ttbench.k")) and name != "ttbench.kernels.dispatch.choice"
+    return not ours or frame.f_code.co_name == "gated_step"
+
+
 def ran(call: Callable[[], object]) -> dict[str, set[str]]:
     """Op -> ways of it that a model itself called, as the interpreter saw it."""
     found: dict[str, set[str]] = {}
@@ -28,9 +35,7 @@ def ran(call: Callable[[], object]) -> dict[str, set[str]]:
             return
         caller = frame.f_back
         # not what chooses, and not what checks the shapes in tests
-        while caller is not None and not caller.f_globals.get("__name__", "").startswith(("ttbench.m", "ttbench.k")):
-            caller = caller.f_back
-        while caller is not None and caller.f_globals.get("__name__", "") == "ttbench.kernels.dispatch.choice":
+        while caller is not None and _is_between(caller):
             caller = caller.f_back
         if caller is not None and caller.f_globals["__name__"].startswith("ttbench.models."):
             found.setdefault(module.rpartition(".")[2], set()).add(name)

@@ -64,7 +64,7 @@ def test_two_digits_are_meant_where_none_are_asked_for_and_nothing_is_0_and_one_
 
 
 def numbers(**changes: object) -> dict[str, object]:
-    entry = {"cluster": "document", "statistic": "ratio", "counted": "num_bytes", "num_clusters": 34, "num_samples": 68}
+    entry = {"cluster": "document", "statistic": "ratio", "counts": "byte", "num_clusters": 34, "num_samples": 68}
     return {**entry, "num_counted": 17_408.0, **changes}
 
 
@@ -80,8 +80,8 @@ def numbers(**changes: object) -> dict[str, object]:
             "5 to 34 documents, 68 windows, 10,000 to 17,408 bytes",
         ),
         ([numbers(num_counted=None)], "34 documents, 68 windows"),
-        ([numbers(cluster="haystack", counted="num_trials", num_counted=100.0)], "34 haystacks, 100 trials"),
-        ([numbers(cluster=None, counted=None)], "34 samples"),
+        ([numbers(cluster="haystack", counts="trial", num_counted=100.0)], "34 haystacks, 100 trials"),
+        ([numbers(cluster=None, counts=None)], "34 samples"),
         ([numbers(cluster="round", num_clusters=3), numbers(cluster="round", num_clusters=5)], "3 to 5 rounds"),
         ([numbers(statistic="count", cluster="document")], "34 documents"),
     ],

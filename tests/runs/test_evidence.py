@@ -116,10 +116,11 @@ def test_a_text_that_is_not_the_rows_is_not_shown(values, changed, because: str,
 def test_a_window_of_bases_is_a_window(tmp_path: Path) -> None:
     sample = window(num_bases=SIZE)
     sample = dataclasses.replace(sample, values={k: v for k, v in sample.values.items() if k != "num_bytes"})
-    found = opened(record([sample], folder=tmp_path), tmp_path)
+    genomics = {"task": "genomics", "task_version": TASKS.load("genomics").version}
+    found = opened(record([sample], folder=tmp_path, **genomics), tmp_path)
     assert [target["nats"] for target in found["rebuilt"]["targets"]] == [0.5, 1.0, 1.5, 3.0]
     wrong = dataclasses.replace(sample, values={**sample.values, "num_bases": 5})
-    assert "the row has 5" in opened(record([wrong], folder=tmp_path), tmp_path)["not_rebuilt"]
+    assert "the row has 5" in opened(record([wrong], folder=tmp_path, **genomics), tmp_path)["not_rebuilt"]
 
 
 def test_a_sum_over_a_document_shows_its_ends(tmp_path: Path) -> None:
@@ -147,7 +148,8 @@ QUESTIONS = {
 
 def test_questions_say_what_was_asked_for_after_which_text_and_what_it_cost(tmp_path: Path) -> None:
     sample = Sample(keys={"sequence": "1"}, values={"hits": 1}, evidence=QUESTIONS)
-    made = record([sample], folder=tmp_path, corpus=None, corpus_digest=None)
+    recall = {"task": "recall", "task_version": TASKS.load("recall").version}
+    made = record([sample], folder=tmp_path, corpus=None, corpus_digest=None, **recall)
     rebuilt = opened(made, tmp_path)["rebuilt"]
     assert rebuilt["prompt_end"] == "ab\\xff:12, ab\\xff:"
     (question,) = rebuilt["questions"]
@@ -226,7 +228,8 @@ ASKED = {"doc_hash": "h", "target": "1"}
 )
 def test_whatever_a_task_kept_is_printed(evidence, told: list[str], tmp_path: Path, capsys) -> None:
     sample = Sample(keys={"sequence": "1"}, values={"hits": 1}, evidence=evidence)
-    owner = "commonsense" if "arguments" in evidence else "needle" if "candidates" in evidence else "perplexity"
+    kinds = {"arguments": "commonsense", "candidates": "needle", "target_ids": "recall"}
+    owner = next((task for name, task in kinds.items() if name in evidence), "perplexity")
     cell = {"task": owner, "task_version": TASKS.load(owner).version, "corpus": None, "corpus_digest": None}
     text = printed(capsys, opened(record([sample], folder=tmp_path, **cell), tmp_path))
     for part in told:
@@ -261,3 +264,27 @@ def test_a_recipe_is_read_and_evidence_stays_with_its_sample(tmp_path: Path) -> 
 def test_a_sample_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"has 1 samples .* there is no sample 1"):
         opened(record([window()], folder=tmp_path), tmp_path, 1)
+
+
+def test_a_long_table_is_cut_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    size = 40
+    sample = Sample(
+        keys={"document": DOCUMENT.name, "window_start": START},
+        values={"num_tokens": size, "num_bytes": size, "nats": 40.0},
+        evidence={"token_nats": [1.0] * size},
+    )
+    found = opened(record([sample], folder=tmp_path), tmp_path)
+    assert len(found["rebuilt"]["targets"]) == len(found["rebuilt_view"][0]["rows"]) == size
+    text = printed(capsys, found)
+    assert "8 more in this table: --json" in text
+    assert f"31 {DOCUMENT.text[START + 31]} " in text
+    assert f"32 {DOCUMENT.text[START + 32]} " not in text
+
+
+def test_a_task_that_is_not_installed_says_so(tmp_path: Path) -> None:
+    found = opened(record([window()], folder=tmp_path, task="gone"), tmp_path)
+    assert found["rebuilt"] is None
+    assert (
+        found["not_rebuilt"] == f"measured by gone of version {TASKS.load('perplexity').version}, and gone is not there"
+    )
+    assert found["view"][0]["rows"] == (("token_nats", [0.5, 1.0, 1.5, 3.0]),)

@@ -377,7 +377,9 @@ def mamba2_logits(ids: np.ndarray, w: Weights, config: Mapping[str, Any]) -> np.
 
 
 def hybrid_logits(ids: np.ndarray, w: Weights, config: Mapping[str, Any]) -> np.ndarray:
-    """Logits [T, V] of a hybrid or a dense Jamba checkpoint over ids [T]."""
+    """Logits [T, V] of a hybrid, a dense Jamba or a Rene checkpoint over ids [T]."""
+    if config["model_type"] == "rene":
+        return rene_logits(ids, w, config)
     x, eps = w["model.embed_tokens.weight"][ids], config["rms_norm_eps"]
     for i in range(config["num_hidden_layers"]):
         p = f"model.layers.{i}."
@@ -391,3 +393,49 @@ def hybrid_logits(ids: np.ndarray, w: Weights, config: Mapping[str, Any]) -> np.
         x = x + swiglu(rms_norm(x, w[f"{p}pre_ff_layernorm.weight"], eps), w, f"{p}feed_forward.")
     x = rms_norm(x, w["model.final_layernorm.weight"], eps)
     return x @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
+
+
+def exact_gelu(x: np.ndarray) -> np.ndarray:
+    return x * np.vectorize(lambda value: 0.5 * (1 + math.erf(value / math.sqrt(2))))(x)
+
+
+def rene_attention(h: np.ndarray, w: Weights, prefix: str, config: Mapping[str, Any]) -> np.ndarray:
+    """Rene's attention over [T, M]: rows of in_proj are all queries, then all keys, then all values; no positions."""
+    heads = config["num_heads"]
+    kv_heads, dim = config.get("num_heads_kv") or heads, config.get("head_dim") or h.shape[1] // heads
+    fused = h @ w[f"{prefix}in_proj.weight"].T + w.get(f"{prefix}in_proj.bias", 0.0)
+    q, k, v = np.split(fused, [heads * dim, (heads + kv_heads) * dim], axis=1)
+    out = np.empty((len(h), heads * dim))
+    for head in range(heads):
+        group = head // (heads // kv_heads)
+        mine, theirs = slice(head * dim, (head + 1) * dim), slice(group * dim, (group + 1) * dim)
+        for t in range(len(h)):
+            seen = slice(max(0, t + 1 - config["sliding_window_length"]), t + 1)
+            scores = k[seen, theirs] @ q[t, mine] / np.sqrt(dim)
+            shares = np.exp(scores - scores.max())
+            out[t, mine] = shares / shares.sum() @ v[seen, theirs]
+    return out @ w[f"{prefix}out_proj.weight"].T + w.get(f"{prefix}out_proj.bias", 0.0)
+
+
+def rene_logits(ids: np.ndarray, w: Weights, config: Mapping[str, Any]) -> np.ndarray:
+    """Logits [T, V] of a Rene over ids [T], as cartesia-ai/edge cartesia_pytorch/rene.py @ 6788a08 computes them."""
+    ssm, table = config["ssm_cfg"], w["backbone.embedding.weight"]
+    x = table[ids]
+    for i in range(config["n_layer"]):
+        h, p = rms_norm(x, w[f"backbone.layers.{i}.norm.weight"], 1e-5), f"backbone.layers.{i}.mixer."
+        if i in config["attn_layer_idx"]:
+            x = x + rene_attention(h, w, p, config["attn_cfg"])
+        elif i in config["mlp_layer_idx"]:
+            inner = exact_gelu(h @ w[f"{p}in_proj.weight"].T + w.get(f"{p}in_proj.bias", 0.0))
+            x = x + inner @ w[f"{p}out_proj.weight"].T + w.get(f"{p}out_proj.bias", 0.0)
+        else:
+            x = x + mamba2_layer(
+                h,
+                w,
+                p,
+                groups=ssm.get("ngroups", 1),
+                size=ssm.get("d_state", 128),
+                limit=ssm.get("dt_limit", (0.0, math.inf)),
+                norm_first=ssm.get("norm_before_gate", False),
+            )
+    return rms_norm(x, w["backbone.norm_f.weight"], 1e-5) @ w.get("lm_head.weight", table).T

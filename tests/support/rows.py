@@ -18,7 +18,13 @@ BITS = 1 / math.log(2)
 
 
 def _bits(name: str, label: str, **options: Any) -> Metric:
-    numbers: dict[str, Any] = {"numerator": "nats", "denominator": "num_bytes", "scale": BITS, "better": "lower"}
+    numbers: dict[str, Any] = {
+        "numerator": "nats",
+        "denominator": "num_bytes",
+        "counts": "byte",
+        "scale": BITS,
+        "better": "lower",
+    }
     return Metric(name=name, label=label, unit="bit/byte", statistic="ratio", cluster="document", **(numbers | options))
 
 
@@ -44,6 +50,7 @@ def _hits(name: str, *axes: str) -> Metric:
         statistic="proportion",
         numerator="hits",
         denominator="num_trials",
+        counts="trial",
         cluster="haystack",
         axes=("context_len", *axes),
     )
@@ -60,6 +67,7 @@ METRICS: dict[str, tuple[Metric, ...]] = {
             statistic="exp_ratio",
             numerator="nats",
             denominator="num_tokens",
+            counts="token",
             cluster="document",
         ),
         *(

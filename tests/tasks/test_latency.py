@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
+import torch
 from stub_engine import stored
+from torch import nn
 
 from ttbench.errors import TooLongError, UsageError
-from ttbench.machine import measure
+from ttbench.machine import ceilings, measure
+from ttbench.machine.ceilings import Ceilings
 from ttbench.registry import ARCHITECTURES
 from ttbench.tasks.base import Bench
 from ttbench.tasks.latency import Latency, LatencyParams
@@ -28,6 +31,9 @@ WIDE = {
     "transformer": {"hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 64},
     "ttt-linear": {"hidden_size": 256, "num_attention_heads": 4},
 }
+
+
+FREE = Cost(flops_per_token=1.0, flops_per_context_token=0.0, state_bytes=0, state_bytes_per_token=0)
 
 
 class FakeClock:
@@ -67,6 +73,11 @@ class SleepyEngine:
         self.steps: list[np.ndarray] = []
         self.depths: list[int] = []
         self.room: list[tuple[int, int]] = []
+        self.model = nn.Linear(5, 25, bias=False)
+        self.forgot = False
+
+    def forget(self) -> None:
+        self.forgot = True
 
     def reset(self, batch_size: int, max_len: int) -> None:
         self.room.append((batch_size, max_len))
@@ -93,16 +104,32 @@ class SleepyEngine:
         pass
 
 
+# one FLOP and no state for each token, on a machine of 8 FLOP/s and 1000 bytes/s
+CEILINGS = Ceilings(
+    read_bytes_per_s=1000.0, copy_bytes_per_s=900.0, matmul_flops_per_s=8.0, graph_node_s=None, busy=False
+)
+
+
 @pytest.fixture(autouse=True)
 def _light(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "prepare_process", lambda: None)
     monkeypatch.setattr(measure, "time", FakeClock())
+    monkeypatch.setattr(ceilings, "ceilings", lambda **options: CEILINGS)
 
 
-def cell_of(*, context_len: int = 64, batch_size: int = 1, seed: int = 3, round: int = 0, **params: Any) -> Cell:
-    cost = Cost(flops_per_token=1.0, flops_per_context_token=0.0, state_bytes=0, state_bytes_per_token=0)
+def cell_of(
+    *,
+    context_len: int = 64,
+    batch_size: int = 1,
+    seed: int = 3,
+    round: int = 0,
+    provenance: str = "stub",
+    cost: Cost | None = FREE,
+    **params: Any,
+) -> Cell:
     checkpoint = Checkpoint(
-        **dict.fromkeys(("name", "path", "architecture", "dialect", "provenance"), "stub"),
+        **dict.fromkeys(("name", "path", "architecture", "dialect"), "stub"),
+        provenance=provenance,
         **dict.fromkeys(("weights_digest", "config_digest"), "0"),
         **dict.fromkeys(("revision", "tokenizer_digest", "train_ctx")),
         **dict.fromkeys(("architecture_version", "vocab_size", "num_params", "weight_bytes"), 1),
@@ -161,6 +188,45 @@ def test_times_are_those_of_the_calls() -> None:
     assert values(samples, "decode", "wall_s") == [0.5] * 3
     assert values(samples, "decode", "call_s") == [0.125] * 3
     assert values(samples, "decode", "call_cpu_s") == [0.03125] * 3
+
+
+def test_rows_say_what_a_call_needs_and_how_near_it_comes_to_the_ceilings() -> None:
+    # 64 tokens are 64 FLOP, 8 s at 8 FLOP/s; a step is one FLOP, and 500 bytes of weights, half a second of reading
+    samples = samples_of(SleepyEngine(prefill_s=16.0, decode_s=2.0), context_len=64)
+    assert values(samples, "prefill", "call_flops") == [64.0] * 3
+    assert values(samples, "prefill", "call_bytes") == [500.0] * 3
+    assert values(samples, "prefill", "ceiling_s") == [8.0] * 3
+    assert values(samples, "decode", "call_flops") == [1.0] * 3
+    assert values(samples, "decode", "ceiling_s") == [0.5] * 3
+    assert values(samples, "decode", "ceiling_bytes_per_s") == [1000.0] * 3
+    assert values(samples, "first_call", "ceiling_s") == [None]
+    rows = {name: values(samples, "decode", name) for name in ("ceiling_s", "call_s")}
+    of_ceiling = next(metric for metric in Latency.metrics if metric.name == "of_ceiling")
+    share = rows["ceiling_s"][0] / rows["call_s"][0] * of_ceiling.scale
+    assert (share, of_ceiling.unit) == (25.0, "%")
+
+
+def test_without_a_formula_rows_hold_the_ceilings_alone() -> None:
+    samples = samples_of(SleepyEngine(), cost=None)
+    assert values(samples, "prefill", "call_flops") == [None] * 3
+    assert values(samples, "prefill", "ceiling_flops_per_s") == [8.0] * 3
+
+
+def test_the_state_is_gone_before_ceilings_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, seen = SleepyEngine(), []
+    monkeypatch.setattr(ceilings, "ceilings", lambda **options: seen.append(engine.forgot) or CEILINGS)
+    samples_of(engine)
+    assert seen == [True]
+
+
+def test_random_weights_have_no_load_time() -> None:
+    samples = samples_of(SleepyEngine(), provenance="random")
+    assert [sample.keys["phase"] for sample in samples][:2] == ["first_call", "prefill"]
+
+
+def test_batch_sizes_are_an_axis_on_a_gpu() -> None:
+    assert Latency().default_batch_sizes("cpu") == (1,)
+    assert Latency().default_batch_sizes("cuda:1") == (1, 16, 64)
 
 
 def test_a_real_sleep_is_seen_by_the_medians(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,17 +343,18 @@ def tiny_engine(request: pytest.FixtureRequest) -> Engine:
 @pytest.mark.parametrize("tiny_engine", list(ARCHITECTURES), indirect=True)
 def test_every_architecture_is_timed(tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "time", time)
+    depths, forget = list[int](), tiny_engine.forget
+    monkeypatch.setattr(tiny_engine, "forget", lambda: (depths.append(tiny_engine.num_tokens), forget()))
     samples = samples_of(tiny_engine, context_len=33, batch_size=2, decode_tokens=17, min_repeats=2, warm_up_s=0.01)
     assert [s.keys["phase"] for s in samples] == ["load", "first_call", "prefill", "prefill", "decode", "decode"]
     assert all(cast(float, s.values["wall_s"]) > 0 for s in samples if s.keys["phase"] != "load")
     # every block of steps began at the depth asked for
-    assert tiny_engine.num_tokens == 33 + 17
+    assert depths == [33 + 17]
 
 
 @pytest.fixture
 def _one_thread() -> Iterator[None]:
     # more threads than idle cores wait for each other in every small operation
-    import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -359,7 +426,7 @@ def test_the_defaults_are_accepted_and_make_five_rounds() -> None:
 def test_every_metric_reads_columns_that_samples_have_and_counts_rounds() -> None:
     samples = samples_of(SleepyEngine())
     for metric in Latency.metrics:
-        rows = [s for s in samples if s.keys["phase"] == metric.where["phase"]]
+        rows = [s for s in samples if s.keys["phase"] == metric.where.get("phase", "decode")]
         columns = {metric.numerator, metric.denominator or metric.numerator}
         assert rows
         assert all(isinstance(row.values[column], int | float) for row in rows for column in columns)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +21,7 @@ from ttbench.errors import CheckpointError, SuiteError, UnknownNameError, UsageE
 from ttbench.models.base import SequenceModel
 from ttbench.training import grid
 from ttbench.training import train as trainer
-from ttbench.training.card import document_bits, ship
+from ttbench.training.card import ship
 from ttbench.training.recipe import RECIPE, Recipe, Trainee, find_trainees, read_recipe
 from ttbench.training.train import Training, train
 
@@ -231,7 +233,7 @@ def test_the_recipe_of_synthetic_tasks_trains_every_architecture_of_the_zoo_on_e
 
 
 def test_a_model_trained_on_puzzles_gets_a_card_of_puzzles_and_says_so_to_the_recall_task(tmp_path, monkeypatch):
-    monkeypatch.setattr("ttbench.training.card.PUZZLE_SEQUENCES", 2)
+    monkeypatch.setattr("ttbench.tasks.recall.recall_card.SEQUENCES", 2)
     data = yaml.safe_load(yaml.safe_dump(TINY))
     data["models"]["transformer"]["mix"] = {"parity": 0.5, "mqar": 0.5}
     path = tmp_path / "recipe.yaml"
@@ -282,7 +284,17 @@ def test_models_of_the_shipped_recipe_are_within_five_percent_of_a_million_param
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        (lambda d: d["recipe"].pop("seed"), SuiteError, "seed"),
+        (lambda d: d["recipe"].pop("seed"), SuiteError, "key 'seed' is missing"),
+        (lambda d: d["recipe"].update(seed=1.5), SuiteError, "seed must be a whole number of at least 0; got 1.5"),
+        (lambda d: d["recipe"].update(betas=[0.9]), SuiteError, r"betas must be a list of 2: .*; got \[0.9\]"),
+        (
+            lambda d: d["recipe"]["phases"][1].update(tokens=0),
+            SuiteError,
+            "tokens must be a whole number of at least 1",
+        ),
+        (lambda d: d["recipe"].update(phases=[]), SuiteError, "at least one phase"),
+        (lambda d: d["models"]["transformer"].update(lr="fast"), SuiteError, "lr must be .* more than 0; got 'fast'"),
+        (lambda d: d["models"]["transformer"].update(autocast=1), SuiteError, "autocast must be true or false; got 1"),
         (lambda d: d["recipe"].update(colour=1), SuiteError, "colour"),
         (lambda d: d["models"]["transformer"].update(lrr=1), SuiteError, "lrr"),
         (lambda d: d["recipe"]["phases"][0].update(mix={"prosa": 1}), UnknownNameError, "did you mean 'prose'"),
@@ -294,8 +306,9 @@ def test_a_wrong_recipe_is_refused_in_words(tmp_path, change, error, words):
     change(data)
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(data))
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=words) as caught:
         read_recipe(path)
+    assert re.search(r"recipe\.yaml:\d+", str(caught.value))
 
 
 @pytest.mark.parametrize(
@@ -333,9 +346,9 @@ def test_a_loss_that_is_not_finite_stops_the_training(recipe_path, tmp_path, mon
 
 
 def test_a_card_is_made_of_what_the_shipped_file_scores(recipe_path, tmp_path, monkeypatch):
-    monkeypatch.setattr("ttbench.training.card.NEEDLE_TRIALS", 1)
+    monkeypatch.setattr("ttbench.tasks.needle.needle_card.TRIALS", 1)
     # too short for the question
-    monkeypatch.setattr("ttbench.training.card.NEEDLE_CTX", 128)
+    monkeypatch.setattr("ttbench.tasks.needle.needle_card.SHORT_CTX", 128)
     data = yaml.safe_load(yaml.safe_dump(TINY))
     data["recipe"]["phases"][1]["context_len"] = 512
     recipe_path.write_text(yaml.safe_dump(data))
@@ -363,27 +376,6 @@ def test_a_checkpoint_whose_card_was_not_made_is_not_there(recipe_path, tmp_path
     with pytest.raises(KeyboardInterrupt):
         ship(finished, recipe, trainee, tmp_path / "out" / "transformer")
     assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_bits_of_documents_are_ratios_of_their_own_sums():
-    import pandas as pd
-
-    rows = pd.DataFrame(
-        {
-            "status": ["ok"] * 3,
-            "reason": [None] * 3,
-            "document": ["a", "a", "b"],
-            "nats": [math.log(2) * 8, math.log(2) * 8, math.log(2) * 3],
-            "num_bytes": [4, 4, 3],
-            "bzip2_bytes": [10, None, 5],
-            "document_bytes": [40, None, 20],
-        }
-    )
-    ours, bzip2 = document_bits(rows)
-    assert ours.tolist() == [pytest.approx(4.0 / 2), pytest.approx(1.0)]
-    assert bzip2.tolist() == [2.0, 2.0]
-    with pytest.raises(ValueError, match="oom"):
-        document_bits(rows.assign(status="oom"))
 
 
 def test_phases_and_steps_add_up(recipe_path):
@@ -435,3 +427,29 @@ class UniformModel(torch.nn.Module):
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         return torch.zeros(*hidden.shape[:-1], 257)
+
+
+def test_a_mistake_in_a_recipe_is_named_by_its_line(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "recipe:\n  seed: 1\n  betas: [0.9, 0.95]\n  weight_decay: 0.1\n  clip: 1.0\n  warmup: 0.1\n  final_lr: 0.1\n"
+        "  answer_weight: 1.0\n  phases:\n    - {context_len: 32, batch_size: 4, tokens: 1024, mix: {copy: 1.0}}\n"
+        "    - context_len: 32\n      batch_size: 4\n      tokens: 1024\n"
+        "      mix:\n        copy: 0.5\n        prosa: 0.5\n"
+        "models: {}\n"
+    )
+    with pytest.raises(UnknownNameError, match=r"'prosa' in .*recipe\.yaml:16; did you mean 'prose'"):
+        read_recipe(path)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPE.parent.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_recipe_is_read_with_every_number_that_its_file_has(path):
+    data = yaml.safe_load(path.read_text())
+    recipe, trainees = read_recipe(path)
+    as_read = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    said = {**data["recipe"], "phases": [{"peak": None, **phase} for phase in data["recipe"]["phases"]]}
+    assert as_read == said
+    for name, trainee in trainees.items():
+        entry = {"mix": None, "name": name, **data["models"][name]}
+        assert dataclasses.asdict(trainee) == entry
+        assert list(trainee.config) == list(entry["config"])

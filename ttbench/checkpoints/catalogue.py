@@ -7,35 +7,39 @@ replaces shipped ones of the same name. Torch-free.
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from ttbench.errors import CheckpointError, SuiteError, UnknownNameError
 from ttbench.strict_yaml.nodes import CATALOGUE, Node, read_yaml, suite_folders
+from ttbench.strict_yaml.typed import read
 
-PROVENANCES = ("official", "port", "reimplementation")
-FORMATS = ("safetensors", "torch", "jax-stream", "gguf")
+_Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", description="small letters, digits, dots and dashes")]
+_HubId = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$", description="org/name")]
+_Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$", description="a commit of 40 hexadecimal digits")]
+_Count = Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One published checkpoint, or one whose weights nobody has published."""
+    """One published checkpoint, or one whose weights nobody has published; null is what nobody knows."""
 
-    name: str
+    name: _Name
     architecture: str  # registry key where there is one, else the name that its authors use
-    provenance: str  # official: the authors' own; port: the same weights, converted; reimplementation: trained anew
-    hub_id: str | None = None  # org/name on the hub
-    revision: str | None = None  # commit; None: not known
+    # the authors' own; the same weights, converted by others; trained anew
+    provenance: Literal["official", "port", "reimplementation"]
+    hub_id: _HubId | None = None  # org/name on the hub
+    revision: _Commit | None = None  # commit; None: not known
     package: str | None = None  # Python package that holds the weights
-    format: str | None = None  # of the weight files; None: not known
+    format: Literal["safetensors", "torch", "jax-stream", "gguf"] | None = None  # of the weight files; None: not known
     licence: str | None = None
     tokenizer: str | None = None
-    train_ctx: int | None = None  # tokens
-    num_params: int | None = None
-    download_bytes: int | None = None  # of the weight files
+    train_ctx: _Count | None = None  # tokens
+    num_params: _Count | None = None
+    download_bytes: _Count | None = None  # of the weight files
     gated: bool | None = None  # whether the hub asks for a log-in
     config: str | None = None  # preset of `ttbench convert --config`
     pairs_with: tuple[str, ...] = ()  # entries trained on the same data, to compare with
@@ -116,13 +120,7 @@ def resolvable(entry: Entry) -> str:
 
 
 def _read_entry(node: Node) -> Entry:
-    keys = node.mapping(_READERS)
-    for needed in ("name", "architecture", "provenance"):
-        if needed not in keys:
-            raise node.error(f"key '{needed}' is missing")
-    # null is how a file says that nobody knows.
-    values = {key: _READERS[key](key, value) for key, value in keys.items() if not _is_null(value)}
-    entry = Entry(where=node.where, **values)
+    entry = read(node, Entry, where=node.where)
     if entry.hub_id is not None and entry.package is not None:
         raise node.error("hub_id and package: give the one place that the weights come from")
     published = ("revision", "format", "download_bytes", "gated")
@@ -130,69 +128,3 @@ def _read_entry(node: Node) -> Entry:
     if odd:
         raise node.error(f"{', '.join(odd)} without hub_id or package: nothing is published that it could be true of")
     return entry
-
-
-def _is_null(node: Node) -> bool:
-    return node.is_scalar() and node.scalar() is None
-
-
-def _text(key: str, node: Node) -> str:
-    return node.text(key)
-
-
-def _count(key: str, node: Node) -> int:
-    value = node.whole(key)
-    if value < 1:
-        raise node.error(f"{key} must be a positive number; got {value}")
-    return value
-
-
-def _flag(key: str, node: Node) -> bool:
-    value = node.scalar()
-    if not isinstance(value, bool):
-        raise node.error(f"{key} must be true or false; got {value!r}")
-    return value
-
-
-def _names(key: str, node: Node) -> tuple[str, ...]:
-    return tuple(item.text(key) for item in node.items())
-
-
-def _one_of(allowed: tuple[str, ...]) -> Callable[[str, Node], str]:
-    def read(key: str, node: Node) -> str:
-        value = node.text(key)
-        if value not in allowed:
-            raise node.error(f"{key} must be one of {', '.join(allowed)}; got '{value}'")
-        return value
-
-    return read
-
-
-def _pattern(pattern: str, words: str) -> Callable[[str, Node], str]:
-    def read(key: str, node: Node) -> str:
-        value = node.text(key)
-        if not re.fullmatch(pattern, value):
-            raise node.error(f"{key} must be {words}; got '{value}'")
-        return value
-
-    return read
-
-
-_READERS: dict[str, Callable[[str, Node], Any]] = {
-    "name": _pattern(r"[a-z0-9][a-z0-9.-]*", "small letters, digits, dots and dashes"),
-    "architecture": _text,
-    "provenance": _one_of(PROVENANCES),
-    "hub_id": _pattern(r"[\w.-]+/[\w.-]+", "org/name"),
-    "revision": _pattern(r"[0-9a-f]{40}", "a commit of 40 hexadecimal digits"),
-    "package": _text,
-    "format": _one_of(FORMATS),
-    "licence": _text,
-    "tokenizer": _text,
-    "train_ctx": _count,
-    "num_params": _count,
-    "download_bytes": _count,
-    "gated": _flag,
-    "config": _text,
-    "pairs_with": _names,
-    "note": _text,
-}

@@ -1,4 +1,4 @@
-"""From what a user types to a Checkpoint: zoo name, folder, catalogue name or hub id, identified by content.
+"""From what a user types to a Checkpoint: zoo name, folder, catalogue name, hub id or size, identified by content.
 
     name -> folder -> config.json -> the one dialect that knows it -> headers that fit -> digests
 
@@ -15,21 +15,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ttbench.checkpoints import catalogue
 from ttbench.checkpoints.files import MAX_CONFIG_BYTES, content_digest, json_digest, member, read_json
 from ttbench.checkpoints.fit import check_layers, fit, skeleton
 from ttbench.checkpoints.hub import HubId, fetch_small, fetch_weights, parse_hub_id
 from ttbench.checkpoints.naming import CONFIG, zoo_folders
+from ttbench.checkpoints.sizes import sizes
 from ttbench.checkpoints.sources import conversion_hint
 from ttbench.checkpoints.tokenizer import tokenizer_digest
 from ttbench.checkpoints.weights import INDEX, SINGLE, StoredWeights, read_weights
-from ttbench.errors import CheckpointError, UnknownNameError, UnsupportedError
+from ttbench.errors import CheckpointError, UnknownNameError, UnsupportedError, UsageError
 from ttbench.machine.devices import torch_dtype
 from ttbench.models.base import Dialect, SequenceModel
 from ttbench.names import as_text, folder_name, quote
 from ttbench.packages import import_packages
 from ttbench.registry import ARCHITECTURES, ENGINES
-from ttbench.types import INT64, Checkpoint, Cost
+from ttbench.types import INT64, RANDOM, Checkpoint, Cost, canonical_json, digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,8 @@ def zoo_names() -> tuple[str, ...]:
 def resolve(name: str, *, dtype: str = "float32", engine: str = "eager") -> Checkpoint:
     """Find and identify a checkpoint: zoo name, local folder, name in the catalogue, hub id `org/name[@revision]`.
 
-    An unpinned hub id becomes the commit that it points to now, in `revision`.
+    An unpinned hub id becomes the commit that it points to now, in `revision`. `random:NAME` is a published size with
+    random weights, see `ttbench.checkpoints.sizes.sizes`.
 
     Args:
         name: what the user typed.
@@ -64,11 +65,16 @@ def resolve(name: str, *, dtype: str = "float32", engine: str = "eager") -> Chec
         WeightsError: its weight files are broken or do not fit its config.json.
     """
     import_packages()
+    if sizes.is_random(name):
+        return _random(name, dtype=dtype, engine=engine)
     zoo = zoo_folders()
     if name in zoo:
         if Path(name).is_dir() and not os.path.samefile(name, zoo[name]):
             _say(f"'{name}' is the zoo's checkpoint here; for the folder of that name write ./{name}")
         return read_checkpoint(zoo[name], name=name, provenance="zoo", dtype=dtype, engine=engine)
+    # Late: reading a catalogue takes a package that a machine with a GPU may lack, and its models need none of it.
+    from ttbench.checkpoints import catalogue
+
     folder = Path(os.path.expanduser(name))
     if folder.is_dir():
         listed = catalogue.find(name)
@@ -93,6 +99,37 @@ def resolve(name: str, *, dtype: str = "float32", engine: str = "eager") -> Chec
 def _say(text: str) -> None:
     """Tell the user once which of two things of one name is taken."""
     logging.getLogger("ttbench").warning(text)
+
+
+def _random(name: str, *, dtype: str, engine: str) -> Checkpoint:
+    """A published size with weights that are drawn where they run. Its identity: name, seed, and the configuration."""
+    if ENGINES.load(engine).dialect is not None:
+        raise UsageError(
+            f"'{name}' is a model of an architecture here, which engine {engine} does not run; leave it out"
+        )
+    config = dict(sizes.find_size(name).config)
+    identity = identify(config)
+    num_params, num_params_non_embedding = skeleton(identity.model_class, identity.config).num_params()
+    drawn = {"name": name, "seed": sizes.SEED, "scheme": sizes.SCHEME, "config": json_digest(config)}
+    return Checkpoint(
+        name=name,
+        path=name,
+        architecture=identity.architecture,
+        architecture_version=identity.model_class.version,
+        dialect=identity.dialect.name,
+        provenance=RANDOM,
+        revision=None,
+        weights_digest=digest(canonical_json(drawn)),
+        config_digest=json_digest(config),
+        tokenizer_digest=None,
+        vocab_size=identity.config.vocab_size,
+        train_ctx=None,
+        num_params=num_params,
+        num_params_non_embedding=num_params_non_embedding,
+        weight_bytes=0,
+        cost=_cost(identity, dtype_bytes=torch_dtype(dtype).itemsize),
+        attention=identity.model_class.ATTENTION,
+    )
 
 
 def _from_hub(hub_id: HubId, *, dtype: str, engine: str) -> Checkpoint:

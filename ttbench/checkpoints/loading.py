@@ -21,12 +21,13 @@ from ttbench.checkpoints.checkpoint import CONFIG, fitted, identify, read_config
 from ttbench.checkpoints.files import content_digest, json_digest, plain_json
 from ttbench.checkpoints.fit import tied_names
 from ttbench.checkpoints.folder import refuse_taken, whole_folder
+from ttbench.checkpoints.sizes import sizes
 from ttbench.checkpoints.tokenizer import Tokenizer, read_tokenizer
 from ttbench.checkpoints.weights import SINGLE, StoredWeights
 from ttbench.errors import CheckpointError, UsageError, WeightsError
 from ttbench.machine.devices import torch_device, torch_dtype
 from ttbench.models.base import SequenceModel
-from ttbench.types import Checkpoint
+from ttbench.types import RANDOM, Checkpoint
 
 
 def load_model(checkpoint: Checkpoint, *, device: str, dtype: str, attention: str | None) -> SequenceModel:
@@ -39,6 +40,8 @@ def load_model(checkpoint: Checkpoint, *, device: str, dtype: str, attention: st
         WeightsError: weights that are broken, do not fit, or are not finite in `dtype`.
     """
     to_device, to_dtype = torch_device(device), torch_dtype(dtype)
+    if checkpoint.provenance == RANDOM:
+        return _drawn(checkpoint, device=to_device, dtype=to_dtype, attention=attention)
     folder = Path(checkpoint.path)
     config = read_config(folder)
     identity = identify(config)
@@ -57,6 +60,28 @@ def load_model(checkpoint: Checkpoint, *, device: str, dtype: str, attention: st
         if given:
             _place(model, names, tensors[sources[given[0]]].to(to_device))
     _fill_buffers(model, type(model), identity.config, to_device)
+    return model.eval()
+
+
+def _drawn(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype, attention: str | None) -> SequenceModel:
+    """The architecture's start weights from the seed of random checkpoints, made in `dtype` on `device`.
+
+    Nothing passes through the host or another dtype: a model may need most of a GPU's memory. Each device and dtype
+    has numbers of its own.
+    """
+    config = sizes.find_size(checkpoint.path).config
+    if json_digest(config) != checkpoint.config_digest:
+        raise CheckpointError(f"'{checkpoint.name}' has changed since it was resolved; run the command again")
+    identity = identify(config)
+    usual, devices = torch.get_default_dtype(), [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.device(device):
+        torch.manual_seed(sizes.SEED)
+        torch.set_default_dtype(dtype)
+        try:
+            model = identity.model_class.from_config(identity.config)
+        finally:
+            torch.set_default_dtype(usual)
+    model.use_attention(attention)
     return model.eval()
 
 
@@ -114,11 +139,13 @@ def _fill_buffers(model: nn.Module, model_class: type[SequenceModel], config: An
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
-    """The checkpoint's tokenizer; None when its folder has none.
+    """The checkpoint's tokenizer; None when its folder has none, or nobody trained it.
 
     Raises:
         CheckpointError: it is broken, cannot be byte exact, or has more ids than the model.
     """
+    if checkpoint.provenance == RANDOM:
+        return None
     folder = Path(checkpoint.path)
     tokenizer = read_tokenizer(folder, read_config(folder), num_ids=checkpoint.vocab_size)
     if tokenizer is not None and tokenizer.vocab_size > checkpoint.vocab_size:

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from ttbench.adapt.experts import CARD, library_folders, read_card
 from ttbench.checkpoints.naming import zoo_folders
+from ttbench.checkpoints.sizes.sizes import sizes
 from ttbench.errors import SuiteError, TtbenchError, UnknownNameError, UsageError
 from ttbench.registry import ARCHITECTURES, CORPORA, TASKS, Registry
+from ttbench.types import RANDOM
 
 if TYPE_CHECKING:
     from ttbench.store.record import CellRecord
@@ -75,8 +77,9 @@ def _defaults(params: type[Any]) -> dict[str, Any]:
 
 
 def checkpoints() -> list[dict[str, Any]]:
-    """The zoo, identified, then the hub's cache and the catalogue; imports torch."""
-    return [*_zoo(), *_published()]
+    """The zoo, identified, the hub's cache and the catalogue, then sizes with random weights; imports torch."""
+    random = [{"name": f"{RANDOM}:{name}", "state": RANDOM, "source": size.source} for name, size in sizes().items()]
+    return [*_zoo(), *_published(), *random]
 
 
 def _zoo() -> list[dict[str, Any]]:
@@ -329,6 +332,7 @@ def view_cell(folder: Path, cell: str) -> dict[str, Any]:
         "load_average": record.load_average,
         "engine": record.engine,
         "kernel_path": dict(record.kernel_path),
+        "choices": dict(record.choices),
         "samples": [{**sample.keys, **sample.values} for sample in record.samples],
         "evidence": str(evidence) if evidence.is_file() else None,
     }
@@ -352,7 +356,7 @@ def names(noun: str, root: Path = RUNS) -> list[str]:
         if noun == "checkpoints":
             from ttbench.checkpoints import catalogue
 
-            return [*zoo_folders(), *catalogue.names()]
+            return [*zoo_folders(), *catalogue.names(), *(f"{RANDOM}:{name}" for name in sizes())]
         return {"tasks": sorted(TASKS), "nouns": list(NOUNS)}[noun]
     except TtbenchError:
         return []

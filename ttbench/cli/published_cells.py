@@ -16,13 +16,12 @@ from ttbench.checkpoints.naming import zoo_folders
 from ttbench.cli import console
 from ttbench.report import words
 from ttbench.runs.evidence import Measured, view_sample
-from ttbench.store.rows import COLUMNS
+from ttbench.store.rows import COLUMNS, SETTINGS
 from ttbench.types import Metric, Sample
 
 NOT_STORED = (
     "published rows hold no prompts, answers or nats of single tokens: these are evidence, kept by the run alone"
 )
-_PARAM = "param_"
 _CHECKPOINT = ("name", "architecture", "architecture_version", "provenance", "revision", "weights_digest")
 _CELL = (
     *(
@@ -46,11 +45,10 @@ def view_cell(rows: pd.DataFrame, cell_id: str) -> dict[str, Any]:
     entries = _entries(rows, cell_id)
     first = entries[0]
     checkpoint = {name: first["checkpoint" if name == "name" else name] for name in _CHECKPOINT}
-    params = {
-        name.removeprefix(_PARAM): value
-        for name, value in first.items()
-        if name.startswith(_PARAM) and value is not None
-    }
+    params, choices = (
+        {name.removeprefix(kind): value for name, value in first.items() if name.startswith(kind) and value is not None}
+        for kind in SETTINGS
+    )
     environments = rows.attrs.get("environments", {})
     kept = environments.get(first["environment"])
     return {
@@ -59,6 +57,7 @@ def view_cell(rows: pd.DataFrame, cell_id: str) -> dict[str, Any]:
         **{name: first.get(name) for name in ("status", "reason", "started", "run_id", "ttbench", "cell_s")},
         **{name: first.get(name) for name in ("cell_cpu_s", "load_average", "engine")},
         "kernel_path": json.loads(first["kernel_path"] or "{}"),
+        "choices": choices,
         "environment": None if kept is None else json.loads(kept),
         "samples": [{**sample.keys, **sample.values} for sample in _samples(rows, entries)],
         "evidence": None,
@@ -116,7 +115,7 @@ def _samples(rows: pd.DataFrame, entries: Sequence[dict[str, Any]]) -> tuple[Sam
         own = {
             name: value
             for name, value in entry.items()
-            if name not in COLUMNS and name != "sample" and not name.startswith(_PARAM)
+            if name not in COLUMNS and name != "sample" and not name.startswith(SETTINGS)
         }
         values = {name: value for name, value in own.items() if name in made_of or isinstance(value, float | bool)}
         keys = {name: value for name, value in own.items() if name not in values and value is not None}

@@ -22,6 +22,7 @@ from ttbench.engines.ids import as_ids, scored_places
 from ttbench.errors import TooLongError, UnsupportedError, UsageError
 from ttbench.machine.devices import torch_device, torch_dtype
 from ttbench.models.base import SequenceModel, Snapshot, State
+from ttbench.types import Scalar
 
 # Tokens of each sequence that one forward reads. Models of 1M parameters over 16k tokens, one CPU thread: CPU seconds
 # are flat within 15 % from 512 on (128 costs the transformer a quarter more and TTT-Linear twice as much), and memory
@@ -223,7 +224,7 @@ class EagerEngine:
         return () if state is None else tuple(value.data_ptr() for value, _, _ in state.tensors().values())
 
     @property
-    def choices(self) -> dict[str, str]:
+    def choices(self) -> dict[str, Scalar]:
         return dict(self.model.choices)
 
     def _finite(self, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -5,11 +5,14 @@ Ids may be anything `torch.as_tensor` takes, int64, shape [B, T] or [B]. Letters
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+from ttbench.types import Scalar
 
 Ids = Int[np.ndarray, "..."] | Int[Tensor, "..."]
 
@@ -113,6 +116,6 @@ class Engine(Protocol):
         ...
 
     @property
-    def choices(self) -> dict[str, str]:
-        """What makes this engine or its model another function than their names say, for every row."""
+    def choices(self) -> Mapping[str, Scalar]:
+        """What makes this engine or its model another function than their names say: columns `choice_<name>`."""
         ...

@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -78,7 +79,6 @@ def chunked(
     return y.transpose(0, 1), final_state
 
 
-@op("selective_scan_step", "step")
 def step(
     u: Float[Tensor, "B E"],
     dt: Float[Tensor, "B E"],
@@ -90,6 +90,31 @@ def step(
     """One token; `state` is CHANGED IN PLACE."""
     state.mul_((dt[..., None] * A).exp_()).addcmul_((dt * u)[..., None], B[:, None])
     return (state * C[:, None]).sum(-1)
+
+
+@op("selective_scan_step", "step")
+def gated_step(
+    u: Float[Tensor, "B E"],
+    dt: Float[Tensor, "B E"],
+    dt_bias: Float[Tensor, "E"],
+    A_log: Float[Tensor, "E N"],
+    B: Float[Tensor, "B N"],
+    C: Float[Tensor, "B N"],
+    D: Float[Tensor, "E"],
+    z: Float[Tensor, "B E"],
+    state: Float[Tensor, "B E N"],
+) -> Float[Tensor, "B E"]:
+    """`step` from what a layer projects, with all that is element by element around it; `state` is CHANGED IN PLACE.
+
+        dt = softplus(dt + dt_bias)        y = step(u, dt, -exp(A_log), B, C)        out = (y + D u) silu(z)
+
+    Everything but silu(z) is in the dtype of the state; the result has that of `u`. As mamba_ssm's
+    `selective_state_update` does.
+    """
+    wide = state.dtype
+    dt = F.softplus(dt.to(wide) + dt_bias.to(wide))
+    y = step(u.to(wide), dt, -A_log.to(wide).exp(), B.to(wide), C.to(wide), state)
+    return ((y + D.to(wide) * u.to(wide)) * F.silu(z)).to(u.dtype)
 
 
 def scan_(decay: Float[Tensor, "K B E N"], x: Float[Tensor, "K B E N"]) -> None:

@@ -19,6 +19,7 @@ the paper's.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -67,10 +68,13 @@ def chunked(
     B: Float[Tensor, "B T G N"],
     C: Float[Tensor, "B T G N"],
     initial_state: Float[Tensor, "B H P N"],
+    *,
+    operands: torch.dtype | None = None,
 ) -> tuple[Float[Tensor, "B T H P"], Float[Tensor, "B H P N"]]:
     """The same numbers as `reference`, CHUNK_LEN tokens at a time, by matrix products.
 
-    Arguments as in `reference`. Outputs alias nothing that is written later.
+    Arguments as in `reference`, and `operands`: dtype of the model, which is what a fused kernel multiplies in; here
+    the inputs' own dtype does. Outputs alias nothing that is written later.
     """
     num_groups = B.shape[2]
     rates = (dt * A).movedim(1, 2).unflatten(1, (num_groups, -1))  # [B, G, H/G, T]
@@ -85,7 +89,6 @@ def chunked(
     return y.flatten(1, 2).movedim(2, 1), h.flatten(1, 2)
 
 
-@op("ssd_step", "step")
 def step(
     x: Float[Tensor, "B H P"],
     dt: Float[Tensor, "B H"],
@@ -99,6 +102,30 @@ def step(
     B, C = (y.repeat_interleave(heads_each, 1, output_size=x.shape[1]) for y in (B, C))
     state.mul_((dt * A).exp()[..., None, None]).addcmul_((dt[..., None] * x)[..., None], B[:, :, None])
     return (state @ C[..., None])[..., 0]
+
+
+@op("ssd_step", "step")
+def gated_step(
+    x: Float[Tensor, "B H P"],
+    dt: Float[Tensor, "B H"],
+    dt_bias: Float[Tensor, "H"],
+    A_log: Float[Tensor, "H"],
+    B: Float[Tensor, "B G N"],
+    C: Float[Tensor, "B G N"],
+    D: Float[Tensor, "H"],
+    state: Float[Tensor, "B H P N"],
+    *,
+    dt_limit: tuple[float, float],
+) -> Float[Tensor, "B H P"]:
+    """`step` from what a layer projects, in the dtype of `state`, which is CHANGED IN PLACE.
+
+    dt = clamp(softplus(dt + dt_bias), limit)        out = step(x, dt, -exp(A_log), B, C) + D x
+    """
+    wide = state.dtype
+    x, B, C = x.to(wide), B.to(wide), C.to(wide)
+    dt = F.softplus(dt.to(wide) + dt_bias.to(wide)).clamp(*dt_limit)
+    y = step(x, dt, -A_log.to(wide).exp(), B, C, state)
+    return y + D.to(wide)[:, None] * x
 
 
 def _chunk(X: Tensor, rates: Tensor, B: Tensor, C: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:

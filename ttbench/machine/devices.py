@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from ttbench.errors import UsageError
 
@@ -37,3 +40,8 @@ def torch_device(name: str) -> torch.device:
                 "use cpu, or a machine with a GPU and a CUDA build of torch (make setup TORCH=cuda)"
             )
     return device
+
+
+def placed(ids: Any, device: str) -> Tensor:
+    """Ids as an int64 tensor on a device, so that a clock that starts now counts no copy to it. Raises UsageError."""
+    return torch.as_tensor(ids, dtype=torch.int64).to(torch_device(device))

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from ttbench.errors import CacheError, TtbenchError
 from ttbench.machine import cgroups, measure
+from ttbench.machine.gpu import accelerators
 from ttbench.machine.user_cache import cache_folder
 from ttbench.registry import CORPORA
 
@@ -112,10 +113,10 @@ def check_accelerator() -> Check:
     seen = measure.accelerator()
     torch = sys.modules.get("torch")
     usable = torch is not None and torch.cuda.is_available()
-    if usable and torch is not None:
-        return Check(name="accelerator", ok=True, value=torch.cuda.get_device_name())
-    if seen is None:
-        return Check(name="accelerator", ok=True, value="none; runs use the processor")
+    if usable or seen is None:
+        told = "; ".join(accelerators.words(each) for each in accelerators.accelerators())
+        name = torch.cuda.get_device_name() if usable and torch is not None else "none; runs use the processor"
+        return Check(name="accelerator", ok=True, value=told or name)
     return Check(
         name="accelerator",
         ok=False,

@@ -29,10 +29,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from ttbench.errors import UsageError
 from ttbench.machine import cgroups
+from ttbench.machine.gpu.accelerators import accelerators
 from ttbench.machine.software import PACKAGES, VARIABLES, kernel_variables
 from ttbench.registry import ARCHITECTURES
 from ttbench.types import Environment, canonical_json, digest
@@ -323,20 +324,22 @@ def processor_fields() -> dict[str, str]:
 
 
 def accelerator() -> str | None:
-    """Names of the NVIDIA GPUs that the driver shows, whether or not torch can use them; None: none."""
-    names = []
-    for file in sorted((_PROC / "driver/nvidia/gpus").glob("*/information")):
-        match = re.search(r"^Model:\s+(.+)$", file.read_text(), flags=re.MULTILINE)
-        names += [match.group(1).strip()] if match else []
-    return ", ".join(names) or None
+    """Names of the GPUs that the driver shows, whether or not torch can use them; None: none."""
+    return ", ".join(each.name for each in accelerators(proc=_PROC)) or None
 
 
 def machine_fingerprint() -> str:
-    """Digest of processor, cores, memory (whole GiB), accelerator and CPU quota; timings compare only within one."""
-    facts = [processor(), num_cores(), round(memory_bytes() / GIB), accelerator()]
+    """Digest of processor, cores, memory (whole GiB), GPUs and CPU quota; timings compare only within one.
+
+    Of a GPU its name, driver, memory, highest clocks and power limit count.
+    """
+    facts: list[Any] = [processor(), num_cores(), round(memory_bytes() / GIB), accelerator()]
+    # What follows is appended only where there is some, so that machines without it keep the fingerprint they had.
     quota = cpu_quota()
-    # Appended only where there is one, so that machines without a quota keep the fingerprint they had.
-    return digest(canonical_json(facts if quota is None else [*facts, f"{quota:g} cores"]))[:16]
+    if quota is not None:
+        facts.append(f"{quota:g} cores")
+    gpus = [each.facts for each in accelerators(proc=_PROC)]
+    return digest(canonical_json([*facts, gpus] if gpus else facts))[:16]
 
 
 def environment(variables: Mapping[str, str] | None = None) -> Environment:
@@ -352,6 +355,7 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         num_cores=num_cores(),
         memory_bytes=memory_bytes(),
         accelerator=accelerator(),
+        accelerators=tuple(each.to_json() for each in accelerators(proc=_PROC)),
         platform=platform.platform(),
         python=f"{platform.python_implementation()} {platform.python_version()}",
         packages=package_versions(),

@@ -16,8 +16,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ttbench.declare import ColumnDeclaration
 from ttbench.errors import UnsupportedError, UsageError
-from ttbench.types import ATTENTION, NO_ATTENTION, Cost
+from ttbench.types import ATTENTION, NO_ATTENTION, Cost, Scalar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +150,8 @@ class SequenceModel(nn.Module, ABC):
     undecayed: ClassVar[frozenset[str]] = frozenset()  # last names of matrices that weight decay leaves alone
     ATTENTION: ClassVar[tuple[str, ...]] = ()  # back ends it can attend with, the default first; empty: no attention
     attention_backend: str = NO_ATTENTION  # the one in use
+    # fields of the config that make it another function where the architecture leaves them open: columns of rows
+    CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = {}
     config: Any
 
     lm_head: nn.Linear
@@ -231,9 +234,9 @@ class SequenceModel(nn.Module, ABC):
             self.attention_backend = name
 
     @property
-    def choices(self) -> dict[str, str]:
-        """What makes this model another function than its architecture's name says, for every row."""
-        return {}
+    def choices(self) -> dict[str, Scalar]:
+        """What the config says where the architecture leaves it open, by the names of `CHOICES`."""
+        return {name: getattr(self.config, name) for name in self.CHOICES}
 
     def num_params(self) -> tuple[int, int]:
         """Parameters in all, and without embedding and head; tied weights counted once."""

@@ -12,8 +12,9 @@ keep. Departures, none of which changes the numbers of a whole read: dt, B, C an
 second chunk of several tokens goes on from the state of the first, where transformers 5.23.0 starts its scan again
 from zero. Sliding windows, rotary positions and free orders of layers are no Jamba's: they are written as
 `model_type: hybrid`. Mixtures of experts are not built.
-Rene (Cartesia 2024) is the model in the manner of which the windows are; its checkpoints are not read, see
-docs/methodology.md.
+Rene (Cartesia 2024; cartesia-ai/edge cartesia_pytorch/rene.py @ 6788a08) is read as published: layers of one part each,
+without a SwiGLU after it: Mamba-2, attention over a window whose queries, keys and values are one map and are not
+rotated, or an MLP with GELU.
 
 State per layer: Mamba E N numbers of float32 at least, and E (K - 1) inputs of the convolution; attention 2 G D a
 token; a window 2 G D (W - 1), allocated whole, in a ring. So it grows with context only where some layer sees
@@ -24,18 +25,22 @@ key/value heads, D head dim, W window, S tokens kept, L layers of a kind, V voca
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ttbench.declare import ColumnDeclaration, whole
 from ttbench.models import ring
 from ttbench.models.base import Dialect
-from ttbench.models.hybrid_config import HybridConfig
+from ttbench.models.hybrid_config import RENE, HybridConfig, ReneConfig
 from ttbench.models.layers import RMSNorm, bucket_len
 from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackWork, stack_weights
 from ttbench.models.state_space.mamba import KEYS, MambaMixer
+from ttbench.models.state_space.mamba2 import Mamba2Mixer
+from ttbench.models.state_space.mamba_config import Mamba2Config
 from ttbench.models.transformer import Attention
 
 
@@ -114,10 +119,82 @@ class SlidingAttention(FullAttention):
         return min(bucket_len(num_tokens + 1), self.window)
 
 
+class FusedAttention(SlidingAttention):
+    """Rene's attention to the last W tokens: queries, keys and values of one map, nothing rotated."""
+
+    def __init__(self, config: ReneConfig) -> None:
+        # not the three maps of the others
+        nn.Module.__init__(self)
+        self.window, self.head_dim = config.sliding_window, config.head_dim
+        q_dim, kv_dim = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
+        self.sizes = [q_dim, kv_dim, kv_dim]
+        self.in_proj = nn.Linear(config.hidden_size, sum(self.sizes), bias=config.qkv_bias)
+        self.out_proj = nn.Linear(q_dim, config.hidden_size, bias=config.out_bias)
+
+    def to_stream(self) -> nn.Linear:
+        return self.out_proj
+
+    def project(
+        self, x: Float[Tensor, "B T W"], part: Part | None, *, at: At
+    ) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B G T D"], Float[Tensor, "B G T D"]]:
+        q, k, v = (y.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for y in self.in_proj(x).split(self.sizes, -1))
+        return q, k, v
+
+    def merge(self, out: Float[Tensor, "B H T D"]) -> Float[Tensor, "B T W"]:
+        return self.out_proj(out.transpose(1, 2).flatten(-2))
+
+
+class Mamba2Layer(Mamba2Mixer):
+    """Rene's Mamba-2."""
+
+    def __init__(self, config: ReneConfig) -> None:
+        super().__init__(config.mamba2)
+
+    @classmethod
+    def shapes(cls, config: Any) -> tuple[tuple[int, int, int], tuple[int, int]]:
+        return super().shapes(config.mamba2)
+
+    @classmethod
+    def work(cls, config: Any) -> StackWork:
+        return super().work(config.mamba2)
+
+
+class MLPLayer(Mixer):
+    """Rene's MLP, a layer of its own: out(gelu(in(x))), in which no token sees another."""
+
+    def __init__(self, config: ReneConfig) -> None:
+        super().__init__()
+        self.in_proj = nn.Linear(config.hidden_size, config.mlp_width, bias=config.mlp_layer_bias)
+        self.out_proj = nn.Linear(config.mlp_width, config.hidden_size, bias=config.mlp_layer_bias)
+
+    @classmethod
+    def slots(cls, config: ReneConfig) -> dict[str, Slot]:
+        return {}
+
+    @classmethod
+    def work(cls, config: ReneConfig) -> StackWork:
+        return StackWork(flops=4 * config.hidden_size * config.mlp_width)
+
+    def to_stream(self) -> nn.Linear:
+        return self.out_proj
+
+    def forward(self, x: Float[Tensor, "B T M"], part: Part | None, *, at: At, read: int) -> Float[Tensor, "B T M"]:
+        return self.out_proj(F.gelu(self.in_proj(x)))
+
+    def last(self, x: Float[Tensor, "B T M"], part: Part | None, *, at: At, read: int) -> Float[Tensor, "B 1 M"]:
+        return self(x[:, -1:], part, at=at, read=read)
+
+    def step(self, x: Float[Tensor, "B 1 M"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 M"]:
+        return self(x, part, at=at, read=0)
+
+
 MIXERS: Mapping[str, type[Mixer]] = {
     "mamba": JambaMixer,
     "attention": FullAttention,
     "sliding_attention": SlidingAttention,
+    "mamba2": Mamba2Layer,
+    "fused_attention": FusedAttention,
+    "mlp": MLPLayer,
 }
 # Jamba's names: those of the mixers say their kind, ours do not.
 _NAMES = {
@@ -132,6 +209,26 @@ _WEIGHTS = stack_weights(
     embed="model.embed_tokens.weight", norm="model.final_layernorm.weight", layer="model.layers.{i}", names=_NAMES
 )
 
+_MAPS = [f"{name}.{leaf}" for name in ("in_proj", "conv1d", "out_proj") for leaf in ("weight", "bias")]
+# The parts of all of Rene's layers are called alike, as ours are.
+_RENE_WEIGHTS = stack_weights(
+    embed="backbone.embedding.weight",
+    norm="backbone.norm_f.weight",
+    layer="backbone.layers.{i}",
+    names={
+        "norm.weight": "mixer_norm.weight",
+        **{f"mixer.{key}": f"mixer.{key}" for key in (*_MAPS, "norm.weight", "dt_bias", "A_log", "D")},
+    },
+)
+_TINY_RENE: Mapping[str, Any] = {
+    "layer_types": ("mamba2", "mlp", "fused_attention", "mlp"),
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "sliding_window": 12,
+    "mlp_width": 48,
+}
+
 
 class Hybrid(Stack):
     """Language model of mixed layers. See the module docstring."""
@@ -141,6 +238,9 @@ class Hybrid(Stack):
     ATTENTION = ("sdpa",)
     attention_backend = "sdpa"
     undecayed = frozenset({"A_log"})
+    CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = {
+        "sliding_window": whole("tokens that a query of a sliding layer sees, its own among them", "tokens")
+    }
     TINY: ClassVar[Mapping[str, Any]] = {
         "layer_types": ("mamba", "sliding_attention", "mamba", "attention"),
         "num_attention_heads": 4,
@@ -165,8 +265,25 @@ class Hybrid(Stack):
             config=HybridConfig.from_jamba,
             weights=_WEIGHTS,
         ),
+        Dialect(
+            name="rene",
+            matches=lambda config: config.get("model_type") == "rene",
+            config=ReneConfig.from_json,
+            weights=_RENE_WEIGHTS,
+        ),
     )
 
     @classmethod
-    def mixers(cls, config: HybridConfig) -> Sequence[type[Any]]:
+    def tiny(cls, **overrides: Any) -> Self:
+        """A hybrid of our own, or with `written_by` "cartesia" a Rene."""
+        if overrides.get("written_by") != RENE:
+            return super().tiny(**overrides)
+        given = {**_TINY_RENE, **overrides}
+        ssm = {"d_state": 8, "headdim": 8, "ngroups": 2, **given.pop("ssm_cfg", {})}
+        sizes = {"d_model": 32, "n_layer": len(given["layer_types"]), "vocab_size": 257, "pad_vocab_size_multiple": 1}
+        mamba2 = Mamba2Config.from_mamba_ssm({**sizes, "ssm_cfg": ssm})
+        return cls.from_config(ReneConfig(vocab_size=257, hidden_size=32, mamba2=mamba2, **given))
+
+    @classmethod
+    def mixers(cls, config: HybridConfig | ReneConfig) -> Sequence[type[Any]]:
         return [MIXERS[kind] for kind in config.layer_types]

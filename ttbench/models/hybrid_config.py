@@ -1,4 +1,4 @@
-"""The configuration of hybrids: our own, which names every layer, and Jamba's as transformers writes it.
+"""The configurations of hybrids: our own, which names every layer, Jamba's as transformers writes it, and Rene's.
 
 Source: transformers 5.23.0 configuration_jamba.py, whose defaults are those of a field that a Jamba config leaves out.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 from ttbench.errors import CheckpointError
 from ttbench.models.known_fields import require_known_fields
-from ttbench.models.stack_config import StackSizes
+from ttbench.models.stack_config import StackSizes, require_at_least, require_types
+from ttbench.models.state_space.mamba_config import SSM_EPSILON, Mamba2Config
 
 KINDS = ("mamba", "attention", "sliding_attention")
 MAX_LAYERS = 10_000  # every layer is named, so a depth must be believed before the weights are looked at
@@ -217,3 +218,182 @@ def _derived(data: Mapping[str, Any]) -> dict[str, Any]:
         "head_dim": data.get("head_dim") or width // heads,
         "mamba_dt_rank": math.ceil(width / 16) if rank in ("auto", None) else rank,
     }
+
+
+RENE = "cartesia"  # who writes a Rene's config.json
+RENE_KINDS = ("mamba2", "fused_attention", "mlp")
+_RENE_TOP = ("d_model", "n_layer", "vocab_size", "attn_layer_idx", "mlp_layer_idx", "pad_vocab_size_multiple")
+_RENE_PARTS = ("ssm_cfg", "attn_cfg", "mlp_cfg")
+# The block adds in float32 and rounds back to the stream's own dtype, which is what an addition does without it.
+_RENE_FREE, _RENE_ONLY = ("residual_in_fp32", "tie_word_embeddings"), {"rms_norm": True}
+_RENE_ATTENTION_ONLY = {"causal": True, "softmax_scale": None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReneConfig(StackSizes):
+    """Layers of one part each, as Rene's published code has them: Mamba-2, attention over a window, or an MLP.
+
+    Source: cartesia-ai/edge cartesia_pytorch/configuration_rene.py and rene.py @ 6788a08, whose defaults are those of a
+    field that is left out.
+    """
+
+    vocab_size: int  # tokens, padding included
+    hidden_size: int
+    layer_types: tuple[str, ...]  # of each layer: mamba2 | fused_attention | mlp
+    mamba2: Mamba2Config
+    num_attention_heads: int = 1
+    num_key_value_heads: int = 1
+    head_dim: int = 1
+    sliding_window: int = 2  # tokens that a query sees, its own among them
+    qkv_bias: bool = True
+    out_bias: bool = True
+    mlp_width: int = 1
+    mlp_layer_bias: bool = True
+    tie_word_embeddings: bool = True
+    written_by: str = RENE
+
+    @property
+    def num_hidden_layers(self) -> int:
+        return len(self.layer_types)
+
+    @property
+    def mlp_size(self) -> int:
+        """No layer has an MLP beside its mixer."""
+        return 0
+
+    @property
+    def norm_eps(self) -> float:
+        return SSM_EPSILON
+
+    @property
+    def rope_theta(self) -> None:
+        """Nothing is rotated."""
+        return None
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Raises CheckpointError on what cannot be built."""
+        require_types(self)
+        self.mamba2.check()
+        for name in ("num_attention_heads", "num_key_value_heads", "head_dim", "mlp_width"):
+            require_at_least(name, getattr(self, name), 1)
+        require_at_least("sliding_window_length", self.sliding_window, 2)
+        if not self.layer_types or set(self.layer_types) - set(RENE_KINDS):
+            raise CheckpointError(f"a Rene has layers of {', '.join(RENE_KINDS)}; got {self.layer_types}")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise CheckpointError(
+                f"config.json has num_heads={self.num_attention_heads} and num_heads_kv={self.num_key_value_heads}; "
+                "query heads must be a multiple of key/value heads"
+            )
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read a config.json with model_type rene. Raises CheckpointError."""
+        _require(data, _RENE_TOP[:3])
+        require_known_fields(data, read=(*_RENE_TOP, *_RENE_PARTS, *_RENE_FREE, *_RENE_ONLY), model="rene")
+        ssm, attention, mlp = (dict(data.get(part) or {}) for part in _RENE_PARTS)
+        for given, only in ((data, _RENE_ONLY), (attention, _RENE_ATTENTION_ONLY)):
+            for key, allowed in only.items():
+                if given.get(key, allowed) != allowed:
+                    raise CheckpointError(f"config.json has {key}={given[key]!r}; a Rene here has only {allowed!r}")
+        # Mamba-2 alone would be mamba_ssm's: the same sizes, read and checked the same way.
+        multiple = data.get("pad_vocab_size_multiple", 16)
+        sizes = {"d_model": data["d_model"], "n_layer": data["n_layer"], "vocab_size": data["vocab_size"]}
+        mamba2 = Mamba2Config.from_mamba_ssm({**sizes, "pad_vocab_size_multiple": multiple, "ssm_cfg": ssm})
+        return cls(
+            vocab_size=mamba2.vocab_size,
+            hidden_size=mamba2.hidden_size,
+            layer_types=_rene_layers(data),
+            mamba2=mamba2,
+            tie_word_embeddings=data.get("tie_word_embeddings", True),
+            **_rene_attention(attention, width=mamba2.hidden_size, needed=bool(data.get("attn_layer_idx"))),
+            **_rene_mlp(mlp, width=mamba2.hidden_size),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """config.json as Rene's code reads it."""
+        ssm = self.mamba2.to_json()["ssm_cfg"]
+        del ssm["layer"]
+        places = {kind: [i for i, each in enumerate(self.layer_types) if each == kind] for kind in RENE_KINDS}
+        return {
+            "architectures": ["ReneLMHeadModel"],
+            "model_type": "rene",
+            "d_model": self.hidden_size,
+            "n_layer": self.num_hidden_layers,
+            "vocab_size": self.vocab_size,
+            # the table is padded already
+            "pad_vocab_size_multiple": 1,
+            "ssm_cfg": ssm,
+            "attn_layer_idx": places["fused_attention"],
+            "attn_cfg": {
+                "num_heads": self.num_attention_heads,
+                "num_heads_kv": self.num_key_value_heads,
+                "head_dim": self.head_dim,
+                "qkv_proj_bias": self.qkv_bias,
+                "out_proj_bias": self.out_bias,
+                "sliding_window_length": self.sliding_window,
+            },
+            "mlp_layer_idx": places["mlp"],
+            "mlp_cfg": {"expand": self.mlp_width / self.hidden_size, "bias": self.mlp_layer_bias},
+            "rms_norm": True,
+            "tie_word_embeddings": self.tie_word_embeddings,
+        }
+
+
+def _rene_layers(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """The kind of every layer. Raises CheckpointError."""
+    depth = data["n_layer"]
+    if type(depth) is not int or not 1 <= depth <= MAX_LAYERS:
+        raise CheckpointError(f"config.json has n_layer={depth!r}; allowed: 1 to {MAX_LAYERS}")
+    kinds = dict.fromkeys(range(depth), "mamba2")
+    for key, kind in (("attn_layer_idx", "fused_attention"), ("mlp_layer_idx", "mlp")):
+        for place in data.get(key) or ():
+            if kinds.get(place) != "mamba2":
+                raise CheckpointError(
+                    f"config.json has {key} with {place!r}; allowed: different layers from 0 to {depth - 1}, each in "
+                    "one list only"
+                )
+            kinds[place] = kind
+    return tuple(kinds.values())
+
+
+def _rene_attention(given: Mapping[str, Any], *, width: int, needed: bool) -> dict[str, Any]:
+    """Fields of attention from `attn_cfg`. Raises CheckpointError."""
+    names = ("num_heads", "num_heads_kv", "head_dim", "qkv_proj_bias", "out_proj_bias", "sliding_window_length")
+    _refuse_unknown(given, (*names, *_RENE_ATTENTION_ONLY), part="attn_cfg")
+    if not needed:
+        return {}
+    heads, window = given.get("num_heads"), given.get("sliding_window_length")
+    if type(heads) is not int or heads < 1 or type(window) is not int:
+        raise CheckpointError(
+            f"config.json has attn_cfg with num_heads={heads!r}, sliding_window_length={window!r}; both must be whole "
+            "numbers (the published code has no attention without a window)"
+        )
+    return {
+        "num_attention_heads": heads,
+        "num_key_value_heads": given.get("num_heads_kv") or heads,
+        "head_dim": given.get("head_dim") or width // heads,
+        "sliding_window": window,
+        "qkv_bias": given.get("qkv_proj_bias", True),
+        "out_bias": given.get("out_proj_bias", True),
+    }
+
+
+def _rene_mlp(given: Mapping[str, Any], *, width: int) -> dict[str, Any]:
+    """Fields of the MLPs from `mlp_cfg`. Raises CheckpointError."""
+    _refuse_unknown(given, ("expand", "bias"), part="mlp_cfg")
+    expand = given.get("expand", 3)
+    if type(expand) not in (int, float) or not 0 < expand < math.inf:
+        raise CheckpointError(f"config.json has mlp_cfg with expand={expand!r}; allowed: a finite positive number")
+    return {"mlp_width": round(expand * width), "mlp_layer_bias": given.get("bias", True)}
+
+
+def _refuse_unknown(given: Mapping[str, Any], known: Iterable[str], *, part: str) -> None:
+    unknown = sorted(given.keys() - set(known))
+    if unknown:
+        raise CheckpointError(
+            f"config.json has {part} with {', '.join(unknown)}, which is not known; reading the weights without it "
+            "could give wrong numbers"
+        )

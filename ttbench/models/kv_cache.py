@@ -12,6 +12,8 @@ from torch import Tensor
 from ttbench.models.layers import bucket_len
 from ttbench.models.stack import At, Part, Slot
 
+EVERY_PLACE = 1 << 40  # more than any cache has: the variant of steps that serve every length
+
 
 def slots(*, num_heads: int, head_dim: int) -> dict[str, Slot]:
     """Room for keys and values of one layer, which grow with tokens."""

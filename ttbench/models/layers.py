@@ -1,14 +1,20 @@
-"""Layers that several architectures share. Letters: B batch, T tokens, D width, K conv kernel, C channels."""
+"""Layers that several architectures share.
+
+Letters: B batch, T tokens, D width, K conv kernel, C channels, S = K - 1 tokens.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from ttbench.kernels.norm import residual_norm
+from ttbench.kernels.short_conv import short_conv
+from ttbench.kernels.swiglu import swiglu
 
 
 class RMSNorm(nn.Module):
@@ -20,13 +26,13 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * normed.to(x.dtype)
+        return residual_norm(x, None, self.weight, eps=self.eps, narrow=False)[1]
 
-    def read(self, stream: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
-        """The norm of a stream that may be wider than the model's own dtype, in the latter."""
-        return self(stream.to(self.weight.dtype))
+    def read(
+        self, stream: Float[Tensor, "... D"], delta: Float[Tensor, "... D"] | None
+    ) -> tuple[Float[Tensor, "... D"], Float[Tensor, "... D"]]:
+        """The stream with `delta` added, and its norm; the stream may be wider than the model's own dtype."""
+        return residual_norm(stream, delta, self.weight, eps=self.eps, narrow=True)
 
 
 class SwiGLU(nn.Module):
@@ -39,7 +45,7 @@ class SwiGLU(nn.Module):
         self.down_proj = nn.Linear(hidden_dim, dim, bias=bias)
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
     @staticmethod
     def flops(dim: int, hidden_dim: int) -> int:
@@ -48,10 +54,7 @@ class SwiGLU(nn.Module):
 
 
 class ShortConv(nn.Module):
-    """Causal depthwise convolution over time; `weight[:, 0, -1]` multiplies the current token.
-
-    The state is the last K - 1 inputs, [B, K - 1, C], zeros before the first token.
-    """
+    """Causal depthwise convolution over time; `weight[:, 0, -1]` multiplies the current token."""
 
     def __init__(self, channels: int, kernel_size: int, *, bias: bool) -> None:
         super().__init__()
@@ -60,20 +63,23 @@ class ShortConv(nn.Module):
         nn.init.uniform_(self.weight, -1 / math.sqrt(kernel_size), 1 / math.sqrt(kernel_size))
 
     def forward(
-        self, x: Float[Tensor, "B T C"], state: Float[Tensor, "B S C"] | None = None
-    ) -> tuple[Float[Tensor, "B T C"], Float[Tensor, "B S C"]]:
-        """Convolve; returns the output and the next state, neither aliasing `state`."""
-        kernel_size = self.weight.shape[-1]
-        past = x.new_zeros(x.shape[0], kernel_size - 1, x.shape[2]) if state is None else state.to(x.dtype)
-        padded = torch.cat((past, x), dim=1)
-        num_tokens = x.shape[1]
-        # K shifted products: on CPU several times faster than a grouped conv1d, and the same sum order for any T.
-        out = padded[:, kernel_size - 1 :] * self.weight[:, 0, kernel_size - 1]
-        for tap in range(kernel_size - 2, -1, -1):
-            out = out + padded[:, tap : tap + num_tokens] * self.weight[:, 0, tap]
-        if self.bias is not None:
-            out = out + self.bias
-        return out, padded[:, num_tokens:].clone()
+        self, x: Float[Tensor, "B T C"], tail: Float[Tensor, "B S C"] | None, *, silu: bool = False
+    ) -> Float[Tensor, "B T C"]:
+        """Convolve; `tail`, the last K - 1 inputs, is advanced IN PLACE. None: nothing was before, nothing is kept."""
+        return convolve((x,), (self,), tail, silu=silu)[0]
+
+
+def convolve(
+    inputs: Sequence[Float[Tensor, "B T _"]],
+    convs: Sequence[ShortConv],
+    tail: Float[Tensor, "B S _"] | None,
+    *,
+    silu: bool = False,
+    residual: bool = False,
+) -> tuple[Float[Tensor, "B T _"], ...]:
+    """Several convolutions at once, each of its own input or all of one, as `kernels.short_conv` does them."""
+    biases = [conv.bias for conv in convs if conv.bias is not None]
+    return short_conv(inputs, [conv.weight for conv in convs], biases, tail, silu=silu, residual=residual)
 
 
 def rotary_angles(
@@ -88,14 +94,6 @@ def rotary_angles(
     frequencies = theta ** (-torch.arange(0, dim, 2, dtype=torch.float64, device=positions.device) / dim)
     angles = positions.to(torch.float64)[:, None] * frequencies
     return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def rotate_half(
-    x: Float[Tensor, "... T D"], cos: Float[Tensor, "T R"], sin: Float[Tensor, "T R"]
-) -> Float[Tensor, "... T D"]:
-    """Rotary embedding on pairs (x[i], x[i + D/2]): the layout of Llama in Hugging Face naming."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
 def bucket_len(num_tokens: int) -> int:

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from ttbench.errors import UnsupportedError
 from ttbench.models.base import Dialect, SequenceModel, State, require_no_grad
 from ttbench.models.layers import RMSNorm, SwiGLU, init_weights_, rotary_angles
 from ttbench.models.stack_config import StackConfig
@@ -132,6 +133,10 @@ class StackState(State):
         return {name: self.held[name][row] for name, row in self.rows[i].items()}
 
 
+# The residual stream, and what is still to be added to it: the next norm does both in one kernel. None: nothing is.
+Stream = tuple[Float[Tensor, "B T W"], Float[Tensor, "B T W"] | None]
+
+
 class Block(nn.Module):
     """A mixer and, unless `mlp_size` is 0, a SwiGLU, each after a norm and added to the stream."""
 
@@ -149,27 +154,30 @@ class Block(nn.Module):
         """What writes to the stream."""
         return [self.mixer.to_stream(), *([] if self.mlp is None else [self.mlp.down_proj])]
 
-    def before(self, x: Float[Tensor, "B T W"], part: Part | None) -> Float[Tensor, "B T W"]:
+    def before(self, stream: Stream, part: Part | None) -> Stream:
         """What a subclass does with the stream before the mixer reads it."""
-        return x
+        return stream
 
-    def forward(self, x: Float[Tensor, "B T W"], part: Part | None, *, at: At, read: int) -> Float[Tensor, "B T W"]:
+    def forward(self, stream: Stream, part: Part | None, *, at: At, read: int) -> Stream:
         """Any number of tokens; arguments as `Mixer.forward`."""
-        x = self.before(x, part)
-        return self._after(x + self.mixer(self.mixer_norm.read(x), part, at=at, read=read))
+        x, h = self.mixer_norm.read(*self.before(stream, part))
+        return self._after(x, self.mixer(h, part, at=at, read=read))
 
-    def last(self, x: Float[Tensor, "B T W"], part: Part | None, *, at: At, read: int) -> Float[Tensor, "B 1 W"]:
+    def last(self, stream: Stream, part: Part | None, *, at: At, read: int) -> Stream:
         """As `forward`, of the last token alone."""
-        x = self.before(x, part)
-        return self._after(x[:, -1:] + self.mixer.last(self.mixer_norm.read(x), part, at=at, read=read))
+        x, h = self.mixer_norm.read(*self.before(stream, part))
+        return self._after(x[:, -1:], self.mixer.last(h, part, at=at, read=read))
 
-    def step(self, x: Float[Tensor, "B 1 W"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 W"]:
+    def step(self, stream: Stream, part: Part, *, at: At, variant: int) -> Stream:
         """One token; arguments as `Mixer.step`."""
-        x = self.before(x, part)
-        return self._after(x + self.mixer.step(self.mixer_norm.read(x), part, at=at, variant=variant))
+        x, h = self.mixer_norm.read(*self.before(stream, part))
+        return self._after(x, self.mixer.step(h, part, at=at, variant=variant))
 
-    def _after(self, x: Tensor) -> Tensor:
-        return x if self.mlp is None or self.mlp_norm is None else x + self.mlp(self.mlp_norm.read(x))
+    def _after(self, x: Tensor, delta: Tensor) -> Stream:
+        if self.mlp is None or self.mlp_norm is None:
+            return x, delta
+        x, h = self.mlp_norm.read(x, delta)
+        return x, self.mlp(h)
 
 
 class Stack(SequenceModel):
@@ -224,8 +232,10 @@ class Stack(SequenceModel):
             for slot in mixer.slots(config).values():
                 sizes[slot.length_dim is not None] += slot.nbytes(dtype_bytes)
         mlps = len(mixers) * SwiGLU.flops(config.hidden_size, config.mlp_size)
+        head = 2 * config.hidden_size * config.vocab_size
         return Cost(
-            flops_per_token=sum(work.flops for work in works) + mlps + 2 * config.hidden_size * config.vocab_size,
+            flops_per_token=sum(work.flops for work in works) + mlps + head,
+            head_flops=head,
             flops_per_context_token=sum(work.flops_per_context_token for work in works),
             local_flops_per_context_token=sum(work.local_flops_per_context_token for work in works),
             local_window=max((work.local_window for work in works), default=0),
@@ -238,6 +248,10 @@ class Stack(SequenceModel):
         return iter(cast("list[Block]", list(self.layers)))
 
     def new_state(self, batch_size: int, max_len: int) -> StackState:
+        """Allocate a state. Raises UnsupportedError where the model is not causal: it reads whole texts only."""
+        if not self.strictly_causal:
+            name = type(self).__name__
+            raise UnsupportedError(f"this {name} is not causal and has no state; it reads whole texts only")
         like, mixers = self.norm.weight, self.mixers(self.config)
         slots, rows, counts = _slots(mixers, self.config), [], dict[str, int]()
         for mixer in mixers:
@@ -278,25 +292,27 @@ class Stack(SequenceModel):
         """Hidden states of all tokens, or of the `last` one."""
         require_no_grad(state)
         assert state is None or isinstance(state, StackState)
-        x, positions, read = self._stream(ids), torch.arange(ids.shape[1], device=ids.device), 0
+        positions, read = torch.arange(ids.shape[1], device=ids.device), 0
+        stream: Stream = self._stream(ids), None
         if state is not None:
             positions, read = positions + state.position, state.num_tokens
         at = At(positions=positions, turns=self.turns(positions))
         for i, block in enumerate(self.blocks()):
             run = block.last if last and i + 1 == len(self.layers) else block
-            x = run(x, None if state is None else state.layer(i), at=at, read=read)
+            stream = run(stream, None if state is None else state.layer(i), at=at, read=read)
         if state is not None:
             state.position += ids.shape[1]
-        return self.norm.read(x)
+        return self.norm.read(*stream)[1]
 
     def step(self, ids: Int[Tensor, "B"], state: State, variant: int) -> Float[Tensor, "B W"]:
         require_no_grad(state)
         assert isinstance(state, StackState)
-        x, at = self._stream(ids[:, None]), At(positions=state.position, turns=self.turns(state.position))
+        stream: Stream = self._stream(ids[:, None]), None
+        at = At(positions=state.position, turns=self.turns(state.position))
         for i, block in enumerate(self.blocks()):
-            x = block.step(x, state.layer(i), at=at, variant=variant)
+            stream = block.step(stream, state.layer(i), at=at, variant=variant)
         state.position += 1
-        return self.norm.read(x[:, 0])
+        return self.norm.read(*stream)[1][:, 0]
 
     def step_variant(self, num_tokens: int) -> int:
         """The largest that a layer asks for; 0 where every step is the same."""

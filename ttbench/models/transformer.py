@@ -16,19 +16,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ttbench.declare import ColumnDeclaration, whole
 from ttbench.errors import CheckpointError
 from ttbench.kernels import attention
+from ttbench.kernels.cached_attention import cached_attention_step
+from ttbench.kernels.dispatch.choice import fuses
+from ttbench.kernels.rotary import rotate_and_keep_step, rotate_half
 from ttbench.models import kv_cache as cache
 from ttbench.models.base import Dialect
 from ttbench.models.known_fields import require_known_fields
-from ttbench.models.layers import ShortConv, rotate_half
+from ttbench.models.layers import ShortConv, convolve
 from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackWork, stack_weights
 from ttbench.models.stack_config import StackConfig, require_at_least, require_positive
 
@@ -191,21 +195,20 @@ class Attention(Mixer):
             flops=flops + 2 * cls.conv_kernel(config) * (q_dim + 2 * kv_dim), flops_per_context_token=4 * q_dim
         )
 
+    def mixed(self, x: Float[Tensor, "B T W"], part: Part | None) -> Sequence[Float[Tensor, "B T _"]]:
+        """Queries, keys and values, heads side by side; the convolutions' tail in `part` is advanced."""
+        parts = [self.q_proj(x), self.k_proj(x), self.v_proj(x)]
+        if len(self.convs):
+            tail = None if part is None else part["conv"]
+            return convolve(parts, [*self.convs], tail, residual=True)
+        return parts
+
     def project(
         self, x: Float[Tensor, "B T W"], part: Part | None, *, at: At
     ) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B G T D"], Float[Tensor, "B G T D"]]:
         """Queries and keys, rotated where the stack rotates, and values; the convolutions' tails go to `part`."""
-        parts = [self.q_proj(x), self.k_proj(x), self.v_proj(x)]
-        if len(self.convs):
-            sizes = [y.shape[-1] for y in parts]
-            tails = [None] * 3 if part is None else part["conv"].split(sizes, -1)
-            for i, (conv, y, tail) in enumerate(zip(self.convs, parts, tails, strict=True)):
-                more, next_tail = conv(y, tail)
-                parts[i] = y + more
-                if tail is not None:
-                    tail.copy_(next_tail)
         # [B, T, H * D] -> [B, H, T, D]
-        q, k, v = (y.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for y in parts)
+        q, k, v = (y.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for y in self.mixed(x, part))
         return (q, k, v) if at.turns is None else (rotate_half(q, *at.turns), rotate_half(k, *at.turns), v)
 
     def merge(self, out: Float[Tensor, "B H T D"]) -> Float[Tensor, "B T W"]:
@@ -222,16 +225,20 @@ class Attention(Mixer):
         return self.merge(attention.BACKENDS[self.backend].prefill(q[:, :, -1:], *kept))
 
     def step(self, x: Float[Tensor, "B 1 W"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 W"]:
-        q, k, v = self.project(x, part, at=at)
-        kept = cache.extend_step(part, k, v, at=at, seen_len=variant)
-        return self.merge(attention.BACKENDS[self.backend].step(q, *kept))
+        keys, values, position = part["keys"], part["values"], at.positions
+        q = rotate_and_keep_step(*self.mixed(x, part), at.turns, keys, values, position=position)
+        out = cached_attention_step(q, keys, values, position=position, seen_len=variant, backend=self.backend)
+        return self.merge(out)
 
     def variant(self, num_tokens: int) -> int:
-        """Keys that the step reads: a bucket of the used length.
+        """Keys that the step reads at most: a bucket of the used length; all, where the kernel itself knows the length.
 
         Where the attention takes no mask it is the used length itself, so a captured graph would serve one step only.
         """
-        return cache.variant(num_tokens) if attention.BACKENDS[self.backend].takes_mask else num_tokens + 1
+        if not attention.BACKENDS[self.backend].takes_mask:
+            return num_tokens + 1
+        fused = self.backend == "sdpa" and fuses("cached_attention_step", self.o_proj.weight)
+        return cache.EVERY_PLACE if fused else cache.variant(num_tokens)
 
 
 _NAMES = {
@@ -273,6 +280,9 @@ class Transformer(Stack):
     rotary = True
     ATTENTION = tuple(attention.BACKENDS)
     attention_backend = ATTENTION[0]
+    CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = {
+        "conv_kernel": whole("kernel of the short convolutions; 0: none", "tokens")
+    }
     TINY: ClassVar[Mapping[str, Any]] = {
         "num_attention_heads": 4,
         "num_key_value_heads": 2,

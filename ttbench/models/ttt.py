@@ -35,11 +35,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ttbench.declare import ColumnDeclaration, real, whole
 from ttbench.errors import CheckpointError
 from ttbench.kernels import ttt_linear, ttt_mlp
+from ttbench.kernels.inner_inputs import ttt_inputs
+from ttbench.kernels.norm import gated_norm
 from ttbench.models.base import Dialect
-from ttbench.models.layers import RMSNorm, ShortConv, rotary_angles
-from ttbench.models.stack import At, Block, Mixer, Part, Slot, Stack, StackWork, stack_weights
+from ttbench.models.layers import RMSNorm, ShortConv, convolve, rotary_angles
+from ttbench.models.stack import At, Block, Mixer, Part, Slot, Stack, StackWork, Stream, stack_weights
 from ttbench.models.ttt_config import TTTConfig
 
 
@@ -143,32 +146,39 @@ class TTTMixer(Mixer):
             outs.append(out)
         return torch.cat(outs, 1), before
 
-    def inputs(self, h: Float[Tensor, "B T M"], part: Part | None, turns: Float[Tensor, "T 1 P"]) -> tuple[Tensor, ...]:
+    def inputs(
+        self, h: Float[Tensor, "B T M"], part: Part | None, turns: Float[Tensor, "T 1 P 2"]
+    ) -> tuple[Tensor, ...]:
         """All that the ops take before the state, in the inner model's dtype; the next tail is written to `part`."""
-        dtype, num_heads = torch.promote_types(h.dtype, torch.float32), self.config.num_attention_heads
         q, v = self.q_proj(h), self.v_proj(h)
         if self.k_proj is not None:
             k = self.k_proj(h)
         else:
             assert self.conv_q is not None
             assert self.conv_k is not None
-            tail = None if part is None else part["qk_tail"]
-            (k, _), (q, next_tail) = self.conv_k(q, tail), self.conv_q(q, tail)
-            if tail is not None:
-                tail.copy_(next_tail)
-        q, k, v = (x.to(dtype).unflatten(-1, (num_heads, -1)) for x in (q, k, v))
-        gate = F.linear(h, self.learnable_ttt_lr_weight[:, 0], self.learnable_ttt_lr_bias[:, 0])
-        lam = gate.to(dtype).sigmoid() * (self.config.ttt_base_lr / self.config.head_dim)
-        tau = self.learnable_token_idx.to(dtype)
-        tau = (1 / torch.arange(1, len(tau) + 1, dtype=dtype, device=tau.device) + tau).clamp_min(0)
-        norm = self.ttt_norm_weight.to(dtype), self.ttt_norm_bias.to(dtype)
-        return _rotate(q, turns), _rotate(k, turns), v, lam, tau, *norm
+            k, q = convolve((q,), (self.conv_k, self.conv_q), None if part is None else part["qk_tail"])
+        rate = F.linear(h, self.learnable_ttt_lr_weight[:, 0], self.learnable_ttt_lr_bias[:, 0])
+        scale = self.config.ttt_base_lr / self.config.head_dim
+        norm = self.ttt_norm_weight, self.ttt_norm_bias
+        return ttt_inputs(q, k, v, rate, turns, self.learnable_token_idx, *norm, rate_scale=scale)
 
     def output(self, out: Float[Tensor, "B T H D"], h: Float[Tensor, "B T M"]) -> Float[Tensor, "B T M"]:
-        out = self.post_norm(out.flatten(-2).to(h.dtype))
-        if self.g_proj is not None:
-            out = F.gelu(self.g_proj(h), approximate="tanh") * out
-        return self.o_proj(out)
+        norm, out = self.post_norm, out.flatten(-2)
+        if self.g_proj is None:
+            return self.o_proj(norm(out.to(h.dtype)))
+        gated = gated_norm(
+            out,
+            self.g_proj(h),
+            norm.weight,
+            norm.bias,
+            eps=norm.eps,
+            num_groups=1,
+            kind="layer",
+            activation="gelu",
+            gate_first=False,
+            narrow=True,
+        )
+        return self.o_proj(gated)
 
 
 class PreConv(nn.Module):
@@ -179,11 +189,10 @@ class PreConv(nn.Module):
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.conv = ShortConv(config.hidden_size, config.conv_kernel, bias=True)
 
-    def forward(self, x: Float[Tensor, "B T M"], tail: Float[Tensor, "B S M"] | None) -> Float[Tensor, "B T M"]:
-        out, next_tail = self.conv(self.norm(x), tail)
-        if tail is not None:
-            tail.copy_(next_tail)
-        return out
+    def forward(self, stream: Stream, tail: Float[Tensor, "B S M"] | None) -> Stream:
+        """`tail` is advanced IN PLACE."""
+        x, h = self.norm.read(*stream)
+        return x, self.conv(h, tail)
 
 
 class TTTBlock(Block):
@@ -193,13 +202,8 @@ class TTTBlock(Block):
         super().__init__(mixer, config)
         self.conv = PreConv(config) if config.pre_conv else None
 
-    def before(self, x: Float[Tensor, "B T M"], part: Part | None) -> Float[Tensor, "B T M"]:
-        return x if self.conv is None else x + self.conv(x, None if part is None else part["pre_tail"])
-
-
-def _rotate(x: Float[Tensor, "B T H D"], turns: Float[Tensor, "T 1 P"]) -> Float[Tensor, "B T H D"]:
-    """Rotary embedding on neighbours (x[2i], x[2i + 1]); as a complex product it needs no strided reads."""
-    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turns).flatten(-2)
+    def before(self, stream: Stream, part: Part | None) -> Stream:
+        return stream if self.conv is None else self.conv(stream, None if part is None else part["pre_tail"])
 
 
 def _dialect(kind: str, inner: type[Any]) -> Dialect:
@@ -246,6 +250,10 @@ class TTT(Stack):
     kind: ClassVar[str]
     config_class = TTTConfig
     block_class = TTTBlock
+    CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = {
+        "mini_batch_size": whole("tokens whose gradients are taken at the same inner weights", "tokens"),
+        "ttt_base_lr": real("inner step size before gating"),
+    }
 
     def __init__(self, config: TTTConfig) -> None:
         if config.ttt_layer_type != self.kind:
@@ -254,12 +262,12 @@ class TTT(Stack):
             )
         super().__init__(config)
 
-    def turns(self, positions: Int[Tensor, "T"]) -> Float[Tensor, "T 1 P"]:
-        """Rotations by the place in the mini-batch, as unit complex numbers, the same for every head."""
+    def turns(self, positions: Int[Tensor, "T"]) -> Float[Tensor, "T 1 P 2"]:
+        """Cosines and sines of the rotations by the place in the mini-batch, the same for every head."""
         config, dtype = self.config, torch.promote_types(self.norm.weight.dtype, torch.float32)
         places = positions % config.mini_batch_size
         cos, sin = rotary_angles(places, dim=config.head_dim, theta=config.rope_theta, dtype=dtype)
-        return torch.complex(cos, sin)[:, None]
+        return torch.stack((cos, sin), -1)[:, None]
 
 
 _TINY: Mapping[str, Any] = {"use_gate": True, "share_qk": True, "pre_conv": True, "tie_word_embeddings": True}

@@ -128,8 +128,10 @@ def _draw(name: str, draw: Callable[[], Sequence[Path]], *, warn: Warn | None) -
 
 def _write_csv(frame: pd.DataFrame, path: Path) -> Path:
     entries = [{name: _shown(value) for name, value in entry.items()} for entry in words.records(frame)]
-    # columns without a single value say nothing
-    names = [str(name) for name in frame.columns if any(entry[name] is not None for entry in entries)]
+    # columns without a single value say nothing, and a word for people follows from the column that it is about
+    names = [
+        str(name) for name in frame.columns if name != "counts" and any(entry[name] is not None for entry in entries)
+    ]
     text = pd.DataFrame(entries, columns=names, dtype=object).to_csv(index=False, lineterminator="\n")
     write_whole(path, text.encode())
     return path

@@ -49,7 +49,7 @@ DIFFERENCE, RATIO = "difference", "ratio"
 # What rows say of the probes before them (`ttbench.engines.probing`).
 UNCHECKED, PARTLY, PASSED = "unchecked", "partly", "passed"
 EXACT = "exact"  # method of what is declared a count
-PER_TOKEN = ("num_tokens", "page_tokens")  # denominators that depend on the tokenizer
+TOKEN = "token"  # what the tokenizer decides how many there are of
 NOISY_IQR = 0.1  # quartiles further apart than this share of the median: noisy
 
 
@@ -101,7 +101,7 @@ def is_timing(metric: Metric) -> bool:
 
 def is_per_token(metric: Metric) -> bool:
     """Made by dividing by tokens, so that it ranks checkpoints of one tokenizer only."""
-    return metric.denominator in PER_TOKEN
+    return metric.counts == TOKEN
 
 
 def is_reference(metric: Metric, metrics: Iterable[Metric]) -> bool:
@@ -298,6 +298,7 @@ def head(group: RowGroup) -> dict[str, Any]:
         **group.point,
         "cluster": metric.cluster,
         "counted": counted_by(metric),
+        "counts": None if counted_by(metric) is None else metric.counts or None,
         "axes": ",".join(metric.axes),
     }
 

@@ -51,6 +51,7 @@ TAIL: Mapping[str, ColumnDeclaration] = {
     "num_samples": whole("table: rows that the number is made of"),
     "num_pairs": whole("comparison: pairs of observations on the same target, or of rounds"),
     "counted": text("column that says how much was read or asked"),
+    "counts": text("what that column counts, in the singular; null: nothing that is told. Not in CSV files"),
     "num_failed": whole("table: cells that gave no number"),
     "num_outliers": whole("table: timed repeats beyond Tukey's inner fences"),
     "status": text("table: ok, or why there is no number"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,14 +21,16 @@ K, M = 1024, 1024**2  # tokens
 _MULTIPLES: Mapping[str, Sequence[tuple[str, float]]] = {
     "s": (("µs", 1e-6), ("ms", 1e-3), ("s", 1.0)),
     "bytes": (("B", 1.0), ("KiB", 1024.0), ("MiB", 1024.0**2), ("GiB", 1024.0**3), ("TiB", 1024.0**4)),
+    "bytes/s": (("MiB/s", 1024.0**2), ("GiB/s", 1024.0**3), ("TiB/s", 1024.0**4)),
+    "FLOP/s": (("MFLOP/s", 1e6), ("GFLOP/s", 1e9), ("TFLOP/s", 1e12)),
 }
-UNITS = {"bit/byte": "bits per byte", "bit/base": "bits per base", "1": ""}
 MOST_IN_A_UNIT = 10_000  # a table moves to the next multiple before its largest number has more than four digits
 
 UNCHECKED = "unchecked: scored on request, without the probes for look-ahead or although one of them failed"
 PARTLY = "the probes for look-ahead covered only part of the text behind this number (probed_tokens in kernel_path)"
 CHECKED = {"unchecked": ("!", UNCHECKED), "partly": ("?", PARTLY)}  # what rows say of their probes: mark and meaning
 COUNT = "count"  # statistic of what is declared a count
+_PER = re.compile(r"bit/(\w+)")
 BEYOND = "beyond the training context: extrapolation, which does not show that the model uses a long context"
 
 Record = Mapping[str, Any]
@@ -60,6 +63,12 @@ class Scale:
         return f"{value / self.size:,.{self.decimals}f}"
 
 
+def unit_words(unit: str) -> str:
+    """A unit as people read it: `bits per byte` for bit/byte, nothing for 1."""
+    per = _PER.fullmatch(unit)
+    return f"bits per {per[1]}" if per else "" if unit == "1" else unit
+
+
 def scale(unit: str, values: Iterable[float | None], *, statistic: str = "ratio", digits: int = 3) -> Scale:
     """A scale on which all values have about `digits` significant digits and none has too many before the point."""
     values = list(values)
@@ -67,7 +76,7 @@ def scale(unit: str, values: Iterable[float | None], *, statistic: str = "ratio"
     least, most = (min(sizes), max(sizes)) if sizes else (1.0, 1.0)
     if statistic == "proportion":
         return Scale(unit="%", size=0.01, decimals=0)
-    name, size = UNITS.get(unit, unit), 1.0
+    name, size = unit_words(unit), 1.0
     if all(value is None for value in values):
         # Which multiple is not known where there is no number.
         return Scale(unit=name, size=size, decimals=0)
@@ -119,27 +128,11 @@ def basis(entries: Sequence[Record]) -> str:
     if noun == "document":
         # a row of a document is a window of it, and a document is hardly ever read whole
         found.append(_count(samples, "window"))
-    measure = _COUNTED.get(entries[0]["counted"] or "")
+    measure = entries[0].get("counts")
     sums = [round(entry["num_counted"]) for entry in entries if entry["num_counted"] is not None]
     if measure not in (None, noun) and sums:
         found.append(_count(sums, measure))
     return ", ".join(found)
-
-
-# columns that say how much was read or asked, and what they count
-_COUNTED = {
-    "num_bytes": "byte",
-    "document_bytes": "byte",
-    "num_tokens": "token",
-    "page_tokens": "token",
-    "loglik_tokens": "token",
-    "num_words": "word",
-    "num_bases": "base",
-    "num_trials": "trial",
-    "num_questions": "question",
-    "num_items": "prompt",
-    "num_sequences": "sequence",
-}
 
 
 def _samples(entry: Record) -> int:

@@ -21,7 +21,7 @@ from ttbench.machine.work import total
 from ttbench.registry import ENGINES, TASKS
 from ttbench.runs.estimate import CellEstimate, Estimator, Timings
 from ttbench.tasks.base import Task
-from ttbench.types import ATTENTION, INT64, NO_ATTENTION, Cell, Checkpoint, Scalar, Status
+from ttbench.types import ATTENTION, INT64, NO_ATTENTION, RANDOM, Cell, Checkpoint, Scalar, Status
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 Twins = dict[tuple[str, str, str], Cell]  # by cell id, name and path
@@ -114,6 +114,7 @@ def plan(
     values: dict[str, Scalar] = dataclasses.asdict(settled)
     _check_request(checkpoints=checkpoints, threads=threads, batch_size=batch_size, timeout_s=timeout_s)
     _check_names(dtype=dtype, engine=engine, attention=attention)
+    _refuse_random(task, checkpoints)
     isolated = task.isolation == "cell"
     code = {
         name: code_digest(architecture=name, task=task_name, engine=engine)
@@ -217,6 +218,19 @@ def _check_request(
         raise UsageError(
             f"timeout must be a finite number of seconds more than 0; got {timeout_s:g}; leave it out for none"
         )
+
+
+def _refuse_random(task: Task, checkpoints: Sequence[Checkpoint]) -> None:
+    """Random weights can be timed and weighed. What they answer means nothing. Raises UsageError."""
+    if task.isolation == "cell":
+        return
+    for checkpoint in checkpoints:
+        if checkpoint.provenance == RANDOM:
+            fit = [name for name, each in TASKS.usable() if each.isolation == "cell"]
+            raise UsageError(
+                f"'{checkpoint.name}' has random weights, and {task.name} of these would mean nothing; they are for "
+                f"{' and '.join(fit)}"
+            )
 
 
 def _check_names(*, dtype: str, engine: str, attention: str | None) -> None:

@@ -38,7 +38,11 @@ def plan_task(task: str, options: Options, *, out: str | Path = DEFAULT_OUT) -> 
 
 def _plan_task(task: str, options: Options, *, out: str | Path) -> Plan:
     """`plan_task` with checkpoints under their own names, which may be equal."""
-    plans = [_plan_point(task, point, out=out) for point in sweep(given(options))]
+    asked = given(options)
+    if "batch_size" not in asked:
+        sizes = TASKS.load(task)().default_batch_sizes(asked.get("device", "cpu"))
+        asked = cast(Options, {**asked, "batch_size": sizes})
+    plans = [_plan_point(task, point, out=out) for point in sweep(asked)]
     return plans[0] if len(plans) == 1 else join(plans)
 
 

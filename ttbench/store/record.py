@@ -13,7 +13,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
-from ttbench.types import INT64, READABLE, SCHEMA_VERSION, Cell, ColumnType, Figure, Metric, Sample, Status, digest
+from ttbench.types import (
+    INT64,
+    READABLE,
+    SCHEMA_VERSION,
+    Cell,
+    ColumnType,
+    Figure,
+    Metric,
+    Sample,
+    Scalar,
+    Status,
+    digest,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +49,7 @@ class CellRecord:
     corpus_note: str | None = None  # what a number on the corpus must not be read without; None: nothing
     denormals_flushed: bool | None = None  # by the worker's arithmetic, as tried; None when no torch was loaded
     setup_s: float | None = None  # wall seconds of `cell_s` before the engine, the corpus and the tokenizer were open
+    choices: Mapping[str, Scalar] = field(default_factory=dict)  # of the model and the engine, by name
     run_id: str = ""  # of the run that measured it; filled in by the store
     environment: str = ""  # digest; filled in by the store
     machine: str = ""  # fingerprint; filled in by the store
@@ -71,6 +84,7 @@ def cell_text(record: CellRecord) -> str:
         "cell_id": record.cell.cell_id,
         "cell": record.cell.to_json(),
         "kernel_path": dict(record.kernel_path),
+        "choices": dict(record.choices),
         "metrics": [metric.to_json() for metric in record.metrics],
         "figures": None if record.figures is None else [figure.to_json() for figure in record.figures],
         "num_samples": len(record.samples),

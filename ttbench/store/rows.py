@@ -1,11 +1,11 @@
 """Rows: cell records as one tidy Arrow table, on disk as Parquet, in memory as a DataFrame.
 
 One row per sample; a cell that is not ok gives exactly one row, with its status and no values. The columns of `COLUMNS`
-come first with fixed types; then `param_<name>`, `sample`, and the keys and values of the tasks, with the types that
-the tasks declare, so that all files of a task have one schema; the types of a task that declares none follow from all
-of a column's entries together. Missing is null; whole numbers and truth values with nulls become pandas'
-nullable Int64 and boolean, never floats. The tasks' metrics and figures, and the environments that rows name, travel in
-the schema's metadata and in `frame.attrs`.
+come first with fixed types; then `param_<name>`, `choice_<name>` of the models that are there, `sample`, and the keys
+and values of the tasks, with the types that the tasks declare, so that all files of a task have one schema but for
+choices; the types of a task that declares none follow from all of a column's entries together. Missing is null; whole
+numbers and truth values with nulls become pandas' nullable Int64 and boolean, never floats. The tasks' metrics and
+figures, and the environments that rows name, travel in the schema's metadata and in `frame.attrs`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from ttbench.types import canonical_json, digest
 METRICS_KEY = b"ttbench.metrics"
 CARRIED = {"metrics": METRICS_KEY, "figures": b"ttbench.figures", "environments": b"ttbench.environments"}
 READ = "sequence_tokens"  # of a sample: the longest sequence that was read for it, where that is not the context
+SETTINGS = ("param_", "choice_")  # how columns begin that the task's parameters, and the model's choices, have
 
 COLUMNS: Mapping[str, ColumnDeclaration] = {
     "run_id": text("run that measured it"),
@@ -41,7 +42,7 @@ COLUMNS: Mapping[str, ColumnDeclaration] = {
     "checkpoint": text("what the checkpoint was called: zoo name, folder or hub id"),
     "architecture": text("its architecture, by the name in `ttbench list architectures`"),
     "architecture_version": whole("version of the architecture's code"),
-    "provenance": text("where it came from: zoo, local, hub or memory"),
+    "provenance": text("where it came from: zoo, local, hub, random (a size with random weights) or memory"),
     "revision": text("its commit on the hub; null for folders"),
     "weights_digest": text("digest of its weights"),
     "config_digest": text("digest of its configuration"),
@@ -94,6 +95,7 @@ def _cell_columns(record: CellRecord) -> dict[str, Any]:
     row["kernel_path"] = canonical_json(dict(record.kernel_path))
     row["extrapolated"] = None if checkpoint.train_ctx is None else _reach(record) > checkpoint.train_ctx
     row |= {f"param_{name}": value for name, value in cell.params.items()}
+    row |= {f"choice_{name}": value for name, value in record.choices.items() if value is not None}
     return _texts(row)
 
 
@@ -173,15 +175,15 @@ def table(records: Iterable[CellRecord], *, environments: Mapping[str, str] | No
         if record.figures is not None:
             figures[record.cell.task] = [figure.to_json() for figure in record.figures]
     declared = _declared(records)
-    # Parameters before `sample`, the tasks' own columns after it: as declared, others in order of first appearance.
+    # Parameters and choices before `sample`, the tasks' own columns after it: as declared, others as they appear.
     extra = dict.fromkeys(
         (*declared, *(name for row in rows for name in row if name not in COLUMNS and name not in SAMPLE))
     )
     types: dict[str, pa.DataType] = {name: _ARROW[column.kind] for name, column in COLUMNS.items()}
-    for name in (name for name in extra if name.startswith("param_")):
+    for name in (name for name in extra if name.startswith(SETTINGS)):
         types[name] = declared.get(name) or _type_of(name, (row.get(name) for row in rows))
     types |= {name: _ARROW[column.kind] for name, column in SAMPLE.items()}
-    for name in (name for name in extra if not name.startswith("param_")):
+    for name in (name for name in extra if not name.startswith(SETTINGS)):
         types[name] = declared.get(name) or _type_of(name, (row.get(name) for row in rows))
     named = {record.environment for record in records}
     kept = {name: text for name, text in (environments or {}).items() if name in named}
@@ -234,16 +236,36 @@ def frame(rows: pa.Table) -> pd.DataFrame:
     carried = rows.schema.metadata or {}
     found = {name: json.loads(carried[key]) for name, key in CARRIED.items() if key in carried}
     result.attrs = {"metrics": {}, "environments": {}, **found}
+    result.attrs["metrics"] = {task: _with_counts(task, metrics) for task, metrics in result.attrs["metrics"].items()}
     if "figures" not in found:
         result.attrs["figures"] = _todays_figures(result.attrs["metrics"])
     return result
 
 
+def _built_in(task: str) -> Any:
+    """The task of that name that ships with the package; None: there is none."""
+    return TASKS.load(task) if task in TASKS and TASKS.entry_point(task) is None else None
+
+
 def _todays_figures(tasks: Iterable[str]) -> dict[str, Any]:
     """For files from before figures travelled with rows: what the built-in tasks declare now."""
-    built_in = {task: TASKS.load(task) for task in tasks if task in TASKS and TASKS.entry_point(task) is None}
-    declared = {task: found.figures for task, found in built_in.items() if found.figures is not None}
+    built_in = {task: _built_in(task) for task in tasks}
+    declared = {
+        task: found.figures for task, found in built_in.items() if found is not None and found.figures is not None
+    }
     return {task: [figure.to_json() for figure in figures] for task, figures in declared.items()}
+
+
+def _with_counts(task: str, metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Metrics with what they count: of those that were stored before they said it, what the task declares now."""
+    if all(metric.get("counts") or metric["denominator"] is None for metric in metrics):
+        return metrics
+    today = _built_in(task)
+    counts = {} if today is None else {(each.name, each.denominator): each.counts for each in today.metrics}
+    return [
+        {**metric, "counts": metric.get("counts") or counts.get((metric["name"], metric["denominator"]), "")}
+        for metric in metrics
+    ]
 
 
 def parquet_bytes(rows: pa.Table) -> bytes:

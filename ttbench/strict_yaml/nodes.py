@@ -1,4 +1,4 @@
-"""The YAML files of suites/: where they are, and how they are read. Data only: no tags, no aliases, no key twice.
+"""The YAML files of suites/ and recipes: where they are, and how they are read. Data only: no tags, no key twice.
 
 Everything wrong is a SuiteError that names file and line. Torch-free.
 """
@@ -17,7 +17,9 @@ from ttbench.errors import SuiteError, UnknownNameError
 from ttbench.types import Scalar
 
 CATALOGUE = "checkpoints.yaml"
-_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq")}
+MAX_VALUES = 100_000  # of a file whose aliases are written out: aliases of aliases grow as powers
+_TAG = "tag:yaml.org,2002:"
+_TAGS = {f"{_TAG}{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq")}
 
 
 def suite_folders() -> tuple[Path, Path]:
@@ -31,12 +33,19 @@ def package_folder(name: str) -> Path:
     return package / name if (package / name).is_dir() else package.parent / name
 
 
-def read_yaml(path: Path, *, noun: str, needs: str) -> Node:
-    """The top node of a file; `noun` and `needs` are for messages. Raises SuiteError with file and line."""
+def read_yaml(path: Path, *, noun: str, needs: str, aliases: bool = False) -> Node:
+    """The top node of a file.
+
+    Args:
+        path: of the file.
+        noun, needs: what the file is, and what it must hold, for messages.
+        aliases: whether `*name` may repeat a value and `<<: *name` a mapping's keys.
+
+    Raises SuiteError with file and line.
+    """
     try:
         text = path.read_text(encoding="utf-8")
-        # Aliases could build a value of any size out of a few lines.
-        for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        for token in () if aliases else yaml.scan(text, Loader=yaml.SafeLoader):
             if isinstance(token, yaml.AnchorToken | yaml.AliasToken):
                 raise SuiteError(f"{path}:{token.start_mark.line + 1}: anchors and aliases are not allowed")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -48,7 +57,43 @@ def read_yaml(path: Path, *, noun: str, needs: str) -> Node:
         raise SuiteError(f"{path}:{mark.line + 1 if mark else 1}: not YAML: {problem}") from error
     if node is None:
         raise SuiteError(f"{path}:1: the {noun} is empty; it needs {needs}")
+    if aliases:
+        _write_out(node, str(path), {})
     return Node(str(path), node)
+
+
+def _write_out(node: yaml.Node, file: str, done: dict[int, int]) -> int:
+    """Merge the keys of `<<` into their mappings, in place. Returns how many values the node stands for.
+
+    `done` has that of nodes read before by their identity, 0 while they are being read.
+    """
+    if id(node) in done:
+        if done[id(node)] == 0:
+            raise Node(file, node).error("an alias stands inside of what it repeats")
+        return done[id(node)]
+    done[id(node)] = 0
+    number = 1
+    if isinstance(node, yaml.SequenceNode):
+        number += sum(_write_out(item, file, done) for item in node.value)
+    elif isinstance(node, yaml.MappingNode):
+        merged: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+        own: list[tuple[yaml.Node, yaml.Node]] = []
+        for key, value in node.value:
+            number += _write_out(value, file, done)
+            if key.tag != f"{_TAG}merge":
+                own.append((key, value))
+            elif isinstance(value, yaml.MappingNode):
+                merged |= {str(theirs.value): (theirs, of) for theirs, of in value.value}
+            else:
+                raise Node(file, value).error("<< is followed by *NAME of keys and values")
+        # A key of its own goes before one that is merged, in the place of that one; written twice, it is found later.
+        first = {str(key.value): (key, value) for key, value in reversed(own)}
+        merged |= {str(key.value): first[str(key.value)] for key, _ in own}
+        node.value = [*merged.values(), *(pair for pair in own if pair != first[str(pair[0].value)])]
+    if number > MAX_VALUES:
+        raise Node(file, node).error(f"aliases make more than {MAX_VALUES} values; write fewer")
+    done[id(node)] = number
+    return number
 
 
 class Node:
@@ -57,8 +102,7 @@ class Node:
     def __init__(self, file: str, node: yaml.Node) -> None:
         self.file, self.node = file, node
         if node.tag not in _TAGS:
-            kind = node.tag.removeprefix("tag:yaml.org,2002:")
-            raise self.error(f"a value of kind '{kind}' is not allowed; put it in quotes")
+            raise self.error(f"a value of kind '{node.tag.removeprefix(_TAG)}' is not allowed; put it in quotes")
 
     @property
     def where(self) -> str:
@@ -89,8 +133,8 @@ class Node:
     def is_list(self) -> bool:
         return isinstance(self.node, yaml.SequenceNode)
 
-    def is_scalar(self) -> bool:
-        return isinstance(self.node, yaml.ScalarNode)
+    def is_null(self) -> bool:
+        return self.node.tag == f"{_TAG}null"
 
     def scalar(self) -> Scalar:
         if not isinstance(self.node, yaml.ScalarNode):
@@ -104,18 +148,9 @@ class Node:
         return [node.data() for node in self.items()] if self.is_list() else self.scalar()
 
     def text(self, what: str) -> str:
-        return self._typed(what, str, "text")
-
-    def whole(self, what: str) -> int:
-        return self._typed(what, int, "a whole number")
-
-    def number(self, what: str) -> float:
-        return float(self._typed(what, (int, float), "a number"))
-
-    def _typed(self, what: str, kind: Any, words: str) -> Any:
         value = self.scalar()
-        if isinstance(value, bool) or not isinstance(value, kind):
-            raise self.error(f"{what} must be {words}; got {value!r}")
+        if not isinstance(value, str):
+            raise self.error(f"{what} must be text; got {value!r}")
         return value
 
     def spelling(self) -> str:

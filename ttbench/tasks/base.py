@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from ttbench.declare import ColumnDeclaration, declared_parameters
 from ttbench.machine.work import Calls, Texts, Work
-from ttbench.tasks.view import EvidencePart, rest
+from ttbench.tasks.card_scores import CardScore
+from ttbench.tasks.view import EvidencePart, RebuiltText, TextSource, rest
 from ttbench.types import Cell, ColumnType, Cost, Figure, Metric, Sample
 
 if TYPE_CHECKING:
@@ -91,6 +92,10 @@ class Task(ABC):
         for split in self.corpus_splits:
             corpus.documents(split)
 
+    def default_batch_sizes(self, device: str) -> tuple[int, ...]:
+        """Sequences of a batch where none are asked for; several are cells of their own."""
+        return (self.default_batch_size,)
+
     def settle(self, params: Any, context_lens: tuple[int, ...]) -> Any:
         """Parameters for a sweep over `context_lens`; called once per plan. The default leaves them as they are."""
         return params
@@ -142,6 +147,27 @@ class Task(ABC):
             evidence: of a sample of this version of the task, as it was kept.
         """
         yield rest(evidence)
+
+    @classmethod
+    def rebuild(cls, sample: Sample, source: TextSource) -> RebuiltText | None:
+        """The text that a sample is about, where its place or its ids were kept and not the text; by default none.
+
+        Args:
+            sample: with the evidence that was kept of it; `source` refuses those of other versions of the task.
+            source: the tokenizer and the documents of the cell.
+        """
+        return None
+
+    @classmethod
+    def card(cls, kinds: Sequence[str], *, context_len: int, share: float) -> Iterator[CardScore]:
+        """What the card of a checkpoint says of it, trained on rows of these kinds; by default nothing.
+
+        Args:
+            kinds: of rows, as recipes name them.
+            context_len: of the training, in tokens.
+            share: of a recipe that it was trained on, up to 1, and of what it is scored on.
+        """
+        return iter(())
 
     @abstractmethod
     def measure(self, bench: Bench) -> Iterator[Sample]:

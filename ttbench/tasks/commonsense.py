@@ -67,6 +67,7 @@ def _accuracy(name: str, label: str, numerator: str) -> Metric:
         statistic="proportion",
         numerator=numerator,
         denominator="num_questions",
+        counts="question",
         cluster="question",
     )
 
@@ -80,6 +81,7 @@ def _text(name: str, label: str, unit: str, denominator: str, *, bits: bool = Fa
         statistic="ratio" if bits else "exp_ratio",
         numerator="nats",
         denominator=denominator,
+        counts={"num_words": "word", "num_bytes": "byte"}.get(denominator, ""),
         scale=1 / math.log(2) if bits else 1.0,
         cluster="question",
         smallest_effect=0.005 if bits else 0.01,

@@ -8,6 +8,10 @@ Measured, for one checkpoint and one context length c, in a process of its own p
     decode      [restore the state after c tokens] STEP STEP STEP ... -> depths c, c+1, ...  repeats of num_calls steps
                 (square brackets and the making of ids are outside the clock)
 
+Roofline: FLOP and bytes that a call needs at least (`ttbench.machine.roofline`) stand beside what this machine can do
+at best (`ttbench.machine.ceilings`), both in each timed row; `ceiling_s` is the least time that a call can take by
+them. The ceilings are measured, or recalled, after everything that is timed.
+
 Not measured: tokenisation, sampling, detokenisation, batching, a server's queue. Decode is timed by stepping a
 prepared state, never by subtracting a prefill from a generation. It starts each block from depth c, so the depth
 stays within c .. c + decode_tokens - 1; `decode_tokens` is a multiple of TTT's inner mini-batch (16) by default,
@@ -21,7 +25,8 @@ interval, since repeats in one process share its memory layout and the neighbour
 
 Traps: repeated prompts are served from a cache (ids are fresh in each repeat, and the same for every checkpoint with
 the same vocabulary); a static KV cache makes all depths cost the same (engines attend over the used part only);
-a lone warm-up call; a parent that polls; denormals (flushed, and `denormals_flushed` says whether it worked).
+a lone warm-up call; a parent that polls; denormals (flushed, and `denormals_flushed` says whether it worked); random
+weights have no load time, since nothing is read.
 """
 
 from __future__ import annotations
@@ -37,16 +42,17 @@ from jaxtyping import Int
 
 from ttbench.declare import ColumnDeclaration, parameter, real, text, truth, whole
 from ttbench.errors import TooLongError, UsageError
-from ttbench.machine import measure
+from ttbench.machine import measure, roofline
 from ttbench.machine.measure import Stopwatch, WarmUp
 from ttbench.machine.work import Calls, Texts, Work
 from ttbench.tasks.base import Bench, Task
-from ttbench.types import Figure, Metric, Sample, Scalar
+from ttbench.types import RANDOM, Figure, Metric, Sample, Scalar
 
 if TYPE_CHECKING:
     from ttbench.engines.engine import Engine
 
 PHASES = ("prefill", "decode")
+GPU_BATCH_SIZES = (1, 16, 64)  # sequences; a GPU is bound by weights at the first, and by states at the last
 # streams of random ids, apart from each other
 _FIRST_CALL, _WARM_UP, _TIMED = range(3)
 
@@ -94,11 +100,27 @@ def _speed(name: str, label: str, phase: str, *, restates: str) -> Metric:
     )
 
 
+def _roof(name: str, label: str, unit: str, numerator: str, denominator: str | None, *, scale: float = 1.0) -> Metric:
+    """A number of the roofline. None of them ranks checkpoints: arithmetic that another does without is no merit."""
+    return Metric(
+        name=name,
+        label=label,
+        unit=unit,
+        better="neither",
+        statistic="median",
+        numerator=numerator,
+        denominator=denominator,
+        scale=scale,
+        cluster="round",
+        axes=("context_len",) if denominator is None else ("context_len", "phase"),
+    )
+
+
 class Latency(Task):
     """Prefill and decode times at each context length; see the module's docstring."""
 
     name: ClassVar[str] = "latency"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     Params: ClassVar[type[Any]] = LatencyParams
     columns: ClassVar[Mapping[str, ColumnDeclaration] | None] = {
         "phase": text("what was timed: load, first_call, prefill or decode"),
@@ -115,11 +137,20 @@ class Latency(Task):
         "warm_up_calls": whole("calls of the warm-up before the phase; null for load and first_call"),
         "warm_up_s": real("wall time of the warm-up before the phase; null for load and first_call", "s"),
         "steady": truth("whether the warm-up ended because its times were steady; false: its time was over"),
+        **roofline.COLUMNS,
     }
     figures: ClassVar[tuple[Figure, ...] | None] = (
         Figure(name="prefill", title="Time to read the context", metric="prefill_s", log_y=True),
         Figure(
             name="decode", title="Time for the next token, after the context", metric="decode_s_per_token", log_y=True
+        ),
+        Figure(
+            name="roofline",
+            title="Arithmetic against the machine's ceilings",
+            metric="flops_per_s",
+            kind="roofline",
+            x_axis="bytes_per_s",
+            references=("ceiling_bytes_per_s", "ceiling_flops_per_s"),
         ),
     )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "cell"
@@ -134,7 +165,16 @@ class Latency(Task):
         _median("decode_cpu_s_per_token", "decode, processor time per token", "s", "call_cpu_s", "decode"),
         _median("first_call_s", "first prefill", "s", "call_s", "first_call"),
         _median("load_s", "load", "s", "call_s", "load"),
+        _roof("of_ceiling", "share of the machine's ceiling", "%", "ceiling_s", "call_s", scale=100.0),
+        _roof("flops_per_s", "arithmetic", "FLOP/s", "call_flops", "call_s"),
+        _roof("bytes_per_s", "weights and state moved", "bytes/s", "call_bytes", "call_s"),
+        _roof("ceiling_flops_per_s", "ceiling of arithmetic", "FLOP/s", "ceiling_flops_per_s", None),
+        _roof("ceiling_bytes_per_s", "ceiling of memory", "bytes/s", "ceiling_bytes_per_s", None),
     )
+
+    def default_batch_sizes(self, device: str) -> tuple[int, ...]:
+        """One sequence on a CPU; on a GPU those at which weights, both, and states decide."""
+        return (self.default_batch_size,) if device == "cpu" else GPU_BATCH_SIZES
 
     def num_rounds(self, params: LatencyParams) -> int:
         return params.rounds
@@ -175,16 +215,22 @@ class Latency(Task):
         with Stopwatch() as watch:
             engine = bench.engine
         _require_room(engine, cell.context_len + params.decode_tokens)
-        yield _sample("load", 0, watch, num_calls=1, num_tokens=0)
+        samples = [] if cell.checkpoint.provenance == RANDOM else [_sample("load", 0, watch, num_calls=1, num_tokens=0)]
 
         timer = _Timer(engine=engine, bench=bench, params=params)
         first = timer.prefill(_FIRST_CALL, 0)
-        yield _sample("first_call", 0, first, num_calls=1, num_tokens=timer.prefill_tokens)
+        samples.append(_sample("first_call", 0, first, num_calls=1, num_tokens=timer.prefill_tokens))
         if "prefill" in _phases(params):
-            yield from timer.repeats("prefill", timer.prefill, cap_s=params.warm_up_s - first.wall_s)
+            samples += timer.repeats("prefill", timer.prefill, cap_s=params.warm_up_s - first.wall_s)
         if "decode" in _phases(params):
             timer.keep_state()
-            yield from timer.repeats("decode", timer.decode, cap_s=params.warm_up_s)
+            samples += timer.repeats("decode", timer.decode, cap_s=params.warm_up_s)
+        # The ceilings' buffers take the place of the state.
+        timer.forget()
+        roofs = roofline.columns_by_phase(cell, engine.model, num_steps=params.decode_tokens)
+        for sample in samples:
+            mine = roofs.get(str(sample.keys["phase"]), roofline.NOTHING)
+            yield dataclasses.replace(sample, values={**sample.values, **mine})
 
 
 def _phases(params: LatencyParams) -> tuple[str, ...]:
@@ -234,6 +280,7 @@ class _Timer:
         self.batch_size, self.context_len = bench.cell.batch_size, bench.cell.context_len
         self.prefill_tokens = self.batch_size * self.context_len
         self.num_samples = 0
+        self.after_context: Any = None
 
     def _ids(self, stream: int, call: int, *shape: int) -> Int[np.ndarray, "..."]:
         # keyed by call, so that the ids of a timed repeat do not depend on how long a checkpoint took to warm up;
@@ -255,6 +302,11 @@ class _Timer:
     def keep_state(self) -> None:
         """Keep the state that the last prefill left; every block of steps starts from it."""
         self.after_context = self.engine.snapshot()
+
+    def forget(self) -> None:
+        """Let the state's memory go, and the copy of it."""
+        self.after_context = None
+        self.engine.forget()
 
     def decode(self, stream: int, call: int) -> Stopwatch:
         """One block of steps from depth `context_len`."""

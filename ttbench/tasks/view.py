@@ -1,4 +1,4 @@
-"""How a task shows the evidence of one sample: parts that `ttbench show RUN CELL --sample N` prints one after another.
+"""How a task shows one sample: parts that `ttbench show RUN CELL --sample N` prints one after another.
 
 The two ends of a prompt (`PROMPT`, see `ttbench.tasks.ends`) are printed before them, for every task.
 """
@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from jaxtyping import Int
+
+if TYPE_CHECKING:
+    from ttbench.checkpoints.tokenizer import Tokenizer
 
 PROMPT = ("prompt_start", "first_ids", "prompt_end", "last_ids")
 
@@ -22,14 +28,47 @@ class NamedValues:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvidenceTable:
-    """A table. Columns with "text" in their heads are wrapped."""
+    """A table. Columns with "text" in their heads are quoted and wrapped, one called "ids" is wrapped."""
 
     title: str
     heads: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
 
 
-EvidencePart = NamedValues | EvidenceTable
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remark:
+    """A sentence about what is shown."""
+
+    text: str
+
+
+EvidencePart = NamedValues | EvidenceTable | Remark
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RebuiltText:
+    """The text that a sample is about, made again from its corpus or from kept ids."""
+
+    ends: Mapping[str, Any]  # of what was read: `ttbench.tasks.ends.prompt_ends`
+    data: Mapping[str, Any]  # what `--json` has beside them
+    parts: tuple[EvidencePart, ...]  # what is printed beside them
+
+
+class TextSource(Protocol):
+    """What the text of a sample is made from, as it was when the sample was measured.
+
+    Both methods raise a TtbenchError where it is no more: another version of the task, another corpus or tokenizer.
+    """
+
+    context_len: int  # tokens
+
+    def tokenizer(self) -> Tokenizer:
+        """Of the checkpoint."""
+        ...
+
+    def document(self, name: str) -> Int[np.ndarray, "T"]:
+        """The tokens of a test document of the cell's corpus, without BOS."""
+        ...
 
 
 def named_values(title: str, evidence: Mapping[str, Any], names: Iterable[str]) -> NamedValues:

@@ -14,29 +14,20 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import torch
 
 from ttbench.checkpoints.checkpoint import resolve
 from ttbench.checkpoints.folder import whole_folder
 from ttbench.checkpoints.loading import save_checkpoint
-from ttbench.corpora.training_rows.puzzles import PUZZLES
 from ttbench.machine import measure
+from ttbench.registry import TASKS
 from ttbench.runs.sweep import run_task
 from ttbench.store.store import write_whole
 from ttbench.training.recipe import Recipe, Trainee, recipe_json
 from ttbench.training.train import Training
 from ttbench.types import Checkpoint
 
-NEEDLE_CTX = 512  # tokens, beside the training context
-NEEDLE_TRIALS = 20
-NUM_DOCUMENTS = 10  # of each corpus, the first in the task's seeded order
-BRIEFLY = 0.2  # share of both for a model trained on a share of a recipe, whose scores are no result
-PUZZLE_LENGTHS = (1, 2, 4)  # times the training context
-PUZZLE_SEQUENCES = 16  # for each length and number of pairs
-# Kind of row -> kind of the recall task.
-PUZZLE_TASKS = {"mqar": "mqar", "copying": "copy", "parity": "parity", "s5": "s5"}
+BRIEFLY = 0.2  # share of what is scored for a model trained on a share of a recipe, whose scores are no result
 CURVE_POINTS = 24
 CARD = "card.md"
 NO_FORMULA = "the architecture has no formula"
@@ -69,16 +60,10 @@ def write_card(
 ) -> None:
     """Score the checkpoint in `folder` and write its card there, over an earlier one."""
     checkpoint = resolve(str(folder))
-    kinds, ctx = recipe.kinds(trainee), recipe.context_len
-    share = BRIEFLY if brief else 1.0
-    if set(kinds) <= set(PUZZLES):
-        scores = _puzzle_scores(checkpoint, kinds, context_len=ctx, share=share)
-    else:
-        scores = _scores(checkpoint, kinds, context_len=ctx, share=share)
     parts = [
         f"# {trainee.name}\n\nA checkpoint of ttbench's zoo. Every score below is of the shipped file.\n",
         _facts(training, recipe, checkpoint, command),
-        scores,
+        _scores(checkpoint, recipe.kinds(trainee), context_len=recipe.context_len, share=BRIEFLY if brief else 1.0),
         _curve(training, recipe),
         f"## Settings\n\n```json\n{recipe_json(recipe, trainee)}\n```\n",
     ]
@@ -109,104 +94,15 @@ def _facts(training: Training, recipe: Recipe, checkpoint: Checkpoint, command: 
 
 
 def _scores(checkpoint: Checkpoint, kinds: Sequence[str], *, context_len: int, share: float) -> str:
-    """Text and needles; of a model that was trained on DNA alone, DNA."""
-    dna_only = set(kinds) == {"dna"}
+    """What each task says on a card of a model that was trained on rows of these kinds."""
     lines = ["## Scores\n\n| what | this checkpoint | to compare |\n|---|---|---|\n"]
     with tempfile.TemporaryDirectory() as out:
-        texts = (*(["languages"] if "languages" in kinds else []), "kjv", "code")
-        for corpus in ("genomes", "genomes-strain") if dna_only else texts:
-            limit = _at_least_one(NUM_DOCUMENTS, share)
-            lines.append(_text_score(checkpoint, corpus, context_len=context_len, limit=limit, out=out))
-        for ctx in () if dna_only else (NEEDLE_CTX, context_len):
-            lines += _needle_scores(checkpoint, context_len=ctx, limit=_at_least_one(NEEDLE_TRIALS, share), out=out)
+        for name, task in TASKS.usable():
+            for score in task.card(kinds, context_len=context_len, share=share):
+                given = {**score.options, "threads": torch.get_num_threads()}
+                rows = run_task(name, checkpoints=[checkpoint], out=out, **given)
+                lines += [f"| {what} | {ours} | {other} |\n" for what, ours, other in score.lines(rows)]
     return "".join(lines)
-
-
-def _at_least_one(count: int, share: float) -> int:
-    return max(1, round(count * share))
-
-
-def _puzzle_scores(checkpoint: Checkpoint, kinds: Sequence[str], *, context_len: int, share: float) -> str:
-    """What a model trained on puzzles alone answers, at its training context and beyond."""
-    lines = ["## Scores\n\n| what | this checkpoint | to compare |\n|---|---|---|\n"]
-    with tempfile.TemporaryDirectory() as out:
-        for kind in kinds:
-            rows = run_task(
-                "recall",
-                checkpoints=[checkpoint],
-                ctx=",".join(str(context_len * times) for times in PUZZLE_LENGTHS),
-                params={"kind": PUZZLE_TASKS[kind], "form": "symbols"},
-                limit=_at_least_one(PUZZLE_SEQUENCES, share),
-                threads=torch.get_num_threads(),
-                out=out,
-            )
-            for ctx, part in rows.groupby("context_len"):
-                hits, blind, questions = (
-                    np.asarray(part[name], dtype=np.float64).sum() for name in ("hits", "chance_hits", "num_questions")
-                )
-                share, chance = hits / questions, blind / questions
-                lines.append(f"| questions of {kind} answered at {ctx} | {share:.3f} | chance: {chance:.3f} |\n")
-    return "".join(lines)
-
-
-def _text_score(checkpoint: Checkpoint, corpus: str, *, context_len: int, limit: int, out: str) -> str:
-    rows = run_task(
-        "perplexity",
-        checkpoints=[checkpoint],
-        ctx=context_len,
-        corpus=corpus,
-        protocol="packed",
-        out=out,
-        limit=limit,
-        threads=torch.get_num_threads(),
-    )
-    ours, bzip2 = document_bits(rows)
-    return (
-        f"| bits per byte on the median of {len(ours)} test documents of `{corpus}`, blocks of {context_len} |"
-        f" {np.median(ours):.3f} | `bzip2 -9`: {np.median(bzip2):.3f} |\n"
-    )
-
-
-def _needle_scores(checkpoint: Checkpoint, *, context_len: int, limit: int, out: str) -> list[str]:
-    rows = run_task(
-        "needle",
-        checkpoints=[checkpoint],
-        ctx=context_len,
-        corpus="kjv",
-        limit=limit,
-        threads=torch.get_num_threads(),
-        out=out,
-    )
-    statuses = set(rows["status"].tolist())
-    if statuses != {"ok"}:
-        # a short training context has no room for the question
-        return [f"| needles at {context_len}, in `kjv` | {', '.join(sorted(statuses))} | |\n"]
-    trials = float(np.asarray(rows["num_trials"], dtype=np.float64).sum())
-    lines = []
-    for column, words, chance in (
-        ("hits_generate", "retrieved", "chance: 0"),
-        ("hits_choice", "recognised", "chance: 0.1"),
-    ):
-        share = float(np.asarray(rows[column], dtype=np.float64).sum()) / trials
-        lines.append(f"| needles {words} at {context_len}, of {trials:.0f} in `kjv` | {share:.2f} | {chance} |\n")
-    return lines
-
-
-def document_bits(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Bits per byte of each document from perplexity rows, by name: the checkpoint's, and those of `bzip2 -9`.
-
-    Raises ValueError when a row is not ok.
-    """
-    statuses = set(rows["status"].tolist())
-    if statuses != {"ok"}:
-        raise ValueError(f"perplexity ended {sorted(statuses)}: {rows['reason'].dropna().tolist()}")
-    _, document = np.unique(np.asarray(rows["document"], dtype=str), return_inverse=True)
-
-    def sums(column: str) -> np.ndarray:
-        return np.bincount(document, weights=np.nan_to_num(np.asarray(rows[column], dtype=np.float64)))
-
-    bits = sums("nats") / sums("num_bytes") / math.log(2)
-    return bits, 8 * sums("bzip2_bytes") / sums("document_bytes")
 
 
 def _curve(training: Training, recipe: Recipe) -> str:

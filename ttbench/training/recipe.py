@@ -13,27 +13,35 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
+from pydantic import Field
 
 from ttbench.corpora.training_rows.puzzles import PUZZLES
-from ttbench.errors import SuiteError, UnknownNameError
+from ttbench.errors import UnknownNameError
+from ttbench.strict_yaml.nodes import read_yaml
+from ttbench.strict_yaml.typed import Known, read
 
 RECIPE = Path(str(resources.files("ttbench") / "zoo" / "recipe.yaml"))
-TEXTS = ("code", "prose", "dna", "languages", "cipher", "cipher-languages", "renamed")
+TEXTS = ("code", "prose", "dna", "languages", "cipher", "cipher-languages", "scripts", "renamed")
 KINDS = (*TEXTS, "copy", "recall", "needle", "recall-any", "needle-any", *PUZZLES)
+SHARED = "shared"  # a key under which a file keeps what others repeat by aliases
+
+_Count = Annotated[int, Field(ge=1)]
+_Positive = Annotated[float, Field(gt=0)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Mix = Mapping[Annotated[str, Known("kind of row", KINDS)], _Positive]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
     """A stretch of training with one row length and one mix of row kinds."""
 
-    context_len: int  # tokens
-    batch_size: int  # rows a step
-    tokens: int
-    mix: Mapping[str, float]  # kind -> share of rows
-    peak: float | None = None  # share of the peak rate at which a warm-up and decay of its own begins here
+    context_len: _Count  # tokens
+    batch_size: _Count  # rows a step
+    tokens: _Count
+    mix: _Mix  # kind -> share of rows
+    peak: _Positive | None = None  # share of the peak rate at which a warm-up and decay of its own begins here
 
     @property
     def num_steps(self) -> int:
@@ -44,13 +52,13 @@ class Phase:
 class Recipe:
     """Everything that the models of a zoo share."""
 
-    seed: int
-    betas: tuple[float, float]
-    weight_decay: float
-    clip: float  # norm of the gradient
-    warmup: float  # share of all steps
-    final_lr: float  # share of the peak
-    answer_weight: float
+    seed: Annotated[int, Field(ge=0)]
+    betas: tuple[_Share, _Share]
+    weight_decay: Annotated[float, Field(ge=0)]
+    clip: _Positive  # norm of the gradient
+    warmup: _Share  # of all steps
+    final_lr: _Share  # of the peak
+    answer_weight: _Positive
     phases: tuple[Phase, ...]
 
     @property
@@ -107,30 +115,24 @@ class Trainee:
 
     name: str
     architecture: str
-    lr: float  # peak
+    lr: _Positive  # peak
     autocast: bool  # bfloat16 matrix products; weights and optimiser stay float32
     config: Mapping[str, Any]
-    mix: Mapping[str, float] | None = None  # kind -> share of rows in every phase; None: what each phase says
+    mix: _Mix | None = None  # kind -> share of rows in every phase; None: what each phase says
 
 
 def read_recipe(path: Path = RECIPE) -> tuple[Recipe, dict[str, Trainee]]:
-    """Parse a recipe file. Raises SuiteError on anything unknown or missing."""
-    try:
-        data = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise SuiteError(f"cannot read the recipe {path}: {error}") from error
-    try:
-        shared = dict(data["recipe"])
-        phases = tuple(Phase(**phase) for phase in shared.pop("phases"))
-        recipe = Recipe(**{**shared, "betas": tuple(shared["betas"])}, phases=phases)
-        trainees = {name: Trainee(name=name, **entry) for name, entry in data["models"].items()}
-    except (KeyError, TypeError) as error:
-        raise SuiteError(f"{path}: {error}; see ttbench/zoo/recipe.yaml for every key") from error
-    for mix in (*(phase.mix for phase in phases), *(trainee.mix or {} for trainee in trainees.values())):
-        for kind in mix:
-            if kind not in KINDS:
-                raise UnknownNameError("kind of row", kind, known=KINDS, where=str(path))
-    return recipe, trainees
+    """Parse a recipe file. Raises SuiteError or UnknownNameError with file and line."""
+    top = read_yaml(path, noun="recipe", needs="recipe and models", aliases=True)
+    keys = top.mapping(("recipe", "models", SHARED))
+    for needed in ("recipe", "models"):
+        if needed not in keys:
+            raise top.error(f"key '{needed}' is missing")
+    recipe = read(keys["recipe"], Recipe)
+    if not recipe.phases:
+        raise keys["recipe"].error("a recipe has at least one phase")
+    models = keys["models"].mapping(None)
+    return recipe, {name: read(node, Trainee, name=name) for name, node in models.items()}
 
 
 def find_trainees(names: Sequence[str], path: Path = RECIPE) -> tuple[Recipe, dict[str, Trainee]]:

@@ -282,8 +282,8 @@ def test_make_real_trains_the_experts_that_its_suite_names() -> None:
     [
         ("experts: {a: {domain: code}}", "key 'base' is missing"),
         ("base: x\nexperts: {a: {domain: code, stepps: 3}}", "stepps"),
-        ("base: x\nexperts: {a: {domain: code, steps: 0}}", "'steps' of expert 'a' must be more than 0"),
-        ("base: x\nexperts: {a: {domain: code, lr: fast}}", "must be of type float"),
+        ("base: x\nexperts: {a: {domain: code, steps: 0}}", ":2: steps must be a whole number of at least 1; got 0"),
+        ("base: x\nexperts: {a: {domain: code, lr: fast}}", ":2: lr must be a number of more than 0; got 'fast'"),
         ("base: x\nexperts: {a: {lr: 0.1}}", "expert 'a' names no domain"),
         ("base: x\nrecipe: {context_len: 32}\nexperts: {a: {domain: code}}", "no room for a prompt"),
     ],

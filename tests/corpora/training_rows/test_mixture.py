@@ -11,7 +11,7 @@ from ttbench.corpora.training_rows.mixture import BOS, WORDINGS, Mixture, copy_r
 from ttbench.corpora.training_rows.needle_words import ADJECTIVES, NOUNS
 from ttbench.tasks.needle.ruler import ANSWER_PREFIX, NEEDLE, TEMPLATE
 
-NEW_EACH_TIME = ("languages", "cipher", "cipher-languages", "renamed")
+NEW_EACH_TIME = ("languages", "cipher", "cipher-languages", "scripts", "renamed")
 KINDS = ("code", "prose", "copy", "recall", "needle", "recall-any", "needle-any", *NEW_EACH_TIME)  # rows of text
 
 

@@ -98,9 +98,11 @@ def test_flops_of_the_approximation_match_what_torch_counts() -> None:
 
 
 def test_the_row_names_the_form_and_its_normalisation() -> None:
-    assert seeded(normalisation="rows").choices == {"normalisation": "rows"}
-    assert seeded().choices == {"normalisation": "none"}
-    assert seeded(**NYSTROM, normalisation="mean").choices == {"landmarks": "16", "normalisation": "mean"}
+    exact = {"approximation": "none", "num_landmarks": 0}
+    assert seeded(normalisation="rows").choices == {"normalisation": "rows", **exact}
+    assert seeded().choices == {"normalisation": "none", **exact}
+    approximate = {"normalisation": "mean", "approximation": "nystrom", "num_landmarks": 16}
+    assert seeded(**NYSTROM, normalisation="mean").choices == approximate
 
 
 # 2. Configuration
@@ -236,7 +238,7 @@ def test_every_task_refuses_it_with_the_reason_in_its_row(
     assert record.status == "unsupported"
     assert str(record.reason).startswith("this Skyformer is not causal: its outputs have seen later tokens")
     assert record.samples == ()
-    assert record.kernel_path["landmarks"] == "16"
+    assert record.choices["num_landmarks"] == 16
 
 
 def test_questions_that_are_not_on_this_machine_are_an_answer(approximate: Path) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ttbench.checkpoints.convert.flax_stream import Key, read_stream
 from ttbench.checkpoints.convert.output import WeightWriter
+from ttbench.checkpoints.sizes.shapes import BASE_LR, TTT_SIZES, TTT_VOCABULARY
 from ttbench.errors import CheckpointError, WeightsError
 from ttbench.models.ttt_config import TTTConfig
 
@@ -171,24 +172,18 @@ def _from_jax(given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-# hidden_size, intermediate_size, num_hidden_layers, num_attention_heads
-_SIZES = {
-    "125m": (768, 2048, 12, 12),
-    "350m": (1024, 2736, 24, 16),
-    "760m": (1536, 4096, 24, 16),
-    "1b": (2048, 5504, 24, 32),
-}
-_BASE_LR = {"linear": 1.0, "mlp": 0.1}
+# The authors' configuration calls the paper's 1.3B by this.
+_CALLED = {"1.3b": "1b"}
 
 
 def presets() -> dict[str, dict[str, Any]]:
     """The authors' standard configurations by name; `-base-` are those of the Transformer backbone."""
     found = {}
-    for kind, base_lr in _BASE_LR.items():
+    for kind, base_lr in BASE_LR.items():
         for backbone, mamba in (("", True), ("-base", False)):
-            for size, (hidden, intermediate, num_layers, num_heads) in _SIZES.items():
+            for size, (hidden, intermediate, num_layers, num_heads) in TTT_SIZES.items():
                 config = TTTConfig(
-                    vocab_size=32000,
+                    vocab_size=TTT_VOCABULARY,
                     hidden_size=hidden,
                     intermediate_size=intermediate,
                     num_hidden_layers=num_layers,
@@ -199,5 +194,5 @@ def presets() -> dict[str, dict[str, Any]]:
                     share_qk=mamba,
                     pre_conv=mamba,
                 )
-                found[f"ttt-{kind}{backbone}-{size}"] = config.to_json()
+                found[f"ttt-{kind}{backbone}-{_CALLED.get(size, size)}"] = config.to_json()
     return found

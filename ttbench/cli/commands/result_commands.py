@@ -20,6 +20,7 @@ from ttbench.report.table import render, summarise
 from ttbench.runs.suite import format_len
 from ttbench.store.rows import frame, read_rows, table
 from ttbench.store.store import Store, delete_run
+from ttbench.types import RANDOM
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -197,11 +198,19 @@ def _print_checkpoints(entries: Sequence[Mapping[str, Any]]) -> None:
             STATES[entry["state"]] + (", gated" if entry.get("gated") else ""),
         )
         for entry in entries
-        if entry["state"] != "zoo"
+        if entry["state"] not in ("zoo", RANDOM)
     ]
     console.out().print()
     console.print_table(
         rows, columns, title="published", caption="-: not known; ttbench list checkpoints --json has more"
+    )
+    sizes = [entry["name"].partition(":")[2] for entry in entries if entry["state"] == RANDOM]
+    console.out().print()
+    # One line of words, wrapped: a table of sizes would be longer than both tables above.
+    console.print_rich(
+        words.Paragraph(
+            f"{RANDOM}:NAME has random weights of a published size, for latency and memory: {', '.join(sizes)}"
+        )
     )
 
 
@@ -325,6 +334,7 @@ def _print_cell(view: Mapping[str, Any]) -> None:
         ("corpus", cell["corpus"]),
         ("ran as", f"{cell['device']}, {cell['dtype']}, batch size {cell['batch_size']}, {cell['threads']} threads"),
         ("kernels", ", ".join(f"{op}: {how}" for op, how in view["kernel_path"].items()) or view["engine"]),
+        ("choices", " ".join(f"{name}={value}" for name, value in view["choices"].items()) or None),
         ("measured", f"{view['started']}, by run {view['run_id']} with ttbench {view['ttbench'] or 'of schema 1'}"),
         ("took", _took(view)),
         ("status", view["status"] if view["reason"] is None else f"{view['status']}: {view['reason']}"),

@@ -5,6 +5,7 @@
     languages     BOS and messages of one language, in an order of the row's own
     cipher        a window of prose, its letters permuted anew in each row
     cipher-languages    messages of one language, their letters permuted likewise: a language that there is not
+    scripts       messages of one language in random letters of another script, drawn anew in each row
     renamed       a window of code, its words drawn anew in each row
     copy          random strings, each written 2 to 4 times with filler between
     recall        key/value sentences in a wording drawn per row, then the same again in another order
@@ -30,7 +31,7 @@ from functools import cache
 
 import numpy as np
 
-from ttbench.corpora.cipher import encipher
+from ttbench.corpora.cipher import encipher, transcribe
 from ttbench.corpora.corpus import Document, open_corpus
 from ttbench.corpora.renamed import rename
 from ttbench.corpora.training_rows.messages import draw_messages
@@ -272,19 +273,19 @@ def _messages_maker(split: str) -> Maker:
     return make
 
 
-def _changed_maker(text: Maker, change: Callable[[bytes, str], bytes]) -> Maker:
-    """Text of which every row is changed in a way of its own, which a seed gives."""
+def _changed_maker(text: Maker, change: Callable[[bytes, str], bytes], *, shrinks: int = 1) -> Maker:
+    """Text of which every row is changed in a way of its own, which a seed gives; at most `shrinks` times shorter."""
 
     def make(rng: np.random.Generator, num_tokens: int) -> list[Span]:
-        span = text(rng, num_tokens)[0]
+        span = text(rng, num_tokens * shrinks)[0]
         return [Span(text=change(span.text, str(rng.integers(2**62))), weight=1.0)]
 
     return make
 
 
-def _enciphered(text: bytes, seed: str) -> bytes:
-    """A window's letters permuted; what its ends cut of a letter is left out."""
-    return encipher(text.decode(errors="ignore"), seed=seed).encode()
+def _letters(change: Callable[..., str]) -> Callable[[bytes, str], bytes]:
+    """`change` on a window; what its ends cut of a letter is left out."""
+    return lambda text, seed: change(text.decode(errors="ignore"), seed=seed).encode()
 
 
 def _needle_maker(
@@ -357,8 +358,9 @@ class Mixture:
             **texts,
             "dna": _late_maker("genomes", split),
             "languages": _messages_maker(split),
-            "cipher": _changed_maker(texts["prose"], _enciphered),
-            "cipher-languages": _changed_maker(_messages_maker(split), _enciphered),
+            "cipher": _changed_maker(texts["prose"], _letters(encipher)),
+            "cipher-languages": _changed_maker(_messages_maker(split), _letters(encipher)),
+            "scripts": _changed_maker(_messages_maker(split), _letters(transcribe), shrinks=4),
             "renamed": _changed_maker(texts["code"], lambda text, seed: rename(text, seed=seed)),
             "copy": copy_row,
             "recall": _recall_maker(_listed_wording),

@@ -38,7 +38,7 @@ from ttbench.engines.hf.hf_length import Tables, steady_length
 from ttbench.engines.ids import as_ids, scored_places
 from ttbench.errors import TooLongError, UnsupportedError, UsageError
 from ttbench.machine.devices import torch_device, torch_dtype
-from ttbench.types import NO_ATTENTION, Checkpoint
+from ttbench.types import NO_ATTENTION, Checkpoint, Scalar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,10 +285,11 @@ class HFEngine:
         return nbytes_allocated(self._cache)
 
     @property
-    def choices(self) -> dict[str, str]:
+    def choices(self) -> dict[str, Scalar]:
         found = self.probe
         attends = getattr(self.model.config, "_attn_implementation", None) or NO_ATTENTION
-        path = {"model": f"transformers {transformers.__version__}", "attention": attends, "cache": self._mode}
+        path: dict[str, Scalar] = {"model": f"transformers {transformers.__version__}", "attention": attends}
+        path["cache"] = self._mode
         if self.steady_len is not None:
             path["steady_tokens"] = str(self.steady_len)
         if not found.causal:

@@ -7,12 +7,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ttbench.declare import ColumnDeclaration, text
 from ttbench.errors import UsageError
 from ttbench.types import Checkpoint
 
 if TYPE_CHECKING:
     from ttbench.engines.check_result import CheckResult
     from ttbench.engines.engine import Engine
+
+
+HF_CHOICES: Mapping[str, ColumnDeclaration] = {
+    "model": text("engine hf: whose code computes, and its release"),
+    "attention": text("engine hf: implementation of attention that the model says it runs"),
+    "cache": text("engine hf: how its cache is continued: chunks, steps, or whole, which reads all again"),
+    "steady_tokens": text("engine hf: tokens up to which the model's tables of positions do not change"),
+    "leak": text("engine hf: change of earlier logits when later tokens change; null: the model is causal"),
+    "unprobed_sliding_window": text("engine hf: window of the model that is longer than what probes read, in tokens"),
+}
 
 
 class HF:

@@ -11,8 +11,20 @@ from ttbench.kernels.dispatch.twin import Twin
 
 # op, as it stands in kernel_path -> where its twin is
 FUSED: Mapping[str, str] = {
+    "cached_attention_step": "ttbench.kernels.fused.attention_twin:STEP",
+    "gated_norm": "ttbench.kernels.fused.shared.norm_twin:GATED",
+    "memory_inputs": "ttbench.kernels.fused.shared.inputs_twin:MEMORY",
     "neural_memory": "ttbench.kernels.fused.neural_memory_twin:PREFILL",
     "neural_memory_step": "ttbench.kernels.fused.neural_memory_twin:STEP",
+    "residual_norm": "ttbench.kernels.fused.shared.norm_twin:RESIDUAL",
+    "rotate_and_keep_step": "ttbench.kernels.fused.shared.inputs_twin:KEEP",
+    "selective_scan": "ttbench.kernels.fused.selective_scan_twin:PREFILL",
+    "selective_scan_step": "ttbench.kernels.fused.selective_scan_twin:STEP",
+    "short_conv": "ttbench.kernels.fused.shared.short_conv_twin:TWIN",
+    "ssd": "ttbench.kernels.fused.ssd_twin:PREFILL",
+    "ssd_step": "ttbench.kernels.fused.ssd_twin:STEP",
+    "swiglu": "ttbench.kernels.fused.shared.norm_twin:SWIGLU",
+    "ttt_inputs": "ttbench.kernels.fused.shared.inputs_twin:TTT",
     "ttt_linear": "ttbench.kernels.fused.ttt_linear_twin:PREFILL",
     "ttt_linear_step": "ttbench.kernels.fused.ttt_linear_twin:STEP",
     "ttt_mlp": "ttbench.kernels.fused.ttt_mlp_twin:PREFILL",

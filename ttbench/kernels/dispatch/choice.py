@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
 from ttbench.errors import one_line
 from ttbench.kernels.dispatch.catalogue import FUSED, absent, load_twin
@@ -30,12 +31,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def op(name: str, form: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def op(name: str, form: str | None) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Mark a function as the plain torch form `form` of the op `name`.
 
     Args:
         name: as it stands in `kernel_path` and in `ttbench kernels list`; `<op>_step` for one token.
-        form: `chunked`, `step`, `whole` ... : what is noted where no twin takes the call.
+        form: `chunked`, `step`, `whole` ... : what is noted where no twin takes the call. None: nothing is, since
+            there is but one way to write the op in plain torch.
     """
 
     def mark(plain: Callable[P, R]) -> Callable[P, R]:
@@ -43,7 +45,10 @@ def op(name: str, form: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
             twin, why = _twin(name, args, kwargs)
             if twin is None:
-                note(name, form if why is None else f"{form} (no fused kernel: {why})")
+                if why is not None:
+                    note(name, f"{form or 'torch'} (no fused kernel: {why})")
+                elif form is not None:
+                    note(name, form)
                 return plain(*args, **kwargs)
             note(name, twin.label(*args, **kwargs))
             return twin.run(*args, **kwargs)
@@ -51,6 +56,13 @@ def op(name: str, form: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         return run
 
     return mark
+
+
+def fuses(name: str, like: Tensor) -> bool:
+    """Whether the op has a twin that is taken on a tensor's device, for those who plan by it before they call."""
+    way = way_asked_for()
+    taken = way == "fused" or (way == "auto" and like.device.type == "cuda")
+    return taken and name in FUSED and like.dtype != torch.float64 and absent() is None
 
 
 # Calls that were proved, and why the twin is not used for those that failed.

@@ -33,7 +33,8 @@ def plain_of(twin: Twin) -> Callable[..., Any]:
 
 def bound_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
     """How far a twin may be from float64 at these arguments."""
-    dtype = kwargs.get("operands") or next(x.dtype for x in tensors((args, dict(kwargs))) if x.is_floating_point())
+    dtypes = {x.dtype for x in tensors((args, dict(kwargs))) if x.is_floating_point()}
+    dtype = kwargs.get("operands") or max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
     if interpreted():
         # what is stored as bfloat16 is cut, not rounded, there
         return INTERPRETED_BOUND if dtype == torch.float32 else 2 * torch.finfo(dtype).eps

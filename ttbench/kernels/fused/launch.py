@@ -36,6 +36,15 @@ _MLP_PREFILL: Sizes = {128: Launch(num_warps=8, num_stages=1, tile=64)}
 _MEMORY_STEP: Sizes = {128: Launch(num_warps=8, num_stages=1, tile=16)}
 _MEMORY_PREFILL: Sizes = {128: Launch(num_warps=8, num_stages=1, tile=32)}
 _GATES: Sizes = {64: Launch(num_warps=1, num_stages=1)}  # by chunk
+# of any size: what is read once, element by element, needs no more than a few warps
+_ANY = 1 << 30
+
+
+def _everywhere(sizes: Sizes) -> Mapping[str, Sizes]:
+    """The same settings on every target."""
+    return dict.fromkeys(SHARED_BYTES, sizes)
+
+
 TABLE: Mapping[str, Mapping[str, Sizes]] = {
     "neural_gates": {"sm_80": _GATES, "sm_90": _GATES, "gfx942": _GATES},
     "neural_matrix": {"sm_80": _MEMORY_PREFILL, "sm_90": _MEMORY_PREFILL, "gfx942": _MEMORY_PREFILL},
@@ -54,6 +63,18 @@ TABLE: Mapping[str, Mapping[str, Sizes]] = {
     },
     "ttt_mlp_step": {"sm_80": _MLP_STEP, "sm_90": _MLP_STEP, "gfx942": _MLP_STEP},
     "ttt_linear": {"sm_80": _TTT_PREFILL, "sm_90": _TTT_PREFILL, "gfx942": _TTT_PREFILL},
+    "norm": _everywhere({1024: Launch(num_warps=4), 4096: Launch(num_warps=8), _ANY: Launch(num_warps=16)}),
+    "swiglu": _everywhere({_ANY: Launch(num_warps=4, tile=1024)}),
+    # size: tokens, 1 or more; tile: tokens
+    "short_conv": _everywhere({1: Launch(num_warps=4), _ANY: Launch(num_warps=4, tile=16)}),
+    "inputs": _everywhere({_ANY: Launch(num_warps=1)}),
+    # size: of the state of a channel or of a row; tile: channels or rows
+    "selective_scan_step": _everywhere({16: Launch(num_warps=4, tile=64), _ANY: Launch(num_warps=4, tile=16)}),
+    "selective_scan": _everywhere({16: Launch(num_warps=1, tile=16), _ANY: Launch(num_warps=4, tile=16)}),
+    "ssd_step": _everywhere({_ANY: Launch(num_warps=4, tile=32)}),
+    "ssd": _everywhere({_ANY: Launch(num_warps=8, num_stages=1, tile=32)}),
+    # tile: keys
+    "cached_attention_step": _everywhere({64: Launch(num_warps=4, tile=64), _ANY: Launch(num_warps=4, tile=32)}),
 }
 
 

@@ -29,10 +29,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ttbench.declare import ColumnDeclaration, real, whole
 from ttbench.errors import CheckpointError
 from ttbench.kernels import favor
 from ttbench.kernels.favor import FavorState
-from ttbench.models.layers import rotate_half
+from ttbench.kernels.rotary import rotate_half
 from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackWork, own_dialect
 from ttbench.models.stack_config import HeadedConfig, require_at_least, require_positive, require_seed
 
@@ -120,6 +121,10 @@ class Performer(Stack):
 
     mixer_class = PerformerMixer
     config_class = PerformerConfig
+    CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = {
+        "num_features": whole("Performer: random features of each head", "features"),
+        "feature_eps": real("Performer: floor of the features"),
+    }
     TINY: ClassVar[Mapping[str, Any]] = {"num_features": 20, "feature_seed": 0}
     rotary = True
     DIALECTS = (

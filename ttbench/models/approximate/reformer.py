@@ -36,10 +36,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ttbench.declare import ColumnDeclaration, text, whole
 from ttbench.errors import CheckpointError
 from ttbench.kernels import lsh_attention
 from ttbench.kernels.lsh_attention import LSHState
-from ttbench.models.layers import ShortConv, rotate_half
+from ttbench.kernels.rotary import rotate_half
+from ttbench.models.layers import ShortConv, convolve
 from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackWork, own_dialect
 from ttbench.models.stack_config import HeadedConfig, require_at_least, require_one_of, require_positive, require_seed
 
@@ -119,13 +121,8 @@ class ReformerMixer(Mixer):
         """Rotated queries and values, as the op takes them, and buckets; the next tail is written to `part`."""
         q, v = self.q_proj(x), self.v_proj(x)
         if len(self.convs):
-            tails = (None, None) if part is None else part["tail"].chunk(2, -1)
-            (more_q, tail_q), (more_v, tail_v) = (
-                self.convs[name](y, tail) for name, y, tail in zip("qv", (q, v), tails, strict=True)
-            )
-            q, v = q + more_q, v + more_v
-            if part is not None:
-                part["tail"].copy_(torch.cat((tail_q, tail_v), -1))
+            convs = [self.convs[name] for name in "qv"]
+            q, v = convolve((q, v), convs, None if part is None else part["tail"], residual=True)
         wide = torch.promote_types(self.q_proj.weight.dtype, torch.float32)
         q, v = (y.to(wide).unflatten(-1, (self.config.num_attention_heads, -1)).transpose(1, 2) for y in (q, v))
         buckets = lsh_attention.hash_vectors(q, self.rotations)
@@ -155,6 +152,12 @@ class Reformer(Stack):
 
     mixer_class = ReformerMixer
     config_class = ReformerConfig
+    CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = {
+        "lsh_form": text("Reformer: streaming, our variant, in which a token reads the last keys of its bucket"),
+        "num_hashes": whole("Reformer: rounds of hashing", "rounds"),
+        "num_buckets": whole("Reformer: buckets of a round", "buckets"),
+        "bucket_keys": whole("Reformer: keys that are kept of a bucket", "keys"),
+    }
     TINY: ClassVar[Mapping[str, Any]] = {
         "lsh_form": "streaming",
         "num_hashes": 2,
@@ -180,7 +183,3 @@ class Reformer(Stack):
         draw = torch.Generator("cpu").manual_seed(config.hash_seed)
         for mixer in (block.mixer for block in self.blocks()):
             mixer.rotations.normal_(generator=draw)
-
-    @property
-    def choices(self) -> dict[str, str]:
-        return {"lsh_form": "streaming variant, not the paper's sorted chunks"}

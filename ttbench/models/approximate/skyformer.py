@@ -35,11 +35,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ttbench.errors import CheckpointError, UnsupportedError
+from ttbench.declare import ColumnDeclaration, text, whole
+from ttbench.errors import CheckpointError
 from ttbench.kernels import gaussian_attention, nystrom_attention
+from ttbench.kernels.rotary import rotate_half
 from ttbench.models import kv_cache as cache
-from ttbench.models.layers import rotate_half
-from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackState, StackWork, own_dialect
+from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackWork, own_dialect
 from ttbench.models.stack_config import HeadedConfig, require_at_least, require_one_of, require_positive, require_seed
 
 APPROXIMATIONS = ("none", "nystrom")
@@ -153,6 +154,11 @@ class Skyformer(Stack):
 
     mixer_class = GaussianMixer
     config_class = SkyformerConfig
+    CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = {
+        "normalisation": text("Skyformer: what sums of weights are divided by: none, mean or rows"),
+        "approximation": text("Skyformer: none, or nystrom, which is not causal"),
+        "num_landmarks": whole("Skyformer: landmarks of nystrom", "landmarks"),
+    }
     TINY: ClassVar[Mapping[str, Any]] = {"normalisation": "none"}
     rotary = True
     DIALECTS = (own_dialect(SkyformerConfig, mixer_keys=tuple(f"{part}_proj.weight" for part in "qkvo")),)
@@ -160,15 +166,3 @@ class Skyformer(Stack):
     def __init__(self, config: SkyformerConfig) -> None:
         super().__init__(config)
         self.strictly_causal = config.approximation == "none"
-
-    def new_state(self, batch_size: int, max_len: int) -> StackState:
-        """Raises UnsupportedError where there is none: with `nystrom`."""
-        if not self.strictly_causal:
-            raise UnsupportedError("Skyformer with approximation 'nystrom' has no state; it reads whole texts only")
-        return super().new_state(batch_size, max_len)
-
-    @property
-    def choices(self) -> dict[str, str]:
-        config = self.config
-        landmarks = {"landmarks": str(config.num_landmarks)} if config.approximation == "nystrom" else {}
-        return {**landmarks, "normalisation": config.normalisation}

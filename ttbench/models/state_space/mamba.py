@@ -68,29 +68,27 @@ class MambaMixer(ScanMixer):
     def scan(
         self, x: Float[Tensor, "B T M"], tail: Float[Tensor, "B S E"] | None, state: Float[Tensor, "B E N"] | None
     ) -> tuple[Float[Tensor, "B T M"], Float[Tensor, "B E N"]]:
-        u, z, dt, A, B, C = self._inputs(x, tail)
-        before = u.new_zeros(len(x), *A.shape) if state is None else state
-        y, final = selective_scan.chunked(u, dt, A, B, C, before)
-        return self._output(y, u, z, x.dtype), final
+        u, z, dt, B, C = self._inputs(x, tail)
+        wide = torch.promote_types(self.A_log.dtype, torch.float32)
+        A, uu = -self.A_log.to(wide).exp(), u.to(wide)
+        before = uu.new_zeros(len(x), *A.shape) if state is None else state
+        steps = F.softplus(dt.to(wide) + self.dt_proj.bias.to(wide))
+        y, final = selective_scan.chunked(uu, steps, A, B.to(wide), C.to(wide), before)
+        return self.out_proj(((y + self.D.to(wide) * uu) * F.silu(z)).to(x.dtype)), final
 
     def scan_step(
         self, x: Float[Tensor, "B 1 M"], tail: Float[Tensor, "B S E"], state: Float[Tensor, "B E N"]
     ) -> Float[Tensor, "B 1 M"]:
-        u, z, dt, A, B, C = self._inputs(x, tail)
-        y = selective_scan.step(u[:, 0], dt[:, 0], A, B[:, 0], C[:, 0], state)
-        return self._output(y[:, None], u, z, x.dtype)
+        u, z, dt, B, C = (part[:, 0] for part in self._inputs(x, tail))
+        y = selective_scan.gated_step(u, dt, self.dt_proj.bias, self.A_log, B, C, self.D, z, state)
+        return self.out_proj(y[:, None])
 
-    def _inputs(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """u, z, dt, A, B, C; all but z in the scan's dtype."""
-        wide = torch.promote_types(self.A_log.dtype, torch.float32)
+    def _inputs(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """u, z, dt, B, C as the layer projects them: dt before its bias."""
         u, z = self.in_proj(x).chunk(2, -1)
-        u = F.silu(self.convolve(u, tail))
+        u = self.conv1d(u, tail, silu=True)
         dt, B, C = self.x_proj(u).split([self.rank, self.state_size, self.state_size], -1)
-        dt = F.linear(dt, self.dt_proj.weight).to(wide) + self.dt_proj.bias.to(wide)
-        return u.to(wide), z, F.softplus(dt), -self.A_log.to(wide).exp(), B.to(wide), C.to(wide)
-
-    def _output(self, y: Tensor, u: Tensor, z: Tensor, dtype: torch.dtype) -> Tensor:
-        return self.out_proj(((y + self.D.to(y.dtype) * u) * F.silu(z)).to(dtype))
+        return u, z, F.linear(dt, self.dt_proj.weight), B, C
 
 
 KEYS = (

@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ttbench.kernels import ssd
+from ttbench.kernels.norm import gated_norm
 from ttbench.models.layers import ShortConv
 from ttbench.models.stack import Stack, StackWork
 from ttbench.models.state_space.mamba_config import Mamba2Config
@@ -32,7 +33,7 @@ from ttbench.models.state_space.ssm import ScanMixer, dialects, start_time_steps
 
 
 class GatedRMSNorm(nn.Module):
-    """RMSNorm of y * silu(z), or RMSNorm of y times silu(z), over each group of channels alone; float32 at least."""
+    """RMSNorm of y * silu(z), or RMSNorm of y times silu(z), over each group of channels alone; in the dtype of z."""
 
     def __init__(self, dim: int, *, num_groups: int, eps: float, norm_before_gate: bool) -> None:
         super().__init__()
@@ -40,10 +41,18 @@ class GatedRMSNorm(nn.Module):
         self.num_groups, self.eps, self.norm_before_gate = num_groups, eps, norm_before_gate
 
     def forward(self, y: Float[Tensor, "... E"], z: Float[Tensor, "... E"]) -> Float[Tensor, "... E"]:
-        gate = F.silu(z.to(y.dtype))
-        groups = (y if self.norm_before_gate else y * gate).unflatten(-1, (self.num_groups, -1))
-        normed = (groups * torch.rsqrt(groups.square().mean(-1, keepdim=True) + self.eps)).flatten(-2) * self.weight
-        return normed * gate if self.norm_before_gate else normed
+        return gated_norm(
+            y,
+            z,
+            self.weight,
+            None,
+            eps=self.eps,
+            num_groups=self.num_groups,
+            kind="rms",
+            activation="silu",
+            gate_first=not self.norm_before_gate,
+            narrow=False,
+        )
 
 
 class Mamba2Mixer(ScanMixer):
@@ -89,30 +98,31 @@ class Mamba2Mixer(ScanMixer):
     def scan(
         self, x: Float[Tensor, "B T M"], tail: Float[Tensor, "B S C"] | None, state: Float[Tensor, "B H P N"] | None
     ) -> tuple[Float[Tensor, "B T M"], Float[Tensor, "B H P N"]]:
-        z, u, dt, A, B, C = self._inputs(x, tail)
+        wide = torch.promote_types(self.A_log.dtype, torch.float32)
+        z, u, dt, B, C = self._inputs(x, tail)
+        u, B, C = u.to(wide), B.to(wide), C.to(wide)
         before = u.new_zeros(len(x), *u.shape[2:], B.shape[-1]) if state is None else state
-        y, final = ssd.chunked(u, dt, A, B, C, before)
-        return self._output(y, u, z, x.dtype), final
+        steps = F.softplus(dt.to(wide) + self.dt_bias.to(wide)).clamp(*self.dt_limit)
+        y, final = ssd.chunked(u, steps, -self.A_log.to(wide).exp(), B, C, before, operands=x.dtype)
+        return self._output(y + self.D.to(wide)[:, None] * u, z), final
 
     def scan_step(
         self, x: Float[Tensor, "B 1 M"], tail: Float[Tensor, "B S C"], state: Float[Tensor, "B H P N"]
     ) -> Float[Tensor, "B 1 M"]:
-        z, u, dt, A, B, C = self._inputs(x, tail)
-        y = ssd.step(u[:, 0], dt[:, 0], A, B[:, 0], C[:, 0], state)
-        return self._output(y[:, None], u, z, x.dtype)
+        z, u, dt, B, C = self._inputs(x, tail)
+        u, dt, B, C = (part[:, 0] for part in (u, dt, B, C))
+        y = ssd.gated_step(u, dt, self.dt_bias, self.A_log, B, C, self.D, state, dt_limit=self.dt_limit)
+        return self._output(y[:, None], z)
 
-    def _inputs(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """z, x, dt, A, B, C; all but z in the scan's dtype, in heads and groups."""
-        wide = torch.promote_types(self.A_log.dtype, torch.float32)
+    def _inputs(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """z, x, dt, B, C as the layer projects them: dt before its bias; x, B and C in heads and groups."""
         z, mixed, dt = self.in_proj(x).split([self.splits[0], sum(self.splits), self.num_heads], -1)
-        u, B, C = F.silu(self.convolve(mixed, tail)).to(wide).split(self.splits, -1)
+        u, B, C = self.conv1d(mixed, tail, silu=True).split(self.splits, -1)
         B, C = (part.unflatten(-1, (self.num_groups, -1)) for part in (B, C))
-        dt = F.softplus(dt.to(wide) + self.dt_bias.to(wide)).clamp(*self.dt_limit)
-        return z, u.unflatten(-1, (self.num_heads, -1)), dt, -self.A_log.to(wide).exp(), B, C
+        return z, u.unflatten(-1, (self.num_heads, -1)), dt, B, C
 
-    def _output(self, y: Tensor, u: Tensor, z: Tensor, dtype: torch.dtype) -> Tensor:
-        y = (y + self.D.to(y.dtype)[:, None] * u).flatten(-2)
-        return self.out_proj(self.norm(y, z).to(dtype))
+    def _output(self, y: Tensor, z: Tensor) -> Tensor:
+        return self.out_proj(self.norm(y.flatten(-2), z))
 
 
 _KEYS = [f"{name}.{leaf}" for name in ("in_proj", "conv1d", "out_proj") for leaf in ("weight", "bias")]

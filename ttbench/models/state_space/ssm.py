@@ -62,13 +62,6 @@ class ScanMixer(Mixer):
     def step(self, x: Float[Tensor, "B 1 M"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 M"]:
         return self.scan_step(x, part["tail"], part["ssm"])
 
-    def convolve(self, x: Float[Tensor, "B T C"], tail: Float[Tensor, "B S C"] | None) -> Float[Tensor, "B T C"]:
-        """The short convolution; `tail` is advanced IN PLACE."""
-        out, next_tail = self.conv1d(x, tail)
-        if tail is not None:
-            tail.copy_(next_tail)
-        return out
-
 
 def dialects(
     name: str, *, layer: str, config: type[Any], mixer_keys: Iterable[str], default_layer: bool

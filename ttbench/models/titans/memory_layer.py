@@ -24,12 +24,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ttbench.kernels import neural_memory
+from ttbench.kernels.inner_inputs import memory_inputs
 from ttbench.kernels.neural_memory import MemoryState, layer_shapes
-from ttbench.models.layers import RMSNorm, ShortConv
+from ttbench.kernels.norm import gated_norm
+from ttbench.models.layers import RMSNorm, ShortConv, convolve
 from ttbench.models.stack import Part, Slot
 from ttbench.models.titans.titans_config import TitansConfig
 
-NORM_EPS = 1e-6  # of the lengths of q, k and v
 # Start of the gate that keeps: sigmoid(8) = 0.9997. A deep memory that has faded to zero has no gradient to come back
 # by; with sigmoid(4) = 0.98 the first layer's was at 1e-32 after a thousand tokens.
 KEEP_BIAS = 8.0
@@ -85,6 +86,10 @@ class MemoryLayer(nn.Module):
             "tail": Slot(shape=(max(config.conv_kernel - 1, 0), 3 * config.hidden_size)),
         }
 
+    def empty_tail(self, x: Float[Tensor, "B T W"]) -> Float[Tensor, "B K-1 3*W"]:
+        """The convolutions' last inputs before the first token, to be advanced."""
+        return x.new_zeros(len(x), max(self.config.conv_kernel - 1, 0), 3 * x.shape[2])
+
     def start_state(self, part: Part) -> None:
         """Write M_0."""
         for view, weight in zip(self.view(part).M, self.start_weights(), strict=True):
@@ -100,41 +105,32 @@ class MemoryLayer(nn.Module):
         columns = part["pending"].split([width for shape in self.shapes for width in shape], -1)
         return MemoryState(M=M, S=S, X=columns[0::2], D=columns[1::2], gates=part["gates"])
 
-    def store(self, final: MemoryState, tail: Tensor | None, part: Part) -> None:
+    def store(self, final: MemoryState, part: Part) -> None:
         """Write what `run` left back in place."""
         into = self.view(part)
         for name in ("M", "S", "X", "D"):
             for old, new in zip(getattr(into, name), getattr(final, name), strict=True):
                 old.copy_(new)
         into.gates.copy_(final.gates)
-        assert tail is not None
-        part["tail"].copy_(tail)
 
     def project(
         self, x: Float[Tensor, "B T W"], tail: Float[Tensor, "B K-1 3*W"] | None
-    ) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Float[Tensor, "B K-1 3*W"] | None]:
-        """q, k, v [B, T, H, D] and gates [B, T, H, 3] as the op takes them, and the next tail."""
-        parts, tails = [], []
-        for i, name in enumerate("qkv"):
-            part = getattr(self, f"{name}_proj")(x)
-            if name in self.convs:
-                width = part.shape[-1]
-                part, next_tail = self.convs[name](
-                    part, None if tail is None else tail[..., i * width : (i + 1) * width]
-                )
-                tails.append(next_tail)
-            parts.append(F.silu(part).to(self.inner_dtype).unflatten(-1, (self.config.num_attention_heads, -1)))
-        q, k, v = (
-            F.normalize(part, dim=-1, eps=NORM_EPS) if name in self.config.unit_norm else part
-            for name, part in zip("qkv", parts, strict=True)
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """q, k, v [B, T, H, D] and gates [B, T, H, 3] as the op takes them; `tail` is advanced IN PLACE."""
+        parts = [self.q_proj(x), self.k_proj(x), self.v_proj(x)]
+        if len(self.convs):
+            parts = convolve(parts, [self.convs[name] for name in "qkv"], tail, silu=True)
+        else:
+            parts = [F.silu(part) for part in parts]
+        config = self.config
+        return memory_inputs(
+            *parts,
+            self.gates_proj(x),
+            num_heads=config.num_attention_heads,
+            unit_norm=config.unit_norm,
+            step_scale=config.max_step / config.chunk_size,
+            damped_step=config.damped_step,
         )
-        raw = self.gates_proj(x).to(self.inner_dtype).unflatten(-1, (-1, 3))
-        theta = self.config.max_step / self.config.chunk_size * raw[..., :1].sigmoid()
-        if self.config.damped_step:
-            # 1 - sigmoid(x) = sigmoid(-x)
-            theta = theta * (-raw[..., 1:2]).sigmoid()
-        gates = torch.cat((theta, F.logsigmoid(raw[..., 1:])), -1)
-        return (q, k, v, gates), torch.cat(tails, -1) if tails else tail
 
     def initial(self, batch_size: int) -> MemoryState:
         """The op's state before the first token, differentiable."""
@@ -147,35 +143,45 @@ class MemoryLayer(nn.Module):
         tail: Float[Tensor, "B K-1 3*W"] | None,
         *,
         offset: int,
-    ) -> tuple[Float[Tensor, "B T W"], MemoryState, Float[Tensor, "B K-1 3*W"] | None]:
-        """Read and write all of `x`, with `offset` tokens in the chunk so far; nothing given is changed."""
-        inputs, tail = self.project(x, tail)
+    ) -> tuple[Float[Tensor, "B T H D"], MemoryState]:
+        """Read and write all of `x`, with `offset` tokens in the chunk so far; `tail` is advanced IN PLACE."""
         choice = {"read": self.config.memory_read, "operands": self.norm.weight.dtype}
-        out, final = neural_memory.chunked(*inputs, state, offset=offset, **choice)
-        return self.merge(out, x), final, tail
+        return neural_memory.chunked(*self.project(x, tail), state, offset=offset, **choice)
 
     def merge(self, out: Float[Tensor, "B T H D"], x: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
         """Normed heads side by side, in the dtype of `x`."""
         return self.norm(out).flatten(-2).to(x.dtype)
 
-    def forward(self, x: Float[Tensor, "B T W"], part: Part | None, *, offset: int) -> Float[Tensor, "B T W"]:
+    def gated(self, out: Float[Tensor, "B T H D"], gate: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
+        """As `merge`, times silu(gate)."""
+        return gated_norm(
+            out.flatten(-2),
+            gate,
+            self.norm.weight,
+            None,
+            eps=self.norm.eps,
+            num_groups=out.shape[2],
+            kind="rms",
+            activation="silu",
+            gate_first=False,
+            narrow=True,
+        )
+
+    def forward(self, x: Float[Tensor, "B T W"], part: Part | None, *, offset: int) -> Float[Tensor, "B T H D"]:
         """As `run`; `part` is advanced in place, and without it the memory starts anew."""
         if part is None:
             return self.run(x, self.initial(len(x)), None, offset=offset)[0]
-        out, final, tail = self.run(x, self.view(part), part["tail"], offset=offset)
-        self.store(final, tail, part)
+        out, final = self.run(x, self.view(part), part["tail"], offset=offset)
+        self.store(final, part)
         return out
 
     def step(
         self, x: Float[Tensor, "B 1 W"], part: Part, *, place: Int[Tensor, "1"], last: bool
-    ) -> Float[Tensor, "B 1 W"]:
+    ) -> Float[Tensor, "B 1 H D"]:
         """One token; `part` is advanced in place."""
-        inputs, tail = self.project(x, part["tail"])
-        assert tail is not None
         choice = {"read": self.config.memory_read, "operands": self.norm.weight.dtype}
-        out = neural_memory.step(*inputs, self.view(part), place=place, last=last, **choice)
-        part["tail"].copy_(tail)
-        return self.merge(out, x)
+        inputs = self.project(x, part["tail"])
+        return neural_memory.step(*inputs, self.view(part), place=place, last=last, **choice)
 
     @staticmethod
     def flops(config: TitansConfig) -> float:

@@ -29,12 +29,14 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ttbench.declare import ColumnDeclaration, text, whole
+from ttbench.kernels.norm import gated_norm
+from ttbench.kernels.rotary import rotate_half
 from ttbench.models import ring
-from ttbench.models.layers import RMSNorm, rotate_half
+from ttbench.models.layers import RMSNorm
 from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackWork, own_dialect
 from ttbench.models.titans.memory_layer import MemoryLayer
 from ttbench.models.titans.titans_config import MOST_LAYERS, MAGConfig, MALConfig, TitansConfig, WindowConfig
@@ -107,11 +109,11 @@ class LMMMixer(TitansMixer):
     def forward(self, x: Float[Tensor, "B T W"], part: Part | None, *, at: At, read: int) -> Float[Tensor, "B T W"]:
         whole = self.prefixed(x, part)
         m = self.memory(whole, part, offset=self.offset(part, read))[:, -x.shape[1] :]
-        return self.o_proj(m * F.silu(self.g_proj(x)))
+        return self.o_proj(self.memory.gated(m, self.g_proj(x)))
 
     def step(self, x: Float[Tensor, "B 1 W"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 W"]:
         m = self.memory.step(x, part, place=self.place(at), last=bool(variant))
-        return self.o_proj(m * F.silu(self.g_proj(x)))
+        return self.o_proj(self.memory.gated(m, self.g_proj(x)))
 
 
 class TitansAttention(nn.Module):
@@ -199,12 +201,27 @@ class MAGMixer(WindowMixer):
     def forward(self, x: Float[Tensor, "B T W"], part: Part | None, *, at: At, read: int) -> Float[Tensor, "B T W"]:
         whole, num_tokens = self.prefixed(x, part), x.shape[1]
         m = self.memory(whole, part, offset=self.offset(part, read))[:, -num_tokens:]
-        y = self.attend(x, whole[:, :-num_tokens], part, at=at, read=read)
-        return self.o_proj(self.norm(y) * F.silu(m))
+        return self.output(m, self.attend(x, whole[:, :-num_tokens], part, at=at, read=read))
 
     def step(self, x: Float[Tensor, "B 1 W"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 W"]:
         m = self.memory.step(x, part, place=self.place(at), last=bool(variant))
-        return self.o_proj(self.norm(self.attend_step(x, part, at=at)) * F.silu(m))
+        return self.output(m, self.attend_step(x, part, at=at))
+
+    def output(self, m: Float[Tensor, "B T H D"], y: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
+        """W_o (norm(y) * silu(m))."""
+        gated = gated_norm(
+            y,
+            self.memory.merge(m, y),
+            self.norm.weight,
+            None,
+            eps=self.norm.eps,
+            num_groups=1,
+            kind="rms",
+            activation="silu",
+            gate_first=False,
+            narrow=True,
+        )
+        return self.o_proj(gated)
 
 
 class MALMixer(WindowMixer):
@@ -220,9 +237,9 @@ class MALMixer(WindowMixer):
         beside = super().work(config)
         return replace(beside, flops=beside.flops + 2 * 2 * config.hidden_size**2)
 
-    def between(self, m: Float[Tensor, "B T W"], x: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
+    def between(self, m: Float[Tensor, "B T H D"], x: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
         """What attention reads."""
-        return self.norm(self.z_proj(m * F.silu(self.g_proj(x))))
+        return self.norm(self.z_proj(self.memory.gated(m, self.g_proj(x))))
 
     def read_persistent(self, prefix: Float[Tensor, "1 N W"], part: Part) -> None:
         self.keep_sinks(self.between(self.memory(prefix, part, offset=0), prefix), part)
@@ -247,9 +264,19 @@ ATTENTION_KEYS = tuple(f"attention.{part}_proj.weight" for part in "qkv")
 MIXER_KEYS = ("persistent", "o_proj.weight", *(f"memory.{key}" for key in MEMORY_KEYS))
 
 
+WINDOW = {"window": whole("tokens that attention beside the memory sees, the query's own among them", "tokens")}
+
+
 class Titans(Stack):
     """What the variants share."""
 
+    CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = {
+        "memory_read": text("Titans: weights that a token reads: its own (token), or the chunk's first (chunk)"),
+        "memory_init": text("Titans: how the memory starts: learned or zero"),
+        "memory_layers": whole("Titans: layers of the memory's network", "layers"),
+        "chunk_size": whole("Titans: tokens whose errors are taken at the same weights", "tokens"),
+        "num_persistent": whole("Titans: learned vectors in front of the sequence", "vectors"),
+    }
     TINY: ClassVar[Mapping[str, Any]] = {
         "chunk_size": 16,
         "memory_layers": 2,
@@ -259,11 +286,6 @@ class Titans(Stack):
         "max_step": 0.25,
         "num_persistent": 3,
     }
-
-    @property
-    def choices(self) -> dict[str, str]:
-        names = ("memory_read", "memory_init", "chunk_size", "num_persistent")
-        return {name: str(getattr(self.config, name)) for name in names}
 
 
 class TitansLMM(Titans):
@@ -280,6 +302,7 @@ class TitansMAG(Titans):
     config_class = MAGConfig
     mixer_class = MAGMixer
     rotary = True
+    CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = Titans.CHOICES | WINDOW
     ATTENTION = ("sdpa",)
     attention_backend = "sdpa"
     TINY: ClassVar[Mapping[str, Any]] = {**Titans.TINY, "window": 12}
@@ -292,6 +315,7 @@ class TitansMAL(Titans):
     config_class = MALConfig
     mixer_class = MALMixer
     rotary = True
+    CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = Titans.CHOICES | WINDOW
     ATTENTION = ("sdpa",)
     attention_backend = "sdpa"
     TINY: ClassVar[Mapping[str, Any]] = {**Titans.TINY, "window": 12}

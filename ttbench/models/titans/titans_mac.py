@@ -30,9 +30,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ttbench.kernels import attention, neural_memory
+from ttbench.kernels.inner_inputs import NORM_EPS
+from ttbench.kernels.swiglu import swiglu
 from ttbench.models.layers import RMSNorm, ShortConv
 from ttbench.models.stack import At, Part, Slot, StackWork, own_dialect
-from ttbench.models.titans.memory_layer import NORM_EPS, MemoryLayer
+from ttbench.models.titans.memory_layer import MemoryLayer
 from ttbench.models.titans.titans import ATTENTION_KEYS, MIXER_KEYS, Pair, Titans, TitansAttention, TitansMixer
 from ttbench.models.titans.titans_config import MACConfig
 
@@ -97,15 +99,11 @@ class MACMixer(TitansMixer):
         for name, sinks in zip(("sink_keys", "sink_values"), self.attention.pair(prefix, None), strict=True):
             part[name].copy_(sinks)
 
-    def cues(
-        self, x: Float[Tensor, "B T W"], tail: Float[Tensor, "B K-1 W"] | None
-    ) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B K-1 W"] | None]:
-        """What the memory is asked, of length 1 in each head; and the next tail."""
+    def cues(self, x: Float[Tensor, "B T W"], tail: Float[Tensor, "B K-1 W"] | None) -> Float[Tensor, "B H T D"]:
+        """What the memory is asked, of length 1 in each head; `tail` is advanced IN PLACE."""
         r = self.r_proj(x)
-        if self.r_conv is not None:
-            r, tail = self.r_conv(r, tail)
-        r = self.attention.heads(F.silu(r).to(self.memory.inner_dtype))
-        return F.normalize(r, dim=-1, eps=NORM_EPS), tail
+        r = F.silu(r) if self.r_conv is None else self.r_conv(r, tail, silu=True)
+        return F.normalize(self.attention.heads(r.to(self.memory.inner_dtype)), dim=-1, eps=NORM_EPS)
 
     def recalled(
         self, weights: tuple[Tensor, ...], cues: Float[Tensor, "B H T D"], like: Tensor
@@ -124,9 +122,9 @@ class MACMixer(TitansMixer):
         assert at.turns is not None
         size, outs = self.config.chunk_size, []
         q, own = self.attention.queries(x, at.turns), self.attention.pair(x, at.turns)
-        cues, recall_tail = self.cues(x, None if part is None else part["recall_tail"])
+        cues = self.cues(x, None if part is None else part["recall_tail"])
         if part is None:
-            memory, tail = self.memory.initial(len(x)), None
+            memory, tail = self.memory.initial(len(x)), self.memory.empty_tail(x)
             rows = x.new_zeros(len(x), 0, x.shape[2]) if self.persistent is None else self.persistent[None]
             sinks = [sink.expand(len(x), -1, -1, -1) for sink in self.attention.pair(rows, None)]
             segment = None
@@ -148,20 +146,16 @@ class MACMixer(TitansMixer):
             mask = visible(offset=offset, num_tokens=stop - start, num_always=sinks[0].shape[2], device=x.device)
             y = F.scaled_dot_product_attention(q[:, :, start:stop], *keys_values, attn_mask=mask)
             y = self.norm(y.transpose(1, 2).flatten(-2))
-            m, memory, tail = self.memory.run(y, memory, tail, offset=offset)
-            outs.append(self.o_proj(y * F.silu(m)))
+            m, memory = self.memory.run(y, memory, tail, offset=offset)
+            outs.append(self.o_proj(swiglu(self.memory.merge(m, y), y)))
         if part is not None:
-            assert recall_tail is not None
-            self.memory.store(memory, tail, part)
-            part["recall_tail"].copy_(recall_tail)
+            self.memory.store(memory, part)
         return torch.cat(outs, 1)
 
     def step(self, x: Float[Tensor, "B 1 W"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 W"]:
         assert at.turns is not None
         place = self.place(at)
-        cues, recall_tail = self.cues(x, part["recall_tail"])
-        assert recall_tail is not None
-        part["recall_tail"].copy_(recall_tail)
+        cues = self.cues(x, part["recall_tail"])
         h = self.recalled(self.memory.view(part).M, cues, x)
         new = self.context(h, self.attention.pair(x, at.turns), at.turns)
         rows = torch.cat((2 * place, 2 * place + 1))
@@ -174,7 +168,8 @@ class MACMixer(TitansMixer):
         seen = torch.arange(keys_values[0].shape[2], device=x.device) < self.config.num_persistent + 2 * (place + 1)
         y = attention.step(self.attention.queries(x, at.turns), keys_values[0], keys_values[1], seen[None, None, None])
         y = self.norm(y.transpose(1, 2).flatten(-2))
-        return self.o_proj(y * F.silu(self.memory.step(y, part, place=place, last=bool(variant))))
+        m = self.memory.step(y, part, place=place, last=bool(variant))
+        return self.o_proj(swiglu(self.memory.merge(m, y), y))
 
 
 class TitansMAC(Titans):

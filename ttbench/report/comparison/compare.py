@@ -201,7 +201,7 @@ def _free_axes(group: summary.RowGroup, a: str, b: str) -> set[str]:
 def _record(one: summary.RowGroup, a: str, b: str, two: summary.RowGroup | None = None) -> dict[str, Any]:
     head, free = summary.head(one), _free_axes(one, a, b)
     head["axes"] = ",".join(axis for axis in one.metric.axes if axis not in free)
-    names = ("task", "metric", "label", "unit", "better", "statistic", "cluster", "counted", "axes")
+    names = ("task", "metric", "label", "unit", "better", "statistic", "cluster", "counted", "counts", "axes")
     settings = {name: _setting(name, one, two) for name in one.line if name not in summary.CONTENT}
     extrapolated = [summary.extrapolated(group) for group in (one, two) if group is not None]
     return {

@@ -8,7 +8,7 @@ from typing import Any
 
 from ttbench.report.statistics.stats import counted
 from ttbench.report.summary import EXACT, NOT_COMPARABLE, NOT_JUDGED, NOT_SHOWN, RATIO, TOO_SMALL
-from ttbench.report.words import UNITS, Record, basis, by, context, probed, settings, significant, told
+from ttbench.report.words import Record, basis, by, context, probed, settings, significant, told, unit_words
 
 
 def sentences(comparisons: Sequence[Record]) -> list[str]:
@@ -28,7 +28,7 @@ def sentences(comparisons: Sequence[Record]) -> list[str]:
 def _sentence(entries: Sequence[Record], where: str) -> list[str]:
     """What one metric says under one set of settings, if anything; `where` tells them from others."""
     label = entries[0]["label"]
-    if UNITS.get(entries[0]["unit"]) == label:
+    if unit_words(entries[0]["unit"]) == label:
         label = ""  # the unit says it
     head = ", ".join(filter(None, (label, where)))
     # one quantity, one verdict: what restates another metric is told there
@@ -153,7 +153,7 @@ def smallest(entry: Record) -> str:
         return f"{100 * size:g}%"
     if entry["statistic"] == "proportion":
         return f"{counted(1, 'point') if size == 0.01 else f'{100 * size:g} points'} of 100"
-    return f"{size:g} {UNITS.get(entry['unit'], entry['unit'])}".rstrip()
+    return f"{size:g} {unit_words(entry['unit'])}".rstrip()
 
 
 def caption(entries: Sequence[Record]) -> str:
@@ -182,7 +182,7 @@ def _size(entry: Record) -> str:
         return size
     if entry["statistic"] == "proportion":
         return f"{size} points of 100"
-    return f"{size} {UNITS.get(entry['unit'], entry['unit'])}".rstrip()
+    return f"{size} {unit_words(entry['unit'])}".rstrip()
 
 
 def _interval(entry: Record, *, of: str = "") -> str:

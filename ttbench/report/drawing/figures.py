@@ -22,6 +22,7 @@ from ttbench.report.drawing.canvas import COLUMN, DPI, PAGE, Layout, load_librar
 from ttbench.report.drawing.curves import draw_curves
 from ttbench.report.drawing.heatmaps import draw_heatmap
 from ttbench.report.drawing.overview import draw_overview
+from ttbench.report.drawing.rooflines import draw_roofline, drawable
 from ttbench.report.overview import overview
 from ttbench.report.words import Record
 from ttbench.store.store import write_whole
@@ -78,6 +79,8 @@ def available(table: pd.DataFrame) -> tuple[Figure, ...]:
 def _pictures(figure: Figure, entries: Sequence[Record]) -> list[list[Record]]:
     """The numbers of a figure by corpus, where a picture tells more of them than words."""
     found = words.by(_entries(entries, figure.metric, figure.task), "corpus")
+    if figure.kind == "roofline":
+        return [mine for mine in found if any(drawable(mine))]
     return [mine for mine in found if isinstance(prose.judge(mine, **_shape(figure)), prose.Picture)]
 
 
@@ -92,6 +95,7 @@ def not_drawn(table: pd.DataFrame) -> tuple[str, ...]:
     judged = [
         prose.judge(mine, **_shape(figure))
         for figure in declared(table)
+        if figure.kind != "roofline"
         for mine in words.by(_entries(entries, figure.metric, figure.task), "corpus")
     ]
     return tuple(each for each in judged if isinstance(each, str))
@@ -129,12 +133,13 @@ def draw(
         corpus = mine[0]["corpus"]
         apart = f"_{re.sub(r'[^A-Za-z0-9.-]+', '-', str(corpus))}" if several else ""
         texts = {value for entry in mine for value in entry.values() if isinstance(value, str)}
-        parts = [_entries(entries, name, figure.task) for name in figure.references]
+        others = (*figure.references, *([figure.x_axis] if figure.kind == "roofline" else []))
+        parts = [_entries(entries, name, figure.task) for name in others]
         parts = [[entry for entry in part if entry["corpus"] == corpus] for part in parts]
         with style(texts) as missing:
             if missing:
                 warn(f"no installed font has {missing}: boxes stand for these letters in {figure.name}{apart}")
-            drawn = _drawing(figure, mine, [part for part in parts if part], names)
+            drawn = _drawing(figure, mine, parts, names)
             paths += _write(drawn, folder, f"{figure.name}{apart}")
     return tuple(paths)
 
@@ -142,10 +147,16 @@ def draw(
 Drawing = Callable[[Layout], "Canvas"]
 
 
-def _drawing(figure: Figure, mine: list[Record], beneath: list[list[Record]], names: list[str]) -> Drawing:
-    """A figure, to be drawn in any width."""
+def _drawing(figure: Figure, mine: list[Record], others: list[list[Record]], names: list[str]) -> Drawing:
+    """A figure, to be drawn in any width; `others` are its references, and of a roofline the bytes moved."""
+    beneath = [part for part in others if part]
 
     def drawn(layout: Layout) -> Canvas:
+        if figure.kind == "roofline":
+            memory, arithmetic, moved = others
+            return draw_roofline(
+                figure.title, mine, moved=moved, memory=memory, arithmetic=arithmetic, names=names, layout=layout
+            )
         if figure.kind == "heatmap":
             return draw_heatmap(figure.title, mine, x_axis=figure.x_axis, y_axis=figure.y_axis, layout=layout)
         return draw_curves(figure.title, mine, beneath=beneath, names=names, log_y=figure.log_y, layout=layout)

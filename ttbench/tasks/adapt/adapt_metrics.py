@@ -9,6 +9,7 @@ from ttbench.types import Metric, Scalar
 
 _STRATEGY = ("context_len", "strategy")
 _DOMAIN = ("context_len", "strategy", "domain")
+_COUNTS = {"num_tokens": "token", "num_items": "prompt", "num_bytes": "byte"}  # what denominators count
 
 
 def _share(name: str, label: str, numerator: str, denominator: str, *axes: str) -> Metric:
@@ -20,6 +21,7 @@ def _share(name: str, label: str, numerator: str, denominator: str, *axes: str) 
         statistic="proportion",
         numerator=numerator,
         denominator=denominator,
+        counts=_COUNTS[denominator],
         cluster="source",
         axes=axes,
         where={"phase": "item"},
@@ -68,6 +70,7 @@ METRICS: tuple[Metric, ...] = (
         statistic="ratio",
         numerator="nats",
         denominator="num_bytes",
+        counts=_COUNTS["num_bytes"],
         scale=1 / math.log(2),
         cluster="source",
         axes=_DOMAIN,
@@ -83,6 +86,7 @@ METRICS: tuple[Metric, ...] = (
         statistic="proportion",
         numerator="num_picked",
         denominator="num_items",
+        counts=_COUNTS["num_items"],
         cluster="source",
         axes=(*_DOMAIN, "sent_to"),
         where={"phase": "dispatch"},

@@ -42,6 +42,8 @@ from ttbench.tasks.base import Bench, Limit, Task
 from ttbench.tasks.compressors import OncePerDocument
 from ttbench.tasks.genomics import kmers
 from ttbench.tasks.genomics.markov import bases_of, markov_of
+from ttbench.tasks.rebuilt import window_text
+from ttbench.tasks.view import RebuiltText, TextSource
 from ttbench.tasks.windows import (
     Window,
     draw_windows,
@@ -76,6 +78,7 @@ def _bits(name: str, label: str, numerator: str, denominator: str, *, scale: flo
         statistic="ratio",
         numerator=numerator,
         denominator=denominator,
+        counts="byte" if denominator == "document_bytes" else "base",
         scale=scale,
         cluster="document",
         smallest_effect=0.005,
@@ -130,6 +133,7 @@ class Genomics(Task):
             statistic="proportion",
             numerator="seen_bases",
             denominator="num_bases",
+            counts="base",
             cluster="document",
         ),
     )
@@ -161,6 +165,11 @@ class Genomics(Task):
 
     def sequences(self, params: GenomicsParams, context_len: int, batch_size: int, *, cost: Cost | None) -> int:
         return fit_batch(batch_size, context_len, cost=cost)
+
+    @classmethod
+    def rebuild(cls, sample: Sample, source: TextSource) -> RebuiltText | None:
+        # a base is a byte
+        return window_text(sample, source, counted="num_bases")
 
     def measure(self, bench: Bench) -> Iterator[Sample]:
         """Yield one sample per window.

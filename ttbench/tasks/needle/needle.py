@@ -48,6 +48,8 @@ from ttbench.declare import ColumnDeclaration, parameter, real, text, truth, who
 from ttbench.errors import TooLongError, UnknownNameError, UnsupportedError, UsageError
 from ttbench.machine.work import Calls, Texts, Work
 from ttbench.tasks.base import Bench, Task
+from ttbench.tasks.card_scores import CardScore
+from ttbench.tasks.needle import needle_card
 from ttbench.tasks.needle.answers import PromptReader
 from ttbench.tasks.needle.haystack import gather
 from ttbench.tasks.needle.judge import Judge, view_evidence
@@ -110,6 +112,7 @@ def _metric(name: str, label: str, numerator: str, *axes: str) -> Metric:
         statistic="proportion",
         numerator=numerator,
         denominator="num_trials",
+        counts="trial",
         cluster="draw",
         axes=axes,
         # a drawn depth is no axis: trials of a cell lie all over it
@@ -177,6 +180,7 @@ class Needle(Task):
             statistic="ratio",
             numerator="loglik_nats",
             denominator="loglik_tokens",
+            counts="token",
             cluster="draw",
         ),
         _metric("retrieval_by_depth", "needles retrieved (generate)", "hits_generate", "context_len", "depth"),
@@ -239,6 +243,10 @@ class Needle(Task):
     @classmethod
     def view(cls, evidence: Mapping[str, Any]) -> Iterator[EvidencePart]:
         return view_evidence(evidence)
+
+    @classmethod
+    def card(cls, kinds: Sequence[str], *, context_len: int, share: float) -> Iterator[CardScore]:
+        return needle_card.scores(kinds, context_len=context_len, share=share)
 
     def measure(self, bench: Bench) -> Iterator[Sample]:
         """Yield one sample per haystack and depth.

@@ -50,7 +50,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -62,10 +62,14 @@ from ttbench.errors import UnknownNameError, UsageError
 from ttbench.machine import measure
 from ttbench.machine.work import Texts, Work
 from ttbench.tasks.base import Bench, Limit, Task
+from ttbench.tasks.card_scores import CardScore
 from ttbench.tasks.compressors import OncePerDocument
+from ttbench.tasks.perplexity import perplexity_card
 from ttbench.tasks.perplexity.blocks import Nats, lay_out, score_blocks
 from ttbench.tasks.perplexity.perplexity_metrics import METRICS
 from ttbench.tasks.perplexity.rolling import lay_rolling, lay_strided, score_spans
+from ttbench.tasks.rebuilt import document_text, window_text
+from ttbench.tasks.view import RebuiltText, TextSource
 from ttbench.tasks.windows import (
     block_work,
     draw_windows,
@@ -201,6 +205,19 @@ class Perplexity(Task):
     def sequences(self, params: PerplexityParams, context_len: int, batch_size: int, *, cost: Cost | None) -> int:
         """`stream` reads one sequence at a time, for its memory."""
         return 1 if params.protocol == "stream" else fit_batch(batch_size, context_len, cost=cost)
+
+    @classmethod
+    def rebuild(cls, sample: Sample, source: TextSource) -> RebuiltText | None:
+        name = sample.keys.get("document")
+        if name is None:
+            return None
+        if sample.keys.get("window_start") is None:
+            return document_text(str(name), source)
+        return window_text(sample, source, counted="num_bytes")
+
+    @classmethod
+    def card(cls, kinds: Sequence[str], *, context_len: int, share: float) -> Iterator[CardScore]:
+        return perplexity_card.scores(kinds, context_len=context_len, share=share)
 
     def measure(self, bench: Bench) -> Iterator[Sample]:
         """Yield one sample per window (`fixed`), or per document and bucket of positions.

@@ -66,6 +66,7 @@ def _share(name: str, label: str, numerator: str, *, ours: bool = False) -> Metr
         statistic="proportion",
         numerator=numerator,
         denominator="num_sequences",
+        counts="sequence",
         cluster="sequence",
     )
 

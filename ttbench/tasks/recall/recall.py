@@ -43,8 +43,12 @@ from ttbench.declare import ColumnDeclaration, parameter, real, text, truth, who
 from ttbench.errors import TooLongError, UnsupportedError, UsageError
 from ttbench.machine.work import Calls, Texts, Work
 from ttbench.tasks.base import Bench, Task
+from ttbench.tasks.card_scores import CardScore
+from ttbench.tasks.recall import recall_card
+from ttbench.tasks.recall.questions import questions_text
 from ttbench.tasks.recall.sequences import ROW_KINDS, TEXT_PAIR_LEN, Form, Kind, SequenceRecipe, make
 from ttbench.tasks.recall.sequences import Sequence as Tokens
+from ttbench.tasks.view import RebuiltText, TextSource
 from ttbench.types import Checkpoint, Figure, Metric, Sample
 
 FEWEST_TOKENS = 16  # of a context
@@ -79,12 +83,12 @@ def _metric(name: str, label: str, numerator: str, *axes: str, **fields: Any) ->
 
 def _answered(kind: Kind) -> Metric:
     label = f"{TITLES[kind]}: questions answered"
-    return _metric(kind, label, "hits", denominator="num_questions", where={"param_kind": kind})
+    return _metric(kind, label, "hits", denominator="num_questions", counts="question", where={"param_kind": kind})
 
 
 def _chance(kind: Kind) -> Metric:
     fields = {"better": "neither", "statistic": "ratio", "cluster": None, "where": {"param_kind": kind}}
-    return _metric(f"{kind}_chance", "chance", "chance_hits", denominator="num_questions", **fields)
+    return _metric(f"{kind}_chance", "chance", "chance_hits", denominator="num_questions", counts="question", **fields)
 
 
 def _curve(kind: Kind, title: str) -> Figure:
@@ -138,6 +142,7 @@ class Recall(Task):
             "hits",
             "pairs",
             denominator="num_questions",
+            counts="question",
             where={"param_kind": "mqar"},
         ),
         _metric(
@@ -145,6 +150,7 @@ class Recall(Task):
             "nats an answer",
             "nats",
             denominator="num_questions",
+            counts="question",
             unit="nats",
             better="lower",
             statistic="ratio",
@@ -187,6 +193,14 @@ class Recall(Task):
         num = params.limit * len(_asked_pairs(settled(params), context_len))
         at_once = max(1, min(batch_size, num))
         return Work(calls=(Calls(num=num / at_once, num_tokens=context_len, batch_size=at_once),))
+
+    @classmethod
+    def rebuild(cls, sample: Sample, source: TextSource) -> RebuiltText | None:
+        return questions_text(sample, source)
+
+    @classmethod
+    def card(cls, kinds: Sequence[str], *, context_len: int, share: float) -> Iterator[CardScore]:
+        return recall_card.scores(kinds, context_len=context_len, share=share)
 
     def measure(self, bench: Bench) -> Iterator[Sample]:
         """Yield one sample per sequence.

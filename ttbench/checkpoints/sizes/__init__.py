@@ -1,0 +1,1 @@
+"""Published sizes of models, which `random:NAME` fills with random weights."""

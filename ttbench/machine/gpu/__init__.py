@@ -1,0 +1,1 @@
+"""The GPUs of a machine: what they are, and the bytes that torch holds on one."""

@@ -2,6 +2,8 @@
 cases must catch. Parity is in test_fused.py.
 """
 
+# pyright: reportCallIssue=false
+
 from __future__ import annotations
 
 import copy

@@ -7,6 +7,9 @@ in parallel, then the chunks one after another.
 Letters: B batch, T tokens, H heads, D head dim, E hidden units, C chunk, N chunks, Z = B * H, L memory layers.
 """
 
+# Triton changes how its functions are called.
+# pyright: reportGeneralTypeIssues=false, reportCallIssue=false
+
 from __future__ import annotations
 
 from typing import Any
@@ -82,7 +85,7 @@ def _prefill(
     """`weights`: M, S of every layer; `rows`: X, D of every layer. Returns the outputs, those after it, and pending."""
     batch_size, num_tokens, num_heads, dim = q.shape
     num_rows, chunk_size, target = batch_size * num_heads, pending.shape[2], target_of(q.device)
-    num_chunks = triton.cdiv(offset + num_tokens, chunk_size)
+    num_chunks = -(-(offset + num_tokens) // chunk_size)
     sizes = _sizes(dim, chunk_size)
     settings = pick("neural_gates", size=chunk_size, target=target)
     A = q.new_empty(num_rows, num_chunks, chunk_size, chunk_size) if token else q.new_empty(1)
@@ -128,7 +131,7 @@ def _sizes(dim: int, chunk_size: int) -> dict[str, Any]:
 
 
 def _num_tiles(hidden: int, tile: int) -> int:
-    return triton.next_power_of_2(triton.cdiv(hidden, tile))
+    return 1 << (-(-hidden // tile) - 1).bit_length()
 
 
 def step(q, k, v, gates, state: MemoryState, *, place, last, read: str, operands=None) -> Tensor:
@@ -177,6 +180,10 @@ def refuses(q, k, v, gates, state: MemoryState, **rest) -> str | None:
     if state.gates.shape[2] > MAX_CHUNK:
         return f"chunk {state.gates.shape[2]} is over {MAX_CHUNK}"
     return None
+
+
+def _refuses_prefill(q, k, v, gates, initial_state: MemoryState, **rest) -> str | None:
+    return refuses(q, k, v, gates, initial_state)
 
 
 def _refuses_step(q, k, v, gates, state: MemoryState, **rest) -> str | None:
@@ -309,7 +316,7 @@ PREFILL = Twin(
     name="neural_memory",
     plain="ttbench.kernels.neural_memory:chunked",
     run=prefill,
-    refuses=refuses,
+    refuses=_refuses_prefill,
     label=_label,
     cases=(
         _case(read="token", B=2, T=1, H=3, D=8, C=4, L=1, offset=1),

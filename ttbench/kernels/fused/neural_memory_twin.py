@@ -7,7 +7,7 @@ in parallel, then the chunks one after another.
 Letters: B batch, T tokens, H heads, D head dim, E hidden units, C chunk, N chunks, Z = B * H, L memory layers.
 """
 
-# Triton changes how its functions are called.
+# Triton reads its functions as text and changes how they are called.
 # pyright: reportGeneralTypeIssues=false, reportCallIssue=false
 
 from __future__ import annotations

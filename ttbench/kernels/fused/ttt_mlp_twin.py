@@ -3,7 +3,7 @@
 Letters: B batch, T tokens, H heads, D head dim, C mini-batch.
 """
 
-# Triton changes how its functions are called.
+# Triton reads its functions as text and changes how they are called.
 # pyright: reportGeneralTypeIssues=false, reportCallIssue=false
 
 from __future__ import annotations

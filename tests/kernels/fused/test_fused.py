@@ -99,6 +99,7 @@ def test_what_it_does_not_take_is_refused_with_a_reason() -> None:
     twin = load_twin("ttt_linear")
     args, kwargs = twin.cases[0].make(torch.Generator().manual_seed(0), CPU, torch.float32)
     assert twin.refuses(*args, **kwargs) is None
+    assert twin.refuses(*args[:7], initial_state=args[7], **kwargs) is None, "the op's own name of its state"
     state = dataclasses.replace(args[7], W1=args[7].W1.double())
     assert twin.refuses(*args[:7], state, **kwargs) == "no twin for float64"
     wide = [x.repeat_interleave(32, -1) if x.ndim == 4 else x for x in args[:7]]

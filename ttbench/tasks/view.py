@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-from jaxtyping import Int
-
 if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Int
+
     from ttbench.checkpoints.tokenizer import Tokenizer
 
 PROMPT = ("prompt_start", "first_ids", "prompt_end", "last_ids")

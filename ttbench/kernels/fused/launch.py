@@ -72,7 +72,10 @@ TABLE: Mapping[str, Mapping[str, Sizes]] = {
     "selective_scan_step": _everywhere({16: Launch(num_warps=4, tile=64), _ANY: Launch(num_warps=4, tile=16)}),
     "selective_scan": _everywhere({16: Launch(num_warps=1, tile=16), _ANY: Launch(num_warps=4, tile=16)}),
     "ssd_step": _everywhere({_ANY: Launch(num_warps=4, tile=32)}),
-    "ssd": _everywhere({_ANY: Launch(num_warps=8, num_stages=1, tile=32)}),
+    "ssd": {
+        **_everywhere({_ANY: Launch(num_warps=8, tile=32)}),
+        "gfx942": {_ANY: Launch(num_warps=4, num_stages=1, tile=32)},
+    },
     # tile: keys
     "cached_attention_step": _everywhere({64: Launch(num_warps=4, tile=64), _ANY: Launch(num_warps=4, tile=32)}),
 }

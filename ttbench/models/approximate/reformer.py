@@ -44,6 +44,7 @@ from ttbench.kernels.rotary import rotate_half
 from ttbench.models.layers import ShortConv, convolve
 from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackWork, own_dialect
 from ttbench.models.stack_config import HeadedConfig, require_at_least, require_one_of, require_positive, require_seed
+from ttbench.types import Scalar
 
 FORMS = ("streaming",)
 MOST_BUCKETS = 1 << 20  # so that codes of a bucket's places fit 64 bits
@@ -146,6 +147,9 @@ class ReformerMixer(Mixer):
     def step(self, x: Float[Tensor, "B 1 W"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 W"]:
         return self.merge(lsh_attention.step(*self.project(x, part, at=at), LSHState.of(part)), x)
 
+    def forward_variant(self, num_tokens: int, chunk_len: int) -> int | None:
+        return 0  # the position is on the device, in the rotations and in the counts of the buckets
+
 
 class Reformer(Stack):
     """Streaming LSH attention in every layer: our variant."""
@@ -153,7 +157,9 @@ class Reformer(Stack):
     mixer_class = ReformerMixer
     config_class = ReformerConfig
     CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = {
-        "lsh_form": text("Reformer: streaming, our variant, in which a token reads the last keys of its bucket"),
+        "lsh_form": text(
+            "Reformer: the form of its attention, in words; streaming is ours, sorted chunks are the paper's"
+        ),
         "num_hashes": whole("Reformer: rounds of hashing", "rounds"),
         "num_buckets": whole("Reformer: buckets of a round", "buckets"),
         "bucket_keys": whole("Reformer: keys that are kept of a bucket", "keys"),
@@ -183,3 +189,7 @@ class Reformer(Stack):
         draw = torch.Generator("cpu").manual_seed(config.hash_seed)
         for mixer in (block.mixer for block in self.blocks()):
             mixer.rotations.normal_(generator=draw)
+
+    @property
+    def choices(self) -> dict[str, Scalar]:
+        return {**super().choices, "lsh_form": "streaming variant, not the paper's sorted chunks"}

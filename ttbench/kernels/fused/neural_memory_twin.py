@@ -320,10 +320,10 @@ PREFILL = Twin(
     label=_label,
     cases=(
         _case(read="token", B=2, T=1, H=3, D=8, C=4, L=1, offset=1),
-        _case(read="token", B=2, T=37, H=3, D=20, C=7, L=1, offset=3),
+        _case(read="token", B=2, T=37, H=2, D=20, C=7, L=1, offset=3),
         _case(read="chunk", B=2, T=18, H=3, D=20, C=7, L=1, offset=3),
-        _case(read="token", B=2, T=37, H=3, D=20, C=7, L=2, offset=3),
-        _case(read="chunk", B=2, T=18, H=3, D=20, C=7, L=2, offset=2),
+        _case(read="token", B=2, T=15, H=2, D=20, C=7, L=2, offset=3),
+        _case(read="chunk", B=2, T=15, H=2, D=20, C=7, L=2, offset=2),
         _case(read="token", B=1, T=3, H=2, D=20, C=7, L=2, offset=2),
         _case(read="token", B=1, T=128, H=2, D=64, C=64, L=2, offset=0),
         _case(read="token", B=1, T=70, H=2, D=96, C=32, L=2, offset=5),

@@ -211,7 +211,7 @@ PREFILL = Twin(
     label=_label,
     cases=(
         _case(B=2, T=1, H=3, D=8, C=4, offset=1),
-        _case(B=2, T=37, H=3, D=20, C=7, offset=0),
+        _case(B=2, T=18, H=2, D=20, C=7, offset=0),
         _case(B=2, T=11, H=3, D=20, C=7, offset=3),
         _case(B=1, T=3, H=2, D=20, C=7, offset=2),
         _case(B=1, T=64, H=2, D=64, C=16, offset=0),

@@ -11,7 +11,7 @@ import pytest
 
 import ttbench
 from ttbench.checkpoints.checkpoint import resolve
-from ttbench.engines.kinds import load_engine
+from ttbench.engines.kinds import check_engine, load_engine
 from ttbench.errors import UnknownNameError, UsageError
 from ttbench.report import words
 from ttbench.report.comparison.compare import compare
@@ -93,3 +93,36 @@ def test_one_checkpoint_runs_under_two_engines_and_is_compared(tmp_path: Path) -
     found = words.records(compare(rows, "transformer@engine=eager", "transformer@engine=hf"))
     assert [entry["metric"] for entry in found] == ["bits_per_byte", "perplexity"]
     assert found[0]["effect"] == pytest.approx(0, abs=1e-5)
+
+
+def test_engine_graph_is_refused_on_a_processor_before_anything_is_read(
+    fakes: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a checkpoint is resolved only for an engine that can run")
+
+    monkeypatch.setattr("ttbench.checkpoints.checkpoint.resolve", read)
+    words = "engine graph runs on cuda, not on cpu; add --device cuda, or use --engine eager"
+    for ask in (
+        lambda: ttbench.run("latency", checkpoints=["transformer"], engine="graph", out=tmp_path),
+        lambda: ttbench.plan("latency", checkpoints=["transformer"], engine="graph", out=tmp_path),
+        lambda: ttbench.load("transformer", engine="graph"),
+        lambda: check_engine("transformer", device="cpu", dtype="float32", engine="graph"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            ask()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_holds_no_attention_without_a_mask() -> None:
+    plain, graph = (resolve("transformer", engine=engine) for engine in ("eager", "graph"))
+    assert "flash" in plain.attention
+    assert graph.attention == tuple(name for name in plain.attention if name != "flash")
+    plan = plan_task(
+        "latency", Options(checkpoints=(graph,), engine="graph", device="cuda", attention="flash", ctx="1k")
+    )
+    assert plan.cells == ()
+    assert {skip.reason for skip in plan.skips} == {
+        "'transformer' cannot attend with flash under engine graph; it has sdpa, eager"
+    }
+    assert {skip.status for skip in plan.skips} == {"unsupported"}

@@ -154,6 +154,7 @@ ENGINES = Registry(
     group="ttbench.engines",
     built_in={
         "eager": "ttbench.engines.kinds:EAGER",
+        "graph": "ttbench.engines.graph.graph_kind:KIND",
         "hf": "ttbench.engines.hf.hf_kind:KIND",
     },
 )

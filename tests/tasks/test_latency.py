@@ -65,7 +65,9 @@ class SleepyEngine:
         slow_calls: int = 0,
         vocab_size: int = 100,
         max_context: int | None = None,
+        aside_s: float = 0.0,
     ) -> None:
+        self.aside_s = aside_s  # of what stands outside the clock
         self.prefill_s, self.decode_s, self.slow_calls = prefill_s, decode_s, slow_calls
         self.vocab_size, self.max_context = vocab_size, max_context
         self.num_tokens = 0
@@ -73,6 +75,7 @@ class SleepyEngine:
         self.steps: list[np.ndarray] = []
         self.depths: list[int] = []
         self.room: list[tuple[int, int]] = []
+        self.log: list[str] = []  # what was asked, in order
         self.model = nn.Linear(5, 25, bias=False)
         self.forgot = False
 
@@ -82,15 +85,27 @@ class SleepyEngine:
     def reset(self, batch_size: int, max_len: int) -> None:
         self.room.append((batch_size, max_len))
         self.num_tokens = 0
+        self.log.append("reset")
+
+    def place(self, ids: np.ndarray) -> np.ndarray:
+        measure.time.sleep(self.aside_s)
+        self.log.append("place")
+        return ids
+
+    def prepare(self, *, prompt_len: int = 0, num_steps: int = 0) -> None:
+        measure.time.sleep(self.aside_s)
+        self.log.append(f"prepare {prompt_len} + {num_steps}")
 
     def prefill(self, ids: np.ndarray) -> None:
         measure.time.sleep(self.prefill_s * (3 if len(self.prompts) < self.slow_calls else 1))
         self.prompts.append(ids)
+        self.log.append("prefill")
         self.num_tokens += ids.shape[1]
 
     def decode(self, ids: np.ndarray) -> None:
         measure.time.sleep(self.decode_s)
         self.steps.append(ids)
+        self.log.append("decode")
         self.depths.append(self.num_tokens)
         self.num_tokens += 1
 
@@ -99,6 +114,7 @@ class SleepyEngine:
 
     def restore(self, snapshot: int) -> None:
         self.num_tokens = snapshot
+        self.log.append("restore")
 
     def synchronize(self) -> None:
         pass
@@ -295,6 +311,17 @@ def test_decode_steps_stay_within_a_block_of_the_depth_asked_for() -> None:
     samples_of(engine, context_len=64, batch_size=3, decode_tokens=4)
     assert engine.depths == [64, 65, 66, 67] * 3
     assert all(step.shape == (3,) for step in engine.steps)
+
+
+def test_ids_are_placed_and_graphs_are_made_before_the_clock() -> None:
+    engine = SleepyEngine(aside_s=10.0)
+    samples = samples_of(engine, context_len=64, decode_tokens=2, min_repeats=1)
+    assert values(samples, "prefill", "wall_s") == [0.25]
+    assert values(samples, "decode", "wall_s") == [0.25]
+    # the first call is what a first call costs: nothing is made for it
+    first = ["place", "reset", "prefill"]
+    prefill = ["place", "reset", "prepare 64 + 0", "prefill"]
+    assert engine.log == [*first, *prefill, "place", "restore", "prepare 0 + 2", "decode", "decode"]
 
 
 def test_decode_alone_reads_the_context_once() -> None:

@@ -78,8 +78,8 @@ def _defaults(params: type[Any]) -> dict[str, Any]:
 
 def checkpoints() -> list[dict[str, Any]]:
     """The zoo, identified, the hub's cache and the catalogue, then sizes with random weights; imports torch."""
-    random = [{"name": f"{RANDOM}:{name}", "state": RANDOM, "source": size.source} for name, size in sizes().items()]
-    return [*_zoo(), *_published(), *random]
+    random = {"name": f"{RANDOM}:NAME", "state": RANDOM, "sizes": {name: size.source for name, size in sizes().items()}}
+    return [*_zoo(), *_published(), random]
 
 
 def _zoo() -> list[dict[str, Any]]:

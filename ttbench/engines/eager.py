@@ -33,6 +33,11 @@ CHUNK_LEN = 2048
 HEAD_ELEMENTS = 2**23
 
 
+def chunk_spans(num_tokens: int) -> list[tuple[int, int]]:
+    """First and last place (exclusive) of each chunk that `num_tokens` tokens are read in."""
+    return [(start, min(start + CHUNK_LEN, num_tokens)) for start in range(0, num_tokens, CHUNK_LEN)]
+
+
 class EagerEngine:
     """`ttbench.engines.engine.Engine` over a SequenceModel. The model is moved to `device` and `dtype` in place."""
 
@@ -73,14 +78,29 @@ class EagerEngine:
             raise UsageError(f"batch_size and max_len must be at least 1; got {batch_size} and {max_len}")
         if self.max_context is not None and max_len > self.max_context:
             raise TooLongError(f"the model takes at most {self.max_context} tokens; {max_len} were asked for")
-        state = self._state
-        if state is not None and state.batch_size == batch_size and state.max_len >= max_len:
-            self.model.reset(state)
+        if self._fits(batch_size, max_len):
+            self.model.reset(self._opened())
         else:
-            # the old state goes first: two never stand in memory together
-            self._state = state = None
-            self._state = self.model.new_state(batch_size, max_len)
+            self._allocate(batch_size, max_len)
         self._room = max_len
+
+    def _fits(self, batch_size: int, max_len: int) -> bool:
+        state = self._state
+        return state is not None and state.batch_size == batch_size and state.max_len >= max_len
+
+    def _allocate(self, batch_size: int, max_len: int) -> None:
+        """Make a state. The old one goes first: two never stand in memory together."""
+        self._state = None
+        self._state = self.model.new_state(batch_size, max_len)
+
+    def place(self, ids: Ids) -> Int[Tensor, "..."]:
+        """Ids [B, T] on the device; see `Engine.place`."""
+        ids = self._tokens("ids", ids, num_dims=2, any_batch=True)
+        return ids.to(self._device)
+
+    def prepare(self, *, prompt_len: int = 0, num_steps: int = 0) -> None:
+        """See `Engine.prepare`; there is nothing to make."""
+        self._need_room(prompt_len + num_steps)
 
     @torch.inference_mode()
     def prefill(self, ids: Ids) -> Float[Tensor, "B V"]:
@@ -88,9 +108,13 @@ class EagerEngine:
         ids = self._tokens("ids", ids, num_dims=2)
         last: Tensor | None = None
         for part, _, state in self._chunks(ids):
-            last = self.model.prefill(part, state)
+            last = self._read_chunk(part, state)
         assert last is not None
         return self._finite(self.model.head(last))
+
+    def _read_chunk(self, ids: Int[Tensor, "B C"], state: State) -> Float[Tensor, "B D"]:
+        """Hidden state of the last of the tokens that one forward reads."""
+        return self.model.prefill(ids, state)
 
     @torch.inference_mode()
     def decode(self, ids: Ids) -> Float[Tensor, "B V"]:
@@ -254,9 +278,7 @@ class EagerEngine:
 
     def _chunks(self, ids: Int[Tensor, "B T"]) -> Iterator[tuple[Int[Tensor, "B C"], tuple[int, int], State]]:
         """Ids chunk by chunk on the device, the span of tokens of each, and the state, which the caller continues."""
-        num_tokens = ids.shape[1]
-        state = self._need_room(num_tokens)
-        for start in range(0, num_tokens, CHUNK_LEN):
-            end = min(start + CHUNK_LEN, num_tokens)
+        state = self._need_room(ids.shape[1])
+        for start, end in chunk_spans(ids.shape[1]):
             yield ids[:, start:end].to(self._device), (start, end), state
             state.num_tokens += end - start

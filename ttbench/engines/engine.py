@@ -47,6 +47,17 @@ class Engine(Protocol):
         """Empty state for `batch_size` sequences of up to `max_len` tokens; reuses the allocation when it fits."""
         ...
 
+    def place(self, ids: Ids) -> Int[Tensor, "..."]:
+        """Ids [B, T] where the model reads them, checked, so that a call that is timed does not move them."""
+        ...
+
+    def prepare(self, *, prompt_len: int = 0, num_steps: int = 0) -> None:
+        """Make what a prefill of `prompt_len` tokens and then `num_steps` steps need beside their own work.
+
+        A call that is timed then makes nothing. The state is left as it is.
+        """
+        ...
+
     def prefill(self, ids: Ids) -> Float[Tensor, "B V"]:
         """Continue the state over ids [B, T]; logits of the last token."""
         ...

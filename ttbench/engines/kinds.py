@@ -25,6 +25,8 @@ class EngineKind(Protocol):
 
     # Of checkpoints that this engine alone reads; None: it runs the architectures of the registry.
     dialect: str | None
+    # Kinds of device that it runs on; None: any.
+    devices: tuple[str, ...] | None
 
     def require(self, folder: Path, config: Mapping[str, Any]) -> None:
         """Raise CheckpointError where no model here is for this config.json; asked before weights are fetched."""
@@ -55,6 +57,7 @@ class Eager:
     """Engine `eager`: the architectures of the registry, their own forward and step called one after another."""
 
     dialect = None
+    devices: tuple[str, ...] | None = None
 
     def require(self, folder: Path, config: Mapping[str, Any]) -> None:
         from ttbench.checkpoints.checkpoint import identify
@@ -89,6 +92,16 @@ class Eager:
 EAGER = Eager()
 
 
+def require_device(engine: str, device: str) -> None:
+    """Raise UsageError where an engine does not run on such a device; asked before anything is read or started."""
+    kind: EngineKind = ENGINES.load(engine)
+    if kind.devices is not None and device.partition(":")[0] not in kind.devices:
+        places = ", ".join(kind.devices)
+        raise UsageError(
+            f"engine {engine} runs on {places}, not on {device}; add --device {kind.devices[0]}, or use --engine eager"
+        )
+
+
 def load_engine(
     checkpoint: str | Checkpoint,
     *,
@@ -102,17 +115,18 @@ def load_engine(
 
     Args:
         attention: back end of attention; None takes the checkpoint's default.
-        engine: registered name: eager, or hf, which is transformers' own code.
+        engine: registered name: eager; graph, which replays CUDA graphs; or hf, which is transformers' own code.
         unchecked: let engine hf score a model that looks ahead.
 
     Raises:
-        UsageError: an unknown device, dtype, engine or attention back end.
+        UsageError: an unknown device, dtype, engine or attention back end, or a device that the engine does not run on.
         UnsupportedError: the checkpoint cannot run with that back end.
         CheckpointError: it cannot be found, identified or read; WeightsError among them.
     """
     from ttbench.checkpoints.checkpoint import resolve
 
     import_packages()
+    require_device(engine, device)
     kind: EngineKind = ENGINES.load(engine)
     if isinstance(checkpoint, str):
         checkpoint = resolve(checkpoint, dtype=dtype, engine=engine)
@@ -124,5 +138,6 @@ def load_engine(
 
 def check_engine(checkpoint: str, *, device: str, dtype: str, engine: str, ctx: int | None = None) -> list[CheckResult]:
     """Run every probe on a checkpoint under an engine. Raises as `load_engine`."""
+    require_device(engine, device)
     kind: EngineKind = ENGINES.load(engine)
     return kind.check(checkpoint, device=device, dtype=dtype, ctx=ctx)

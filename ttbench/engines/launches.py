@@ -99,7 +99,7 @@ def count_step(model: Stack, state: StackState, variants: Iterable[int]) -> dict
 
 
 def count(name: str, model: Stack, *, way: Way) -> Launches:
-    """Count a model on the meta device, layer by layer: each alone, less a model without layers.
+    """Count a model on the meta device: one layer of each kind alone, less a model without layers.
 
     Args:
         name: of the architecture.
@@ -113,10 +113,10 @@ def count(name: str, model: Stack, *, way: Way) -> Launches:
         model.layers = nn.ModuleList()
         beside = sum(count_step(model, state, variants).values())
         for block, row in zip(layers, rows, strict=True):
-            model.layers, state.rows = nn.ModuleList([block]), [row]
-            of_layer = sum(count_step(model, state, variants).values()) - beside
             kind = type(cast("Block", block).mixer).__name__
-            found[kind] = max(of_layer, found.get(kind, 0))
+            if kind not in found:
+                model.layers, state.rows = nn.ModuleList([block]), [row]
+                found[kind] = sum(count_step(model, state, variants).values()) - beside
         model.layers = layers
     return Launches(architecture=name, layers=found, beside=beside)
 

@@ -57,7 +57,8 @@ class Runner:
     """One checkpoint under one engine, with one implementation of its operations."""
 
     def __init__(self, checkpoint: Checkpoint, engine: Engine, subject: Subject, way: Way = "torch") -> None:
-        self.checkpoint, self.engine, self.subject, self.way = checkpoint, engine, subject, way
+        self.checkpoint, self.engine, self.subject = checkpoint, engine, subject
+        self.way: Way = way
         self.weight_bytes = streamed_bytes(engine.model)
         self._rng = np.random.default_rng(0)
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -68,12 +67,5 @@ def chunked(
         parts = [x[:, :, first:last] for x in (k, v)]
         if num_sinks:
             parts = [torch.cat((x[:, :, :num_sinks], part), 2) for x, part in zip((k, v), parts, strict=True)]
-        outs.append(
-            F.scaled_dot_product_attention(
-                q[:, :, start:stop],
-                *parts,
-                attn_mask=near | (keys < num_sinks),
-                enable_gqa=k.shape[1] != q.shape[1],
-            )
-        )
+        outs.append(attention.masked("attention", q[:, :, start:stop], parts[0], parts[1], near | (keys < num_sinks)))
     return torch.cat(outs, 2)

@@ -208,6 +208,14 @@ class SequenceModel(nn.Module, ABC):
     def step_variant(self, num_tokens: int) -> int:
         """Which graph the step after `num_tokens` tokens needs."""
 
+    def forward_variant(self, num_tokens: int, chunk_len: int) -> int | None:
+        """Which graph the forward of `chunk_len` tokens after `num_tokens` needs; None: no graph may replay it.
+
+        A forward may be replayed where its operations, shapes and numbers are those of every other forward with the
+        same variant and length. The default is None: a position that the host knows, or keys that grow, forbid it.
+        """
+        return None
+
     def head(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
         """Logits in float32 (float64 for a float64 model), apart so that scoring goes slice by slice."""
         logits = self.lm_head(hidden)

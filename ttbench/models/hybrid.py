@@ -104,7 +104,7 @@ class SlidingAttention(FullAttention):
     def forward(self, x: Float[Tensor, "B T M"], part: Part | None, *, at: At, read: int) -> Float[Tensor, "B T M"]:
         q, k, v = self.project(x, None, at=at)
         kept = None if part is None else (part["ring_keys"], part["ring_values"])
-        return self.merge(ring.attend(q, (k, v), kept, window=self.window, read=read))
+        return self.merge(ring.attend(q, (k, v), kept, position=at.positions[:1], window=self.window, read=read))
 
     def last(self, x: Float[Tensor, "B T M"], part: Part | None, *, at: At, read: int) -> Float[Tensor, "B 1 M"]:
         return self(x, part, at=at, read=read)[:, -1:]
@@ -117,6 +117,10 @@ class SlidingAttention(FullAttention):
     def variant(self, num_tokens: int) -> int:
         """Keys that the step reads, at most."""
         return min(bucket_len(num_tokens + 1), self.window)
+
+    def forward_variant(self, num_tokens: int, chunk_len: int) -> int | None:
+        """0 once the ring is full; before, what is in it grows."""
+        return 0 if num_tokens >= self.window - 1 else None
 
 
 class FusedAttention(SlidingAttention):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -71,13 +72,14 @@ class ShortConv(nn.Module):
 
 def convolve(
     inputs: Sequence[Float[Tensor, "B T _"]],
-    convs: Sequence[ShortConv],
+    convs: Iterable[nn.Module],
     tail: Float[Tensor, "B S _"] | None,
     *,
     silu: bool = False,
     residual: bool = False,
 ) -> tuple[Float[Tensor, "B T _"], ...]:
-    """Several convolutions at once, each of its own input or all of one, as `kernels.short_conv` does them."""
+    """Several `ShortConv`s at once, each of its own input or all of one, as `kernels.short_conv` does them."""
+    convs = cast("list[ShortConv]", [*convs])
     biases = [conv.bias for conv in convs if conv.bias is not None]
     return short_conv(inputs, [conv.weight for conv in convs], biases, tail, silu=silu, residual=residual)
 

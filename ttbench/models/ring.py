@@ -18,23 +18,26 @@ def attend(
     new: tuple[Float[Tensor, "B G T D"], Float[Tensor, "B G T D"]],
     ring: tuple[Float[Tensor, "B G N D"], Float[Tensor, "B G N D"]] | None,
     *,
+    position: Int[Tensor, "1"],
     window: int,
     read: int,
     sinks: tuple[Float[Tensor, "B G S D"], Float[Tensor, "B G S D"]] | None = None,
 ) -> Float[Tensor, "B H T D"]:
     """Attention of T tokens, which follow `read` others; their keys and values are written to the ring.
 
-    Without a ring nothing is before the tokens, and nothing is kept.
+    Without a ring nothing is before the tokens, and nothing is kept. `position` is `read` on the device: once the ring
+    is full, nothing but it knows where the tokens stand, so that a graph can replay the call.
     """
     num_tokens, size, parts = q.shape[2], window - 1, []
     # slots of the tokens before, oldest first, and of the new ones that are kept
-    past = torch.arange(max(0, read - size), read, device=q.device) % size
+    num_past = min(read, size)
+    past = (position - num_past + torch.arange(num_past, device=q.device)) % size
     kept = torch.arange(max(0, num_tokens - size), num_tokens, device=q.device)
     for i, part in enumerate(new):
         before = [] if sinks is None else [sinks[i].expand(len(q), -1, -1, -1)]
         if ring is not None:
             before.append(ring[i][:, :, past])
-            ring[i].index_copy_(2, (read + kept) % size, part[:, :, kept])
+            ring[i].index_copy_(2, (position + kept) % size, part[:, :, kept])
         parts.append(torch.cat((*before, part), 2) if before else part)
     num_sinks = 0 if sinks is None else sinks[0].shape[2]
     return window_attention.chunked(q, *parts, window=window, num_sinks=num_sinks)

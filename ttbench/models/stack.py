@@ -107,6 +107,10 @@ class Mixer(nn.Module, ABC):
         """Which graph the step after `num_tokens` tokens needs; 0 where every step is the same."""
         return 0
 
+    def forward_variant(self, num_tokens: int, chunk_len: int) -> int | None:
+        """Which graph a chunk of `chunk_len` tokens after `num_tokens` needs; as `SequenceModel.forward_variant`."""
+        return None
+
     def start_weights_(self) -> None:
         """Start values of parameters that `init_weights_` leaves alone or sets differently; called after it."""
 
@@ -317,6 +321,11 @@ class Stack(SequenceModel):
     def step_variant(self, num_tokens: int) -> int:
         """The largest that a layer asks for; 0 where every step is the same."""
         return max(block.mixer.variant(num_tokens) for block in self.blocks())
+
+    def forward_variant(self, num_tokens: int, chunk_len: int) -> int | None:
+        """The largest that a layer asks for; None where one of them cannot be replayed."""
+        found = [block.mixer.forward_variant(num_tokens, chunk_len) for block in self.blocks()]
+        return None if None in found else max(found)
 
     def turns(self, positions: Int[Tensor, "T"]) -> Any:
         """What the mixers rotate by at these positions: cosines and sines [T, R], or None."""

@@ -197,10 +197,10 @@ class Attention(Mixer):
 
     def mixed(self, x: Float[Tensor, "B T W"], part: Part | None) -> Sequence[Float[Tensor, "B T _"]]:
         """Queries, keys and values, heads side by side; the convolutions' tail in `part` is advanced."""
-        parts = [self.q_proj(x), self.k_proj(x), self.v_proj(x)]
+        parts = (self.q_proj(x), self.k_proj(x), self.v_proj(x))
         if len(self.convs):
             tail = None if part is None else part["conv"]
-            return convolve(parts, [*self.convs], tail, residual=True)
+            return convolve(parts, self.convs, tail, residual=True)
         return parts
 
     def project(
@@ -226,7 +226,8 @@ class Attention(Mixer):
 
     def step(self, x: Float[Tensor, "B 1 W"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 W"]:
         keys, values, position = part["keys"], part["values"], at.positions
-        q = rotate_and_keep_step(*self.mixed(x, part), at.turns, keys, values, position=position)
+        q, k, v = self.mixed(x, part)
+        q = rotate_and_keep_step(q, k, v, at.turns, keys, values, position=position)
         out = cached_attention_step(q, keys, values, position=position, seen_len=variant, backend=self.backend)
         return self.merge(out)
 

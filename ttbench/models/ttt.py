@@ -128,6 +128,11 @@ class TTTMixer(Mixer):
         """1 for the last token of a mini-batch, which writes the weights; else 0."""
         return int((num_tokens + 1) % self.config.mini_batch_size == 0)
 
+    def forward_variant(self, num_tokens: int, chunk_len: int) -> int | None:
+        """Tokens of the current mini-batch before the chunk, of whole mini-batches; None of others."""
+        size = self.config.mini_batch_size
+        return num_tokens % size if chunk_len % size == 0 else None
+
     def _inner(self, part: Part) -> Any:
         """The op's state: views, not copies."""
         return self.inner_state(**{field.name: part[field.name] for field in dataclasses.fields(self.inner_state)})

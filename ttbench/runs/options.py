@@ -112,7 +112,7 @@ class Options(TypedDict, total=False):
         Flag(
             metavar="NAME",
             swept=True,
-            help="eager, or hf: any model of transformers, by its own code.  [default: eager]",
+            help="eager; graph: replays CUDA graphs; hf: models of transformers, by its code.  [default: eager]",
         ),
     ]
     attention: Annotated[

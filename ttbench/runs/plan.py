@@ -222,11 +222,11 @@ def _check_request(
 
 def _refuse_random(task: Task, checkpoints: Sequence[Checkpoint]) -> None:
     """Random weights can be timed and weighed. What they answer means nothing. Raises UsageError."""
-    if task.isolation == "cell":
+    if task.any_weights:
         return
     for checkpoint in checkpoints:
         if checkpoint.provenance == RANDOM:
-            fit = [name for name, each in TASKS.usable() if each.isolation == "cell"]
+            fit = [name for name, each in TASKS.usable() if each.any_weights]
             raise UsageError(
                 f"'{checkpoint.name}' has random weights, and {task.name} of these would mean nothing; they are for "
                 f"{' and '.join(fit)}"

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from ttbench.checkpoints.naming import tell_apart
 from ttbench.corpora.corpus import Corpus, open_corpus
+from ttbench.engines.kinds import require_device
 from ttbench.errors import MissingDataError, UsageError
 from ttbench.machine import measure
 from ttbench.machine.software import software
@@ -60,7 +61,9 @@ def _plan_point(task: str, options: Options, *, out: str | Path) -> Plan:
     read_params(needs, params)
     # One value of each, also of those that are swept.
     point = cast(Mapping[str, Any], options)
+    device = options.get("device") or "cpu"
     dtype, engine = point.get("dtype", "float32"), point.get("engine", "eager")
+    require_device(engine, device)
     machine = measure.machine_fingerprint()
     threads = options.get("threads") or measure.default_threads()
     opened, missing_data = _open(corpus)
@@ -79,7 +82,7 @@ def _plan_point(task: str, options: Options, *, out: str | Path) -> Plan:
         corpus_digest=None if opened is None else opened.digest,
         seed=point.get("seed", 0),
         dtype=dtype,
-        device=options.get("device") or "cpu",
+        device=device,
         engine=engine,
         attention=point.get("attention"),
         batch_size=point.get("batch_size"),

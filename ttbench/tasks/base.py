@@ -79,6 +79,7 @@ class Task(ABC):
     default_batch_size: ClassVar[int] = 1
     imports: ClassVar[tuple[str, ...]] = ()  # slow modules that a worker imports for it, beside torch
     default_checkpoints: ClassVar[tuple[str, ...] | None] = None  # None: the whole zoo
+    any_weights: ClassVar[bool] = False  # whether numbers of weights that nobody trained mean something
 
     def num_rounds(self, params: Any) -> int:
         """Fresh processes per point; more than 1 only for isolated tasks."""

@@ -6,7 +6,7 @@ Measured, for one checkpoint and one context length c, in a process of its own p
     first_call  the first prefill of c tokens: first-touch memory, kernel choice, caches     once
     prefill     [reset] PREFILL c tokens -> logits of the last                               repeats
     decode      [restore the state after c tokens] STEP STEP STEP ... -> depths c, c+1, ...  repeats of num_calls steps
-                (square brackets and the making of ids are outside the clock)
+                (square brackets are outside the clock; so are making ids, moving them to the device, capturing graphs)
 
 Roofline: FLOP and bytes that a call needs at least (`ttbench.machine.roofline`) stand beside what this machine can do
 at best (`ttbench.machine.ceilings`), both in each timed row; `ceiling_s` is the least time that a call can take by
@@ -155,6 +155,7 @@ class Latency(Task):
     )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "cell"
     needs_corpus: ClassVar[bool] = False
+    any_weights: ClassVar[bool] = True
     default_ctx: ClassVar[str] = "512,2k,8k"
     metrics: ClassVar[tuple[Metric, ...]] = (
         _median("prefill_s", "prefill", "s", "call_s", "prefill"),
@@ -290,8 +291,10 @@ class _Timer:
 
     def prefill(self, stream: int, call: int) -> Stopwatch:
         """One prefill of the whole context from an empty state."""
-        ids = self._ids(stream, call, self.batch_size, self.context_len)
+        ids = self.engine.place(self._ids(stream, call, self.batch_size, self.context_len))
         self.engine.reset(self.batch_size, self.context_len + self.params.decode_tokens)
+        if stream != _FIRST_CALL:
+            self.engine.prepare(prompt_len=self.context_len)
         self.engine.synchronize()
         with Stopwatch() as watch:
             self.engine.prefill(ids)
@@ -310,8 +313,9 @@ class _Timer:
 
     def decode(self, stream: int, call: int) -> Stopwatch:
         """One block of steps from depth `context_len`."""
-        ids = list(self._ids(stream, call, self.params.decode_tokens, self.batch_size))
+        ids = list(self.engine.place(self._ids(stream, call, self.params.decode_tokens, self.batch_size)))
         self.engine.restore(self.after_context)
+        self.engine.prepare(num_steps=self.params.decode_tokens)
         self.engine.synchronize()
         decode = self.engine.decode
         with Stopwatch() as watch:

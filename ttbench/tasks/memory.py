@@ -136,6 +136,7 @@ class Memory(Task):
     )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "cell"
     needs_corpus: ClassVar[bool] = False
+    any_weights: ClassVar[bool] = True
     default_ctx: ClassVar[str] = "512,2k,8k"
     metrics: ClassVar[tuple[Metric, ...]] = (
         _highest("peak_rss_bytes", "peak memory"),

@@ -2,9 +2,13 @@
 cases must catch. Parity is in test_fused.py.
 """
 
+# pyright: reportCallIssue=false
+
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +17,11 @@ import torch
 
 from ttbench.kernels import neural_memory
 from ttbench.kernels.dispatch.proof import prove
-from ttbench.kernels.dispatch.running import using
+from ttbench.kernels.dispatch.running import using, watching
 from ttbench.kernels.dispatch.trees import copied, difference, mapped, tensors
 from ttbench.kernels.dispatch.twin import interpreted
 from ttbench.kernels.neural_memory import MemoryState
+from ttbench.models.titans.titans import TitansLMM
 
 twins = pytest.importorskip("ttbench.kernels.fused.neural_memory_twin", reason="Triton is not installed")
 if not interpreted():
@@ -79,6 +84,33 @@ def test_what_is_not_given_is_not_changed(num_layers: int):
         assert torch.equal(now.view(torch.int32), then.view(torch.int32))
 
 
+@pytest.mark.parametrize("overrides", [{"memory_layers": 1, "memory_read": "chunk"}, {"memory_layers": 2}], ids=str)
+def test_a_model_says_the_same_with_it(overrides: dict[str, Any]):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = TitansLMM.tiny(chunk_size=4, num_persistent=3, num_hidden_layers=1, **overrides).eval()
+    ids = torch.randint(0, 257, (2, 9), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode(), watching() as ran:
+        wanted = copy.deepcopy(model).double()(ids)
+        with using("fused"):
+            state, hidden = model.new_state(2, 9), []
+            for part in ids.split((2, 3, 1, 1, 1, 1), 1):
+                one = part.shape[1] == 1
+                # variant 0 at every token: the device decides which is the last of a chunk
+                hidden.append(model.step(part[:, 0], state, 0)[:, None] if one else model(part, state))
+                state.num_tokens += part.shape[1]
+    assert difference(torch.cat(hidden, 1), wanted) < 2e-5
+    assert ran["neural_memory"] == "chunked + triton, interpreted, float32"
+    assert ran["neural_memory_step"] == "triton, interpreted, float32"
+
+
+@functools.cache
+def sound_case(num_layers: int) -> Any:
+    case = twins._case(read="token", **SIZES, T=5, L=num_layers, offset=2)
+    assert prove(twins.PREFILL, case, device=CPU, dtype=torch.float32).holds
+    return case
+
+
 def _gates_one_token_late(run: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
     return run(*args[:3], args[3].roll(1, 1), args[4], **kwargs)
 
@@ -107,7 +139,7 @@ def _momentum_not_written(run: Callable[..., Any], args: list[Any], kwargs: dict
     "fault", [_gates_one_token_late, _other_read, _tail_left_out, _pending_rows_left_out, _momentum_not_written]
 )
 def test_a_planted_fault_is_caught(fault: Callable[..., Any], num_layers: int):
-    case = twins._case(read="token", **SIZES, T=5, L=num_layers, offset=2)
+    case = sound_case(num_layers)
     wrong = dataclasses.replace(twins.PREFILL, run=lambda *args, **kwargs: fault(twins.prefill, list(args), kwargs))
     assert not prove(wrong, case, device=CPU, dtype=torch.float32).holds
 
@@ -124,5 +156,5 @@ def test_what_it_does_not_take_is_refused_with_a_reason():
     double = dataclasses.replace(state, gates=state.gates.double())
     assert twins.PREFILL.refuses(*inputs, double) == "no twin for float64"
     assert twins.PREFILL.refuses(inputs[0].repeat(1, 1, 1, 32), *inputs[1:], state) == "head dim 256 is over 128"
-    long = dataclasses.replace(state, gates=state.gates.repeat(1, 1, 32, 1))
+    _, long = twins.draw(torch.Generator(), CPU, torch.float32, T=1, L=1, offset=0, **{**SIZES, "C": 128})
     assert twins.PREFILL.refuses(*inputs, long) == "chunk 128 is over 64"

@@ -36,31 +36,31 @@ FAULTS = {
         *("batch, group = row // G, row % G", "batch, group = row // G, row % G * 0"),
     ),
     "the last chunk is skipped": (
-        *("ssd_twin", "PREFILL", 1),
+        *("state_space.ssd_twin", "PREFILL", 1),
         *("for chunk in range(0, tl.cdiv(T, K)):", "for chunk in range(0, T // K):"),
     ),
     "a token does not see itself": (
-        *("ssd_twin", "PREFILL", 1),
+        *("state_space.ssd_twin", "PREFILL", 1),
         *("tl.where(k[:, None] >= k[None, :], scores", "tl.where(k[:, None] > k[None, :], scores"),
     ),
     "exponents are differences of sums": (
-        *("ssd_twin", "PREFILL", 3),
+        *("state_space.ssd_twin", "PREFILL", 3),
         *("tl.exp(tl.cumsum(later, 0))", "tl.exp(tl.cumsum(rate, 0)[:, None] - tl.cumsum(rate, 0)[None, :])"),
     ),
     "the limits of dt are forgotten": (
-        *("ssd_twin", "STEP", 1),
+        *("state_space.ssd_twin", "STEP", 1),
         *("dt = tl.minimum(tl.maximum(softplus(dt), low), high)", "dt = softplus(dt)"),
     ),
     "the state of a scan is not written": (
-        *("selective_scan_twin", "STEP", 0),
+        *("state_space.selective_scan_twin", "STEP", 0),
         *("tl.store(at, h, mask=inside)", "tl.store(at, h, mask=inside & (row < 0))"),
     ),
     "earlier segments do not decay": (
-        *("selective_scan_twin", "PREFILL", 2),
+        *("state_space.selective_scan_twin", "PREFILL", 2),
         *("h *= tl.exp(sums[:, None] * A)", "h *= 1.0"),
     ),
     "the last tokens of a segment are skipped": (
-        *("selective_scan_twin", "PREFILL", 1),
+        *("state_space.selective_scan_twin", "PREFILL", 1),
         *("tl.minimum(segment_len, T - first)", "tl.minimum(segment_len, (T - first) // 8 * 8)"),
     ),
     "the tail of a convolution stays": (

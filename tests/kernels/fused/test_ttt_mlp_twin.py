@@ -1,5 +1,7 @@
 """TTT-MLP's kernels: tokens one after another, and faults that the cases must catch. Parity is in test_fused.py."""
 
+# pyright: reportCallIssue=false
+
 from __future__ import annotations
 
 import dataclasses
@@ -57,6 +59,13 @@ def test_what_is_not_given_is_not_changed():
     assert difference((inputs, state), before) == 0
 
 
+@pytest.fixture(scope="module")
+def case() -> Any:
+    sound = twins._case(**SIZES, T=5, offset=2)
+    assert prove(twins.PREFILL, sound, device=CPU, dtype=torch.float32).holds
+    return sound
+
+
 def _tau_of_the_first_token(run: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
     return run(*args[:4], args[4][:1].expand(4).contiguous(), *args[5:], **kwargs)
 
@@ -90,9 +99,7 @@ def _second_layer_not_written(run: Callable[..., Any], args: list[Any], kwargs: 
         _second_layer_not_written,
     ],
 )
-def test_a_planted_fault_is_caught(fault: Callable[..., Any]):
-    case = twins._case(**SIZES, T=5, offset=2)
-    assert prove(twins.PREFILL, case, device=CPU, dtype=torch.float32).holds
+def test_a_planted_fault_is_caught(fault: Callable[..., Any], case: Any):
     wrong = dataclasses.replace(twins.PREFILL, run=lambda *args, **kwargs: fault(twins.prefill, list(args), kwargs))
     assert not prove(wrong, case, device=CPU, dtype=torch.float32).holds
 

@@ -204,14 +204,20 @@ def _print_checkpoints(entries: Sequence[Mapping[str, Any]]) -> None:
     console.print_table(
         rows, columns, title="published", caption="-: not known; ttbench list checkpoints --json has more"
     )
-    sizes = [entry["name"].partition(":")[2] for entry in entries if entry["state"] == RANDOM]
-    console.out().print()
-    # One line of words, wrapped: a table of sizes would be longer than both tables above.
-    console.print_rich(
-        words.Paragraph(
-            f"{RANDOM}:NAME has random weights of a published size, for latency and memory: {', '.join(sizes)}"
-        )
-    )
+    for entry in entries:
+        if entry["state"] == RANDOM:
+            console.out().print()
+            console.print_rich(words.Paragraph(_sizes(entry)))
+
+
+def _sizes(entry: Mapping[str, Any]) -> str:
+    """Random weights in one sentence, since a table of sizes would be longer than all others: `mamba-130m|370m`."""
+    families: dict[str, list[str]] = {}
+    for name in entry["sizes"]:
+        family, _, size = name.rpartition("-")
+        families.setdefault(family, []).append(size)
+    listed = ", ".join(f"{family}-{'|'.join(sizes)}" for family, sizes in families.items())
+    return f"{entry['name']} has random weights of a published size, for latency and memory; NAME is one of {listed}"
 
 
 def _context(entry: Mapping[str, Any]) -> str | None:

@@ -118,6 +118,15 @@ class HFEngine:
         self._mode = "whole" if self._moving else self.probe.mode
         self._tables.restore()
 
+    def place(self, ids: Ids) -> Int[Tensor, "..."]:
+        """Ids [B, T] on the device; see `Engine.place`."""
+        tokens = as_ids("ids", ids, num_dims=2, batch_size=None, vocab_size=self.vocab_size)
+        return tokens.to(self._device)
+
+    def prepare(self, *, prompt_len: int = 0, num_steps: int = 0) -> None:
+        """See `Engine.prepare`; there is nothing to make."""
+        self._need_room(prompt_len + num_steps)
+
     def forget(self) -> None:
         """Let the state's memory go; the next call must be `reset`."""
         self._room, self._num_tokens, self._cache = 0, 0, None

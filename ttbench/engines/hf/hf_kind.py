@@ -33,6 +33,7 @@ class HF:
     """
 
     dialect = "transformers"
+    devices: tuple[str, ...] | None = None
 
     def require(self, folder: Path, config: Mapping[str, Any]) -> None:
         _need_transformers()

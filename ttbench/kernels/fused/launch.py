@@ -33,7 +33,7 @@ _TTT_STEP: Sizes = {64: Launch(num_warps=4, tile=32), 128: Launch(num_warps=4, t
 _TTT_PREFILL: Sizes = {64: Launch(num_warps=4, num_stages=1), 128: Launch(num_warps=8, num_stages=1)}
 _MLP_STEP: Sizes = {64: Launch(num_warps=4, tile=32), 128: Launch(num_warps=8, tile=32)}
 _MLP_PREFILL: Sizes = {128: Launch(num_warps=8, num_stages=1, tile=64)}
-_MEMORY_STEP: Sizes = {128: Launch(num_warps=8, tile=32)}
+_MEMORY_STEP: Sizes = {128: Launch(num_warps=8, num_stages=1, tile=16)}
 _MEMORY_PREFILL: Sizes = {128: Launch(num_warps=8, num_stages=1, tile=32)}
 _GATES: Sizes = {64: Launch(num_warps=1, num_stages=1)}  # by chunk
 # of any size: what is read once, element by element, needs no more than a few warps
@@ -49,10 +49,18 @@ TABLE: Mapping[str, Mapping[str, Sizes]] = {
     "neural_gates": {"sm_80": _GATES, "sm_90": _GATES, "gfx942": _GATES},
     "neural_matrix": {"sm_80": _MEMORY_PREFILL, "sm_90": _MEMORY_PREFILL, "gfx942": _MEMORY_PREFILL},
     "neural_matrix_step": {"sm_80": _MEMORY_STEP, "sm_90": _MEMORY_STEP, "gfx942": _MEMORY_STEP},
-    "neural_network": {"sm_80": _MEMORY_PREFILL, "sm_90": _MEMORY_PREFILL, "gfx942": _MEMORY_PREFILL},
+    "neural_network": {
+        "sm_80": {128: Launch(num_warps=8, num_stages=1, tile=16)},
+        "sm_90": _MEMORY_PREFILL,
+        "gfx942": {128: Launch(num_warps=4, num_stages=1, tile=16)},
+    },
     "neural_network_step": {"sm_80": _MEMORY_STEP, "sm_90": _MEMORY_STEP, "gfx942": _MEMORY_STEP},
     "ttt_linear_step": {"sm_80": _TTT_STEP, "sm_90": _TTT_STEP, "gfx942": _TTT_STEP},
-    "ttt_mlp": {"sm_80": _MLP_PREFILL, "sm_90": _MLP_PREFILL, "gfx942": _MLP_PREFILL},
+    "ttt_mlp": {
+        "sm_80": _MLP_PREFILL,
+        "sm_90": _MLP_PREFILL,
+        "gfx942": {128: Launch(num_warps=8, num_stages=1, tile=32)},
+    },
     "ttt_mlp_step": {"sm_80": _MLP_STEP, "sm_90": _MLP_STEP, "gfx942": _MLP_STEP},
     "ttt_linear": {"sm_80": _TTT_PREFILL, "sm_90": _TTT_PREFILL, "gfx942": _TTT_PREFILL},
     "norm": _everywhere({1024: Launch(num_warps=4), 4096: Launch(num_warps=8), _ANY: Launch(num_warps=16)}),
@@ -64,7 +72,10 @@ TABLE: Mapping[str, Mapping[str, Sizes]] = {
     "selective_scan_step": _everywhere({16: Launch(num_warps=4, tile=64), _ANY: Launch(num_warps=4, tile=16)}),
     "selective_scan": _everywhere({16: Launch(num_warps=1, tile=16), _ANY: Launch(num_warps=4, tile=16)}),
     "ssd_step": _everywhere({_ANY: Launch(num_warps=4, tile=32)}),
-    "ssd": _everywhere({_ANY: Launch(num_warps=8, num_stages=1, tile=32)}),
+    "ssd": {
+        **_everywhere({_ANY: Launch(num_warps=8, tile=32)}),
+        "gfx942": {_ANY: Launch(num_warps=4, num_stages=1, tile=32)},
+    },
     # tile: keys
     "cached_attention_step": _everywhere({64: Launch(num_warps=4, tile=64), _ANY: Launch(num_warps=4, tile=32)}),
 }

@@ -8,6 +8,9 @@ Letters: B batch, T tokens, H heads, N chunks, C tokens of a chunk; BC is C roun
 of `rows_ptr` are B, f, e, and of the chunk's last token the coefficients of the gradients in M and in S.
 """
 
+# Triton reads its functions as text and changes how they are called.
+# pyright: reportGeneralTypeIssues=false, reportCallIssue=false
+
 from __future__ import annotations
 
 import triton

@@ -11,6 +11,9 @@ float32 but what multiplies in the tensor cores.
 Letters: B batch, T tokens, H heads, D head dim, C chunk, N chunks; BD and BC are D and C rounded up to a power of two.
 """
 
+# Triton reads its functions as text and changes how they are called.
+# pyright: reportGeneralTypeIssues=false, reportCallIssue=false
+
 from __future__ import annotations
 
 import triton

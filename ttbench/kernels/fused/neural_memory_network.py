@@ -10,9 +10,14 @@ what it adds is taken from registers, never read back. Any number: the weights s
 L2 cache, and are rewritten after every chunk; a barrier stands between that write and the next read. Everything is
 float32 but what multiplies in the tensor cores.
 
+`num_tiles` is given at run time: loops of a known length would be unrolled, and their loads, drawn together, spill.
+
 Letters: B batch, T tokens, H heads, D head dim, E hidden units, C chunk, N chunks; BD and BC are D and C rounded up to
 a power of two, TILE hidden units of a tile, BN tiles rounded up to a power of two.
 """
+
+# Triton reads its functions as text and changes how they are called.
+# pyright: reportGeneralTypeIssues=false, reportCallIssue=false
 
 from __future__ import annotations
 
@@ -30,10 +35,24 @@ def _gelu(x):
 
 
 @triton.jit
+def _rows(pointer, stride, rows, place, columns, inside, own):
+    """Some rows of the chunk so far; that of the token itself is `own`, which is not yet to be read from memory."""
+    old = (rows < place)[:, None] & inside[None, :]
+    found = tl.load(pointer + rows[:, None] * stride + columns[None, :], mask=old, other=0.0)
+    return tl.where((rows == place)[:, None], own[None, :], found)
+
+
+@triton.jit
+def _picked(values, rows, c):
+    """values[rows] as a column."""
+    return tl.sum(tl.where(rows[:, None] == c[None, :], values[None, :], 0.0), 1)[:, None]
+
+
+@triton.jit
 def network_step_kernel(
     q_ptr, k_ptr, v_ptr, gates_ptr, place_ptr,
     M1_ptr, S1_ptr, M2_ptr, S2_ptr, X1_ptr, D1_ptr, X2_ptr, D2_ptr, pending_ptr, out_ptr,
-    M1_head, S1_head, M2_head, S2_head, X1_row, D1_row, X2_row, D2_row,
+    M1_head, S1_head, M2_head, S2_head, X1_row, D1_row, X2_row, D2_row, num_tiles,
     D: tl.constexpr, E: tl.constexpr, C: tl.constexpr,
     BD: tl.constexpr, BC: tl.constexpr, BN: tl.constexpr, TILE: tl.constexpr, TOKEN: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -60,7 +79,7 @@ def network_step_kernel(
     of_grads, of_M, of_S, in_momentum, decay = one_row(gates_ptr, pending_ptr, place, BC)
     predicted = tl.zeros((BD,), tl.float32)
     z_kept, h_kept = tl.zeros((BN, TILE), tl.float32), tl.zeros((BN, TILE), tl.float32)
-    for n in range(0, (E + TILE - 1) // TILE):
+    for n in range(0, num_tiles):
         e = n * TILE + tl.arange(0, TILE)
         at1, in1 = d[:, None] * E + e[None, :], in_d[:, None] & (e < E)[None, :]
         first = tl.load(M1_ptr + at1, mask=in1, other=0.0)
@@ -78,7 +97,7 @@ def network_step_kernel(
     X1 = tl.where(now[:, None], k[None, :], X1)
     scores = of_grads * tl.sum(X1 * q[None, :], 1)
     out, scores2 = tl.zeros((BD,), tl.float32), tl.zeros((BC,), tl.float32)
-    for n in range(0, (E + TILE - 1) // TILE):
+    for n in range(0, num_tiles):
         e = n * TILE + tl.arange(0, TILE)
         in_e, at2, in2 = e < E, e[:, None] * D + d[None, :], (e < E)[:, None] & in_d[None, :]
         second = tl.load(M2_ptr + at2, mask=in2, other=0.0)
@@ -101,34 +120,29 @@ def network_step_kernel(
         tl.store(D1_ptr + place * D1_row + e, delta, mask=in_e)
         tl.store(X2_ptr + place * X2_row + e, x, mask=in_e)
         if place == C - 1:
-            to_M1, to_S1 = tl.zeros((BD, TILE), tl.float32), tl.zeros((BD, TILE), tl.float32)
-            to_M2, to_S2 = tl.zeros((TILE, BD), tl.float32), tl.zeros((TILE, BD), tl.float32)
-            for start in range(0, BC, 16):  # a few rows at a time, so that nothing spills
-                some = start + tl.arange(0, 16)
-                is_now, rows = (some == place)[:, None], some[:, None]
-                old_d, old_e = (some < place)[:, None] & in_d[None, :], (some < place)[:, None] & in_e[None, :]
-                picked = rows == c[None, :]
-                a = tl.sum(tl.where(picked, of_grads[None, :], 0.0), 1)[:, None]
-                m = tl.sum(tl.where(picked, in_momentum[None, :], 0.0), 1)[:, None]
-                inputs = tl.load(X1_ptr + rows * X1_row + d[None, :], mask=old_d, other=0.0)
-                inputs = tl.trans(tl.where(is_now, k[None, :], inputs))
-                deltas = tl.load(D1_ptr + rows * D1_row + e[None, :], mask=old_e, other=0.0)
-                deltas = tl.where(is_now, delta[None, :], deltas)
-                to_M1 += tl.dot(inputs, a * deltas, input_precision=PRECISION)
-                to_S1 += tl.dot(inputs, m * deltas, input_precision=PRECISION)
-                inputs = tl.load(X2_ptr + rows * X2_row + e[None, :], mask=old_e, other=0.0)
-                inputs = tl.trans(tl.where(is_now, x[None, :], inputs))
-                deltas = tl.load(D2_ptr + rows * D2_row + d[None, :], mask=old_d, other=0.0)
-                deltas = tl.where(is_now, error[None, :], deltas)
-                to_M2 += tl.dot(inputs, a * deltas, input_precision=PRECISION)
-                to_S2 += tl.dot(inputs, m * deltas, input_precision=PRECISION)
+            # layer by layer, a few rows at a time, so that nothing spills
+            to_M, to_S = tl.zeros((BD, TILE), tl.float32), tl.zeros((BD, TILE), tl.float32)
+            for start in range(0, place + 1, 16):
+                rows = start + tl.arange(0, 16)
+                inputs = _rows(X1_ptr, X1_row, rows, place, d, in_d, k)
+                deltas = _rows(D1_ptr, D1_row, rows, place, e, in_e, delta)
+                to_M += tl.dot(tl.trans(inputs), _picked(of_grads, rows, c) * deltas, input_precision=PRECISION)
+                to_S += tl.dot(tl.trans(inputs), _picked(in_momentum, rows, c) * deltas, input_precision=PRECISION)
             at1, in1 = d[:, None] * E + e[None, :], in_d[:, None] & in_e[None, :]
-            first = tl.load(M1_ptr + at1, mask=in1, other=0.0)
             momentum1 = tl.load(S1_ptr + at1, mask=in1, other=0.0)
-            tl.store(M1_ptr + at1, of_M * first + of_S * momentum1 - to_M1, mask=in1)
-            tl.store(S1_ptr + at1, decay * momentum1 - to_S1, mask=in1)
+            to_M = of_M * tl.load(M1_ptr + at1, mask=in1, other=0.0) + of_S * momentum1 - to_M
+            tl.store(M1_ptr + at1, to_M, mask=in1)
+            tl.store(S1_ptr + at1, decay * momentum1 - to_S, mask=in1)
+            to_M2, to_S2 = tl.zeros((TILE, BD), tl.float32), tl.zeros((TILE, BD), tl.float32)
+            for start in range(0, place + 1, 16):
+                rows = start + tl.arange(0, 16)
+                inputs = _rows(X2_ptr, X2_row, rows, place, e, in_e, x)
+                deltas = _rows(D2_ptr, D2_row, rows, place, d, in_d, error)
+                to_M2 += tl.dot(tl.trans(inputs), _picked(of_grads, rows, c) * deltas, input_precision=PRECISION)
+                to_S2 += tl.dot(tl.trans(inputs), _picked(in_momentum, rows, c) * deltas, input_precision=PRECISION)
             momentum2 = tl.load(S2_ptr + at2, mask=in2, other=0.0)
-            tl.store(M2_ptr + at2, of_M * second + of_S * momentum2 - to_M2, mask=in2)
+            to_M2 = of_M * tl.load(M2_ptr + at2, mask=in2, other=0.0) + of_S * momentum2 - to_M2
+            tl.store(M2_ptr + at2, to_M2, mask=in2)
             tl.store(S2_ptr + at2, decay * momentum2 - to_S2, mask=in2)
     if TOKEN:
         D2 = tl.load(D2_ptr + c[:, None] * D2_row + d[None, :], mask=seen, other=0.0)
@@ -146,7 +160,7 @@ def network_step_kernel(
 def network_kernel(
     q_ptr, k_ptr, v_ptr, gates_ptr, A_ptr, rows_ptr, X1_ptr, D1_ptr, X2_ptr, D2_ptr, pending_ptr, out_ptr,
     M1_ptr, S1_ptr, M2_ptr, S2_ptr, X1_out_ptr, D1_out_ptr, X2_out_ptr, D2_out_ptr, pending_out_ptr,
-    T, H, N, offset, D: tl.constexpr, E: tl.constexpr, C: tl.constexpr,
+    T, H, N, offset, num_tiles, D: tl.constexpr, E: tl.constexpr, C: tl.constexpr,
     BD: tl.constexpr, BC: tl.constexpr, TILE: tl.constexpr, TOKEN: tl.constexpr,
     OPERANDS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -188,8 +202,8 @@ def network_kernel(
         q_low = tl.load(q_ptr + start + token, mask=here & in_d, other=0.0).to(tl.float32).to(OPERANDS)
         k_low = k.to(OPERANDS)
         error = tl.zeros((BD, BC), tl.float32)
-        for tile in tl.range(0, E, TILE, disable_licm=True):
-            e = tile + tl.arange(0, TILE)
+        for tile in tl.range(0, num_tiles, disable_licm=True):
+            e = tile * TILE + tl.arange(0, TILE)
             in_tile = (e < E)[:, None] & (d < D)[None, :]
             first = tl.load(M1_ptr + d[None, :] * E + e[:, None], mask=in_tile, other=0.0).to(OPERANDS)
             second = tl.load(M2_ptr + e[:, None] * D + d[None, :], mask=in_tile, other=0.0).to(OPERANDS)
@@ -219,8 +233,8 @@ def network_kernel(
             scores_low = (scores * tl.load(mixing, mask=in_mixing, other=0.0)).to(OPERANDS)
             scores2 = tl.zeros((BC, BC), tl.float32)
         out = tl.zeros((BD, BC), tl.float32)
-        for tile in tl.range(0, E, TILE, disable_licm=True):
-            e = tile + tl.arange(0, TILE)
+        for tile in tl.range(0, num_tiles, disable_licm=True):
+            e = tile * TILE + tl.arange(0, TILE)
             in_e, in_tile = (e < E)[:, None], (e < E)[:, None] & (d < D)[None, :]
             at1, at2 = d[None, :] * E + e[:, None], e[:, None] * D + d[None, :]
             hidden = c[None, :] * E + e[:, None]
@@ -286,8 +300,8 @@ def network_kernel(
         tl.store(D2_out_ptr + pairs, tl.zeros((BD, BC), tl.float32), mask=in_d & in_c)
         for i in tl.static_range(3):
             tl.store(pending_out_ptr + c * 3 + i, tl.zeros((BC,), tl.float32), mask=c < C)
-        for tile in tl.range(0, E, TILE, disable_licm=True):
-            e = tile + tl.arange(0, TILE)
+        for tile in tl.range(0, num_tiles, disable_licm=True):
+            e = tile * TILE + tl.arange(0, TILE)
             hidden = c[None, :] * E + e[:, None]
             tl.store(D1_out_ptr + hidden, tl.zeros((TILE, BC), tl.float32), mask=(e < E)[:, None] & in_c)
             tl.store(X2_out_ptr + hidden, tl.zeros((TILE, BC), tl.float32), mask=(e < E)[:, None] & in_c)

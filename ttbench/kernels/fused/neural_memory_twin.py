@@ -7,6 +7,9 @@ in parallel, then the chunks one after another.
 Letters: B batch, T tokens, H heads, D head dim, E hidden units, C chunk, N chunks, Z = B * H, L memory layers.
 """
 
+# Triton reads its functions as text and changes how they are called.
+# pyright: reportGeneralTypeIssues=false, reportCallIssue=false
+
 from __future__ import annotations
 
 from typing import Any
@@ -62,8 +65,8 @@ def _network_step(
     out, weights, rows = torch.empty_like(q), (M1, S1, M2, S2), (X1, D1, X2, D2)
     network_step_kernel[(num_rows,)](
         q, k, v, gates, place, *weights, *rows, pending, out, *(x.stride(0) for x in (*weights, *rows)),
-        **_sizes(dim, len(pending) // num_rows), E=hidden, BN=_num_tiles(hidden, settings.tile),
-        TILE=settings.tile, TOKEN=token, PRECISION=exact_precision(target),
+        triton.cdiv(hidden, settings.tile), **_sizes(dim, len(pending) // num_rows), E=hidden,
+        BN=_num_tiles(hidden, settings.tile), TILE=settings.tile, TOKEN=token, PRECISION=exact_precision(target),
         num_warps=settings.num_warps, num_stages=settings.num_stages,
     )  # fmt: skip
     return out
@@ -82,7 +85,7 @@ def _prefill(
     """`weights`: M, S of every layer; `rows`: X, D of every layer. Returns the outputs, those after it, and pending."""
     batch_size, num_tokens, num_heads, dim = q.shape
     num_rows, chunk_size, target = batch_size * num_heads, pending.shape[2], target_of(q.device)
-    num_chunks = triton.cdiv(offset + num_tokens, chunk_size)
+    num_chunks = -(-(offset + num_tokens) // chunk_size)
     sizes = _sizes(dim, chunk_size)
     settings = pick("neural_gates", size=chunk_size, target=target)
     A = q.new_empty(num_rows, num_chunks, chunk_size, chunk_size) if token else q.new_empty(1)
@@ -94,18 +97,18 @@ def _prefill(
     )  # fmt: skip
     out, weights = torch.empty_like(q), [x.clone() for x in weights]
     new_rows, new_pending = [torch.empty_like(x) for x in rows], torch.empty_like(pending)
-    arguments = (
+    arguments = [
         q, k, v, gates, A, coefficients, *rows, pending, out, *weights, *new_rows, new_pending,
         num_tokens, num_heads, num_chunks, offset,
-    )  # fmt: skip
+    ]  # fmt: skip
     constants = {**sizes, "TOKEN": token, **dot_constants(operands)}
     if len(rows) == 2:
         settings = pick("neural_matrix", size=dim, target=target)
         kernel, grid = matrix_kernel, (num_rows, triton.cdiv(dim, settings.tile))
     else:
         settings = pick("neural_network", size=dim, target=target)
-        kernel, grid = network_kernel, (num_rows,)
-        constants["E"] = rows[1].shape[-1]
+        kernel, grid, constants["E"] = network_kernel, (num_rows,), rows[1].shape[-1]
+        arguments.append(triton.cdiv(constants["E"], settings.tile))
     kernel[grid](
         *arguments, **constants, TILE=settings.tile, num_warps=settings.num_warps, num_stages=settings.num_stages
     )
@@ -128,7 +131,7 @@ def _sizes(dim: int, chunk_size: int) -> dict[str, Any]:
 
 
 def _num_tiles(hidden: int, tile: int) -> int:
-    return triton.next_power_of_2(triton.cdiv(hidden, tile))
+    return 1 << (-(-hidden // tile) - 1).bit_length()
 
 
 def step(q, k, v, gates, state: MemoryState, *, place, last, read: str, operands=None) -> Tensor:
@@ -177,6 +180,10 @@ def refuses(q, k, v, gates, state: MemoryState, **rest) -> str | None:
     if state.gates.shape[2] > MAX_CHUNK:
         return f"chunk {state.gates.shape[2]} is over {MAX_CHUNK}"
     return None
+
+
+def _refuses_prefill(q, k, v, gates, initial_state: MemoryState, **rest) -> str | None:
+    return refuses(q, k, v, gates, initial_state)
 
 
 def _refuses_step(q, k, v, gates, state: MemoryState, **rest) -> str | None:
@@ -247,7 +254,8 @@ def _build(kernel: Any, name: str, target: str, *, dim: int, chunk_size: int, op
         constants["PRECISION"] = exact_precision(target, interpret=False)
     signature = {arg: "*fp32" for arg in kernel.arg_names if arg.endswith("_ptr")}
     signature |= {"place_ptr": "*i64"} if "place_ptr" in kernel.arg_names else {}
-    whole = [arg for arg in kernel.arg_names if arg in ("T", "H", "N", "offset") or arg.endswith(("_head", "_row"))]
+    whole = {"T", "H", "N", "offset", "num_tiles"}
+    whole = [arg for arg in kernel.arg_names if arg in whole or arg.endswith(("_head", "_row"))]
     return Build(
         label=f"D {dim}, C {chunk_size}, {operands}",
         kernel=kernel,
@@ -268,10 +276,17 @@ def _step_builds(target: str) -> tuple[Build, ...]:
 
 
 def _builds(target: str) -> tuple[Build, ...]:
-    sizes = {"dim": 64, "chunk_size": 64}
-    found = [_build(network_kernel, "neural_network", target, **sizes, operands="bf16", most=0)]
+    def network(chunk_size: int, most: int) -> Build:
+        return _build(
+            network_kernel, "neural_network", target, dim=64, chunk_size=chunk_size, operands="bf16", most=most
+        )
+
+    # Two matrices, their momenta and a chunk of tokens: what is left over is the least of a dozen settings.
+    found = [network(32, {"sm_80": 192, "sm_90": 64, "gfx942": 0}[target])]
     if target == "sm_90":
-        found.append(_build(matrix_kernel, "neural_matrix", target, **sizes, operands="bf16", most=0))
+        sizes = {"dim": 64, "chunk_size": 64}
+        found.append(network(64, 0))
+        found.append(_build(matrix_kernel, "neural_matrix", target, **sizes, operands="bf16", most=32))
         found.append(_build(gates_kernel, "neural_gates", target, **sizes, operands="tf32", most=0))
     return tuple(found)
 
@@ -301,7 +316,7 @@ PREFILL = Twin(
     name="neural_memory",
     plain="ttbench.kernels.neural_memory:chunked",
     run=prefill,
-    refuses=refuses,
+    refuses=_refuses_prefill,
     label=_label,
     cases=(
         _case(read="token", B=2, T=1, H=3, D=8, C=4, L=1, offset=1),

@@ -20,6 +20,9 @@ Letters: B batch, T tokens, H heads, D head dim, E hidden units, C mini-batch; B
 power of two, TILE hidden units of a tile, BN tiles rounded up to a power of two.
 """
 
+# Triton reads its functions as text and changes how they are called.
+# pyright: reportGeneralTypeIssues=false, reportCallIssue=false
+
 from __future__ import annotations
 
 import triton

@@ -3,6 +3,9 @@
 Letters: B batch, T tokens, H heads, D head dim, C mini-batch.
 """
 
+# Triton reads its functions as text and changes how they are called.
+# pyright: reportGeneralTypeIssues=false, reportCallIssue=false
+
 from __future__ import annotations
 
 from typing import Any
@@ -80,7 +83,7 @@ def _sizes(dim: int, mini_batch_size: int, tile: int) -> dict[str, Any]:
 
 
 def _num_tiles(dim: int, tile: int) -> int:
-    return triton.next_power_of_2(triton.cdiv(4 * dim, tile))
+    return 1 << (-(-4 * dim // tile) - 1).bit_length()
 
 
 def step(q, k, v, lam, tau, norm_weight, norm_bias, state: MLPState, *, place, last, operands=None) -> Tensor:
@@ -117,6 +120,10 @@ def refuses(q, k, v, lam, tau, norm_weight, norm_bias, state: MLPState, **rest) 
 
 def _label(q, *args, operands=None, **rest) -> str:
     return label(operands_name(operands or q.dtype))
+
+
+def _refuses_prefill(q, k, v, lam, tau, norm_weight, norm_bias, initial_state: MLPState, **rest) -> str | None:
+    return refuses(q, k, v, lam, tau, norm_weight, norm_bias, initial_state)
 
 
 def _refuses_step(q, k, v, lam, tau, norm_weight, norm_bias, state: MLPState, **rest) -> str | None:
@@ -200,7 +207,7 @@ PREFILL = Twin(
     name="ttt_mlp",
     plain="ttbench.kernels.ttt_mlp:chunked",
     run=prefill,
-    refuses=refuses,
+    refuses=_refuses_prefill,
     label=_label,
     cases=(
         _case(B=2, T=1, H=3, D=8, C=4, offset=1),

@@ -147,6 +147,9 @@ class ReformerMixer(Mixer):
     def step(self, x: Float[Tensor, "B 1 W"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 W"]:
         return self.merge(lsh_attention.step(*self.project(x, part, at=at), LSHState.of(part)), x)
 
+    def forward_variant(self, num_tokens: int, chunk_len: int) -> int | None:
+        return 0  # the position is on the device, in the rotations and in the counts of the buckets
+
 
 class Reformer(Stack):
     """Streaming LSH attention in every layer: our variant."""

@@ -106,6 +106,9 @@ class S4DMixer(Mixer):
     def step(self, x: Float[Tensor, "B 1 D"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 D"]:
         return self.output(s4d.step(x, *self.spaces(), part["ssm"]))
 
+    def forward_variant(self, num_tokens: int, chunk_len: int) -> int | None:
+        return 0  # the position is nowhere in it
+
 
 class S4D(Stack):
     """Language model of S4D layers. See the module docstring."""

@@ -62,6 +62,9 @@ class ScanMixer(Mixer):
     def step(self, x: Float[Tensor, "B 1 M"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 M"]:
         return self.scan_step(x, part["tail"], part["ssm"])
 
+    def forward_variant(self, num_tokens: int, chunk_len: int) -> int | None:
+        return 0  # the position is nowhere in it
+
 
 def dialects(
     name: str, *, layer: str, config: type[Any], mixer_keys: Iterable[str], default_layer: bool

@@ -117,14 +117,16 @@ class MemoryLayer(nn.Module):
         self, x: Float[Tensor, "B T W"], tail: Float[Tensor, "B K-1 3*W"] | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """q, k, v [B, T, H, D] and gates [B, T, H, 3] as the op takes them; `tail` is advanced IN PLACE."""
-        parts = [self.q_proj(x), self.k_proj(x), self.v_proj(x)]
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         if len(self.convs):
-            parts = convolve(parts, [self.convs[name] for name in "qkv"], tail, silu=True)
+            q, k, v = convolve((q, k, v), [self.convs[name] for name in "qkv"], tail, silu=True)
         else:
-            parts = [F.silu(part) for part in parts]
+            q, k, v = F.silu(q), F.silu(k), F.silu(v)
         config = self.config
         return memory_inputs(
-            *parts,
+            q,
+            k,
+            v,
             self.gates_proj(x),
             num_heads=config.num_attention_heads,
             unit_norm=config.unit_norm,

@@ -90,6 +90,11 @@ class TitansMixer(Mixer):
         """1 for the last token of a chunk, which writes the memory; else 0."""
         return int((num_tokens + 1 + self.num_before(self.config)) % self.config.chunk_size == 0)
 
+    def forward_variant(self, num_tokens: int, chunk_len: int) -> int | None:
+        """Tokens of the current chunk of the memory before those that are read, of whole chunks; None of others."""
+        size = self.config.chunk_size
+        return (num_tokens + self.num_before(self.config)) % size if chunk_len % size == 0 else None
+
     def place(self, at: At) -> Int[Tensor, "1"]:
         """The same on the device, for a step."""
         return (at.positions + self.num_before(self.config)) % self.config.chunk_size
@@ -165,6 +170,10 @@ class WindowMixer(TitansMixer):
             local_window=config.window - 1,
         )
 
+    def forward_variant(self, num_tokens: int, chunk_len: int) -> int | None:
+        """As of the memory once the ring is full; before, what is in it grows."""
+        return super().forward_variant(num_tokens, chunk_len) if num_tokens >= self.config.window - 1 else None
+
     def keep_sinks(self, x: Float[Tensor, "1 N W"], part: Part) -> None:
         for name, sinks in zip(("sink_keys", "sink_values"), self.attention.pair(x, None), strict=True):
             part[name].copy_(sinks)
@@ -179,7 +188,7 @@ class WindowMixer(TitansMixer):
         else:
             kept, sinks = (part["ring_keys"], part["ring_values"]), (part["sink_keys"], part["sink_values"])
         q, new = self.attention.queries(x, at.turns), self.attention.pair(x, at.turns)
-        out = ring.attend(q, new, kept, window=self.config.window, read=read, sinks=sinks)
+        out = ring.attend(q, new, kept, position=at.positions[:1], window=self.config.window, read=read, sinks=sinks)
         return out.transpose(1, 2).flatten(-2)
 
     def attend_step(self, x: Float[Tensor, "B 1 W"], part: Part, *, at: At) -> Float[Tensor, "B 1 W"]:

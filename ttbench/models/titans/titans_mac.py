@@ -144,7 +144,7 @@ class MACMixer(TitansMixer):
                     segment[i][:, :, 2 * offset : 2 * (offset + stop - start)] = piece
                 keys_values.append(torch.cat(seen, 2))
             mask = visible(offset=offset, num_tokens=stop - start, num_always=sinks[0].shape[2], device=x.device)
-            y = F.scaled_dot_product_attention(q[:, :, start:stop], *keys_values, attn_mask=mask)
+            y = attention.masked("attention", q[:, :, start:stop], keys_values[0], keys_values[1], mask)
             y = self.norm(y.transpose(1, 2).flatten(-2))
             m, memory = self.memory.run(y, memory, tail, offset=offset)
             outs.append(self.o_proj(swiglu(self.memory.merge(m, y), y)))

@@ -9,6 +9,8 @@ Letters: R rows, D width of a row or group.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl

@@ -131,8 +131,8 @@ def _scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, initial: Tenso
     batch_size, num_tokens, num_channels = u.shape
     state_size = A.shape[1]
     y, final = _scanned(u, initial)
-    segment_len = max(SEGMENT, triton.cdiv(num_tokens, MOST_SEGMENTS))
-    num_segments = triton.cdiv(num_tokens, segment_len)
+    segment_len = max(SEGMENT, -(-num_tokens // MOST_SEGMENTS))
+    num_segments = -(-num_tokens // segment_len)
     left = torch.empty((batch_size, num_segments, num_channels, state_size), dtype=torch.float32, device=u.device)
     sums = torch.empty((batch_size, num_segments, num_channels), dtype=torch.float32, device=u.device)
     settings = pick("selective_scan", size=state_size, target=target_of(u.device))

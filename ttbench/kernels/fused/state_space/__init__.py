@@ -1,0 +1,1 @@
+"""Twins of the scans of state space models."""

@@ -58,10 +58,11 @@ def test_imports_are_absolute() -> None:
 
 
 def test_few_modules_lie_loose_and_a_room_holds_a_dozen_at_most() -> None:
-    # One operation is one file of `kernels`, however many there are.
+    # One operation is one file of `kernels`, and one of `kernels/fused`, however many there are.
     held = collections.Counter(path.parent for path in FILES if not path.name.startswith("__"))
     assert held[PACKAGE] <= 8
-    assert {str(room.relative_to(PACKAGE)) for room, number in held.items() if number > 12} <= {"kernels"}
+    large = {str(room.relative_to(PACKAGE)) for room, number in held.items() if number > 12}
+    assert large <= {"kernels", "kernels/fused"}
 
 
 def test_no_module_imports_the_interface_that_imports_it() -> None:

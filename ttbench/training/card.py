@@ -101,7 +101,8 @@ def _scores(checkpoint: Checkpoint, kinds: Sequence[str], *, context_len: int, s
             for score in task.card(kinds, context_len=context_len, share=share):
                 given = {**score.options, "threads": torch.get_num_threads()}
                 rows = run_task(name, checkpoints=[checkpoint], out=out, **given)
-                lines += [f"| {what} | {ours} | {other} |\n" for what, ours, other in score.lines(rows)]
+                for what, ours, other in score.lines(rows):
+                    lines.append(f"| {what} | {ours} | {f'{other} ' if other else ''}|\n")
     return "".join(lines)
 
 

@@ -258,9 +258,9 @@ def prefill(
     return out, LinearState(W1=W1, b1=b1, K=K, G=G)
 
 
-def refuses(q, k, v, lam, tau, norm_weight, norm_bias, state=None, *, initial_state=None, **rest) -> str | None:
+def refuses(q, k, v, lam, tau, norm_weight, norm_bias, state: Any = None, **rest: Any) -> str | None:
     """Why the kernels cannot take these arguments, of a step or of more tokens; None: they can."""
-    state = initial_state if state is None else state
+    state = rest["initial_state"] if state is None else state
     if state.W1.dtype != torch.float32:
         return f"no twin for {str(state.W1.dtype).removeprefix('torch.')}"
     if q.shape[-1] > MAX_DIM:

@@ -85,7 +85,9 @@ trained/dna-%/config.json: | genomes
 genomics: trained/dna-transformer/config.json trained/dna-ttt-linear/config.json  ## train two models of DNA, and measure bits per base
 	@$(BIN)/ttbench run suites/genomics.yaml --checkpoint trained/dna-transformer --checkpoint trained/dna-ttt-linear $(RUN)
 
-test: check docs pytest  ## lint, types, the documentation's links, tests
+test: $(STAMP)  ## lint, types, the documentation's links, tests
+	@$(MAKE) --no-print-directory -j2 types lint docs
+	@$(MAKE) --no-print-directory pytest
 
 check: lint types  ## lint and types
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 import signal
 import sys
@@ -30,7 +30,9 @@ guard.poison()
 guard.as_a_process()
 # Shapes and dtypes that the operations' annotations claim are checked at every call, of arguments and of results.
 # Not in `kernels/fused/`, whose functions Triton reads as text.
-OPS = sorted(path.stem for path in (Path(__file__).parents[1] / "ttbench/kernels").glob("[!_]*.py"))
+PACKAGE = importlib.util.find_spec("ttbench")
+assert PACKAGE is not None
+OPS = sorted(path.stem for path in (Path(PACKAGE.origin or "").parent / "kernels").glob("[!_]*.py"))
 jaxtyping.install_import_hook([f"ttbench.kernels.{name}" for name in OPS], "guard.checked")
 # Read by Triton when it is imported: without a GPU its kernels are interpreted.
 if not torch.cuda.is_available():

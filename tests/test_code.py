@@ -94,8 +94,8 @@ def test_the_files_of_a_cell_are_its_task_its_architecture_and_its_engine() -> N
 
     mamba: dict[str, Any] = {"architecture": "mamba", "task": "perplexity", "engine": "eager"}
     for module in (
-        "models.mamba",
-        "models.ssm",
+        "models.state_space.mamba",
+        "models.state_space.ssm",
         "kernels.selective_scan",
         "tasks.perplexity.perplexity",
         "tasks.windows",
@@ -109,7 +109,7 @@ def test_the_files_of_a_cell_are_its_task_its_architecture_and_its_engine() -> N
     assert touched("engines.hf.hf_engine", **hf)
     assert touched("engines.hf.hf_forward", **hf)
     assert not touched("engines.hf.hf_forward", **mamba)
-    assert not touched("models.mamba", **hf)
+    assert not touched("models.state_space.mamba", **hf)
     assert not touched("engines.check", **mamba)
 
 

@@ -67,6 +67,7 @@ def test_every_column_says_what_it_holds_and_its_unit(place: str) -> None:
         # these names say their unit
         unit = "bytes" if name.endswith("_bytes") else "nats" if name.endswith("nats") else None
         unit = "s" if name.endswith(("_s", "_seconds")) and column.kind == "real" else unit
+        unit = {"bytes_per_s": "bytes/s", "flops_per_s": "FLOP/s"}.get("_".join(name.split("_")[-3:]), unit)
         assert unit in (None, column.unit), name
 
 

@@ -30,6 +30,7 @@ ALLOWED = {
 # Columns that several tasks share, by one meaning, and words of other things.
 COLUMNS_ALLOWED = {
     "report/words.py": {"document"},  # whose rows are windows of it
+    "report/drawing/rooflines.py": {"phase"},  # the two whose rates are told apart by mark
     "report/statistics/stats.py": {"document", "haystack"},  # what a cluster is, where nobody says
     "cli/price.py": {"document", "num_documents"},  # what a limit chose from
     "cli/sample.py": {"recipe"},  # from which a prompt is made again

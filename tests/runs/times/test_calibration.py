@@ -271,3 +271,12 @@ def test_a_reason_stands_in_full_in_the_first_line_that_has_it(
     assert len(lines) == 4
     assert [line.endswith("unsupported: it looks ahead") for line in lines] == [True, False, False, False]
     assert all(line.endswith("unsupported: as before") for line in lines[1:])
+
+
+def test_measuring_rates_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "_entries", lambda spec, threads: pytest.fail("this machine was measured"))
+    monkeypatch.setenv("TTBENCH_MEASURE_RATES", "0")
+    assert REAL_MEASURE({"key": ("start", 1)}) == {}
+    monkeypatch.setenv("TTBENCH_MEASURE_RATES", "1")
+    with pytest.raises(pytest.fail.Exception, match="was measured"):
+        REAL_MEASURE({"key": ("start", 1)})

@@ -202,10 +202,11 @@ class Stack(SequenceModel):
         self.layers = nn.ModuleList(self.block_class(mixer(config), config) for mixer in self.mixers(config))
         self.norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        outputs = [part for block in self.blocks() for part in block.outputs()]
-        init_weights_(self, residual=outputs, num_branches=len(outputs))
-        for block in self.blocks():
-            block.mixer.start_weights_()
+        if not self.embed.weight.is_meta:  # else there is no memory to fill, and torch would import its compiler for it
+            outputs = [part for block in self.blocks() for part in block.outputs()]
+            init_weights_(self, residual=outputs, num_branches=len(outputs))
+            for block in self.blocks():
+                block.mixer.start_weights_()
         if config.tie_word_embeddings:
             self.lm_head.weight = self.embed.weight
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +184,20 @@ def test_the_shell_completes_sizes() -> None:
     from ttbench.cli.listing import names
 
     assert {"random:ttt-linear-125m", "random:transformer-1.3b"} <= set(names("checkpoints"))
+
+
+SKELETONS = """
+import sys
+from ttbench.checkpoints.checkpoint import identify
+from ttbench.checkpoints.fit import skeleton
+from ttbench.checkpoints.sizes.sizes import sizes
+for name, size in sizes().items():
+    found = identify(size.config)
+    skeleton(found.model_class, found.config)
+    assert "sympy" not in sys.modules, name
+"""
+
+
+def test_a_model_without_memory_is_built_without_torch_s_compiler() -> None:
+    done = subprocess.run([sys.executable, "-c", SKELETONS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

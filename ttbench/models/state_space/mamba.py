@@ -58,9 +58,6 @@ class MambaMixer(ScanMixer):
     @torch.no_grad()
     def start_weights_(self) -> None:
         """A = -1 .. -N in every channel, step sizes log-uniform in 0.001 .. 0.1. Source: the paper, section 3.6."""
-        if self.A_log.is_meta:
-            # no memory to fill, and torch would import its compiler for it
-            return
         self.A_log.copy_(torch.arange(1, self.state_size + 1, dtype=torch.float32).log())
         nn.init.uniform_(self.dt_proj.weight, -(self.rank**-0.5), self.rank**-0.5)
         start_time_steps_(self.dt_proj.bias)

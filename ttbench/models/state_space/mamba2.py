@@ -89,9 +89,6 @@ class Mamba2Mixer(ScanMixer):
     @torch.no_grad()
     def start_weights_(self) -> None:
         """-A uniform in 1 .. 16, step sizes log-uniform in 0.001 .. 0.1. Source: the authors' module."""
-        if self.A_log.is_meta:
-            # no memory to fill, and torch would import its compiler for it
-            return
         self.A_log.copy_(torch.empty_like(self.A_log).uniform_(1, 16).log())
         start_time_steps_(self.dt_bias)
 

@@ -52,7 +52,8 @@ class MemoryLayer(nn.Module):
         self.norm = RMSNorm(config.head_dim, eps=config.rms_norm_eps)
         self.start = nn.ParameterList()
         if config.memory_init == "learned":
-            self.start.extend(nn.Parameter(torch.randn(heads, *shape) * shape[0] ** -0.5) for shape in self.shapes)
+            starts = (torch.empty(heads, *shape).normal_().mul_(shape[0] ** -0.5) for shape in self.shapes)
+            self.start.extend(nn.Parameter(start) for start in starts)
 
     def start_weights_(self) -> None:
         """Start values of the gates' biases: half a step, half the momentum, nearly everything kept."""

@@ -50,7 +50,7 @@ class TitansMixer(Mixer):
     def __init__(self, config: TitansConfig) -> None:
         super().__init__()
         self.config = config
-        rows = torch.randn(config.num_persistent, config.hidden_size)
+        rows = torch.empty(config.num_persistent, config.hidden_size).normal_()
         self.persistent = nn.Parameter(rows) if len(rows) else None
         self.memory = MemoryLayer(config)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)

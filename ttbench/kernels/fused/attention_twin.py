@@ -15,15 +15,13 @@ Letters: B batch, H heads, G key/value heads, R = H / G, S places, D head dim. B
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ttbench.kernels.dispatch.twin import Build, Case, Twin
-from ttbench.kernels.fused.launch import pick, target_of
+from ttbench.kernels.fused.launch import build_at, pick, target_of
 from ttbench.kernels.fused.operands import dot_constants, label, operands_name
 from ttbench.kernels.fused.shared.arguments import no_float64, normal, packed
 
@@ -158,22 +156,12 @@ def _builds(target: str) -> tuple[Build, ...]:
         constants = {**sizes, "BR": 16, "BS": settings.tile, **dot_constants(operands, interpret=False)}
         pointer = "*bf16" if operands == "bf16" else "*fp32"
         kinds = dict.fromkeys(("peak_ptr", "total_ptr", "sum_ptr"), "*fp32") | {"position_ptr": "*i64", "scale": "fp32"}
-        found.append(_build(_split_kernel, f"D 128, R 4, {operands}", settings, constants, kinds, pointer))
+        found.append(
+            build_at(_split_kernel, f"D 128, R 4, {operands}", settings, constants, pointer=pointer, kinds=kinds)
+        )
     if target == "sm_90":
-        found.append(_build(_merge_kernel, "D 128, R 4", settings, sizes, {"out_ptr": "*bf16"}, "*fp32"))
+        found.append(build_at(_merge_kernel, "D 128, R 4", settings, sizes, kinds={"out_ptr": "*bf16"}))
     return tuple(found)
-
-
-def _build(kernel: Any, shown: str, settings: Any, constants: Any, kinds: Any, pointer: str) -> Build:
-    signature = {
-        arg: kinds.get(arg, pointer if arg.endswith("_ptr") else "i32")
-        for arg in kernel.arg_names
-        if arg not in constants
-    }
-    return Build(
-        label=shown, kernel=kernel, signature=signature, constants=constants,
-        num_warps=settings.num_warps, num_stages=settings.num_stages, max_spilled=0,
-    )  # fmt: skip
 
 
 STEP = Twin(

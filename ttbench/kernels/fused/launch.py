@@ -9,8 +9,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+
+from ttbench.kernels.dispatch.twin import Build
 
 # What kernels are compiled for ahead of time, and the shared memory that one program may have there, in bytes.
 # Sources: NVIDIA's tuning guides of Ampere and Hopper (163 and 227 KB); AMD CDNA 3 ISA (64 KB of LDS).
@@ -79,6 +82,41 @@ TABLE: Mapping[str, Mapping[str, Sizes]] = {
     # tile: keys
     "cached_attention_step": _everywhere({64: Launch(num_warps=4, tile=64), _ANY: Launch(num_warps=4, tile=32)}),
 }
+
+
+def build_at(
+    kernel: Any,
+    label: str,
+    settings: Launch,
+    constants: Mapping[str, Any],
+    *,
+    pointer: str = "*fp32",
+    kinds: Mapping[str, str] | None = None,
+    max_spilled: int = 0,
+) -> Build:
+    """How a kernel is compiled ahead of time.
+
+    Args:
+        kernel: a triton.jit function.
+        constants: its constants; those that it does not have are left out.
+        pointer: type of its arguments `..._ptr`; all others are whole numbers of 32 bits.
+        kinds: types of arguments of another kind.
+    """
+    constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
+    signature = {
+        name: (kinds or {}).get(name, pointer if name.endswith("_ptr") else "i32")
+        for name in kernel.arg_names
+        if name not in constants
+    }
+    return Build(
+        label=label,
+        kernel=kernel,
+        signature=signature,
+        constants=constants,
+        num_warps=settings.num_warps,
+        num_stages=settings.num_stages,
+        max_spilled=max_spilled,
+    )
 
 
 def pick(kernel: str, *, size: int, target: str) -> Launch:

@@ -20,14 +20,15 @@ import triton
 from torch import Tensor
 
 from ttbench.kernels.dispatch.twin import Build, Case, Twin
-from ttbench.kernels.fused.launch import pick, target_of
+from ttbench.kernels.fused.launch import build_at, pick, target_of
 from ttbench.kernels.fused.neural_memory_gates import gates_kernel
 from ttbench.kernels.fused.neural_memory_matrix import matrix_kernel, matrix_step_kernel
 from ttbench.kernels.fused.neural_memory_network import network_kernel, network_step_kernel
-from ttbench.kernels.fused.operands import dot_constants, exact_precision, label, operands_name
+from ttbench.kernels.fused.operands import dot_constants, exact_precision, operands_name
+from ttbench.kernels.fused.shared.inner_models import inner_case, operands_label, scaled_normal, too_large
 from ttbench.kernels.neural_memory import MemoryState, layer_shapes
 
-MAX_DIM, MAX_CHUNK, MAX_LAYERS = 128, 64, 2
+MAX_LAYERS = 2
 
 
 @torch.library.custom_op("ttbench::neural_matrix_step", mutates_args=("M", "S", "X", "D", "pending"))
@@ -169,21 +170,11 @@ def prefill(
     )
 
 
-def refuses(q, k, v, gates, state: MemoryState, **rest) -> str | None:
+def refuses(q, k, v, gates, initial_state: MemoryState, **rest) -> str | None:
     """Why the kernels cannot take these arguments; None: they can."""
-    if state.gates.dtype != torch.float32:
-        return f"no twin for {str(state.gates.dtype).removeprefix('torch.')}"
-    if len(state.M) > MAX_LAYERS:
-        return f"a memory of {len(state.M)} layers is over {MAX_LAYERS}"
-    if q.shape[-1] > MAX_DIM:
-        return f"head dim {q.shape[-1]} is over {MAX_DIM}"
-    if state.gates.shape[2] > MAX_CHUNK:
-        return f"chunk {state.gates.shape[2]} is over {MAX_CHUNK}"
-    return None
-
-
-def _refuses_prefill(q, k, v, gates, initial_state: MemoryState, **rest) -> str | None:
-    return refuses(q, k, v, gates, initial_state)
+    if len(initial_state.M) > MAX_LAYERS:
+        return f"a memory of {len(initial_state.M)} layers is over {MAX_LAYERS}"
+    return too_large(q, initial_state.gates, chunk_len=initial_state.gates.shape[2], noun="chunk")
 
 
 def _refuses_step(q, k, v, gates, state: MemoryState, **rest) -> str | None:
@@ -197,10 +188,6 @@ def _refuses_step(q, k, v, gates, state: MemoryState, **rest) -> str | None:
     return refuses(q, k, v, gates, state)
 
 
-def _label(q, *args, operands=None, **rest) -> str:
-    return label(operands_name(operands or q.dtype))
-
-
 def draw(
     generator: torch.Generator, device: torch.device, dtype: torch.dtype, *,
     B: int, T: int, H: int, D: int, C: int, L: int, offset: int,
@@ -210,8 +197,7 @@ def draw(
     Among the gates are a momentum and a memory that are lost (0, the logarithm -inf) and ones that are kept whole.
     """
 
-    def normal(*shape: int, scale: float = 1.0) -> Tensor:
-        return (torch.randn(shape, generator=generator, dtype=torch.float64) * scale).to(device, torch.float32)
+    normal = scaled_normal(generator, device)
 
     def gates(*shape: int) -> Tensor:
         theta = torch.rand(shape, generator=generator, dtype=torch.float64).to(device, torch.float32) / C
@@ -233,17 +219,8 @@ def draw(
     return (q, k, v, gates(B, T, H)), state
 
 
-def _case(*, read: str, large: bool = False, step: bool = False, **sizes: int) -> Case:
-    def make(generator: torch.Generator, device: torch.device, dtype: torch.dtype):
-        inputs, state = draw(generator, device, dtype, **sizes)
-        if not step:
-            return (*inputs, state), {"offset": sizes["offset"], "read": read, "operands": dtype}
-        place, last = torch.tensor([sizes["offset"]], device=device), sizes["offset"] + 1 == sizes["C"]
-        return (*inputs, state), {"place": place, "last": last, "read": read, "operands": dtype}
-
-    shown = {name: size for name, size in sizes.items() if not (step and name == "T")}
-    text = ", ".join(f"{name} {size}" for name, size in shown.items())
-    return Case(label=f"{text}, read {read}", make=make, large=large)
+def _case(*, read: str, **given: Any) -> Case:
+    return inner_case(draw, options={"read": read}, **given)
 
 
 def _build(kernel: Any, name: str, target: str, *, dim: int, chunk_size: int, operands: str, most: int) -> Build:
@@ -252,19 +229,8 @@ def _build(kernel: Any, name: str, target: str, *, dim: int, chunk_size: int, op
     constants |= {"BN": _num_tiles(2 * dim, settings.tile or dim), **dot_constants(operands, interpret=False)}
     if "OPERANDS" not in kernel.arg_names:
         constants["PRECISION"] = exact_precision(target, interpret=False)
-    signature = {arg: "*fp32" for arg in kernel.arg_names if arg.endswith("_ptr")}
-    signature |= {"place_ptr": "*i64"} if "place_ptr" in kernel.arg_names else {}
-    whole = {"T", "H", "N", "offset", "num_tiles"}
-    whole = [arg for arg in kernel.arg_names if arg in whole or arg.endswith(("_head", "_row"))]
-    return Build(
-        label=f"D {dim}, C {chunk_size}, {operands}",
-        kernel=kernel,
-        signature={**signature, **dict.fromkeys(whole, "i32")},
-        constants={arg: value for arg, value in constants.items() if arg in kernel.arg_names},
-        num_warps=settings.num_warps,
-        num_stages=settings.num_stages,
-        max_spilled=most,
-    )
+    label = f"D {dim}, C {chunk_size}, {operands}"
+    return build_at(kernel, label, settings, constants, kinds={"place_ptr": "*i64"}, max_spilled=most)
 
 
 def _step_builds(target: str) -> tuple[Build, ...]:
@@ -296,7 +262,7 @@ STEP = Twin(
     plain="ttbench.kernels.neural_memory:step",
     run=step,
     refuses=_refuses_step,
-    label=_label,
+    label=operands_label,
     cases=(
         _case(step=True, read="token", B=2, T=1, H=3, D=8, C=4, L=1, offset=0),
         _case(step=True, read="token", B=2, T=1, H=3, D=20, C=7, L=1, offset=3),
@@ -316,8 +282,8 @@ PREFILL = Twin(
     name="neural_memory",
     plain="ttbench.kernels.neural_memory:chunked",
     run=prefill,
-    refuses=_refuses_prefill,
-    label=_label,
+    refuses=refuses,
+    label=operands_label,
     cases=(
         _case(read="token", B=2, T=1, H=3, D=8, C=4, L=1, offset=1),
         _case(read="token", B=2, T=37, H=2, D=20, C=7, L=1, offset=3),

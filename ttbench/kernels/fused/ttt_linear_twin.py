@@ -20,6 +20,7 @@ Letters: B batch, T tokens, H heads, D head dim, C mini-batch. BD and BC are D a
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -27,12 +28,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ttbench.kernels.dispatch.twin import Build, Case, Twin
-from ttbench.kernels.fused.launch import pick, target_of
-from ttbench.kernels.fused.operands import dot_constants, exact_precision, label, operands_name
+from ttbench.kernels.dispatch.twin import Build, Twin
+from ttbench.kernels.fused.launch import build_at, pick, target_of
+from ttbench.kernels.fused.operands import dot_constants, exact_precision, operands_name
+from ttbench.kernels.fused.shared.inner_models import (
+    draw_ttt,
+    inner_case,
+    operands_label,
+    refuses_ttt,
+    refuses_ttt_step,
+)
 from ttbench.kernels.ttt_linear import EPS, LinearState
-
-MAX_DIM, MAX_MINI_BATCH = 128, 64
 
 
 @triton.jit
@@ -258,64 +264,15 @@ def prefill(
     return out, LinearState(W1=W1, b1=b1, K=K, G=G)
 
 
-def refuses(q, k, v, lam, tau, norm_weight, norm_bias, state: Any = None, **rest: Any) -> str | None:
-    """Why the kernels cannot take these arguments, of a step or of more tokens; None: they can."""
-    state = rest["initial_state"] if state is None else state
-    if state.W1.dtype != torch.float32:
-        return f"no twin for {str(state.W1.dtype).removeprefix('torch.')}"
-    if q.shape[-1] > MAX_DIM:
-        return f"head dim {q.shape[-1]} is over {MAX_DIM}"
-    if len(tau) > MAX_MINI_BATCH:
-        return f"mini-batch {len(tau)} is over {MAX_MINI_BATCH}"
-    return None
-
-
-def _label(q, *args, operands=None, **rest) -> str:
-    return label(operands_name(operands or q.dtype))
-
-
 def draw(
-    draw: torch.Generator,
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    B: int,
-    T: int,
-    H: int,
-    D: int,
-    C: int,
-    offset: int,
+    generator: torch.Generator, device: torch.device, dtype: torch.dtype, **sizes: int
 ) -> tuple[tuple[Tensor, ...], LinearState]:
-    """Inputs of the size that a model gives, and a state of which `offset` tokens are pending and the rest is NaN."""
-
-    def normal(*shape: int, scale: float = 1.0) -> Tensor:
-        return (torch.randn(shape, generator=draw, dtype=torch.float64) * scale).to(device, torch.float32)
-
-    q, k, v = (normal(B, T, H, D).to(dtype).float() for _ in range(3))
-    lam = (torch.rand((B, T, H), generator=draw, dtype=torch.float64) / D).to(device, torch.float32)
-    tau = (1 / torch.arange(1, C + 1, dtype=torch.float64)).to(device, torch.float32)
-    state = LinearState(
-        W1=normal(B, H, D, D, scale=0.1),
-        b1=normal(B, H, 1, D, scale=0.1),
-        K=normal(B, H, C, D),
-        G=normal(B, H, C, D, scale=1 / D),
-    )
-    for pending in (state.K, state.G):
-        pending[:, :, offset:] = torch.nan
-    return (q, k, v, lam, tau, 1 + normal(H, D, scale=0.1), normal(H, D, scale=0.1)), state
+    """As `draw_ttt`."""
+    pending = {"K": 1.0, "G": 1 / sizes["D"]}
+    return draw_ttt(generator, device, dtype, state=LinearState, pending=pending, rate=1.0, **sizes)
 
 
-def _case(*, large: bool = False, step: bool = False, **sizes: int) -> Case:
-    def make(generator: torch.Generator, device: torch.device, dtype: torch.dtype):
-        inputs, state = draw(generator, device, dtype, **sizes)
-        if not step:
-            return (*inputs, state), {"offset": sizes["offset"], "operands": dtype}
-        place = torch.tensor([sizes["offset"]], device=device)
-        last = sizes["offset"] + 1 == sizes["C"]
-        return (*inputs, state), {"place": place, "last": last, "operands": dtype}
-
-    shown = {name: size for name, size in sizes.items() if not (step and name == "T")}
-    return Case(label=", ".join(f"{name} {size}" for name, size in shown.items()), make=make, large=large)
+_case = functools.partial(inner_case, draw)
 
 
 def _builds(kernel: Any, name: str, target: str) -> tuple[Build, ...]:
@@ -328,21 +285,10 @@ def _builds(kernel: Any, name: str, target: str) -> tuple[Build, ...]:
                 constants |= {"TILE": settings.tile, "PRECISION": exact_precision(target, interpret=False)}
             else:
                 constants |= dot_constants(operands, interpret=False)
-            signature = {arg: "*fp32" for arg in kernel.arg_names if arg.endswith("_ptr")}
-            signature |= {"place_ptr": "*i64"} if "place_ptr" in kernel.arg_names else {}
-            signature |= {arg: "i32" for arg in ("T", "H", "offset") if arg in kernel.arg_names}
-            found.append(
-                Build(
-                    label=f"D {dim}, C 16, {operands}",
-                    kernel=kernel,
-                    signature=signature,
-                    constants=constants,
-                    num_warps=settings.num_warps,
-                    num_stages=settings.num_stages,
-                    # wgmma in tf32 keeps more of W1 in registers than the other forms: 104 bytes, tried in a dozen ways
-                    max_spilled=104 if (target, dim, operands, settings.tile) == ("sm_90", 96, "tf32", 0) else 0,
-                )
-            )
+            # wgmma in tf32 keeps more of W1 in registers than the other forms: 104 bytes, tried in a dozen ways
+            most = 104 if (target, dim, operands, settings.tile) == ("sm_90", 96, "tf32", 0) else 0
+            shown, kinds = f"D {dim}, C 16, {operands}", {"place_ptr": "*i64"}
+            found.append(build_at(kernel, shown, settings, constants, kinds=kinds, max_spilled=most))
     return tuple(found)
 
 
@@ -350,8 +296,8 @@ STEP = Twin(
     name="ttt_linear_step",
     plain="ttbench.kernels.ttt_linear:step",
     run=step,
-    refuses=refuses,
-    label=_label,
+    refuses=refuses_ttt_step,
+    label=operands_label,
     cases=(
         _case(step=True, B=2, T=1, H=3, D=8, C=4, offset=0),
         _case(step=True, B=2, T=1, H=3, D=20, C=7, offset=3),
@@ -366,8 +312,8 @@ PREFILL = Twin(
     name="ttt_linear",
     plain="ttbench.kernels.ttt_linear:chunked",
     run=prefill,
-    refuses=refuses,
-    label=_label,
+    refuses=refuses_ttt,
+    label=operands_label,
     cases=(
         _case(B=2, T=1, H=3, D=8, C=4, offset=1),
         _case(B=2, T=37, H=3, D=20, C=7, offset=0),

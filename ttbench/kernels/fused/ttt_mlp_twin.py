@@ -8,20 +8,26 @@ Letters: B batch, T tokens, H heads, D head dim, C mini-batch.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from ttbench.kernels.dispatch.twin import Build, Case, Twin
+from ttbench.kernels.dispatch.twin import Build, Twin
 from ttbench.kernels.fused import ttt_mlp_kernels as kernels
-from ttbench.kernels.fused.launch import pick, target_of
-from ttbench.kernels.fused.operands import dot_constants, exact_precision, label, operands_name
+from ttbench.kernels.fused.launch import build_at, pick, target_of
+from ttbench.kernels.fused.operands import dot_constants, exact_precision, operands_name
+from ttbench.kernels.fused.shared.inner_models import (
+    draw_ttt,
+    inner_case,
+    operands_label,
+    refuses_ttt,
+    refuses_ttt_step,
+)
 from ttbench.kernels.ttt_linear import EPS
 from ttbench.kernels.ttt_mlp import MLPState
-
-MAX_DIM, MAX_MINI_BATCH = 128, 64
 
 
 @torch.library.custom_op("ttbench::ttt_mlp_step", mutates_args=("W1", "b1", "W2", "b2", "K", "G1", "X2", "G2"))
@@ -107,62 +113,15 @@ def _fields(state: MLPState) -> tuple[Tensor, ...]:
     return state.W1, state.b1, state.W2, state.b2, state.K, state.G1, state.X2, state.G2
 
 
-def refuses(q, k, v, lam, tau, norm_weight, norm_bias, state: MLPState, **rest) -> str | None:
-    """Why the kernels cannot take these arguments; None: they can."""
-    if state.W1.dtype != torch.float32:
-        return f"no twin for {str(state.W1.dtype).removeprefix('torch.')}"
-    if q.shape[-1] > MAX_DIM:
-        return f"head dim {q.shape[-1]} is over {MAX_DIM}"
-    if len(tau) > MAX_MINI_BATCH:
-        return f"mini-batch {len(tau)} is over {MAX_MINI_BATCH}"
-    return None
-
-
-def _label(q, *args, operands=None, **rest) -> str:
-    return label(operands_name(operands or q.dtype))
-
-
-def _refuses_prefill(q, k, v, lam, tau, norm_weight, norm_bias, initial_state: MLPState, **rest) -> str | None:
-    return refuses(q, k, v, lam, tau, norm_weight, norm_bias, initial_state)
-
-
-def _refuses_step(q, k, v, lam, tau, norm_weight, norm_bias, state: MLPState, **rest) -> str | None:
-    if not all(x.is_contiguous() for x in _fields(state)):
-        return "the state is not contiguous"
-    return refuses(q, k, v, lam, tau, norm_weight, norm_bias, state)
-
-
 def draw(
-    generator: torch.Generator, device: torch.device, dtype: torch.dtype, *,
-    B: int, T: int, H: int, D: int, C: int, offset: int,
-) -> tuple[tuple[Tensor, ...], MLPState]:  # fmt: skip
-    """Inputs of the size that a model gives, and a state of which `offset` tokens are pending and the rest is NaN."""
-
-    def normal(*shape: int, scale: float = 1.0) -> Tensor:
-        return (torch.randn(shape, generator=generator, dtype=torch.float64) * scale).to(device, torch.float32)
-
-    q, k, v = (normal(B, T, H, D).to(dtype).float() for _ in range(3))
-    lam = (0.1 * torch.rand((B, T, H), generator=generator, dtype=torch.float64) / D).to(device, torch.float32)
-    tau = (1 / torch.arange(1, C + 1, dtype=torch.float64)).to(device, torch.float32)
-    scales = {"K": 1.0, "G1": 0.1 / D, "X2": 0.5, "G2": 0.1 / D}
-    shapes = MLPState.shapes(batch_size=B, num_heads=H, dim=D, mini_batch_size=C)
-    state = MLPState(**{name: normal(*shape, scale=scales.get(name, 0.1)) for name, shape in shapes.items()})
-    for name in scales:
-        getattr(state, name)[:, :, offset:] = torch.nan
-    return (q, k, v, lam, tau, 1 + normal(H, D, scale=0.1), normal(H, D, scale=0.1)), state
+    generator: torch.Generator, device: torch.device, dtype: torch.dtype, **sizes: int
+) -> tuple[tuple[Tensor, ...], MLPState]:
+    """As `draw_ttt`."""
+    pending = {"K": 1.0, "G1": 0.1 / sizes["D"], "X2": 0.5, "G2": 0.1 / sizes["D"]}
+    return draw_ttt(generator, device, dtype, state=MLPState, pending=pending, rate=0.1, **sizes)
 
 
-def _case(*, large: bool = False, step: bool = False, **sizes: int) -> Case:
-    def make(generator: torch.Generator, device: torch.device, dtype: torch.dtype):
-        inputs, state = draw(generator, device, dtype, **sizes)
-        if not step:
-            return (*inputs, state), {"offset": sizes["offset"], "operands": dtype}
-        place = torch.tensor([sizes["offset"]], device=device)
-        last = sizes["offset"] + 1 == sizes["C"]
-        return (*inputs, state), {"place": place, "last": last, "operands": dtype}
-
-    shown = {name: size for name, size in sizes.items() if not (step and name == "T")}
-    return Case(label=", ".join(f"{name} {size}" for name, size in shown.items()), make=make, large=large)
+_case = functools.partial(inner_case, draw)
 
 
 def _build(name: str, target: str, *, dim: int, operands: str, max_spilled: int) -> Build:
@@ -173,26 +132,16 @@ def _build(name: str, target: str, *, dim: int, operands: str, max_spilled: int)
         constants["PRECISION"] = exact_precision(target, interpret=False)
     else:
         kernel, constants = kernels.prefill_kernel, {**constants, **dot_constants(operands, interpret=False)}
-    signature = {arg: "*fp32" for arg in kernel.arg_names if arg.endswith("_ptr")}
-    signature |= {"place_ptr": "*i64"} if "place_ptr" in kernel.arg_names else {}
-    signature |= {arg: "i32" for arg in ("T", "H", "offset") if arg in kernel.arg_names}
-    return Build(
-        label=f"D {dim}, C 16, {operands}",
-        kernel=kernel,
-        signature=signature,
-        constants=constants,
-        num_warps=settings.num_warps,
-        num_stages=settings.num_stages,
-        max_spilled=max_spilled,
-    )
+    shown, kinds = f"D {dim}, C 16, {operands}", {"place_ptr": "*i64"}
+    return build_at(kernel, shown, settings, constants, kinds=kinds, max_spilled=max_spilled)
 
 
 STEP = Twin(
     name="ttt_mlp_step",
     plain="ttbench.kernels.ttt_mlp:step",
     run=step,
-    refuses=_refuses_step,
-    label=_label,
+    refuses=refuses_ttt_step,
+    label=operands_label,
     cases=(
         _case(step=True, B=2, T=1, H=3, D=8, C=4, offset=0),
         _case(step=True, B=2, T=1, H=3, D=20, C=7, offset=3),
@@ -207,8 +156,8 @@ PREFILL = Twin(
     name="ttt_mlp",
     plain="ttbench.kernels.ttt_mlp:chunked",
     run=prefill,
-    refuses=_refuses_prefill,
-    label=_label,
+    refuses=refuses_ttt,
+    label=operands_label,
     cases=(
         _case(B=2, T=1, H=3, D=8, C=4, offset=1),
         _case(B=2, T=18, H=2, D=20, C=7, offset=0),

@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ttbench.kernels.dispatch.twin import Build, Case, Twin
-from ttbench.kernels.fused.launch import pick, target_of
+from ttbench.kernels.fused.launch import build_at, pick, target_of
 from ttbench.kernels.fused.operands import label
 from ttbench.kernels.fused.shared.activations import sigmoid, softplus
 from ttbench.kernels.fused.shared.arguments import as_rows, no_float64, normal, packed
@@ -287,17 +287,7 @@ def _build(kernel: Any, target: str, shown: str, constants: dict[str, Any]) -> t
     settings = pick("inputs", size=64, target=target)
     floats = dict.fromkeys(("scale", "eps"), "fp32")
     kinds = {"position_ptr": "*i64"} | {name: "*fp32" for name in kernel.arg_names if "_out_" in name} | floats
-    signature = {
-        name: kinds.get(name, "*bf16" if name.endswith("_ptr") else "i32")
-        for name in kernel.arg_names
-        if name not in constants
-    }
-    return (
-        Build(
-            label=f"{shown}, bf16", kernel=kernel, signature=signature, constants=constants,
-            num_warps=settings.num_warps, num_stages=settings.num_stages, max_spilled=0,
-        ),
-    )  # fmt: skip
+    return (build_at(kernel, f"{shown}, bf16", settings, constants, pointer="*bf16", kinds=kinds),)
 
 
 KEEP = Twin(

@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ttbench.kernels.dispatch.twin import Build, Case, Twin
-from ttbench.kernels.fused.launch import pick, target_of
+from ttbench.kernels.fused.launch import build_at, pick, target_of
 from ttbench.kernels.fused.operands import label
 from ttbench.kernels.fused.shared.activations import gelu, silu
 from ttbench.kernels.fused.shared.arguments import as_rows, no_float64, normal
@@ -206,16 +206,7 @@ def _builds(
     if target != "sm_90":
         return ()  # the simplest of kernels: one target shows that they compile
     settings = pick(table, size=size, target=target)
-    signature = {arg: "*bf16" for arg in kernel.arg_names if arg.endswith("_ptr")}
-    signature |= dict.fromkeys(("x_stride", "delta_stride", "y_stride", "gate_stride", "num_weights", "size"), "i32")
-    signature |= {"eps": "fp32"}
-    signature = {arg: signature[arg] for arg in kernel.arg_names if arg in signature and arg not in constants}
-    return (
-        Build(
-            label=f"{shown}, bf16", kernel=kernel, signature=signature, constants=constants,
-            num_warps=settings.num_warps, num_stages=settings.num_stages, max_spilled=0,
-        ),
-    )  # fmt: skip
+    return (build_at(kernel, f"{shown}, bf16", settings, constants, pointer="*bf16", kinds={"eps": "fp32"}),)
 
 
 RESIDUAL = Twin(

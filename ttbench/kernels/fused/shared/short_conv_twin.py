@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ttbench.kernels.dispatch.twin import Build, Case, Twin
-from ttbench.kernels.fused.launch import pick, target_of
+from ttbench.kernels.fused.launch import build_at, pick, target_of
 from ttbench.kernels.fused.operands import label
 from ttbench.kernels.fused.shared.activations import silu as activated
 from ttbench.kernels.fused.shared.arguments import no_float64, normal, packed
@@ -187,16 +187,10 @@ def _case(
 def _builds(target: str) -> tuple[Build, ...]:
     if target != "sm_90":
         return ()
-    settings, names = pick("short_conv", size=1, target=target), _short_conv_kernel.arg_names
+    settings = pick("short_conv", size=1, target=target)
     constants = {"K": 4, "SHARED": False, "BIAS": False, "SILU": True, "RESIDUAL": False}
     constants |= {"BT": 1, "BC": CHANNELS, "BS": 4}
-    signature = {arg: "*bf16" if arg.endswith("_ptr") else "i32" for arg in names if arg not in constants}
-    return (
-        Build(
-            label="step, K 4, 3 filters, bf16", kernel=_short_conv_kernel, signature=signature, constants=constants,
-            num_warps=settings.num_warps, num_stages=settings.num_stages, max_spilled=0,
-        ),
-    )  # fmt: skip
+    return (build_at(_short_conv_kernel, "step, K 4, 3 filters, bf16", settings, constants, pointer="*bf16"),)
 
 
 TWIN = Twin(

@@ -24,7 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ttbench.kernels.dispatch.twin import Build, Case, Twin
-from ttbench.kernels.fused.launch import pick, target_of
+from ttbench.kernels.fused.launch import build_at, pick, target_of
 from ttbench.kernels.fused.operands import label
 from ttbench.kernels.fused.shared.activations import silu, softplus
 from ttbench.kernels.fused.shared.arguments import no_float64, normal, packed
@@ -204,16 +204,8 @@ def _case(*, B: int, T: int, E: int, N: int, large: bool = False) -> Case:
 def _build(kernel: Any, name: str, target: str, dtype: str, **more: Any) -> tuple[Build, ...]:
     settings = pick(name, size=16, target=target)
     constants = {"N": 16, "BE": settings.tile, "BN": 16, **more}
-    signature = {
-        arg: f"*{dtype}" if arg.endswith("_ptr") else "i32" for arg in kernel.arg_names if arg not in constants
-    }
-    signature |= {"state_ptr": "*fp32"} if "state_ptr" in signature else {}
-    return (
-        Build(
-            label=f"N 16, {'float32' if dtype == 'fp32' else 'bf16'}", kernel=kernel, signature=signature,
-            constants=constants, num_warps=settings.num_warps, num_stages=settings.num_stages, max_spilled=0,
-        ),
-    )  # fmt: skip
+    shown, kinds = f"N 16, {'float32' if dtype == 'fp32' else 'bf16'}", {"state_ptr": "*fp32"}
+    return (build_at(kernel, shown, settings, constants, pointer=f"*{dtype}", kinds=kinds),)
 
 
 STEP = Twin(

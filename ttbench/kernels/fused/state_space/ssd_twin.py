@@ -25,7 +25,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ttbench.kernels.dispatch.twin import Build, Case, Twin
-from ttbench.kernels.fused.launch import pick, target_of
+from ttbench.kernels.fused.launch import build_at, pick, target_of
 from ttbench.kernels.fused.operands import dot_constants, label, operands_name
 from ttbench.kernels.fused.shared.activations import softplus
 from ttbench.kernels.fused.shared.arguments import no_float64, normal, packed
@@ -209,7 +209,7 @@ def _step_builds(target: str) -> tuple[Build, ...]:
     settings = pick("ssd_step", size=128, target=target)
     constants = {"P": 64, "N": 128, "BP": settings.tile, "BN": 128}
     kinds = {"low": "fp32", "high": "fp32", "state_ptr": "*fp32", "out_ptr": "*fp32"}
-    return (_build(_step_kernel, "P 64, N 128, bf16", settings, constants, kinds, "*bf16"),)
+    return (build_at(_step_kernel, "P 64, N 128, bf16", settings, constants, pointer="*bf16", kinds=kinds),)
 
 
 def _prefill_builds(target: str) -> tuple[Build, ...]:
@@ -217,20 +217,8 @@ def _prefill_builds(target: str) -> tuple[Build, ...]:
     found = []
     for operands in ("bf16", "tf32") if target == "sm_90" else ("bf16",):
         constants = _sizes(64, 128, settings.tile) | dot_constants(operands, interpret=False)
-        found.append(_build(_prefill_kernel, f"P 64, N 128, {operands}", settings, constants, {}, "*fp32"))
+        found.append(build_at(_prefill_kernel, f"P 64, N 128, {operands}", settings, constants))
     return tuple(found)
-
-
-def _build(kernel: Any, shown: str, settings: Any, constants: Any, kinds: Any, pointer: str) -> Build:
-    signature = {
-        arg: kinds.get(arg, pointer if arg.endswith("_ptr") else "i32")
-        for arg in kernel.arg_names
-        if arg not in constants
-    }
-    return Build(
-        label=shown, kernel=kernel, signature=signature, constants=constants,
-        num_warps=settings.num_warps, num_stages=settings.num_stages, max_spilled=0,
-    )  # fmt: skip
 
 
 STEP = Twin(

@@ -6,19 +6,17 @@ not leave it, JSON is size-limited and parsed strictly. Torch-free.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import os
-import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ttbench.errors import CacheError, CheckpointError
-from ttbench.machine.user_cache import cache_folder
+from ttbench.machine.user_cache import cache_folder, write_note
 from ttbench.types import canonical_json, digest
 
 MAX_CONFIG_BYTES = 4 * 1024**2
@@ -201,17 +199,3 @@ def _recall(note: Path, identity: Mapping[str, Any]) -> str | None:
     if not isinstance(data, dict) or data.get("file") != identity or not isinstance(data.get("digest"), str):
         return None
     return data["digest"]
-
-
-def write_note(note: Path, data: Mapping[str, Any]) -> None:
-    """Write a note whole or not at all. The cache only saves time: where it cannot be written, nothing is lost."""
-    with contextlib.suppress(OSError):
-        note.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=note.parent, prefix=".note-")
-        try:
-            with os.fdopen(handle, "w") as file:
-                json.dump(data, file)
-            os.replace(temporary, note)
-        except OSError:
-            os.unlink(temporary)
-            raise

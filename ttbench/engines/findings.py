@@ -20,10 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ttbench.checkpoints import files
 from ttbench.code import code_digest
 from ttbench.errors import CacheError, UnsupportedError
-from ttbench.machine.user_cache import cache_folder
+from ttbench.machine.user_cache import cache_folder, write_note
 from ttbench.registry import TASKS
 from ttbench.types import Cell, Checkpoint, canonical_json, digest
 
@@ -135,7 +134,7 @@ def recall(note: Path, key: Mapping[str, Any]) -> Verdict | None:
 
 def remember(note: Path, key: Mapping[str, Any], verdict: Verdict) -> None:
     """Keep a verdict. Where the folder cannot be written nothing is lost but time."""
-    files.write_note(note, _note(key, verdict))
+    write_note(note, _note(key, verdict))
 
 
 def _note(key: Mapping[str, Any], verdict: Verdict) -> dict[str, Any]:

@@ -18,8 +18,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,7 +30,7 @@ from torch import Tensor, nn
 from ttbench.errors import CacheError
 from ttbench.machine import measure
 from ttbench.machine.devices import torch_device, torch_dtype
-from ttbench.machine.user_cache import cache_folder
+from ttbench.machine.user_cache import cache_folder, write_note
 from ttbench.types import canonical_json, digest
 
 VERSION = 1  # of how they are measured; bumped when they would come out otherwise
@@ -101,7 +99,7 @@ def ceilings(*, device: str, dtype: str, threads: int, budget: Budget | None = N
     found = measured(device=device, dtype=dtype, budget=budget or Budget())
     found = found if kept is None else found.merged(kept)
     if note is not None:
-        _remember(note, key, found)
+        write_note(note, {"key": key, "ceilings": dataclasses.asdict(found)})
     return found
 
 
@@ -280,16 +278,3 @@ def _recall(note: Path, key: dict[str, Any]) -> Ceilings | None:
         return Ceilings(**data["ceilings"]) if data["key"] == key else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _remember(note: Path, key: dict[str, Any], found: Ceilings) -> None:
-    """Keep them, whole or not at all. Where the folder cannot be written nothing is lost but time."""
-    text = json.dumps({"key": key, "ceilings": dataclasses.asdict(found)})
-    try:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=note.parent, prefix=f".{note.name}-")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(name, note)
-    except OSError:
-        return

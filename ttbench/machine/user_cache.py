@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ttbench.errors import CacheError
 
@@ -27,3 +33,17 @@ def cache_folder() -> Path:
         raise CacheError(
             "this user has no home directory to keep files in; set XDG_CACHE_HOME to a folder that can be written"
         ) from error
+
+
+def write_note(note: Path, data: Mapping[str, Any]) -> None:
+    """Write a note whole or not at all. The cache only saves time: where it cannot be written, nothing is lost."""
+    with contextlib.suppress(OSError):
+        note.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=note.parent, prefix=".note-")
+        try:
+            with os.fdopen(handle, "w") as file:
+                json.dump(data, file)
+            os.replace(temporary, note)
+        except OSError:
+            os.unlink(temporary)
+            raise

@@ -27,9 +27,13 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu":
 
 def rms_norm(x: Float[Tensor, "... D"], weight: Float[Tensor, "D"], *, eps: float) -> Float[Tensor, "... D"]:
     """RMSNorm over the last dimension."""
+    return weight * _over_rms(x, eps=eps)
+
+
+def _over_rms(x: Float[Tensor, "... D"], *, eps: float) -> Float[Tensor, "... D"]:
+    """x / rms(x), in the dtype of x."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    return weight * normed.to(x.dtype)
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
 
 
 @op("residual_norm", None)
@@ -82,10 +86,8 @@ def gated_norm(
     groups = (y * opened if gate_first else y).unflatten(-1, (num_groups, -1))
     size = groups.shape[-1]
     if kind == "rms":
-        wide = groups.to(torch.promote_types(groups.dtype, torch.float32))
-        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
         scale = weight if len(weight) == size else weight.view(num_groups, size)
-        normed = (normed.to(groups.dtype) * scale).flatten(-2).to(within)
+        normed = (_over_rms(groups, eps=eps) * scale).flatten(-2).to(within)
     else:
         assert bias is not None
         normed = F.layer_norm(groups.to(gate.dtype), (size,), weight, bias, eps).flatten(-2).to(within)

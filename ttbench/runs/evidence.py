@@ -8,6 +8,7 @@ version, corpus and tokenizer are still the same: another version may have drawn
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -140,6 +141,11 @@ class _AsMeasured:
         self.cell, self.context_len = cell, cell.context_len
 
     def tokenizer(self) -> Tokenizer:
+        return self._tokenizer
+
+    @functools.cached_property
+    def _tokenizer(self) -> Tokenizer:
+        """Read once: a document is encoded by it, and its tokens are decoded again."""
         cell = self.cell
         self._require_version()
         if cell.path is None:

@@ -5,12 +5,13 @@ Their results have a shape, or Python a value, that only the device knows; a gra
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils._pytree import tree_leaves
+
+from ttbench.kernels.dispatch.trees import tensors
 
 _TO_HOST = "hands a value of the device to the host"
 _BY_VALUES = "makes a tensor whose shape depends on values"
@@ -61,8 +62,3 @@ def after(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any)
     """The same, once the operation has returned: whether it joins memory of the host and of a device."""
     kinds = {x.device.type for x in tensors((args, kwargs, out))}
     return f"{func.name()} {_CROSSES}" if len(kinds) > 1 and "cpu" in kinds else None
-
-
-def tensors(values: Any) -> Iterator[Tensor]:
-    """All tensors in nested arguments or results."""
-    return (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor))

@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ttbench.engines.graph import syncs
 from ttbench.engines.graph.recording import NotCapturable
+from ttbench.kernels.dispatch.trees import tensors
 
 _POISON = 0xFF  # each byte: NaN in every floating-point dtype, -1 in every integer
 # They give memory and write nothing.
@@ -50,7 +51,7 @@ class Call:
     def replay(self) -> None:
         """Again, into the same memory."""
         new = self.func(*self.args, **self.kwargs)
-        for old, now, made in zip(syncs.tensors(self.out), syncs.tensors(new), self.made, strict=True):
+        for old, now, made in zip(tensors(self.out), tensors(new), self.made, strict=True):
             if made:
                 old.untyped_storage().copy_(now.untyped_storage())
 
@@ -121,9 +122,9 @@ class _Recording(TorchDispatchMode):
             if storage._cdata not in self.made and storage._cdata not in self.changed:
                 self.changed[storage._cdata] = storage, storage.clone()
         out = func(*args, **kwargs)
-        given = {x.untyped_storage()._cdata for x in syncs.tensors((args, kwargs))}
+        given = {x.untyped_storage()._cdata for x in tensors((args, kwargs))}
         made = []
-        for tensor in syncs.tensors(out):
+        for tensor in tensors(out):
             storage = tensor.untyped_storage()
             made.append(storage._cdata not in given)
             if made[-1]:
@@ -138,5 +139,5 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[T
     for place, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             value = args[place] if place < len(args) else kwargs.get(argument.name)
-            found += syncs.tensors(value)
+            found += tensors(value)
     return found

@@ -18,7 +18,7 @@ import math
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -93,19 +93,25 @@ def words(found: Accelerator) -> str:
 
 def by_nvidia_smi() -> tuple[Accelerator, ...]:
     """What the program `nvidia-smi` says; empty where there is none, or it fails."""
+    return tuple(_told(parts) for parts in _ask_nvidia_smi(_QUERY))
+
+
+def _ask_nvidia_smi(fields: Sequence[str]) -> list[list[str]]:
+    """The values of these fields, a list for each GPU; empty where there is no such program, or it fails."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return ()
-    command = [program, f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader,nounits"]
+        return []
+    command = [program, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
     try:
         said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_SMI_TIMEOUT_S).stdout
     except (OSError, subprocess.SubprocessError):
-        return ()
-    return tuple(_of_csv(line) for line in said.splitlines() if line.count(",") == len(_QUERY) - 1)
+        return []
+    found = ([part.strip() for part in line.split(",")] for line in said.splitlines())
+    return [parts for parts in found if len(parts) == len(fields)]
 
 
-def _of_csv(line: str) -> Accelerator:
-    name, driver, memory, clock, memory_clock, power = (part.strip() for part in line.split(","))
+def _told(parts: Sequence[str]) -> Accelerator:
+    name, driver, memory, clock, memory_clock, power = parts
     memory_mib = _number(memory)
     return Accelerator(
         name=name,
@@ -225,16 +231,8 @@ _NOW = ("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu", "utilization
 
 def now() -> Mapping[str, Scalar] | None:
     """Clocks (MHz), power (W), temperature and use of the first GPU at this moment; None without nvidia-smi."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
+    told = _ask_nvidia_smi(_NOW)
+    if not told:
         return None
-    command = [program, f"--query-gpu={','.join(_NOW)}", "--format=csv,noheader,nounits"]
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_SMI_TIMEOUT_S).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    first = [part.strip() for part in said.partition("\n")[0].split(",")]
-    if len(first) != len(_NOW):
-        return None
-    pairs = zip(_NOW, first, strict=True)
+    pairs = zip(_NOW, told[0], strict=True)
     return {name: (number if (number := _number(text)) is not None else text) for name, text in pairs}

@@ -137,9 +137,9 @@ def compare(
 
     Differences with confidence intervals and a verdict, on everything that both were measured on.
     """
-    from ttbench.cli.commands import result_commands as results
+    from ttbench.cli.commands import verdict_commands as verdicts
 
-    results.compare(first, second, runs=run or [], root=out, as_json=json)
+    verdicts.compare(first, second, runs=run or [], root=out, as_json=json)
 
 
 @command()

@@ -15,6 +15,9 @@ BRIEF := trained/brief
 MODELS := transformer ttt-linear titans-lmm titans-mac titans-mag titans-mal performer reformer skyformer
 
 export VENV PYTHON TORCH
+# Images of containers often set it, and uv compiles nothing: each process would then compile the 1,000 files that
+# importing torch reads, 1.8 s of processor time where the import itself takes 1.5 s.
+export PYTHONDONTWRITEBYTECODE :=
 # One thread per test process: JOBS of them share the machine.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 # The type checker's node comes from the package index (pyright[nodejs]); it must not look for updates.

@@ -61,6 +61,9 @@ def isolate() -> None:
     for name in ELSEWHERE:
         os.environ.pop(name, None)
     os.environ["HOME"] = str(home)
+    # An image of a container may forbid it, and every process that tests start would compile torch anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     # Commands that tests run in processes of their own would measure this machine first, some seconds each.
     os.environ.setdefault("TTBENCH_MEASURE_RATES", "0")
     for name, folder in (("XDG_CACHE_HOME", ".cache"), ("XDG_CONFIG_HOME", ".config"), ("HF_HOME", "huggingface")):

@@ -1,8 +1,8 @@
 """Names to "module:object" strings: the one line that an extension adds.
 
 Strings, so that the bottom layer never imports the top one and listing names imports nothing. Other packages add
-theirs through the entry-point groups `ttbench.architectures`, `ttbench.tasks`, `ttbench.engines`, `ttbench.corpora`
-and `ttbench.corpus_kinds`.
+theirs through the entry-point groups `ttbench.architectures`, `ttbench.tasks`, `ttbench.engines`, `ttbench.executors`,
+`ttbench.corpora` and `ttbench.corpus_kinds`.
 """
 
 from __future__ import annotations
@@ -156,6 +156,14 @@ ENGINES = Registry(
         "eager": "ttbench.engines.kinds:EAGER",
         "graph": "ttbench.engines.graph.graph_kind:KIND",
         "hf": "ttbench.engines.hf.hf_kind:KIND",
+    },
+)
+
+EXECUTORS = Registry(
+    "executor",
+    group="ttbench.executors",
+    built_in={
+        "local": "ttbench.runs.executors.local:LocalExecutor",
     },
 )
 

@@ -10,18 +10,20 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from ttbench.corpora.corpus import Corpus, Document, make_corpus
 from ttbench.errors import TooLongError, TooShortError, UnsupportedError, UsageError
+from ttbench.runs.executors.base import Assignment, Placement, unmeasured
 from ttbench.runs.options import Options
 from ttbench.runs.plan import Plan, join
 from ttbench.runs.request import plan_task
+from ttbench.store.record import now
 from ttbench.tasks.base import Bench, Task
-from ttbench.types import Checkpoint, Cost, Metric, Sample, Scalar, digest
+from ttbench.types import Cell, Checkpoint, Cost, Metric, Sample, Scalar, digest
 
 HITS = Metric(
     name="hits", label="hits", unit="1", better="higher", statistic="ratio", numerator="hits", denominator="trials"
@@ -95,6 +97,25 @@ class FakeText(FakeQuality):
     def measure(self, bench: Bench) -> Iterator[Sample]:
         num_bytes = sum(len(document.text) for document in bench.corpus.documents("test"))
         yield Sample(keys={"document": "all"}, values={"num_bytes": num_bytes})
+
+
+class FakeExecutor:
+    """Ends every cell without measuring it."""
+
+    detached: ClassVar[bool] = False
+
+    def __init__(self, placement: Placement) -> None:
+        self.num_ended = 0
+
+    def check(self, plan: Plan, cells: Sequence[Cell]) -> None:
+        if any(cell.context_len > 4096 for cell in cells):
+            raise UsageError("the fake cluster has no room for more than 4k")
+
+    def run(self, work: Assignment) -> None:
+        for cell in work.cells:
+            record = unmeasured(cell, "killed", "the fake cluster ends them all", started=now(), cell_s=0.0)
+            work.store.write_cell(record)
+            self.num_ended += 1
 
 
 def note(params: FakeParams, line: str) -> None:

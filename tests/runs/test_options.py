@@ -15,8 +15,9 @@ import ttbench
 from ttbench.cli import app
 from ttbench.errors import SuiteError, UnknownNameError, UsageError
 from ttbench.machine import measure
+from ttbench.runs.executors.base import Placement
 from ttbench.runs.options import Options, as_flags, flags, from_flags, sweep, validated
-from ttbench.runs.request import plan_suite, plan_task
+from ttbench.runs.request import placement, plan_suite, plan_task
 from ttbench.runs.suite import load_suite
 
 
@@ -40,13 +41,30 @@ def test_a_suite_takes_every_option(tmp_path: Path) -> None:
         "dtype": "[float32, bfloat16]", "engine": "eager", "attention": "sdpa", "batch_size": "[1, 2]",
         "threads": "1", "seed": "[0, 1]", "timeout": "60.5", "unchecked": "true",
     }  # fmt: skip
-    assert values.keys() == flags().keys()
+    where = {"executor": "local", "jobs": "2", "cluster": "cluster.yaml"}
+    assert values.keys() | where.keys() == flags().keys()
     body = "".join(f"    {name}: {value}\n" for name, value in values.items())
     path = tmp_path / "x.yaml"
-    path.write_text(f"title: t\ntasks:\n  - task: perplexity\n{body}")
-    [entry] = load_suite(path).tasks
-    assert entry.options.keys() == flags().keys()
+    head = "".join(f"{name}: {value}\n" for name, value in where.items())
+    path.write_text(f"title: t\n{head}tasks:\n  - task: perplexity\n{body}")
+    suite = load_suite(path)
+    [entry] = suite.tasks
+    assert entry.options.keys() == values.keys()
+    assert suite.placed == {"executor": "local", "jobs": 2, "cluster": "cluster.yaml"}
     assert entry.options["seed"] == [0, 1]  # type: ignore[typeddict-item]
+
+
+def test_where_cells_run_is_said_once_for_a_suite(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("title: t\ntasks:\n  - task: perplexity\n    executor: slurm\n")
+    with pytest.raises(SuiteError, match=r"unknown key 'executor' in .*x\.yaml:4"):
+        load_suite(path)
+    path.write_text("title: t\nexecutor: locl\ntasks:\n  - task: perplexity\n")
+    with pytest.raises(UnknownNameError, match="unknown executor 'locl'; did you mean 'local'"):
+        placement("suite", str(path), {})
+    path.write_text("title: t\nexecutor: local\njobs: 3\ntasks:\n  - task: perplexity\n")
+    assert placement("suite", str(path), {"jobs": 2}) == Placement(jobs=2)
+    assert placement("task", "perplexity", {}) == Placement()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 
 from ttbench.errors import CheckpointError, TooLongError, one_line
 from ttbench.machine.measure import environment
-from ttbench.runs.executor import cause
+from ttbench.runs.executors.local import cause
 from ttbench.runs.plan import plan
 from ttbench.runs.process import Death, WorkerProcess, free_memory_bytes, oom_kills
 from ttbench.runs.worker import is_out_of_memory

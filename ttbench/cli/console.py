@@ -205,8 +205,9 @@ class RunDisplay:
     def __init__(self, *, number: Callable[[str, Cell], str | None] = lambda folder, cell: None) -> None:
         self._number = number
         self.folder: str | None = None
-        self._index = self._num_cells = 0
-        self._started = 0.0
+        self._num_ended = self._num_cells = 0
+        # Cell id -> its number, when it began, and the share that is done, of those that run.
+        self._running: dict[str, tuple[int, float, float]] = {}
         self._said: set[str] = set()  # reasons that stand in an earlier cell's line
         self._bar: Progress | None = None
         self._task: TaskID | None = None
@@ -235,37 +236,42 @@ class RunDisplay:
             self._bar.start()
 
     def on_cell_start(self, cell: Cell, *, index: int, num_cells: int, seconds_left: float | None) -> None:
-        self._index, self._num_cells, self._started = index, num_cells, time.monotonic()
-        self._draw(cell, done=index - 1, left_s=seconds_left)
+        self._num_cells = num_cells
+        self._running[cell.cell_id] = (index, time.monotonic(), 0.0)
+        self._draw(cell, left_s=seconds_left)
 
     def on_progress(self, cell: Cell, *, done: int, total: int, seconds_left: float | None) -> None:
-        share = done / total if total else 0.0
-        self._draw(cell, done=self._index - 1 + share, left_s=seconds_left)
+        index, started, _ = self._running[cell.cell_id]
+        self._running[cell.cell_id] = (index, started, done / total if total else 0.0)
+        self._draw(cell, left_s=seconds_left)
 
     def on_cell_end(self, cell: Cell, *, status: Status, reason: str | None, seconds_left: float | None) -> None:
-        took = span(time.monotonic() - self._started)
+        self._num_ended += 1
+        # A worker may die before its first cell begins.
+        index, started, _ = self._running.pop(cell.cell_id, (self._num_ended, time.monotonic(), 0.0))
+        took = span(time.monotonic() - started)
         width = len(str(self._num_cells))
         words = f" {status}{': ' if reason else ''}{'as before' if reason in self._said else reason or ''}"
         self._said |= {reason} if reason else set()
         if status == "ok":
             number = self._number(self.folder, cell) if self.folder else None
             words = f"  {number}" if number else ""
-        line = f"[{self._index:>{width}}/{self._num_cells}] {cell_words(cell)}  {took}{words}"
+        line = f"[{index:>{width}}/{self._num_cells}] {cell_words(cell)}  {took}{words}"
         if self._bar is not None:
             style = STATUS_STYLE.get(status, "yellow")
             self._bar.console.print(Text(line, style="" if status == "ok" else style), soft_wrap=True)
-            self._draw(cell, done=self._index, left_s=seconds_left)
+            self._draw(cell, left_s=seconds_left)
             return
-        left = "" if seconds_left is None or self._index == self._num_cells else f", {span(seconds_left)} left"
+        left = "" if seconds_left is None or self._num_ended == self._num_cells else f", {span(seconds_left)} left"
         say(line + left)
 
-    def _draw(self, cell: Cell, *, done: float, left_s: float | None) -> None:
+    def _draw(self, cell: Cell, *, left_s: float | None) -> None:
         if self._bar is not None and self._task is not None:
             self._bar.update(
                 self._task,
                 description=escape(cell_words(cell)),
-                completed=done,
-                index=self._index,
+                completed=self._num_ended + sum(share for _, _, share in self._running.values()),
+                index=min(self._num_ended + len(self._running), self._num_cells),
                 num_cells=self._num_cells,
                 left_s=left_s,
             )

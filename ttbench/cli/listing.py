@@ -18,7 +18,7 @@ from ttbench.adapt.experts import CARD, library_folders, read_card
 from ttbench.checkpoints.naming import zoo_folders
 from ttbench.checkpoints.sizes.sizes import sizes
 from ttbench.errors import SuiteError, TtbenchError, UnknownNameError, UsageError
-from ttbench.registry import ARCHITECTURES, CORPORA, TASKS, Registry
+from ttbench.registry import ARCHITECTURES, CORPORA, EXECUTORS, TASKS, Registry
 from ttbench.types import RANDOM
 
 if TYPE_CHECKING:
@@ -357,6 +357,6 @@ def names(noun: str, root: Path = RUNS) -> list[str]:
             from ttbench.checkpoints import catalogue
 
             return [*zoo_folders(), *catalogue.names(), *(f"{RANDOM}:{name}" for name in sizes())]
-        return {"tasks": sorted(TASKS), "nouns": list(NOUNS)}[noun]
+        return {"tasks": sorted(TASKS), "executors": sorted(EXECUTORS), "nouns": list(NOUNS)}[noun]
     except TtbenchError:
         return []

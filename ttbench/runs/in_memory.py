@@ -21,8 +21,8 @@ from ttbench.errors import UnsupportedError, UsageError
 from ttbench.machine.devices import DTYPES
 from ttbench.models.base import SequenceModel
 from ttbench.registry import ARCHITECTURES, TASKS
-from ttbench.runs.executor import unmeasured
-from ttbench.runs.options import Options
+from ttbench.runs.executors.base import unmeasured
+from ttbench.runs.options import Options, placed
 from ttbench.runs.request import plan_task
 from ttbench.runs.worker import Group, run_cell
 from ttbench.store.record import now
@@ -70,7 +70,8 @@ def measure(task: str, model: Any, *, tokenizer: Any = None, name: str = "model"
 
     Raises UsageError when the request has no meaning, or the task measures a process of its own.
     """
-    mine = {"checkpoints", "device", "dtype", "engine", "attention", "threads", "imports", "timeout"} & options.keys()
+    mine = {"checkpoints", "device", "dtype", "engine", "attention", "threads", "imports", "timeout"}
+    mine = (mine | set(placed())) & options.keys()
     if mine:
         raise UsageError(f"a model in memory decides its own {', '.join(sorted(mine))}; leave them out")
     if TASKS.load(task).isolation != "checkpoint":

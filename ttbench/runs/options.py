@@ -33,6 +33,7 @@ class Flag:
     swept: bool = False  # several values are several cells
     read: Callable[[str], Any] | None = None  # text to value; raises ValueError
     complete: str = ""  # noun whose names the shell completes
+    placed: bool = False  # says where cells run, and nothing of what they measure
 
     def spelt(self, option: str) -> str:
         """The flag of an option: `--batch-size`."""
@@ -155,6 +156,34 @@ class Options(TypedDict, total=False):
             help="Also score models that look ahead or fail another probe; tables and figures mark them.",
         ),
     ]
+    executor: Annotated[
+        str | None,
+        Flag(
+            metavar="NAME",
+            complete="executors",
+            placed=True,
+            help="Where cells run: local, slurm, ray or a plug-in's.  [default: local]",
+        ),
+    ]
+    jobs: Annotated[
+        int | None,
+        Flag(
+            metavar="COUNT",
+            kind=int,
+            least=1,
+            placed=True,
+            help="Checkpoints to measure side by side here, each on a GPU of its own where there are GPUs; cells that "
+            "time or weigh a process run alone all the same.  [default: 1]",
+        ),
+    ]
+    cluster: Annotated[
+        str | None,
+        Flag(
+            metavar="FILE",
+            placed=True,
+            help="YAML file of what slurm or ray is asked for: partition, time, memory ...",
+        ),
+    ]
 
 
 @functools.cache
@@ -162,6 +191,11 @@ def flags() -> Mapping[str, Flag]:
     """The flag of each option, in the order that help shows them."""
     hints = get_type_hints(Options, include_extras=True)
     return {name: next(each for each in hint.__metadata__ if isinstance(each, Flag)) for name, hint in hints.items()}
+
+
+def placed() -> tuple[str, ...]:
+    """Options that say where cells run."""
+    return tuple(name for name, flag in flags().items() if flag.placed)
 
 
 @functools.cache

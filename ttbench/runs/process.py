@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -64,18 +66,30 @@ class Death:
 class WorkerProcess:
     """One running `python -m ttbench.runs.worker`."""
 
-    def __init__(self, folder: Path, *, cells: Sequence[Cell], memory_limit: int | None) -> None:
-        """Start a worker for `cells`, which share `threads` and write to the run in `folder`."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        cells: Sequence[Cell],
+        memory_limit: int | None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start a worker for `cells`, which share `threads` and write to the run in `folder`.
+
+        Args:
+            memory_limit: bytes of data that it may allocate; None: no limit.
+            variables: of its environment, beside this process's own.
+        """
         spec = {
             "folder": str(folder.resolve()),
             "parent": os.getpid(),
             "memory_limit": memory_limit,
             "cells": [cell.to_json() for cell in cells],
         }
-        # Logs of earlier workers are kept when they hold anything.
-        number = 1 + max((int(path.stem) for path in (folder / "workers").glob("[0-9]*")), default=0)
-        self._spec = folder / "workers" / f"{number}.json"
-        self._log = folder / "workers" / f"{number}.log"
+        # Logs of earlier workers are kept when they hold anything; workers of other machines may share the folder.
+        name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._spec = folder / "workers" / f"{name}.json"
+        self._log = folder / "workers" / f"{name}.log"
         write_whole(self._spec, json.dumps(spec).encode())
         self._oom_kills = oom_kills()
         with open(self._spec, "rb") as stdin, new_file(self._log) as stderr:
@@ -85,7 +99,7 @@ class WorkerProcess:
                 stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                env=_environment(cells[0].threads),
+                env={**_environment(cells[0].threads), **(variables or {})},
                 start_new_session=True,
             )
         assert self._process.stdout is not None
@@ -124,12 +138,16 @@ class WorkerProcess:
         *lines, self._rest = self._rest.split(b"\n")
         self._lines.extend(lines)
 
-    def stop(self) -> Death:
-        """End the worker and all it started, if they still live, and say how the worker ended."""
+    def kill(self) -> None:
+        """End the worker and all it started, if they still live; whoever follows it hears of its death."""
         # Until `wait()` reaps the worker, its PID cannot be given to another process.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if self._process.returncode is None:
                 os.killpg(self._process.pid, signal.SIGKILL)
+
+    def stop(self) -> Death:
+        """As `kill`; say how the worker ended."""
+        self.kill()
         returncode = self._process.wait()
         self._selector.close()
         assert self._process.stdout is not None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Protocol
 
 from ttbench.runs.estimate import CellEstimate
@@ -59,43 +61,62 @@ class Outlook:
         # Cell id -> seconds before it, in which its process begins.
         self._begin = {group[0].cell_id: plan.estimates[group[0].cell_id].setup_s or 0.0 for group in groups(todo)}
         self._spent: dict[tuple[str, ...], tuple[float, float]] = {}  # kind -> own seconds, size
-        self._running: str | None = None
-        self._started = self._setup_s = 0.0
-        self._share = 0.0  # of the running cell
+        # Cell id -> when it began, its share that is done, and seconds of it that went into opening what it needs.
+        self._running: dict[str, tuple[float, float, float]] = {}
+        self._jobs = 1
 
     def start(self, cell: Cell) -> None:
-        self._running, self._started, self._share, self._setup_s = cell.cell_id, time.monotonic(), 0.0, 0.0
+        self._running[cell.cell_id] = (time.monotonic(), 0.0, 0.0)
         # Whatever is left of its process's beginning is the cell's own from here.
         self._begin.pop(cell.cell_id, None)
 
-    def advance(self, done: int, total: int, *, setup_s: float = 0.0) -> None:
-        """`done` of `total` samples exist; `setup_s` of the cell's seconds went into opening what it needs."""
-        self._share, self._setup_s = done / total if total else 0.0, setup_s
+    def advance(self, done: int, total: int, *, setup_s: float = 0.0, cell: Cell | None = None) -> None:
+        """`done` of `total` samples exist of a running cell, or of the only one that runs.
+
+        `setup_s` of the cell's seconds went into opening what it needs.
+        """
+        cell_id = next(iter(self._running)) if cell is None else cell.cell_id
+        began, _, _ = self._running[cell_id]
+        self._running[cell_id] = (began, done / total if total else 0.0, setup_s)
+
+    @contextlib.contextmanager
+    def shared_by(self, jobs: int) -> Iterator[None]:
+        """So many cells run at a time meanwhile: the rest of the quality cells ends so much sooner."""
+        self._jobs = jobs
+        try:
+            yield
+        finally:
+            self._jobs = 1
 
     def end(self, cell: Cell, *, status: Status = "ok", setup_s: float = 0.0) -> None:
         _, estimate = self._left.pop(cell.cell_id)
-        if self._running == cell.cell_id and status == "ok":
+        began, _, _ = self._running.pop(cell.cell_id, (None, 0.0, 0.0))
+        if began is not None and status == "ok":
             kind, size = _size(cell, estimate)
             seconds, sizes = self._spent.get(kind, (0.0, 0.0))
-            self._spent[kind] = (seconds + max(0.0, time.monotonic() - self._started - setup_s), sizes + size)
-        self._running = None
+            self._spent[kind] = (seconds + max(0.0, time.monotonic() - began - setup_s), sizes + size)
 
     def seconds_left(self) -> float | None:
         """None while a kind of cell remains that has neither run nor an estimate in seconds."""
-        left = sum(self._begin.values())
+        left = alone = 0.0
         for cell_id, (cell, estimate) in self._left.items():
             expected = self._expected(cell, estimate)
-            if cell_id == self._running:
-                own = max(0.0, time.monotonic() - self._started - self._setup_s)
+            if cell_id in self._running:
+                began, share, setup_s = self._running[cell_id]
+                own = max(0.0, time.monotonic() - began - setup_s)
                 # The first samples say little about the rest where there is an estimate.
-                if self._share > (0.0 if expected is None else _TELLING_SHARE):
-                    left += own * (1 / self._share - 1)
-                    continue
-                expected = None if expected is None else max(0.0, expected - own)
+                if share > (0.0 if expected is None else _TELLING_SHARE):
+                    expected = own * (1 / share - 1)
+                else:
+                    expected = None if expected is None else max(0.0, expected - own)
             if expected is None:
                 return None
-            left += expected
-        return left
+            expected += self._begin.get(cell_id, 0.0)
+            if cell.machine is None:
+                left += expected
+            else:
+                alone += expected
+        return left / self._jobs + alone
 
     def _expected(self, cell: Cell, estimate: CellEstimate) -> float | None:
         kind, size = _size(cell, estimate)

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from ttbench.checkpoints.naming import tell_apart
 from ttbench.corpora.corpus import Corpus, open_corpus
@@ -16,6 +16,7 @@ from ttbench.machine import measure
 from ttbench.machine.software import software
 from ttbench.packages import import_packages
 from ttbench.registry import TASKS
+from ttbench.runs.executors.base import Placement
 from ttbench.runs.options import Options, given, several, sweep
 from ttbench.runs.plan import Plan, join, plan, read_params
 from ttbench.runs.suite import SuiteTask, find_suite, load_suite, parse_ctx
@@ -24,6 +25,7 @@ from ttbench.tasks.base import Task
 from ttbench.types import Cell, Checkpoint, Scalar
 
 DEFAULT_OUT = "runs"
+Kind = Literal["task", "suite"]
 # Options that are parameters of the tasks that have them.
 NAMED = ("protocol", "limit", "depth_mode")
 
@@ -132,6 +134,12 @@ def plan_suite(suite: str | Path, options: Options, *, out: str | Path = DEFAULT
     """Lay out the cells of all tasks of a suite, named or given as a path. An option given goes before the suite's."""
     tasks = load_suite(find_suite(str(suite))).tasks
     return _named(join(_plan_task(entry.task, _merged(entry, options), out=out) for entry in tasks))
+
+
+def placement(kind: Kind, name: str, options: Options) -> Placement:
+    """Where the cells of a task, or of a suite, run: as the options say, else the suite."""
+    of_suite = load_suite(find_suite(name)).placed if kind == "suite" else {}
+    return Placement.of(cast(Options, {**of_suite, **given(options)}))
 
 
 def _merged(entry: SuiteTask, options: Options) -> Options:

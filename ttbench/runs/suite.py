@@ -8,21 +8,22 @@
         corpus: code
         params: {protocol: fixed, limit: 30}
 
-Keys beside `title`, `description` and `tasks` may stand at the top for all tasks, or in a task for it alone. An unknown
-key, a wrong type, a tag or an alias is a SuiteError that names file and line. Torch-free.
+Keys beside `title`, `description` and `tasks` may stand at the top for all tasks, or in a task for it alone; those that
+say where cells run (`executor`, `jobs`, `cluster`) stand at the top. An unknown key, a wrong type, a tag or an alias is
+a SuiteError that names file and line. Torch-free.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from ttbench.errors import SuiteError, UnknownNameError, UsageError
 from ttbench.registry import TASKS
-from ttbench.runs.options import Options, flags, several, validated
+from ttbench.runs.options import Options, flags, placed, several, validated
 from ttbench.runs.plan import Plan, join, plan, read_params
 from ttbench.strict_yaml.nodes import CATALOGUE, Node, read_yaml, suite_folders
 
@@ -99,11 +100,12 @@ class Suite:
     title: str
     description: str
     tasks: tuple[SuiteTask, ...]
+    placed: Options = field(default_factory=Options)  # where its cells run
 
 
-_TASK_KEYS = ("task", *flags())
-_SHARED_KEYS = tuple(name for name in flags() if name != "params")
-_SUITE_KEYS = ("title", "description", "tasks", *_SHARED_KEYS)
+_TASK_KEYS = ("task", *(name for name in flags() if name not in placed()))
+_SHARED_KEYS = tuple(name for name in _TASK_KEYS if name not in ("task", "params"))
+_SUITE_KEYS = ("title", "description", "tasks", *_SHARED_KEYS, *placed())
 
 
 def find_suite(name: str) -> Path:
@@ -150,6 +152,7 @@ def load_suite(path: Path | str) -> Suite:
         title=keys["title"].text("title"),
         description=keys["description"].text("description") if "description" in keys else "",
         tasks=tasks,
+        placed=_read_options({name: node for name, node in keys.items() if name in placed()}),
     )
 
 

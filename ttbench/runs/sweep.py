@@ -13,18 +13,18 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Unpack
 
 from ttbench.errors import UnknownNameError
 from ttbench.machine import measure
 from ttbench.registry import TASKS
-from ttbench.runs.executor import LocalExecutor, unmeasured
+from ttbench.runs.executors.base import Assignment, Placement, open_executor, unmeasured
 from ttbench.runs.options import Options, as_arguments, to_json, validated
 from ttbench.runs.plan import Plan
-from ttbench.runs.progress import Outlook, Progress, Silent
-from ttbench.runs.request import DEFAULT_OUT, plan_suite, plan_task
+from ttbench.runs.progress import Progress, Silent
+from ttbench.runs.request import DEFAULT_OUT, Kind, placement, plan_suite, plan_task
 from ttbench.runs.suite import list_suites
 from ttbench.store.record import now
 from ttbench.store.store import Store, find_done, find_finished
@@ -85,6 +85,7 @@ def run_cells(
     progress: Progress | None = None,
     memory_limit: int | None = None,
     fresh: bool = False,
+    placed: Placement | None = None,
 ) -> RunResult:
     """Run what is missing of a plan and store everything in a new folder below `out`.
 
@@ -95,11 +96,13 @@ def run_cells(
         timeout: seconds per cell, for all cells; None: each cell's own.
         memory_limit: bytes of data a worker may allocate; None: what the machine has free.
         fresh: measure again what earlier runs answered.
+        placed: where the cells run; None: here, one after the other.
 
-    Raises StoreError when the folder cannot be written, RunInterrupted on Ctrl-C. Failed cells raise nothing.
+    Raises UsageError when they cannot run there, StoreError when the folder cannot be written, RunInterrupted on
+    Ctrl-C. Failed cells raise nothing.
     """
     started = time.monotonic()
-    _require_devices(plan)
+    executor = open_executor(placed or Placement())
     done = {} if fresh else find_done(out, [cell.cell_id for cell in plan.cells])
     skips = {skip.cell.cell_id: skip for skip in plan.skips}
     cells = [*plan.cells, *plan.twins, *(skip.cell for skip in plan.skips)]
@@ -112,6 +115,8 @@ def run_cells(
             seconds=time.monotonic() - started,
             repeated=True,
         )
+    todo = tuple(cell for cell in plan.cells if cell.cell_id not in done)
+    executor.check(plan, todo)
     environment = measure.environment({**os.environ, **measure.worker_variables(_threads(plan))})
     store = Store.create(out, name=name, command=command, options=options or {}, cells=cells, environment=environment)
     for path in done.values():
@@ -120,17 +125,11 @@ def run_cells(
         store.write_cell(unmeasured(skip.cell, skip.status, skip.reason, started=now(), cell_s=0.0))
     progress = progress or Silent()
     progress.on_plan(plan, folder=str(store.folder), num_reused=len(done))
-    todo = tuple(cell for cell in plan.cells if cell.cell_id not in done)
-    executor = LocalExecutor(
-        store=store,
-        outlook=Outlook(plan, todo),
-        progress=progress,
-        num_cells=len(todo),
-        timeout_s=timeout,
-        memory_limit=memory_limit,
+    work = Assignment(
+        store=store, plan=plan, cells=todo, progress=progress, timeout_s=timeout, memory_limit=memory_limit
     )
     try:
-        executor.run(todo)
+        executor.run(work)
     except KeyboardInterrupt:
         raise RunInterrupted(
             folder=store.folder,
@@ -142,15 +141,6 @@ def run_cells(
     return RunResult(
         folder=store.folder, statuses=store.done(), num_reused=len(done), seconds=time.monotonic() - started
     )
-
-
-def _require_devices(plan: Plan) -> None:
-    """Raise UsageError for a device that is not there, before anything is stored or started."""
-    for name in {cell.device for cell in plan.cells} - {"cpu"}:
-        # Late: a run on the processor needs no torch in this process.
-        from ttbench.machine.devices import torch_device
-
-        torch_device(name)
 
 
 def _threads(plan: Plan) -> int:
@@ -205,13 +195,15 @@ def run(
     return _run(kind, name, str(target), options, out=out, fresh=fresh, progress=progress)
 
 
-Kind = Literal["task", "suite"]
-
-
 def plan_target(target: str, options: Options, *, out: str | Path = DEFAULT_OUT) -> Plan:
     """The plan of a task or a suite, whichever `target` is; see `find_target`. Raises as `plan_task`."""
     kind, name = find_target(target)
     return _plan(kind, name, options, out=out)
+
+
+def placement_of(target: str, options: Options) -> Placement:
+    """Where the cells of a target run: as the options say, else its suite."""
+    return placement(*find_target(target), options)
 
 
 def folder_name(target: str) -> str:
@@ -265,4 +257,5 @@ def _run(
         options=to_json(asked),
         progress=progress,
         fresh=fresh,
+        placed=placement(kind, name, asked),
     ).rows()

@@ -25,7 +25,7 @@ from ttbench.report.table import render, summarise
 from ttbench.runs.options import Options, as_flags, to_json
 from ttbench.runs.plan import Plan
 from ttbench.runs.suite import format_len
-from ttbench.runs.sweep import RunInterrupted, RunResult, folder_name, plan_target, run_cells
+from ttbench.runs.sweep import RunInterrupted, RunResult, folder_name, placement_of, plan_target, run_cells
 from ttbench.runs.times.calibration import busy, with_times
 from ttbench.store.store import Store, find_done, origins
 from ttbench.types import ANSWERS, FAILURES, Cell
@@ -65,6 +65,8 @@ class Request:
 
     def plan(self) -> Plan:
         """Lay out the cells. Raises UnknownNameError with both kinds of names when the target is neither."""
+        # Asked first, though a plan does not depend on it: a misspelt executor must not cost seconds.
+        placement_of(self.target, self.options)
         return plan_target(self.target, self.options, out=self.out)
 
     @property
@@ -105,6 +107,7 @@ def run(request: Request, *, as_json: bool) -> int:
                 options=request.to_json(),
                 progress=display,
                 fresh=request.fresh,
+                placed=placement_of(request.target, request.options),
             )
     except RunInterrupted as interrupted:
         console.say(

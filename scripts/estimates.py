@@ -29,7 +29,7 @@ from ttbench.runs.plan import Plan
 from ttbench.runs.request import plan_task
 from ttbench.runs.sweep import run_cells
 from ttbench.runs.times.calibration import with_times
-from ttbench.store.store import write_whole
+from ttbench.store.files import write_whole
 
 COLUMNS = ("task", "request", "cells", "cold_s", "warm_s", "measured_s", "cold_ratio", "warm_ratio", "machine", "load")
 QUIET = 0.5  # load average for each core

@@ -287,10 +287,10 @@ class Figure:
 class Environment:
     """What a run ran on and with; rows refer to it by digest."""
 
-    machine: str  # fingerprint: digest of processor, cores, memory, accelerator
+    machine: str  # fingerprint: digest of processor, installed cores and memory, accelerator
     processor: str
-    num_cores: int
-    memory_bytes: int
+    num_cores: int  # that the process may run on
+    memory_bytes: int  # that the process may use
     accelerator: str | None
     accelerators: tuple[Mapping[str, Scalar], ...]  # see `ttbench.machine.gpu.accelerators`
     platform: str
@@ -299,8 +299,15 @@ class Environment:
     ttbench: str  # version
     commit: str | None  # git commit of the source tree, with "+dirty" when modified; None outside a checkout
     variables: Mapping[str, str]  # environment variables that can change numbers or timings
+    allocation: str | None = None  # in words, what the process was given of the machine; None: not told
 
     def to_json(self) -> dict[str, Any]:
         found = dataclasses.asdict(self)
         found["accelerators"] = [dict(each) for each in self.accelerators]
         return {**found, "packages": dict(self.packages), "variables": dict(self.variables)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Environment:
+        """The environment in plain data; what a later version adds to it is left out."""
+        known = {name: value for name, value in data.items() if name in cls.__dataclass_fields__}
+        return cls(**{**known, "accelerators": tuple(data["accelerators"])})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import resource
@@ -18,7 +19,7 @@ from ttbench.machine.measure import environment
 from ttbench.runs.executors.local import cause
 from ttbench.runs.plan import plan
 from ttbench.runs.process import Death, WorkerProcess, free_memory_bytes, oom_kills
-from ttbench.runs.worker import is_out_of_memory
+from ttbench.runs.worker import Group, is_out_of_memory, run_cell
 from ttbench.store.store import Store
 from ttbench.types import Cell
 
@@ -284,3 +285,42 @@ def test_the_memory_a_worker_may_use_is_less_than_the_machine_has() -> None:
         assert free is not None
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         assert 0 < free < total
+
+
+# The machine that a timing cell was planned for
+
+
+@pytest.mark.parametrize(
+    ("planned", "words"),
+    [
+        ({"machine": "a machine of another class"}, "planned for machines of class a machine of another class"),
+        ({"software": "torch 2.13.0 CPython 3.11 [2 threads on 1 cores]"}, "planned for 2 threads on 1 cores, and"),
+        ({"threads": 4096}, "has 4096 threads on"),
+    ],
+    ids=["machine", "planned with too few cores", "too few cores here"],
+)
+def test_a_timing_cell_is_refused_where_it_was_not_planned_for(
+    fakes: ModuleType, tmp_path: Path, planned: dict[str, Any], words: str
+) -> None:
+    here = environment()
+    request: dict[str, Any] = {"machine": here.machine, "software": "torch 2.13.0 CPython 3.11", **planned}
+    threads = request.pop("threads", 1)
+    [cell] = lay_out(fakes, "fake-timing", context_lens=[1024], threads=threads, **request)
+    group = Group([cell], machine=here.machine)
+    refused = run_cell(cell, group=group, channel=None)  # type: ignore[arg-type]
+    assert refused.status == "error"
+    assert words in str(refused.reason)
+
+
+def test_a_worker_tells_its_own_variables_and_the_machine_of_its_parent(fakes: ModuleType, tmp_path: Path) -> None:
+    cells = lay_out(fakes, context_lens=[1024])
+    seen = dataclasses.replace(
+        environment(), processor="as the parent saw it", allocation="of the parent", variables={}
+    )
+    store = Store.create(tmp_path, name="t", command="c", options={}, cells=cells, environment=seen)
+    follow(WorkerProcess(store.folder, cells=cells, memory_limit=None, environment=store.environment))
+    [name] = {found.environment for found in store.records()}
+    told = json.loads((store.folder / "environments" / f"{name}.json").read_text())
+    assert told["processor"] == "as the parent saw it"
+    assert told["allocation"] == environment().allocation
+    assert told["variables"]["OMP_NUM_THREADS"] == "1"

@@ -19,9 +19,11 @@ import ttbench
 from ttbench.errors import StoreError
 from ttbench.machine.measure import environment
 from ttbench.runs.plan import plan
+from ttbench.store.cells import read_cell
+from ttbench.store.files import write_whole
 from ttbench.store.record import CellRecord
 from ttbench.store.rows import COLUMNS, METRICS_KEY, read_rows
-from ttbench.store.store import Store, find_done, read_cell, timings, write_whole
+from ttbench.store.store import Store, find_done, timings
 from ttbench.types import Cell, Metric, Sample
 
 
@@ -84,6 +86,7 @@ def test_a_cell_reads_back_as_it_was_written(tmp_path: Path, cells: tuple[Cell, 
         run_id=store.run_id,
         environment=found.environment,
         machine=found.machine,
+        allocation=found.allocation,
         ttbench=ttbench.__version__,
         evidence_digest=found.evidence_digest,
     )
@@ -172,6 +175,7 @@ def test_columns_that_disagree_or_clash_are_refused(tmp_path: Path, cells: tuple
     store.write_cell(record(cells[1], samples=(Sample(keys={"where": "here"}, values={}),)))
     with pytest.raises(StoreError, match=r"column 'where' holds values of several kinds \(int, str\)"):
         store.rows()
+    store = new_store(tmp_path, cells)
     store.write_cell(record(cells[0], samples=(Sample(keys={"status": 1}, values={}),)))
     with pytest.raises(StoreError, match="names a sample's column 'status', which rows have"):
         store.rows()
@@ -244,7 +248,8 @@ def test_runs_started_at_the_same_moment_get_folders_of_their_own(tmp_path: Path
 
 def test_processes_that_write_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from ttbench.store.store import write_whole, _new_folder\n"
+        "import sys; from pathlib import Path\n"
+        "from ttbench.store.store import _new_folder; from ttbench.store.files import write_whole\n"
         "for i in range(40):\n"
         "    _new_folder(Path(sys.argv[1]), 'r')\n"
         "    write_whole(Path(sys.argv[1], 'one'), sys.argv[2].encode() * 5000)\n"

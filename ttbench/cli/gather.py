@@ -55,6 +55,21 @@ def say_damaged(cells: Sequence[str]) -> None:
         console.say(f"left out, damaged: {', '.join(cells)}; the same run measures them again", style="yellow")
 
 
+def say_odd(run: listing.RunView) -> None:
+    """Name a run's cells that are damaged, or were ended more than once, on stderr."""
+    say_damaged([entry["cell_id"][:8] for entry in run.cells if entry["status"] == "damaged"])
+    say_twice(run.folder, run.twice)
+
+
+def say_twice(folder: Path, cells: Sequence[str]) -> None:
+    """Name the cells that more than one writer ended, and where the records are that do not stand, on stderr."""
+    if cells:
+        told = ", ".join(cell_id[:8] for cell_id in cells)
+        console.say(
+            f"ended more than once: {told}; the first answer stands, others are kept in {folder}", style="yellow"
+        )
+
+
 def rows_of_runs(folders: Iterable[Path]) -> pd.DataFrame:
     """The rows of several runs, each cell once."""
     folders = list(folders)

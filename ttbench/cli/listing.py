@@ -263,6 +263,7 @@ class RunView:
     environment: Mapping[str, Any]
     cells: tuple[Mapping[str, Any], ...]  # planned cells with their status; `missing` when not done
     records: tuple[CellRecord, ...]  # those that could be read
+    twice: tuple[str, ...] = ()  # ids of cells with further records, which do not stand
 
 
 def view_run(folder: Path) -> RunView:
@@ -291,7 +292,14 @@ def view_run(folder: Path) -> RunView:
             }
         )
     environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    return RunView(folder=folder, run=store.run, environment=environment, cells=tuple(cells), records=survey.records)
+    return RunView(
+        folder=folder,
+        run=store.run,
+        environment=environment,
+        cells=tuple(cells),
+        records=survey.records,
+        twice=tuple(survey.others),
+    )
 
 
 def find_cell(folder: Path, cell: str) -> str:
@@ -318,7 +326,7 @@ def view_cell(folder: Path, cell: str) -> dict[str, Any]:
 
     cell_id = find_cell(folder, cell)
     record = Store(folder).read(cell_id)
-    evidence = folder / "evidence" / f"{cell_id}.jsonl"
+    evidence = Store(folder).evidence_path(record)
     return {
         "cell_id": cell_id,
         "cell": record.cell.to_json(),

@@ -33,6 +33,7 @@ from typing import Any, Self
 
 from ttbench.errors import UsageError
 from ttbench.machine import cgroups
+from ttbench.machine.allocation import allocation, installed_cores, installed_memory_bytes
 from ttbench.machine.gpu.accelerators import accelerators
 from ttbench.machine.software import PACKAGES, VARIABLES, kernel_variables
 from ttbench.registry import ARCHITECTURES
@@ -329,15 +330,13 @@ def accelerator() -> str | None:
 
 
 def machine_fingerprint() -> str:
-    """Digest of processor, cores, memory (whole GiB), GPUs and CPU quota; timings compare only within one.
+    """Digest of processor, installed cores and memory (whole GiB), and GPUs; timings compare only within one.
 
-    Of a GPU its name, driver, memory, highest clocks and power limit count.
+    Of a GPU its name, driver, memory, highest clocks and power limit count. What this process may use of the machine
+    does not: see `ttbench.machine.allocation`.
     """
-    facts: list[Any] = [processor(), num_cores(), round(memory_bytes() / GIB), accelerator()]
-    # What follows is appended only where there is some, so that machines without it keep the fingerprint they had.
-    quota = cpu_quota()
-    if quota is not None:
-        facts.append(f"{quota:g} cores")
+    facts: list[Any] = [processor(), installed_cores(), round(installed_memory_bytes() / GIB), accelerator()]
+    # GPUs are appended only where there are some, so that machines without any keep the fingerprint they had.
     gpus = [each.facts for each in accelerators(proc=_PROC)]
     return digest(canonical_json([*facts, gpus] if gpus else facts))[:16]
 
@@ -361,8 +360,14 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         packages=package_versions(),
         ttbench=__version__,
         commit=source_commit(Path(__file__).resolve().parents[2]),
-        variables={name: values[name] for name in (*VARIABLES, *kernel_variables(values)) if name in values},
+        variables=told_variables(values),
+        allocation=allocation(),
     )
+
+
+def told_variables(values: Mapping[str, str]) -> dict[str, str]:
+    """Those of the environment variables that can change a number or a timing."""
+    return {name: values[name] for name in (*VARIABLES, *kernel_variables(values)) if name in values}
 
 
 def package_versions() -> dict[str, str]:

@@ -44,15 +44,22 @@ def kernel_variables(values: Mapping[str, str]) -> list[str]:
     return sorted(name for name in values if values[name] and (name in SINGLES or name.startswith(FAMILIES)))
 
 
-def software(values: Mapping[str, str], *, ours: Mapping[str, str]) -> str:
+def software(values: Mapping[str, str], *, ours: Mapping[str, str], shortage: str | None = None) -> str:
     """Torch, Python and the variables that choose kernels, in words, the same for what runs alike.
 
     Args:
         values: environment variables of the process that asks.
         ours: variables that its workers get whatever is set; they follow from the number of threads.
+        shortage: of `ttbench.machine.allocation`; too few cores decide as much as the kernels do.
     """
     python = ".".join(platform.python_version_tuple()[:2])
     chosen = [f"{name}={values[name]}" for name in kernel_variables(values) if name not in ours]
     return " ".join(
         [f"torch {importlib.metadata.version('torch')}", f"{platform.python_implementation()} {python}", *chosen]
-    )
+    ) + ("" if shortage is None else f" [{shortage}]")
+
+
+def planned_shortage(words: str | None) -> str | None:
+    """The shortage that the words of `software` end with; None: there is none."""
+    head, bracket, rest = (words or "").rpartition(" [")
+    return rest[:-1] if bracket and head and rest.endswith("]") else None

@@ -28,8 +28,8 @@ from ttbench.errors import StoreError, UsageError
 from ttbench.report import words
 from ttbench.report.drawing import figures, prose
 from ttbench.report.table import summarise
+from ttbench.store.files import write_whole
 from ttbench.store.rows import metadata, read_rows
-from ttbench.store.store import write_whole
 
 ROWS = "rows.parquet"
 PAGE = "figures.md"

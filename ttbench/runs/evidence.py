@@ -23,8 +23,8 @@ from ttbench.checkpoints.tokenizer import Tokenizer, read_tokenizer
 from ttbench.corpora.corpus import open_corpus
 from ttbench.errors import CorpusError, TtbenchError, UsageError
 from ttbench.registry import TASKS
+from ttbench.store.cells import read_evidence
 from ttbench.store.record import CellRecord
-from ttbench.store.store import read_evidence
 from ttbench.tasks.base import Task
 from ttbench.tasks.view import EvidencePart, RebuiltText, rest
 from ttbench.types import Sample

@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import selectors
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,8 +22,8 @@ from typing import Literal
 
 from ttbench.machine import cgroups
 from ttbench.machine.measure import available_bytes, worker_variables
-from ttbench.store.store import new_file, write_whole
-from ttbench.types import Cell, Status
+from ttbench.store.files import new_file, write_whole, writer_name
+from ttbench.types import Cell, Environment, Status
 
 _RESERVE_BYTES = 256 * 1024**2  # left to the parent and the rest of the machine
 _LOG_TAIL_BYTES = 8192
@@ -73,21 +71,24 @@ class WorkerProcess:
         cells: Sequence[Cell],
         memory_limit: int | None,
         variables: Mapping[str, str] | None = None,
+        environment: Environment | None = None,
     ) -> None:
         """Start a worker for `cells`, which share `threads` and write to the run in `folder`.
 
         Args:
             memory_limit: bytes of data that it may allocate; None: no limit.
             variables: of its environment, beside this process's own.
+            environment: of this process: the worker takes over what is true of the machine; None: it looks itself.
         """
         spec = {
             "folder": str(folder.resolve()),
+            "environment": None if environment is None else environment.to_json(),
             "parent": os.getpid(),
             "memory_limit": memory_limit,
             "cells": [cell.to_json() for cell in cells],
         }
         # Logs of earlier workers are kept when they hold anything; workers of other machines may share the folder.
-        name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        name = writer_name()
         self._spec = folder / "workers" / f"{name}.json"
         self._log = folder / "workers" / f"{name}.log"
         write_whole(self._spec, json.dumps(spec).encode())

@@ -13,6 +13,7 @@ from ttbench.corpora.corpus import Corpus, open_corpus
 from ttbench.engines.kinds import require_device
 from ttbench.errors import MissingDataError, UsageError
 from ttbench.machine import measure
+from ttbench.machine.allocation import shortage
 from ttbench.machine.software import software
 from ttbench.packages import import_packages
 from ttbench.registry import TASKS
@@ -90,7 +91,7 @@ def _plan_point(task: str, options: Options, *, out: str | Path) -> Plan:
         batch_size=point.get("batch_size"),
         threads=threads,
         machine=machine,
-        software=software(os.environ, ours=measure.worker_variables(threads)),
+        software=software(os.environ, ours=measure.worker_variables(threads), shortage=shortage(threads)),
         timeout_s=options.get("timeout"),
         timings=timings(out, machine=machine, tasks=[task]),
         unchecked=bool(options.get("unchecked")),

@@ -55,6 +55,7 @@ class RunResult:
     num_reused: int  # cells that earlier runs had answered
     seconds: float  # wall
     repeated: bool = False  # an earlier run had answered all of it: its folder is this result's
+    twice: tuple[str, ...] = ()  # ids of cells that more than one writer ended: the first answer stands
 
     @property
     def num_failed(self) -> int:
@@ -138,8 +139,13 @@ def run_cells(
             command=command,
         ) from None
     store.write_rows()
+    survey = store.survey()
     return RunResult(
-        folder=store.folder, statuses=store.done(), num_reused=len(done), seconds=time.monotonic() - started
+        folder=store.folder,
+        statuses={record.cell.cell_id: record.status for record in survey.records},
+        num_reused=len(done),
+        seconds=time.monotonic() - started,
+        twice=tuple(survey.others),
     )
 
 

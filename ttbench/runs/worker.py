@@ -34,12 +34,14 @@ from ttbench.errors import (
 )
 from ttbench.kernels.dispatch.running import proving, unwatched, watching
 from ttbench.machine import measure
+from ttbench.machine.allocation import allocation, shortage
+from ttbench.machine.software import planned_shortage
 from ttbench.packages import import_packages
 from ttbench.registry import TASKS
 from ttbench.store.record import CellRecord, now
 from ttbench.store.store import Store
 from ttbench.tasks.base import Bench, Task, declared_columns
-from ttbench.types import Cell, Sample, Status
+from ttbench.types import Cell, Environment, Sample, Status
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,7 +77,8 @@ class Channel:
 class Group:
     """What the cells of a group share: one engine, the corpora, the tokenizer; each opened at first use."""
 
-    def __init__(self, cells: Sequence[Cell] = ()) -> None:
+    def __init__(self, cells: Sequence[Cell] = (), *, machine: str | None = None) -> None:
+        self.machine = machine  # fingerprint; None: cells are not asked where they belong
         self.engine: Engine | None = None
         self._cells = tuple(cells)
         self._verdict: Verdict | None = None
@@ -200,9 +203,9 @@ class Group:
 
 def run_group(spec: Mapping[str, Any], channel: Channel) -> None:
     """Measure the cells one after the other; return early when what is left needs a fresh process."""
-    store = Store(spec["folder"])
+    store = Store(spec["folder"], environment=_environment(spec))
     cells = [Cell.from_json(data) for data in spec["cells"]]
-    group = Group(cells)
+    group = Group(cells, machine=store.environment.machine)
     for cell in cells:
         channel.send("start", cell_id=cell.cell_id)
         record = run_cell(cell, group=group, channel=channel)
@@ -252,6 +255,7 @@ def run_cell(cell: Cell, *, group: Group, channel: Channel) -> CellRecord:
         try:
             import_packages(cell.imports)
             _require_same_code(cell)
+            _require_same_machine(cell, group.machine)
             samples = tuple(task.measure(group.bench(cell, channel)))
             if not samples:
                 raise ValueError(f"task '{cell.task}' gave no sample; raise TooShortError where the text is too short")
@@ -274,6 +278,31 @@ def _require_same_code(cell: Cell) -> None:
     here = code_digest(architecture=cell.checkpoint.architecture, task=cell.task, engine=cell.engine)
     if here != cell.code_digest:
         raise UsageError(f"the code of '{cell.checkpoint.name}' or of {cell.task} has changed; run the command again")
+
+
+def _require_same_machine(cell: Cell, machine: str | None) -> None:
+    """Raises UsageError when a timing cell would be measured on another machine, or with fewer cores, than planned."""
+    if cell.machine is None or machine is None:
+        return
+    if cell.machine != machine:
+        raise UsageError(
+            f"this timing cell was planned for machines of class {cell.machine}, and this one is of class {machine}: "
+            "run it there, or plan it here"
+        )
+    here, planned = shortage(cell.threads), planned_shortage(cell.software)
+    if here != planned:
+        raise UsageError(
+            f"this timing cell was planned for {planned or 'a core for each thread'}, and this process has "
+            f"{here or 'a core for each thread'}: ask for as many cores as threads, or plan it again"
+        )
+
+
+def _environment(spec: Mapping[str, Any]) -> Environment:
+    """What this process runs on: the machine as its parent saw it, and what it was given of it."""
+    if spec.get("environment") is None:
+        return measure.environment()
+    seen = Environment.from_json(spec["environment"])
+    return dataclasses.replace(seen, variables=measure.told_variables(os.environ), allocation=allocation())
 
 
 def answer_status(answer: CellAnswer) -> Status:

@@ -53,6 +53,7 @@ class CellRecord:
     run_id: str = ""  # of the run that measured it; filled in by the store
     environment: str = ""  # digest; filled in by the store
     machine: str = ""  # fingerprint; filled in by the store
+    allocation: str | None = None  # of the process that measured; filled in by the store, None where not told
     ttbench: str | None = None  # version of the package; filled in by the store, None in schema 1
     evidence_digest: str | None = None  # of the evidence's file; filled in by the store, None when there is none
     evidence: tuple[Mapping[str, Any], ...] = field(default=())  # beyond the samples': tracebacks, stderr

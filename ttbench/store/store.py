@@ -1,108 +1,52 @@
 """A run's folder: one immutable file per cell, evidence beside it, one Parquet at the end.
 
     runs/<run_id>/run.json                  command, options, planned cells with the names asked for
-                  environment.json          what it ran on; rows refer to it by digest
-                  environments/<digest>     those of cells taken over from earlier runs
+                  environment.json          what the process that began the run ran on
+                  environments/<digest>     what its workers ran on, each its own; rows refer to them by digest
                   cells/<cell_id>.jsonl     a header line, one line per sample, a checksum: the record
                   evidence/<cell_id>.jsonl  prompts, answers, log-probabilities, tracebacks; never in rows
+                  others/<cell_id>.<writer> records of cells that had one already, with their evidence
                   rows.parquet              derived; `Store(folder).write_rows()` makes it again from cells/
+
+A record is never replaced or removed. Where two writers bring one cell to an end (a task that a scheduler believed
+dead wrote late), the first record keeps its place, and the second is kept beside it and reported. An answer that comes
+after a failure, or after a file that is damaged, stands in its stead.
+
+A worker on another node writes with `Store(folder, environment=measure.environment())`: each record then refers to the
+environment of the process that made it.
 
 A cell that an earlier run measured keeps its file, which says who measured it, when and under which name; the run that
 takes it over shows it under the name asked for there. A file that does not agree with its checksum, its own name or the
 cell in it is damaged: it answers nothing, and what is shown goes on without it.
 
-A file is written whole or not at all: temporary file, fsync, rename, fsync of the folder. Evidence is
-written before its cell, so a cell that exists is complete. No pandas, pyarrow or torch at import: workers, whose memory
-is measured, use this module.
+A file is written whole or not at all, see `ttbench.store.files`. Evidence is written before its cell, so a cell that
+exists is complete. No pandas, pyarrow or torch at import: workers, whose memory is measured, use this module.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import itertools
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from ttbench.errors import StoreError
 from ttbench.machine.disk import sync
-from ttbench.store.record import CellRecord, cell_text, evidence_lines, now, parse_cell
+from ttbench.store.cells import Ends, others, read_cell, read_ends
+from ttbench.store.files import link_or_copy, make_folder, store_error, write_new, write_whole, writer_name
+from ttbench.store.record import CellRecord, cell_text, evidence_lines, now
 from ttbench.types import LASTING, SCHEMA_VERSION, Cell, Environment, Status, canonical_json, digest, json_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_temporary = itertools.count()
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Create `path` with `data`, or leave nothing. An existing file is replaced whole.
-
-    Raises StoreError when the folder cannot be written or the disk is full.
-    """
-    temporary = path.parent / f".{path.name}.{os.getpid()}.{next(_temporary)}.tmp"
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            sync(file.fileno())
-        os.replace(temporary, path)
-        sync(path.parent)
-    except OSError as error:
-        raise _store_error("write", path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def new_file(path: Path) -> BinaryIO:
-    """Open a file for writing as it goes, for logs. Raises StoreError when it cannot be made."""
-    try:
-        return open(path, "wb")
-    except OSError as error:
-        raise _store_error("write", path, error) from error
-
-
-def _store_error(verb: str, path: Path, error: OSError) -> StoreError:
-    if error.errno in _FULL:
-        return StoreError(
-            f"cannot {verb} {path}: no space left on the device; finished cells are kept: free some space, "
-            "then run the same command again"
-        )
-    return StoreError(f"cannot {verb} {path}: {error.strerror or error}; choose another folder with --out")
-
-
-def read_cell(path: Path) -> CellRecord:
-    """Read a cell's file. Raises StoreError when it is missing, damaged, misplaced or of an unknown schema."""
-    try:
-        return parse_cell(path.read_text(encoding="utf-8"), cell_id=path.stem)
-    except OSError as error:
-        raise _store_error("read", path, error) from error
-    except ValueError as error:
-        raise StoreError(f"{path} is damaged or not a cell's file ({error}); the same run measures it again") from error
-
-
-def read_evidence(path: Path, record: CellRecord) -> list[dict[str, Any]]:
-    """The evidence of a cell, one entry per line; empty where none was kept. Raises StoreError when it is damaged."""
-    try:
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path} cannot be read: {error}; the row stands without it") from error
-    # Cells of schema 1 do not say what their evidence was.
-    if record.cell.schema > 1 and record.evidence_digest != (digest(text) if text else None):
-        raise StoreError(f"{path} is not the evidence that its cell was stored with; the row stands without it")
-    # Not splitlines: answers may hold other line separators.
-    return [json.loads(line) for line in text.split("\n") if line]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +55,7 @@ class Survey:
 
     records: tuple[CellRecord, ...]
     damaged: Mapping[str, StoreError]  # by cell id
+    others: Mapping[str, tuple[CellRecord, ...]] = field(default_factory=dict)  # records that do not stand, by cell id
 
 
 _STAMP_LEN = len("20000101-000000-")
@@ -132,10 +77,17 @@ def _asked(record: CellRecord, entry: Mapping[str, Any]) -> CellRecord:
 
 
 class Store:
-    """An open run folder. `create` makes one; several processes may write to it, each cell once."""
+    """An open run folder. `create` makes one; several processes, on several nodes, may write to it."""
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str, *, environment: Environment | None = None) -> None:
+        """Open a run's folder; raises StoreError when it is none.
+
+        Args:
+            environment: of the process that will write cells, from `ttbench.machine.measure.environment`; None: the
+                one of the process that began the run.
+        """
         self.folder = Path(folder)
+        self._given = environment
         if not (self.folder / "run.json").is_file():
             raise StoreError(f"{self.folder} is not a run's folder: it has no run.json; see: ttbench list runs")
 
@@ -156,7 +108,7 @@ class Store:
             for part in ("cells", "evidence", "environments", "workers"):
                 (folder / part).mkdir()
         except OSError as error:
-            raise _store_error("make", folder, error) from error
+            raise store_error("make", folder, error) from error
         write_whole(folder / "environment.json", json_bytes(canonical_json(environment.to_json())))
         run = {
             "schema": SCHEMA_VERSION,
@@ -167,7 +119,7 @@ class Store:
             "cells": [_planned(cell) for cell in cells],
         }
         write_whole(folder / "run.json", json_bytes(json.dumps(run, indent=1, ensure_ascii=False) + "\n"))
-        return cls(folder)
+        return cls(folder, environment=environment)
 
     @property
     def run_id(self) -> str:
@@ -179,23 +131,45 @@ class Store:
         return json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
 
     @cached_property
-    def _environment(self) -> dict[str, str]:
-        """What a record says of the run's environment."""
-        data = (self.folder / "environment.json").read_bytes()
-        known = json.loads(data)
-        return {"environment": digest(data), "machine": known["machine"], "ttbench": known["ttbench"]}
+    def environment(self) -> Environment:
+        """What the process that writes here runs on."""
+        if self._given is not None:
+            return self._given
+        return Environment.from_json(json.loads((self.folder / "environment.json").read_text(encoding="utf-8")))
+
+    @cached_property
+    def _environment(self) -> dict[str, str | None]:
+        """What a record says of its writer's environment, once that is stored."""
+        begun = self.folder / "environment.json"
+        data = begun.read_bytes() if self._given is None else json_bytes(canonical_json(self._given.to_json()))
+        name, known = digest(data), json.loads(data)
+        if digest(begun.read_bytes()) != name:
+            # Others on the same machine write the same text under the same name.
+            write_new(self.folder / "environments" / f"{name}.json", data)
+        told = {key: known.get(key) for key in ("machine", "ttbench", "allocation")}
+        return {"environment": name, **told}
 
     def cell_path(self, cell_id: str) -> Path:
         return self.folder / "cells" / f"{cell_id}.jsonl"
 
+    def has(self, cell_id: str) -> bool:
+        """Whether a cell was brought to an end here, whatever became of it."""
+        return self.cell_path(cell_id).is_file()
+
     def read(self, cell_id: str) -> CellRecord:
         """A stored cell, under the first name asked for here. Raises StoreError when it is missing or damaged."""
-        record = read_cell(self.cell_path(cell_id))
+        ends = read_ends([self.cell_path(cell_id), *others(self.folder).get(cell_id, ())])
+        if not ends.records:
+            assert ends.error is not None
+            raise ends.error
+        record = ends.records[0]
         entries = (entry for entry in self.run["cells"] if entry["cell_id"] == cell_id)
         return next((_asked(record, entry) for entry in entries), record)
 
-    def write_cell(self, record: CellRecord) -> None:
-        """Store what became of a cell: evidence first, then the cell itself.
+    def write_cell(self, record: CellRecord) -> bool:
+        """Store what became of a cell: evidence first, then the cell itself; whether it was the first to end it.
+
+        A record that is there already is left alone, and this one is kept in `others/`.
 
         Raises StoreError when the disk is full, ValueError or TypeError when a sample is not plain finite data.
         """
@@ -203,22 +177,35 @@ class Store:
         evidence = "".join(f"{line}\n" for line in evidence_lines(record))
         kept = {"evidence_digest": digest(evidence) if evidence else None, "run_id": self.run_id, **self._environment}
         text = cell_text(dataclasses.replace(record, **kept))
-        if evidence:
-            write_whole(self.folder / "evidence" / f"{cell_id}.jsonl", json_bytes(evidence))
-        write_whole(self.cell_path(cell_id), json_bytes(text))
+        if evidence and not write_new(self.folder / "evidence" / f"{cell_id}.jsonl", json_bytes(evidence)):
+            # Of a record that was there before, or of a writer that was killed before it wrote its record.
+            write_new(self.folder / "evidence" / f"{cell_id}.{kept['evidence_digest']}.jsonl", json_bytes(evidence))
+        if write_new(self.cell_path(cell_id), json_bytes(text)):
+            return True
+        make_folder(self.folder / "others")
+        write_new(self.folder / "others" / f"{cell_id}.{writer_name()}.jsonl", json_bytes(text))
+        return False
+
+    def evidence_path(self, record: CellRecord) -> Path:
+        """Where the evidence of a record is, if it has any."""
+        cell_id = record.cell.cell_id
+        own = self.folder / "evidence" / f"{cell_id}.{record.evidence_digest}.jsonl"
+        return own if own.is_file() else self.folder / "evidence" / f"{cell_id}.jsonl"
 
     def adopt(self, path: Path) -> None:
         """Take over a cell of an earlier run, its evidence and environment too: by links, or copies across devices."""
-        source = path.parent.parent
+        source = Store(path.parent.parent)
         record = read_cell(path)
-        evidence = source / "evidence" / path.name
+        cell_id = record.cell.cell_id
+        evidence = source.evidence_path(record)
         if evidence.is_file():
-            _link(evidence, self.folder / "evidence" / path.name)
-        for origin in (source / "environments" / f"{record.environment}.json", source / "environment.json"):
-            target = self.folder / "environments" / f"{record.environment}.json"
+            link_or_copy(evidence, self.folder / "evidence" / f"{cell_id}.jsonl")
+        name = f"{record.environment}.json"
+        for origin in (source.folder / "environments" / name, source.folder / "environment.json"):
+            target = self.folder / "environments" / name
             if origin.is_file() and not target.exists() and digest(origin.read_bytes()) == record.environment:
-                _link(origin, target)
-        _link(path, self.cell_path(path.stem))
+                link_or_copy(origin, target)
+        link_or_copy(path, self.cell_path(cell_id))
 
     def done(self) -> dict[str, Status]:
         """Status of each stored cell that can be read, by cell id."""
@@ -233,20 +220,22 @@ class Store:
 
     def survey(self) -> Survey:
         """The stored cells in the order of the plan, once under each name asked for, and those that are damaged."""
-        read: dict[str, CellRecord] = {}
-        damaged: dict[str, StoreError] = {}
+        found: dict[str, Ends] = {}
         records = []
         names = {(entry["cell_id"], entry["checkpoint"]): entry for entry in self.run["cells"]}
+        beside = others(self.folder)
         for entry in names.values():
             cell_id = entry["cell_id"]
-            if cell_id not in read and cell_id not in damaged and self.cell_path(cell_id).is_file():
-                try:
-                    read[cell_id] = read_cell(self.cell_path(cell_id))
-                except StoreError as error:
-                    damaged[cell_id] = error
-            if cell_id in read:
-                records.append(_asked(read[cell_id], entry))
-        return Survey(records=tuple(records), damaged=damaged)
+            if cell_id not in found:
+                paths = [path for path in (self.cell_path(cell_id),) if path.is_file()]
+                found[cell_id] = read_ends([*paths, *beside.get(cell_id, ())])
+            if found[cell_id].records:
+                records.append(_asked(found[cell_id].records[0], entry))
+        return Survey(
+            records=tuple(records),
+            damaged={cell_id: ends.error for cell_id, ends in found.items() if ends.error and not ends.records},
+            others={cell_id: ends.records[1:] for cell_id, ends in found.items() if ends.records[1:]},
+        )
 
     def rows(self) -> pd.DataFrame:
         """One row per sample, one per cell without samples; see `ttbench.store.rows`."""
@@ -276,29 +265,10 @@ def _new_folder(root: Path, name: str) -> Path:
             return folder
         except FileExistsError as error:
             if not folder.is_dir():
-                raise _store_error("make", folder, error) from error
+                raise store_error("make", folder, error) from error
         except OSError as error:
-            raise _store_error("make", folder, error) from error
+            raise store_error("make", folder, error) from error
     raise AssertionError("unreachable")
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        return
-    except OSError:
-        _copy(source, target)
-
-
-def _copy(source: Path, target: Path) -> None:
-    temporary = target.with_suffix(".tmp")
-    try:
-        shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise _store_error("write", target, error) from error
 
 
 def run_folders(root: Path | str) -> list[Path]:
@@ -321,7 +291,7 @@ def delete_run(folder: Path) -> None:
         (folder / "run.json").unlink()
         shutil.rmtree(folder)
     except OSError as error:
-        raise _store_error("delete", folder, error) from error
+        raise store_error("delete", folder, error) from error
 
 
 def find_done(root: Path | str, cell_ids: Iterable[str]) -> dict[str, Path]:
@@ -332,12 +302,14 @@ def find_done(root: Path | str, cell_ids: Iterable[str]) -> dict[str, Path]:
     missing = set(cell_ids)
     found: dict[str, Path] = {}
     for folder in run_folders(root):
-        for cell_id in sorted(missing & {path.stem for path in (folder / "cells").glob("*.jsonl")}):
-            path = folder / "cells" / f"{cell_id}.jsonl"
-            # A file that was copied, changed or cut is measured again.
-            with contextlib.suppress(StoreError):
-                if read_cell(path).status in LASTING:
-                    found[cell_id] = path
+        beside = others(folder)
+        stored = {path.stem for path in (folder / "cells").glob("*.jsonl")}
+        for cell_id in sorted(missing & (stored | beside.keys())):
+            for path in (folder / "cells" / f"{cell_id}.jsonl", *beside.get(cell_id, ())):
+                # A file that was copied, changed or cut is measured again.
+                with contextlib.suppress(StoreError):
+                    if cell_id not in found and read_cell(path).status in LASTING:
+                        found[cell_id] = path
         missing -= found.keys()
     return found
 

@@ -22,7 +22,7 @@ from ttbench.checkpoints.loading import save_checkpoint
 from ttbench.machine import measure
 from ttbench.registry import TASKS
 from ttbench.runs.sweep import run_task
-from ttbench.store.store import write_whole
+from ttbench.store.files import write_whole
 from ttbench.training.recipe import Recipe, Trainee, recipe_json
 from ttbench.training.train import Training
 from ttbench.types import Checkpoint

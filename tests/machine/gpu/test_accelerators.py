@@ -178,8 +178,8 @@ def test_a_machine_without_a_gpu_keeps_its_fingerprint(monkeypatch: pytest.Monke
     from ttbench.types import canonical_json, digest
 
     monkeypatch.setattr(measure, "accelerators", lambda proc: ())
-    monkeypatch.setattr(measure, "cpu_quota", lambda: None)
-    facts = [measure.processor(), measure.num_cores(), round(measure.memory_bytes() / measure.GIB), None]
+    memory_gib = round(measure.installed_memory_bytes() / measure.GIB)
+    facts = [measure.processor(), measure.installed_cores(), memory_gib, None]
     assert measure.machine_fingerprint() == digest(canonical_json(facts))[:16]
 
 

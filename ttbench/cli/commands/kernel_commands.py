@@ -14,7 +14,7 @@ from ttbench.cli.console import Column
 from ttbench.errors import GateError, UnknownNameError, UnsupportedError, UsageError
 from ttbench.kernels.dispatch.catalogue import FUSED, absent, load_twin
 from ttbench.machine.devices import torch_device
-from ttbench.store.store import write_whole
+from ttbench.store.files import write_whole
 
 
 def show(*, as_json: bool) -> None:

@@ -227,7 +227,9 @@ def show(run: str, cell: str | None, *, sample: int | None, root: Path, as_json:
         from ttbench.runs.evidence import open_sample
 
         cell_id = listing.find_cell(folder, cell)
-        found = open_sample(Store(folder).read(cell_id), folder / "evidence" / f"{cell_id}.jsonl", sample)
+        store = Store(folder)
+        record = store.read(cell_id)
+        found = open_sample(record, store.evidence_path(record), sample)
         console.print_json(found) if as_json else print_sample(found)
         return
     if cell is not None:
@@ -251,7 +253,7 @@ def show(run: str, cell: str | None, *, sample: int | None, root: Path, as_json:
         ("python", f"{environment['python']}, torch {environment['packages'].get('torch', 'unknown')}"),
     ]
     console.print_table(facts, [Column(""), Column("", wrap=True)], head=False)
-    reading.say_damaged([entry["cell_id"][:8] for entry in seen.cells if entry["status"] == "damaged"])
+    reading.say_odd(seen)
     if any(entry["status"] == "ok" for entry in seen.cells):
         console.out().print()
         console.print_rich(render(summarise(frame(table(seen.records)))))

@@ -16,6 +16,7 @@ from ttbench.checkpoints.special_tokens import folder_remark
 from ttbench.cli import console
 from ttbench.cli.as_json import plan_json, result_json
 from ttbench.cli.console import Column
+from ttbench.cli.gather import say_twice
 from ttbench.cli.price import price
 from ttbench.machine import measure
 from ttbench.names import quote
@@ -293,6 +294,7 @@ def print_end(result: RunResult, *, files: Iterable[Path], request: Request, why
     for (status, reason), number in Counter((record.status, record.reason) for record in unmeasured).items():
         style = "red" if status in FAILURES else "yellow"
         console.say(f"  {_number(number, 'cell')} {status}: {reason}", style=style)
+    say_twice(result.folder, result.twice)
     console.say(f"rows     {result.folder / 'rows.parquet'}")
     for path in files:
         console.say(f"{'figure' if path.suffix in ('.png', '.svg', '.pdf', '.md') else 'table':<8} {path}")

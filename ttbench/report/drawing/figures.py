@@ -25,7 +25,7 @@ from ttbench.report.drawing.overview import draw_overview
 from ttbench.report.drawing.rooflines import draw_roofline, drawable
 from ttbench.report.overview import overview
 from ttbench.report.words import Record
-from ttbench.store.store import write_whole
+from ttbench.store.files import write_whole
 from ttbench.types import Figure, Metric
 
 if TYPE_CHECKING:

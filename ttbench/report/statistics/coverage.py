@@ -30,7 +30,7 @@ from scipy import stats as distributions
 
 from ttbench.report.statistics import stats
 from ttbench.report.statistics.clusters import Floats, bootstrap_t, hull, ratio_intervals, sign_flip_interval
-from ttbench.store.store import write_whole
+from ttbench.store.files import write_whole
 
 NUM_CLUSTERS = (10, 12, 20, 40, 60)
 LENGTHS = {"equal": 0.0, "unequal": 0.9}  # sigma of their logarithms

@@ -141,7 +141,13 @@ class _LocalRun:
     def worker(self, cells: tuple[Cell, ...], limit: int | None, place: Mapping[str, str]) -> Iterator[WorkerProcess]:
         """A worker that `_stop` reaches while it is followed."""
         with self.lock:
-            worker = WorkerProcess(self.work.store.folder, cells=cells, memory_limit=limit, variables=place)
+            worker = WorkerProcess(
+                self.work.store.folder,
+                cells=cells,
+                memory_limit=limit,
+                variables=place,
+                environment=self.work.store.environment,
+            )
             self._workers.add(worker)
             if self.stopped:
                 worker.kill()
@@ -209,7 +215,7 @@ class _Followed:
         del left[cell.cell_id]
         store = self._run.work.store
         # It may have stored the cell in its last moment: what is stored stands.
-        if not store.cell_path(cell.cell_id).is_file():
+        if not store.has(cell.cell_id):
             status, reason = ("timeout", self._lateness(cell)) if late else cause(death)
             seconds = time.monotonic() - self._since
             store.write_cell(unmeasured(cell, status, reason, started=self._started, cell_s=seconds, stderr=death.log))

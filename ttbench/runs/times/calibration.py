@@ -30,7 +30,7 @@ from ttbench.registry import TASKS
 from ttbench.runs.estimate import CellEstimate
 from ttbench.runs.plan import Plan, groups
 from ttbench.runs.times.vouching import Reading, looked, probes
-from ttbench.store.store import write_whole
+from ttbench.store.files import write_whole
 from ttbench.types import Cell, Cost, canonical_json, digest
 
 VERSION = 2  # bumped when what is measured changes

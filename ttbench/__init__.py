@@ -38,17 +38,27 @@ def load(
     attention: str | None = None,
     engine: str = "eager",
     unchecked: bool = False,
+    device_map: str | None = None,
 ) -> Engine:
     """Open a checkpoint (zoo name, local folder, or hub id with `@revision`) as an Engine.
 
     `engine` "hf" runs any model of transformers through its own code; `attention` is sdpa, eager or flash, None the
-    checkpoint's default. `unchecked` lets engine hf score a model that looks ahead.
+    checkpoint's default. `unchecked` lets engine hf score a model that looks ahead. `device_map` spreads a model of
+    engine hf over devices, memory and disk: "auto", "balanced", "sequential", or a JSON file of modules and devices.
 
     Raises CheckpointError when it cannot be found, identified or read. A folder without a tokenizer loads too.
     """
-    from ttbench.engines.kinds import load_engine
+    from ttbench.engines.kinds import load_engine, read_device_map
 
-    return load_engine(checkpoint, device=device, dtype=dtype, attention=attention, engine=engine, unchecked=unchecked)
+    return load_engine(
+        checkpoint,
+        device=device,
+        dtype=dtype,
+        attention=attention,
+        engine=engine,
+        unchecked=unchecked,
+        device_map=read_device_map(device_map, engine=engine, device=device),
+    )
 
 
 def run(

@@ -150,6 +150,7 @@ class Cell:
     reach: int | None = None  # tokens of its longest sequence; None: context_len. Follows from task and params
     imports: tuple[str, ...] = ()  # packages of the user's own; their code is in `code_digest`
     unchecked: bool = False  # measured without asking whether the model looks ahead; never answers for a checked cell
+    device_map: str | None = None  # where modules of a model stand: a strategy, or JSON; None: all on `device`
     schema: int = SCHEMA_VERSION  # of the file that it was read from, which decides what its identity holds
 
     def identity(self) -> dict[str, Any]:
@@ -179,7 +180,13 @@ class Cell:
             "machine": self.machine,
             "threads": self.threads if self.machine is not None else None,
             **({"unchecked": True} if self.unchecked else {}),
+            **({} if self.device_map is None else {"device_map": self.device_map}),
         }
+
+    @property
+    def placement(self) -> str:
+        """The device, and the map of devices where there is one: what decides where the model computes."""
+        return self.device if self.device_map is None else f"{self.device} {self.device_map}"
 
     @property
     def cell_id(self) -> str:

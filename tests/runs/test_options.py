@@ -38,6 +38,7 @@ def test_a_suite_takes_every_option(tmp_path: Path) -> None:
     values = {
         "ctx": "1k", "checkpoints": "[transformer]", "corpus": "code", "protocol": "fixed", "limit": "3",
         "depth_mode": "grid", "params": "{window: 64}", "imports": "[json]", "device": "cpu",
+        "device_map": "auto",
         "dtype": "[float32, bfloat16]", "engine": "eager", "attention": "sdpa", "batch_size": "[1, 2]",
         "threads": "1", "seed": "[0, 1]", "timeout": "60.5", "unchecked": "true",
     }  # fmt: skip

@@ -109,7 +109,9 @@ def identify(checkpoint: Checkpoint, *, engine: str, dtype: str, device: str, at
 
 def known(cell: Cell) -> Verdict | None:
     """What earlier processes found of the cell's checkpoint; None where nobody asked."""
-    key = identify(cell.checkpoint, engine=cell.engine, dtype=cell.dtype, device=cell.device, attention=cell.attention)
+    key = identify(
+        cell.checkpoint, engine=cell.engine, dtype=cell.dtype, device=cell.placement, attention=cell.attention
+    )
     note = place(key)
     return None if note is None else recall(note, key)
 

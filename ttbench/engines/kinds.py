@@ -102,6 +102,23 @@ def require_device(engine: str, device: str) -> None:
         )
 
 
+def read_device_map(given: str | None, *, engine: str, device: str) -> str | None:
+    """Where modules of a model stand, as a cell holds it: a strategy by name, or JSON of modules and their devices.
+
+    Args:
+        given: a strategy, or a JSON file; None: everything stands on `device`.
+
+    Raises UsageError where the engine takes none, the file cannot be read, or a device is none that goes with `device`.
+    """
+    if given is None:
+        return None
+    kind = ENGINES.load(engine)
+    if not hasattr(kind, "read_device_map"):
+        takes = [name for name, each in ENGINES.usable() if hasattr(each, "read_device_map")]
+        raise UsageError(f"engine {engine} takes no --device-map; use --engine {' or '.join(takes)}, or leave it out")
+    return kind.read_device_map(given, device=device)
+
+
 def load_engine(
     checkpoint: str | Checkpoint,
     *,
@@ -110,6 +127,7 @@ def load_engine(
     attention: str | None,
     engine: str = "eager",
     unchecked: bool = False,
+    device_map: str | None = None,
 ) -> Engine:
     """Open a checkpoint as an Engine.
 
@@ -117,6 +135,7 @@ def load_engine(
         attention: back end of attention; None takes the checkpoint's default.
         engine: registered name: eager; graph, which replays CUDA graphs; or hf, which is transformers' own code.
         unchecked: let engine hf score a model that looks ahead.
+        device_map: where modules stand, as `read_device_map` gives it; engine hf alone.
 
     Raises:
         UsageError: an unknown device, dtype, engine or attention back end, or a device that the engine does not run on.
@@ -133,7 +152,9 @@ def load_engine(
     others = {each.dialect for _, each in ENGINES.usable()} - {kind.dialect}
     if checkpoint.dialect in others or (kind.dialect is not None and checkpoint.dialect != kind.dialect):
         raise UsageError(f"'{checkpoint.name}' was resolved for another engine than {engine}; resolve it for {engine}")
-    return kind.open(checkpoint, device=device, dtype=dtype, attention=attention, unchecked=unchecked)
+    # Engines that take no map have no such argument.
+    extra: dict[str, Any] = {} if device_map is None else {"device_map": device_map}
+    return kind.open(checkpoint, device=device, dtype=dtype, attention=attention, unchecked=unchecked, **extra)
 
 
 def check_engine(checkpoint: str, *, device: str, dtype: str, engine: str, ctx: int | None = None) -> list[CheckResult]:

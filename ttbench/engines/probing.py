@@ -33,7 +33,11 @@ def vouch(
     """
     looked = findings.within(looked, engine.max_context)
     key = findings.identify(
-        checkpoint, engine=engine.name, dtype=engine.dtype, device=engine.device, attention=attention
+        checkpoint,
+        engine=engine.name,
+        dtype=engine.dtype,
+        device=getattr(engine, "placement", engine.device),
+        attention=attention,
     )
     note = findings.place(key)
     known = None if note is None else findings.recall(note, key)

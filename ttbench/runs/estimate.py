@@ -91,7 +91,7 @@ def _flops(work: Work, cell: Cell) -> float | None:
 
 def _key(cell: Cell, *, exact: bool) -> str:
     """What makes two cells take about as long."""
-    rough = [cell.task, cell.checkpoint.architecture, cell.dtype, cell.device, cell.engine, cell.attention]
+    rough = [cell.task, cell.checkpoint.architecture, cell.dtype, cell.placement, cell.engine, cell.attention]
     rough += [cell.threads, cell.batch_size]
     size = cell.checkpoint.num_params
     return canonical_json([*rough, size, cell.context_len, dict(cell.params), cell.corpus] if exact else rough)

@@ -70,7 +70,7 @@ def measure(task: str, model: Any, *, tokenizer: Any = None, name: str = "model"
 
     Raises UsageError when the request has no meaning, or the task measures a process of its own.
     """
-    mine = {"checkpoints", "device", "dtype", "engine", "attention", "threads", "imports", "timeout"}
+    mine = {"checkpoints", "device", "dtype", "engine", "attention", "threads", "imports", "timeout", "device_map"}
     mine = (mine | set(placed())) & options.keys()
     if mine:
         raise UsageError(f"a model in memory decides its own {', '.join(sorted(mine))}; leave them out")

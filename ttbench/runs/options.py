@@ -104,6 +104,14 @@ class Options(TypedDict, total=False):
         ),
     ]
     device: Annotated[str | None, Flag(metavar="DEVICE", help="cpu, cuda or cuda:N.  [default: cpu]")]
+    device_map: Annotated[
+        str | None,
+        Flag(
+            metavar="NAME|FILE",
+            help="Engine hf: spread one model over devices, memory and disk: auto, balanced, sequential, or a JSON "
+            "file of modules and devices.",
+        ),
+    ]
     dtype: Annotated[
         str | Sequence[str] | None,
         Flag(metavar="DTYPE", swept=True, help="float32, bfloat16, float16 or float64.  [default: float32]"),

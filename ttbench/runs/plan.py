@@ -90,6 +90,7 @@ def plan(
     unchecked: bool = False,
     missing_data: str | None = None,
     imports: tuple[str, ...] = (),
+    device_map: str | None = None,
     texts: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Plan:
     """Lay out the cells of one task.
@@ -105,6 +106,7 @@ def plan(
         unchecked: measure without asking first whether the model looks ahead; rows are marked.
         missing_data: why the corpus cannot be read, where a command fetches it: all cells are skipped for this reason.
         imports: packages to import in every process, see `ttbench.packages`.
+        device_map: where modules of the models stand, see `ttbench.engines.kinds.read_device_map`.
         texts: bytes of the corpus's documents by split, for the estimates.
 
     Raises UnknownNameError or UsageError when the request has no meaning.
@@ -147,6 +149,7 @@ def plan(
             reach=task.reach(settled, context_len),
             unchecked=unchecked,
             imports=imports,
+            device_map=device_map,
         )
         _require_storable(cell)
         skip = _skip(task, cell, missing_data=missing_data)
@@ -201,7 +204,7 @@ def groups(cells: Iterable[Cell]) -> list[tuple[Cell, ...]]:
     for cell in cells:
         isolated = TASKS.load(cell.task).isolation == "cell"
         engine = (cell.checkpoint, cell.device, cell.dtype, cell.attention, cell.engine, cell.threads, cell.unchecked)
-        engine += cell.imports
+        engine += (cell.device_map, *cell.imports)
         found.setdefault(cell.cell_id if isolated else engine, []).append(cell)
     return [tuple(group) for group in found.values()]
 

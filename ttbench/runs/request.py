@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 from ttbench.checkpoints.naming import tell_apart
 from ttbench.corpora.corpus import Corpus, open_corpus
-from ttbench.engines.kinds import require_device
+from ttbench.engines.kinds import read_device_map, require_device
 from ttbench.errors import MissingDataError, UsageError
 from ttbench.machine import measure
 from ttbench.machine.allocation import shortage
@@ -67,6 +67,7 @@ def _plan_point(task: str, options: Options, *, out: str | Path) -> Plan:
     device = options.get("device") or "cpu"
     dtype, engine = point.get("dtype", "float32"), point.get("engine", "eager")
     require_device(engine, device)
+    device_map = read_device_map(options.get("device_map"), engine=engine, device=device)
     machine = measure.machine_fingerprint()
     threads = options.get("threads") or measure.default_threads()
     opened, missing_data = _open(corpus)
@@ -97,6 +98,7 @@ def _plan_point(task: str, options: Options, *, out: str | Path) -> Plan:
         unchecked=bool(options.get("unchecked")),
         missing_data=missing_data,
         imports=imports,
+        device_map=device_map,
         texts=None if opened is None else _sizes(opened),
     )
     notes = () if opened is None else tuple(f"corpus {corpus}: {note}" for note in opened.notes)

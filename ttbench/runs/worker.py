@@ -121,7 +121,9 @@ class Group:
                 attention=cell.attention,
                 engine=cell.engine,
                 unchecked=cell.unchecked,
+                device_map=cell.device_map,
             )
+            _refuse_offloaded(cell, self.engine)
         if findings.is_probed(cell) and not cell.unchecked:
             with unwatched():
                 self._vouch(cell, self.engine).require()
@@ -266,6 +268,16 @@ def run_cell(cell: Cell, *, group: Group, channel: Channel) -> CellRecord:
         except Exception as error:
             status = "oom" if is_out_of_memory(error) else "error"
             return record(status, one_line(error), text=traceback.format_exc())
+
+
+def _refuse_offloaded(cell: Cell, engine: Engine) -> None:
+    """Raise UnsupportedError where a process is to be timed or weighed whose weights come from elsewhere each time."""
+    offloaded = getattr(engine, "offloaded", ())
+    if offloaded and TASKS.load(cell.task).isolation == "cell":
+        raise UnsupportedError(
+            f"{len(offloaded)} modules of '{cell.checkpoint.name}' are offloaded ({', '.join(offloaded[:2])} ...): "
+            f"{cell.task} would measure how fast weights are fetched, not the model; use a --device-map without them"
+        )
 
 
 def looked(group: Group) -> dict[str, str]:

@@ -32,6 +32,7 @@ from ttbench.checkpoints.files import content_digest, json_digest
 from ttbench.checkpoints.fit import Unfilled, check_layers
 from ttbench.checkpoints.tokenizer import tokenizer_digest
 from ttbench.checkpoints.weights import StoredWeights, read_weights
+from ttbench.engines.hf.hf_devices import placing, require_in_place, weights_of
 from ttbench.errors import CheckpointError, UnsupportedError, WeightsError
 from ttbench.names import folder_name
 from ttbench.types import Checkpoint
@@ -160,8 +161,15 @@ def _attention(model: PreTrainedModel) -> tuple[str, ...]:
     return ("sdpa", "eager") if model._supports_sdpa else ("eager",)
 
 
-def load_hf_model(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype, attention: str | None) -> Any:
-    """The model of a checkpoint with its weights in `dtype` on `device`, in evaluation mode.
+def load_hf_model(
+    checkpoint: Checkpoint,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    attention: str | None,
+    device_map: str | None = None,
+) -> Any:
+    """The model of a checkpoint with its weights in `dtype` on `device`, or by a map of devices, in evaluation mode.
 
     Raises:
         UnsupportedError: the model has no such implementation of attention.
@@ -184,6 +192,7 @@ def load_hf_model(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.
     if dtype == torch.float64:
         # torch's grouped product, the default for mixtures of experts, has no float64
         chosen["experts_implementation"] = "eager"
+    spread = {} if device_map is None else placing(device_map, device=device)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -196,13 +205,16 @@ def load_hf_model(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.
             # reported with keys and shapes, and refused below; transformers' own error names neither
             ignore_mismatched_sizes=True,
             **chosen,
+            **spread,
         )
         model, report = loaded
+        if spread:
+            require_in_place(Path(spread["offload_folder"]), name=checkpoint.name)
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, OSError, ImportError) as error:
         raise CheckpointError(f"transformers cannot load '{folder}': {type(error).__name__}: {error}") from error
     _require_fit(report, stored, folder)
     _require_finite(model, folder)
-    return model.to(device).eval()
+    return (model if device_map is not None else model.to(device)).eval()
 
 
 def _is_constant(key: str, stored: StoredWeights) -> bool:
@@ -259,7 +271,7 @@ def _refuse_codes(config: Mapping[str, Any], stored: StoredWeights, folder: Path
 
 
 def _require_finite(model: nn.Module, folder: Path) -> None:
-    for name, parameter in model.named_parameters():
+    for name, parameter in weights_of(model):
         if not torch.isfinite(parameter).all():
             num_bad = int((~torch.isfinite(parameter)).sum())
             raise WeightsError(

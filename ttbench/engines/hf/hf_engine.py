@@ -33,6 +33,7 @@ from ttbench.engines.eager import CHUNK_LEN, HEAD_ELEMENTS
 from ttbench.engines.engine import Ids
 from ttbench.engines.hf.hf_cache import broadcast, copy_cache, nbytes_allocated, nbytes_used
 from ttbench.engines.hf.hf_checkpoint import load_hf_model, position_limit
+from ttbench.engines.hf.hf_devices import offloaded, words
 from ttbench.engines.hf.hf_forward import CacheProbe, Forward, Mode, probe, spans
 from ttbench.engines.hf.hf_length import Tables, steady_length
 from ttbench.engines.ids import as_ids, scored_places
@@ -51,11 +52,25 @@ class HFSnapshot:
 
 
 def load_hf_engine(
-    checkpoint: Checkpoint, *, device: str, dtype: str, attention: str | None, unchecked: bool = False
+    checkpoint: Checkpoint,
+    *,
+    device: str,
+    dtype: str,
+    attention: str | None,
+    unchecked: bool = False,
+    device_map: str | None = None,
 ) -> HFEngine:
     """Open a checkpoint with transformers. Raises as `ttbench.engines.kinds.load_engine`."""
-    model = load_hf_model(checkpoint, device=torch_device(device), dtype=torch_dtype(dtype), attention=attention)
-    return HFEngine(model, device=device, dtype=dtype, vocab_size=checkpoint.vocab_size, unchecked=unchecked)
+    model = load_hf_model(
+        checkpoint,
+        device=torch_device(device),
+        dtype=torch_dtype(dtype),
+        attention=attention,
+        device_map=device_map,
+    )
+    engine = HFEngine(model, device=device, dtype=dtype, vocab_size=checkpoint.vocab_size, unchecked=unchecked)
+    engine.placement = device if device_map is None else f"{device} {device_map}"
+    return engine
 
 
 class HFEngine:
@@ -79,7 +94,10 @@ class HFEngine:
         tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
         self.weight_bytes = sum(t.numel() * t.element_size() for t in tensors.values())
         self.max_context = position_limit(model)
-        self._forward = Forward(model, dtype=dtype)
+        placed = getattr(model, "hf_device_map", None)
+        self._forward = Forward(model, dtype=dtype, device=None if placed is None else self._device)
+        self.placement = device  # with the map of devices, where there is one
+        self.offloaded: tuple[str, ...] = offloaded(placed or {}, device=self._device)
         self._unchecked = unchecked
         self._tables = Tables(model)
         self.steady_len = steady_length(model)  # tokens; None: any length
@@ -303,6 +321,8 @@ class HFEngine:
             path["steady_tokens"] = str(self.steady_len)
         if not found.causal:
             path["leak"] = f"{found.leak:.1e}"
+        if placed := getattr(self.model, "hf_device_map", None):
+            path["placement"] = words(placed)
         for name, span in found.beyond.items():
             path[f"unprobed_{name}"] = str(span)
         return path

@@ -45,15 +45,17 @@ SPANS = ("sliding_window", "attention_window_size", "attention_chunk_size", "mam
 class Forward:
     """The forward of one model, with its cache passed under the name that the model uses."""
 
-    def __init__(self, model: PreTrainedModel, *, dtype: str) -> None:
+    def __init__(self, model: PreTrainedModel, *, dtype: str, device: torch.device | None = None) -> None:
+        """`device`: where ids go in; None: where the model's first weight is."""
         self.model = model
+        self._device = device
         self.watch = Watch(dtype=dtype)
         self._parameters = inspect.signature(model.forward).parameters
         self._cache_name: str | None = None
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        return self.model.device if self._device is None else self._device
 
     def __call__(
         self, ids: Int[Tensor, "B T"], cache: Any = None, *, keep_cache: bool, last: int = 0

@@ -22,6 +22,7 @@ HF_CHOICES: Mapping[str, ColumnDeclaration] = {
     "cache": text("engine hf: how its cache is continued: chunks, steps, or whole, which reads all again"),
     "steady_tokens": text("engine hf: tokens up to which the model's tables of positions do not change"),
     "leak": text("engine hf: change of earlier logits when later tokens change; null: the model is causal"),
+    "placement": text("engine hf with a device map: how many of its entries stand on each device"),
     "unprobed_sliding_window": text("engine hf: window of the model that is longer than what probes read, in tokens"),
 }
 
@@ -50,12 +51,27 @@ class HF:
         return read_hf_checkpoint(folder, dialect=self.dialect, provenance=provenance, name=name, revision=revision)
 
     def open(
-        self, checkpoint: Checkpoint, *, device: str, dtype: str, attention: str | None, unchecked: bool
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: str,
+        dtype: str,
+        attention: str | None,
+        unchecked: bool,
+        device_map: str | None = None,
     ) -> Engine:
         _need_transformers()
         from ttbench.engines.hf.hf_engine import load_hf_engine
 
-        return load_hf_engine(checkpoint, device=device, dtype=dtype, attention=attention, unchecked=unchecked)
+        return load_hf_engine(
+            checkpoint, device=device, dtype=dtype, attention=attention, unchecked=unchecked, device_map=device_map
+        )
+
+    def read_device_map(self, given: str, *, device: str) -> str:
+        """A map of devices as a cell holds it. Raises UsageError; see `ttbench.engines.kinds.read_device_map`."""
+        from ttbench.engines.hf.hf_devices import read_device_map
+
+        return read_device_map(given, device=device)
 
     def check(self, checkpoint: str, *, device: str, dtype: str, ctx: int | None) -> list[CheckResult]:
         _need_transformers()

@@ -59,7 +59,12 @@ def main() -> None:
         try:
             import_packages(cell.imports)
             engine = load_engine(
-                cell.checkpoint, device=cell.device, dtype=cell.dtype, attention=cell.attention, engine=cell.engine
+                cell.checkpoint,
+                device=cell.device,
+                dtype=cell.dtype,
+                attention=cell.attention,
+                engine=cell.engine,
+                device_map=cell.device_map,
             )
             tell("load", key=job["key"], seconds=time.perf_counter() - began)
             for key, batch_size in job["batch_sizes"].items():

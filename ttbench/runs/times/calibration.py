@@ -211,7 +211,7 @@ def _sizes(cell: Cell) -> list[Any]:
     """What decides how long a checkpoint takes to read, whatever the code."""
     checkpoint = cell.checkpoint
     sizes = [checkpoint.architecture, checkpoint.config_digest, checkpoint.num_params, checkpoint.weight_bytes]
-    return [*sizes, cell.dtype, cell.device, cell.engine, cell.attention]
+    return [*sizes, cell.dtype, cell.placement, cell.engine, cell.attention]
 
 
 def _load_key(cell: Cell) -> str:

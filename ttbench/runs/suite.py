@@ -105,7 +105,9 @@ class Suite:
 
 _TASK_KEYS = ("task", *(name for name in flags() if name not in placed()))
 _SHARED_KEYS = tuple(name for name in _TASK_KEYS if name not in ("task", "params"))
-_SUITE_KEYS = ("title", "description", "tasks", *_SHARED_KEYS, *placed())
+# of a paper's figures, for which a suite measures: read by `ttbench.report.papers.preset`, not here
+_PAPER = "paper"
+_SUITE_KEYS = ("title", "description", "tasks", _PAPER, *_SHARED_KEYS, *placed())
 
 
 def find_suite(name: str) -> Path:

@@ -109,7 +109,7 @@ def draw_summary(table: pd.DataFrame, folder: Path) -> tuple[Path, ...]:
         return ()
     texts = {*found.rows, *(column.title for column in found.columns)}
     with style(texts):
-        return _write(lambda layout: draw_overview(found, layout=layout), folder, SUMMARY)
+        return write_drawings(lambda layout: draw_overview(found, layout=layout), folder, SUMMARY)
 
 
 def headlines(table: pd.DataFrame) -> tuple[tuple[str, str], ...]:
@@ -140,7 +140,7 @@ def draw(
             if missing:
                 warn(f"no installed font has {missing}: boxes stand for these letters in {figure.name}{apart}")
             drawn = _drawing(figure, mine, parts, names)
-            paths += _write(drawn, folder, f"{figure.name}{apart}")
+            paths += write_drawings(drawn, folder, f"{figure.name}{apart}")
     return tuple(paths)
 
 
@@ -172,7 +172,8 @@ _METADATA: Mapping[str, Mapping[str, str | None]] = {
 }
 
 
-def _write(drawing: Drawing, folder: Path, name: str) -> tuple[Path, ...]:
+def write_drawings(drawing: Drawing, folder: Path, name: str) -> tuple[Path, ...]:
+    """Draw in each layout, and write each of its formats, the same bytes each time; returns the files."""
     paths = []
     for layout, formats in ((PAGE, FORMATS), (COLUMN, COLUMN_FORMATS)):
         canvas = drawing(layout)

@@ -1,0 +1,254 @@
+"""Files of a paper's figures: for each a CSV and its drawings, and one page that says what is what.
+
+    <folder>/<figure>.csv                 every number, with its word, source and note; what was not run has a line too
+             <figure>.png .svg .pdf       and <figure>_column.pdf
+             README.md                    the figures and their tables
+
+The same numbers give the same bytes: CSV everywhere, with six digits, drawings within one environment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from ttbench.report.drawing.canvas import style
+from ttbench.report.drawing.figures import write_drawings
+from ttbench.report.drawing.paper_panels import PUBLISHED, RERUN, STAND_IN, Curve, PanelDrawing, draw_paper
+from ttbench.report.papers.curves import NOT_RUN, PaperLine, PaperRows, measured_lines, protocol, published_lines
+from ttbench.report.papers.numbers import read_published
+from ttbench.report.papers.preset import PaperFigure, PaperPanel, Preset
+from ttbench.store.store import write_whole
+
+MOST_COLOURS = 6
+PAGE = "README.md"
+COLUMNS = ("figure", "panel", "word", "line", "place", "axis", "at", "value", "low", "high", "printed", "unit")
+COLUMNS += ("checkpoint", "revision", "weights_digest", "evidence", "source", "note")
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilledPanel:
+    """A panel with its lines: published, run, and not run."""
+
+    panel: PaperPanel
+    lines: tuple[PaperLine, ...]
+
+    def of(self, *kinds: str) -> list[PaperLine]:
+        """Its lines of these words that have points."""
+        return [line for line in self.lines if line.word in kinds and line.points]
+
+
+def fill(preset: Preset, sources: Sequence[pd.DataFrame]) -> list[tuple[PaperFigure, list[FilledPanel]]]:
+    """The figures of a paper with the numbers of each panel.
+
+    Args:
+        preset: of the paper.
+        sources: rows of runs and results; where several have a checkpoint, the first is believed.
+
+    Raises what `ttbench.report.papers.numbers.read_published` raises.
+    """
+    numbers = read_published(preset.name)
+    rows = [PaperRows.of(source) for source in sources if len(source)]
+    filled = []
+    for figure in preset.figures:
+        panels = []
+        for panel in figure.panels:
+            printed = published_lines(panel, numbers, kind=figure.kind)
+            run, missing = measured_lines(preset, figure, panel, rows)
+            panels.append(FilledPanel(panel=panel, lines=(*printed, *run, *missing)))
+        filled.append((figure, panels))
+    return filled
+
+
+def write_paper(preset: Preset, sources: Sequence[pd.DataFrame], folder: Path, *, warn: Warn) -> list[Path]:
+    """Write CSV, drawings and page of every figure of a paper into `folder`; returns the files. As `fill`."""
+    filled = fill(preset, sources)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for figure, panels in filled:
+        path = folder / f"{figure.name}.csv"
+        write_whole(path, as_csv(figure, panels).encode())
+        files += [path, *draw_figure(preset, figure, panels, folder, warn=warn)]
+    write_whole(folder / PAGE, page(preset, filled).encode())
+    return [*files, folder / PAGE]
+
+
+def as_csv(figure: PaperFigure, panels: Sequence[FilledPanel]) -> str:
+    """Every number of a figure, and a line for each that is not there."""
+    entries = [entry for panel in panels for line in panel.lines for entry in _entries(figure, panel.panel, line)]
+    return pd.DataFrame(entries, columns=list(COLUMNS), dtype=object).to_csv(index=False, lineterminator="\n")
+
+
+def _entries(figure: PaperFigure, panel: PaperPanel, line: PaperLine) -> list[dict[str, object]]:
+    shared = {
+        "figure": figure.name,
+        "panel": panel.title,
+        "word": line.word,
+        "line": line.name,
+        "axis": line.axis or None,
+        "unit": line.unit or None,
+        "checkpoint": line.checkpoint,
+        "revision": line.revision,
+        "weights_digest": line.weights,
+        "evidence": line.evidence or None,
+        "source": line.source or None,
+        "note": line.note or None,
+    }
+    if not line.points:
+        return [shared]
+    return [
+        shared
+        | {"place": point.name, "at": _six(point.at), "value": _six(point.value), "printed": point.printed}
+        | {"low": _six(point.low), "high": _six(point.high)}
+        for point in line.points
+    ]
+
+
+def _six(value: float | None) -> str | None:
+    return None if value is None else f"{value:.6g}"
+
+
+# Drawings
+
+
+def drawings(figure: PaperFigure, panels: Sequence[FilledPanel]) -> list[PanelDrawing]:
+    """What is drawn: published numbers with reruns, then stand-ins apart; panels without numbers are left out.
+
+    Numbers have the six digits of the CSV, so that the last bits of another processor move no pixel.
+    """
+    names = list(dict.fromkeys(line.name for panel in panels for line in panel.of(PUBLISHED, RERUN)))
+    shown = [name for name in figure.shown if name in names] or names[:MOST_COLOURS]
+    ours = list(dict.fromkeys(line.name for panel in panels for line in panel.of(STAND_IN)))
+    found = []
+    for filled in panels:
+        panel = filled.panel
+        together = filled.of(PUBLISHED, RERUN)
+        if together:
+            found.append(_drawing(figure, panel, together, shown, title=f"{panel.title}: {_heading(together)}"))
+    for filled in panels:
+        panel, stand_ins = filled.panel, filled.of(STAND_IN)
+        if stand_ins:
+            measured = stand_ins[0].measured
+            told = protocol(measured) if measured is not None and measured is panel.stand_in else panel.title
+            title = f"{told or panel.title}: {STAND_IN}"
+            found.append(_drawing(figure, panel, stand_ins, ours[:MOST_COLOURS], title=title))
+    return found
+
+
+def _heading(lines: Sequence[PaperLine]) -> str:
+    kinds = dict.fromkeys(line.word for line in lines)
+    digitised = all("digitised" in line.evidence for line in lines if line.word == PUBLISHED)
+    shown = [f"{word}, read off a drawing" if word == PUBLISHED and digitised else word for word in kinds]
+    return " and ".join(shown)
+
+
+def _drawing(
+    figure: PaperFigure, panel: PaperPanel, lines: Sequence[PaperLine], shown: Sequence[str], *, title: str
+) -> PanelDrawing:
+    stands_in = lines[0].word == STAND_IN
+    source = lines[0].measured
+    axis = next((line.axis for line in lines if line.axis), "")
+    unit = lines[0].unit
+    label = lines[0].label if stands_in and source is panel.stand_in else panel.label
+    curves = []
+    for line in lines:
+        place = shown.index(line.name) if line.name in shown else None
+        rounded = tuple(
+            dataclasses.replace(
+                point,
+                value=float(f"{point.value:.6g}"),
+                low=None if point.low is None else float(f"{point.low:.6g}"),
+                high=None if point.high is None else float(f"{point.high:.6g}"),
+            )
+            for point in line.points
+        )
+        curve = line.curve
+        curves.append(Curve(word=curve.word, name=curve.name, points=rounded, colour=place))
+    return PanelDrawing(
+        title=title,
+        label=f"{label}, {unit}" if unit and unit not in label else label,
+        x_label=source.label if stands_in and source else panel.x_label,
+        x_kind=axis,
+        log=panel.log,
+        x_log=panel.x_log,
+        curves=tuple(curves),
+    )
+
+
+def draw_figure(
+    preset: Preset, figure: PaperFigure, panels: Sequence[FilledPanel], folder: Path, *, warn: Warn
+) -> list[Path]:
+    """Draw one figure into `folder`; no file where it has no number at all. Returns the files."""
+    drawn = drawings(figure, panels)
+    if not drawn:
+        return []
+    missing = [line for panel in panels for line in panel.lines if line.word == NOT_RUN]
+    grey = {c.name for panel in drawn for c in panel.curves if c.colour is None}
+    explained = [f"grey: {len(grey)} other lines, in the table"] if grey else []
+    explained += (
+        [f"{NOT_RUN}: {len({line.name for line in missing})} lines; the table says what each needs"] if missing else []
+    )
+    told = [f"{preset.source}, {figure.where}", _regenerated(panels), figure.note]
+    texts = {text for panel in drawn for text in (panel.title, panel.label, *(c.name for c in panel.curves))}
+    with style(texts) as letters:
+        if letters:
+            warn(f"no installed font has {letters}: boxes stand for these letters in {figure.name}")
+        return list(
+            write_drawings(
+                lambda layout: draw_paper(
+                    figure.title, told, drawn, kind=figure.kind, explained=explained, layout=layout
+                ),
+                folder,
+                figure.name,
+            )
+        )
+
+
+def _regenerated(panels: Sequence[FilledPanel]) -> str:
+    """What may be called regenerated: reruns alone."""
+    names = dict.fromkeys(line.name for panel in panels for line in panel.of(RERUN))
+    return f"regenerated: {', '.join(names)}" if names else "nothing here is regenerated"
+
+
+# Page
+
+
+def page(preset: Preset, filled: Sequence[tuple[PaperFigure, Sequence[FilledPanel]]]) -> str:
+    """All figures of a paper in Markdown, each with its table."""
+    parts = [
+        f"# {preset.title}",
+        f"{preset.source}. *published*: the paper's numbers. *rerun*: the authors' checkpoint at its "
+        "commit, by their protocol; only a rerun regenerates a figure. *stand-in*: a model of ours in its place.",
+    ]
+    for figure, panels in filled:
+        parts.append(f"## {figure.title} ({figure.where})")
+        parts += [f"{_regenerated(panels)[:1].upper()}{_regenerated(panels)[1:]}."]
+        if drawings(figure, panels):
+            parts.append(f"![{_plain(figure.title)}]({figure.name}.png)")
+        parts += [table_of(figure, panel) for panel in panels]
+    return "\n\n".join(parts) + "\n"
+
+
+def table_of(figure: PaperFigure, filled: FilledPanel) -> str:
+    """One panel as a table: lines downwards, places across; of what was not run, what it needs."""
+    panel = filled.panel
+    lines = [["line", "word", f"{panel.label}{f', {panel.unit}' if panel.unit else ''}", "note"]]
+    lines.append(["---"] * 4)
+    for line in filled.lines:
+        several = len(line.points) > 1 or figure.kind == "dots"
+        shown = "; ".join(
+            f"{f'{point.name}: ' if several else ''}{point.printed or _six(point.value)}" for point in line.points
+        )
+        unit = line.unit if line.unit != panel.unit else ""
+        lines.append([_plain(line.name), line.word, f"{shown} {unit}".strip(), _plain(line.note)])
+    rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"### {panel.title}\n\n{rows}"
+
+
+def _plain(text: str) -> str:
+    return text.replace("|", "/").replace("\n", " ")

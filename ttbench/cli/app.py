@@ -153,16 +153,15 @@ def figures(
             show_default=False,
         ),
     ] = None,
-    into: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="First merge the rows of these runs into this folder.")
-    ] = None,
+    paper: options.Paper = None,
+    into: options.Into = None,
     out: options.Out = RUNS,
     json: options.Json = False,
 ) -> None:
     """Rebuild tables and figures from their rows."""
-    from ttbench.cli.commands import result_commands as results
+    from ttbench.cli.commands import figure_commands
 
-    results.figures(folder or [], into=into, root=out, as_json=json)
+    figure_commands.figures(folder or [], paper=paper, into=into, root=out, as_json=json)
 
 
 @command("list")
@@ -171,7 +170,7 @@ def list_(
         str | None,
         typer.Argument(
             metavar="NOUN",
-            help="tasks, architectures, corpora, checkpoints, experts, suites or runs.  [default: all, in short]",
+            help="tasks, architectures, corpora, checkpoints, experts, suites, papers, runs.  [default: all, in short]",
             autocompletion=options.complete("nouns"),
             show_default=False,
         ),

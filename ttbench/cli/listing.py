@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ttbench.store.record import CellRecord
 
 RUNS = Path("runs")
-NOUNS = ("tasks", "architectures", "corpora", "checkpoints", "experts", "suites", "runs")
+NOUNS = ("tasks", "architectures", "corpora", "checkpoints", "experts", "suites", "papers", "runs")
 
 
 def describe(target: str, *, alone: bool) -> str:
@@ -167,6 +167,22 @@ def suites() -> list[dict[str, Any]]:
     return found
 
 
+def papers() -> list[dict[str, Any]]:
+    """Papers whose figures can be drawn; one that cannot be read says so and hides no other."""
+    from ttbench.report.papers.preset import list_presets, read_preset
+
+    found = []
+    for name, path in sorted(list_presets().items()):
+        try:
+            preset = read_preset(path)
+        except UsageError as error:
+            found.append({"name": name, "title": f"cannot be read: {error}", "figures": [], "path": str(path)})
+            continue
+        entry = {"title": preset.title, "source": preset.source, "figures": [each.name for each in preset.figures]}
+        found.append({"name": name, **entry, "path": str(path)})
+    return found
+
+
 def runs(root: Path) -> list[dict[str, Any]]:
     """Run folders below `root`, newest first, with how many cells have which status."""
     from ttbench.store.store import Store, run_folders
@@ -203,6 +219,7 @@ def everything(root: Path) -> dict[str, list[dict[str, Any]]]:
         "checkpoints": [{"name": name} for name in zoo_folders()],
         "experts": experts(),
         "suites": suites(),
+        "papers": papers(),
         "runs": runs(root),
     }
 
@@ -216,6 +233,7 @@ def of(noun: str, root: Path) -> list[dict[str, Any]]:
         "checkpoints": checkpoints,
         "experts": experts,
         "suites": suites,
+        "papers": papers,
         "runs": lambda: runs(root),
     }
     if noun not in makers:
@@ -355,6 +373,10 @@ def names(noun: str, root: Path = RUNS) -> list[str]:
             from ttbench.runs.suite import list_suites
 
             return sorted(list_suites())
+        if noun == "papers":
+            from ttbench.report.papers.preset import list_presets
+
+            return sorted(list_presets())
         if noun == "runs":
             from ttbench.store.store import run_folders
 

@@ -169,3 +169,21 @@ Base = Annotated[
         show_default=False,
     ),
 ]
+Paper = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Draw a paper's figures instead, its published numbers beside these rows: ttbench list papers.",
+        autocompletion=complete("papers"),
+        show_default=False,
+    ),
+]
+Into = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="First merge the rows of these runs into this folder; of a paper, where its figures go.  "
+        "[default for a paper: figures/NAME]",
+        show_default=False,
+    ),
+]

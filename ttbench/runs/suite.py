@@ -113,6 +113,8 @@ _SUITE_KEYS = ("title", "description", "tasks", _PAPER, *_SHARED_KEYS, *placed()
 def find_suite(name: str) -> Path:
     """The file of a suite: a path as given, then `./suites/<name>.yaml`, then the suites that ship with the package.
 
+    `papers/<name>` is the suite of a paper, which no listing of suites shows.
+
     Raises UnknownNameError with the nearest name.
     """
     given = Path(name)
@@ -120,7 +122,7 @@ def find_suite(name: str) -> Path:
         if not given.is_file():
             raise SuiteError(f"there is no suite file '{name}'; ttbench list suites shows those with a name")
         return given
-    found = list_suites()
+    found = runnable_suites()
     if name not in found:
         raise UnknownNameError("suite", name, known=found)
     return found[name]
@@ -134,6 +136,12 @@ def list_suites() -> dict[str, Path]:
         for path in sorted(folder.glob("*.yaml"))
         if path.name != CATALOGUE
     }
+
+
+def runnable_suites() -> dict[str, Path]:
+    """Suites that can be run by name: those that are listed, and those of papers as `papers/<name>`."""
+    papers = {f"papers/{path.stem}": path for folder in suite_folders() for path in folder.glob("papers/*.yaml")}
+    return list_suites() | papers
 
 
 def load_suite(path: Path | str) -> Suite:

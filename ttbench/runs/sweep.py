@@ -25,7 +25,7 @@ from ttbench.runs.options import Options, as_arguments, to_json, validated
 from ttbench.runs.plan import Plan
 from ttbench.runs.progress import Progress, Silent
 from ttbench.runs.request import DEFAULT_OUT, Kind, placement, plan_suite, plan_task
-from ttbench.runs.suite import list_suites
+from ttbench.runs.suite import list_suites, runnable_suites
 from ttbench.store.record import now
 from ttbench.store.store import Store, find_done, find_finished
 from ttbench.types import FAILURES, Status
@@ -230,7 +230,7 @@ def find_target(target: str) -> tuple[Kind, str]:
         return "suite", name
     if target in TASKS:
         return "task", target
-    if Path(target).suffix not in (".yaml", ".yml") and target not in list_suites():
+    if Path(target).suffix not in (".yaml", ".yml") and target not in runnable_suites():
         raise UnknownNameError("task or suite", target, known={*TASKS, *list_suites()})
     return "suite", target
 

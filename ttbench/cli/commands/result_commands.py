@@ -1,4 +1,4 @@
-"""`ttbench list`, `show` and `figures`: what there is, and what was found."""
+"""`ttbench list` and `show`: what there is, and what was found."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ttbench.cli import gather as reading
 from ttbench.cli.console import Column
 from ttbench.errors import UsageError
 from ttbench.report import words
-from ttbench.report.published import ROWS, derive, write_results
+from ttbench.report.published import ROWS
 from ttbench.report.table import render, summarise
 from ttbench.runs.suite import format_len
 from ttbench.store.rows import frame, read_rows, table
@@ -21,27 +21,6 @@ from ttbench.types import RANDOM
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def figures(folders: Sequence[str], *, into: Path | None, root: Path, as_json: bool) -> None:
-    """Make CSVs and figures: in each folder from its rows.parquet, or `into` one from the rows of several runs."""
-    if into is not None:
-        runs = [listing.find_run(name, root) for name in folders or [listing.LAST]]
-        rows = reading.rows_of_runs(runs)
-        reading.say_age(rows, "of these runs")
-        files = write_results(rows, into, warn=console.warn)
-    else:
-        found = [Path(name) if Path(name).is_dir() else listing.find_run(name, root) for name in folders]
-        sources = [path.parent for folder in found or [reading.RESULTS] for path in reading.published_rows(folder)]
-        if not sources:
-            raise UsageError(f"no {ROWS} in {', '.join(folders) or reading.RESULTS}; see: ttbench list runs")
-        for source in sources:
-            reading.say_age(read_rows(source / ROWS), str(source))
-        files = [path for source in sources for path in derive(source, warn=console.warn)]
-    if as_json:
-        console.print_json([str(path) for path in files])
-    else:
-        console.out().print("\n".join(map(str, files)), soft_wrap=True)
 
 
 def list_nouns(noun: str | None, *, root: Path, as_json: bool) -> None:
@@ -78,6 +57,9 @@ def _print_entries(noun: str, entries: Sequence[Mapping[str, Any]]) -> None:
     if noun == "suites":
         columns = [Column("name"), Column("title", wrap=True), Column("tasks", wrap=True)]
         rows: list[Sequence[Any]] = [(entry["name"], entry["title"], ", ".join(entry["tasks"])) for entry in entries]
+    elif noun == "papers":
+        columns = [Column("name"), Column("title", wrap=True), Column("figures", wrap=True)]
+        rows = [(entry["name"], entry["title"], ", ".join(entry["figures"])) for entry in entries]
     elif noun == "runs":
         columns = [Column("run"), Column("started"), Column("checkpoints", wrap=True), Column("contexts", wrap=True)]
         columns += [Column("cells", numeric=True), Column("status"), Column("command", wrap=True)]

@@ -63,7 +63,7 @@ def size_name(num_params: int | None) -> str:
 def published_lines(panel: PaperPanel, numbers: Sequence[PublishedNumber], *, kind: str) -> list[PaperLine]:
     """The published numbers of a panel, a line for each series, in the order of the paper."""
     if panel.printed is None:
-        return [PaperLine(word=NOT_RUN, name=PUBLISHED, note=f"no published numbers: {panel.unprinted}")]
+        return [PaperLine(word=NOT_RUN, name=PUBLISHED, note=f"{NOT_RUN}: needs printed numbers: {panel.unprinted}")]
     chosen = [number for number in numbers if panel.printed.holds(number)]
     found: dict[str, list[PublishedNumber]] = {}
     for number in chosen:
@@ -203,11 +203,8 @@ def needs(preset: Preset, panel: PaperPanel, model: PaperModel, theirs: Sequence
         parts.append(f"{each.hub_id}{commit}{f' ({each.note})' if each.note else ''}")
     parts = [" and ".join(parts)] if parts else [model.needs or "weights, which nobody has published"]
     parts += [panel.measured.needs] if panel.measured.needs else []
-    command = f", then: ttbench run {PATH}/{preset.name}.yaml" if theirs else ""
+    command = f", then: ttbench run papers/{preset.name}" if theirs else ""
     return f"{NOT_RUN}: needs {', and '.join(parts)}{command}"
-
-
-PATH = "suites/papers"
 
 
 def _lines(

@@ -1,7 +1,7 @@
 """Presets: what a paper measured and drew, as data in `suites/papers/NAME.yaml`.
 
 A preset is a suite, whose tasks measure the authors' checkpoints by the paper's protocol (`ttbench run
-suites/papers/NAME.yaml`), with one more key, `paper`, that is read here:
+papers/NAME`), with one more key, `paper`, that is read here:
 
     paper:
       name: ttt                          # file of results/published

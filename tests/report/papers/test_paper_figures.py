@@ -1,0 +1,214 @@
+"""Figures of papers say which number is whose, and never call a stand-in a rerun."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from rows import METRICS, TRANSFORMER, TTT, Model, make_rows, perplexity_rows
+
+from ttbench.report.drawing.paper_panels import PUBLISHED, RERUN, STAND_IN
+from ttbench.report.papers.curves import NOT_RUN
+from ttbench.report.papers.preset import Preset, read_preset
+from ttbench.report.papers.write import COLUMNS, PAGE, fill, write_paper
+
+FOLDER = Path(__file__).parents[3] / "suites" / "papers"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+HUB_ID = "RetentionLabs/TTT-Linear-760M-Base-Pile-8k"
+SIZE = 733_610_000
+OURS = dataclasses.replace(TTT, settings={"architecture": "ttt-linear"})
+
+
+@pytest.fixture(scope="module")
+def ttt() -> Preset:
+    return read_preset(FOLDER / "ttt.yaml")
+
+
+@pytest.fixture(scope="module")
+def pinned(ttt: Preset) -> Preset:
+    """The preset as it would be with a commit for each checkpoint."""
+    checkpoints = tuple(dataclasses.replace(each, revision=COMMIT) for each in ttt.checkpoints)
+    return dataclasses.replace(ttt, checkpoints=checkpoints)
+
+
+def theirs(**changes: Any) -> pd.DataFrame:
+    """Rows of the authors' checkpoint by their protocol, with some columns replaced."""
+    model = Model(name=HUB_ID, bits=1.1, train_ctx=8192)
+    rows = make_rows(perplexity_rows([model], [2048, 8192], num_documents=6))
+    settings = {"provenance": "hub", "revision": COMMIT, "num_params": SIZE, "architecture": "ttt-linear"}
+    settings |= {"corpus": "text:data/pile", "param_protocol": "packed"}
+    return with_columns(rows, **{**settings, **changes})
+
+
+def with_columns(rows: pd.DataFrame, **changes: Any) -> pd.DataFrame:
+    made = rows.assign(**changes)
+    made.attrs = rows.attrs
+    return made
+
+
+def ours(names: Sequence[Model] = (OURS, TRANSFORMER)) -> pd.DataFrame:
+    return make_rows(perplexity_rows(list(names), [512, 1024, 2048], num_documents=6))
+
+
+def lines(preset: Preset, sources: Sequence[pd.DataFrame], figure: str = "perplexity_pile") -> dict[str, Any]:
+    ((_, panels),) = [entry for entry in fill(preset, sources) if entry[0].name == figure]
+    return {f"{line.word} {line.name}": line for panel in panels for line in panel.lines}
+
+
+def test_the_authors_checkpoint_at_its_commit_and_protocol_is_a_rerun(pinned: Preset) -> None:
+    found = lines(pinned, [theirs(), ours()])
+    rerun = found["rerun TTT-Linear 760M"]
+    assert [point.at for point in rerun.points] == [2048, 8192]
+    assert (rerun.checkpoint, rerun.revision, rerun.unit) == (HUB_ID, COMMIT, "")
+    assert f"{NOT_RUN} TTT-Linear 760M" not in found
+    # what is ours is still no more than a stand-in
+    assert found["stand-in ttt-linear"].unit == "bits per byte"
+
+
+NO_RERUN = [
+    ("another commit", {"revision": "f" * 40}, "is not 0123456789"),
+    ("a branch", {"revision": None}, "commit None"),
+    ("another size", {"num_params": 110_000}, "110000 parameters are not the 733610000"),
+    ("a local copy", {"provenance": "local"}, "is a local folder"),
+    ("unchecked", {"checked": "unchecked"}, "measured unchecked"),
+    ("not comparable", {"comparable_to_published": False, "not_comparable_because": "other text"}, "other text"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), [case[1:] for case in NO_RERUN], ids=[case[0] for case in NO_RERUN])
+def test_anything_else_is_a_stand_in_and_says_why(pinned: Preset, change: dict[str, Any], reason: str) -> None:
+    found = lines(pinned, [theirs(**change)])
+    assert not [key for key in found if key.startswith(RERUN)]
+    (line,) = [line for line in found.values() if line.word == STAND_IN]
+    assert reason in line.note
+    assert line.note.startswith("stands in for TTT-Linear 760M")
+    assert f"{NOT_RUN} TTT-Linear 760M" in found
+
+
+def test_rows_by_another_protocol_are_no_rerun(pinned: Preset) -> None:
+    for change in ({"param_protocol": "fixed"}, {"corpus": "code"}, {"task": "needle"}):
+        found = lines(pinned, [theirs(**change)])
+        assert not [key for key in found if key.startswith(RERUN)], change
+
+
+def test_a_checkpoint_whose_commit_nobody_looked_up_cannot_be_rerun(ttt: Preset) -> None:
+    found = lines(ttt, [theirs()])
+    assert not [key for key in found if key.startswith(RERUN)]
+    assert "is not pinned by the preset" in found[f"stand-in {HUB_ID}"].note
+    assert "at a commit that is not known here" in found[f"{NOT_RUN} TTT-Linear 760M"].note
+
+
+def test_swapped_stand_ins_swap_their_curves(ttt: Preset) -> None:
+    rows = ours()
+    other = {"ttt-linear": "transformer", "transformer": "ttt-linear"}
+    columns = ("checkpoint", "architecture", "weights_digest", "config_digest")
+    values = {name: dict(zip(rows["architecture"], rows[name], strict=True)) for name in columns}
+    swapped = with_columns(rows, **{n: [values[n][other[a]] for a in rows["architecture"]] for n in columns})
+    before, after = lines(ttt, [rows]), lines(ttt, [swapped])
+    for name, partner in other.items():
+        assert before[f"stand-in {name}"].points == after[f"stand-in {partner}"].points
+        assert before[f"stand-in {name}"].points != after[f"stand-in {name}"].points
+    assert before["stand-in ttt-linear"].stands_for == ("TTT-Linear 760M",)
+
+
+def test_two_checkpoints_of_one_name_are_told_apart_and_one_source_stands_in(ttt: Preset) -> None:
+    rows = ours([OURS])
+    twin = with_columns(rows, weights_digest="feedface" * 4, cell_id=[f"x{each}" for each in rows["cell_id"]])
+    both = pd.concat([rows, twin], ignore_index=True)
+    both.attrs = rows.attrs
+    found = [line for line in lines(ttt, [both]).values() if line.word == STAND_IN]
+    assert len({line.name for line in found}) == 2
+    # a second source with fewer models adds nothing: it was not measured alike
+    found = [line for line in lines(ttt, [ours(), rows]).values() if line.word == STAND_IN]
+    assert sorted(line.name for line in found) == ["transformer", "ttt-linear"]
+
+
+def test_cells_without_a_number_are_told(ttt: Preset) -> None:
+    lost = dataclasses.replace(OURS, failures={2048: ("oom", "no memory")})
+    found = lines(ttt, [ours([lost])])
+    assert "no number at 2k: oom" in found["stand-in ttt-linear"].note
+
+
+def test_without_rows_every_model_is_said_to_be_missing(ttt: Preset) -> None:
+    for rows in ([], [ours().iloc[:0]]):
+        for figure, panels in fill(ttt, rows):
+            missing = {line.name: line.note for panel in panels for line in panel.lines if line.word == NOT_RUN}
+            assert {model.name for model in figure.models} <= missing.keys()
+            assert all(note.startswith("not run: needs ") for note in missing.values())
+
+
+def test_rows_that_carry_no_metric_of_that_name_are_no_error(ttt: Preset) -> None:
+    rows = ours()
+    rows.attrs = {**rows.attrs, "metrics": {"perplexity": [METRICS["perplexity"][1].to_json()]}}
+    assert "stand-in ttt-linear" not in lines(ttt, [rows])
+
+
+# Files
+
+
+@pytest.fixture(scope="module")
+def written(pinned: Preset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("papers") / "ttt"
+    only = tuple(figure for figure in pinned.figures if figure.name in ("ablation", "perplexity_pile", "latency"))
+    write_paper(dataclasses.replace(pinned, figures=only), [theirs(), ours()], folder, warn=lambda text: None)
+    return folder
+
+
+def test_the_csv_has_every_number_with_its_word_and_source(written: Path) -> None:
+    table = pd.read_csv(written / "ablation.csv")
+    assert tuple(table.columns) == COLUMNS
+    published = table.loc[table["word"] == PUBLISHED]
+    assert published["value"].tolist() == [15.91, 15.23, 15.23, 15.27, 14.05, 12.35, 11.99, 11.09]
+    assert published["source"].notna().all()
+    assert set(published["evidence"]) == {"read"}
+    pile = pd.read_csv(written / "perplexity_pile.csv")
+    assert set(pile["word"]) == {RERUN, STAND_IN, NOT_RUN}
+    assert pile.loc[pile["word"] == NOT_RUN, "value"].isna().all()
+    assert pile.loc[pile["word"] == RERUN, "revision"].eq(COMMIT).all()
+
+
+def test_a_figure_without_any_number_has_a_table_and_no_drawing(written: Path) -> None:
+    assert (written / "latency.csv").is_file()
+    assert not list(written.glob("latency*.png"))
+    page = (written / PAGE).read_text(encoding="utf-8")
+    assert "latency.png" not in page
+    assert "not run: needs " in page.partition("Time of prefill")[2]
+
+
+def test_words_and_watermark_are_printed_in_the_drawing(written: Path) -> None:
+    drawing = (written / "perplexity_pile.svg").read_text(encoding="utf-8")
+    assert "STAND-IN" in drawing
+    assert "regenerated: TTT-Linear 760M" in drawing
+    assert "ttt-linear, stand-in" in drawing
+    ablation = (written / "ablation.svg").read_text(encoding="utf-8")
+    assert "nothing here is regenerated" in ablation
+    assert "published: the paper's numbers" in ablation
+    page = (written / PAGE).read_text(encoding="utf-8")
+    assert page.count("Regenerated: TTT-Linear 760M.") == 1
+    assert page.count("Nothing here is regenerated.") == 2
+
+
+def test_the_same_numbers_give_the_same_bytes(pinned: Preset, written: Path, tmp_path: Path) -> None:
+    only = tuple(figure for figure in pinned.figures if figure.name == "perplexity_pile")
+    # rows in another order are the same numbers
+    rows = ours().sample(frac=1.0, random_state=0)
+    write_paper(dataclasses.replace(pinned, figures=only), [theirs(), rows], tmp_path, warn=lambda text: None)
+    names = {path.name for path in tmp_path.iterdir()} - {PAGE}
+    assert len(names) == 5
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (written / name).read_bytes(), name
+
+
+def test_the_last_bits_of_another_processor_change_nothing(pinned: Preset) -> None:
+    from ttbench.report.papers.write import as_csv
+
+    rows = theirs()
+    other = with_columns(rows, nats=rows["nats"] * (1 + 1e-12))
+    texts = [as_csv(figure, panels) for each in (rows, other) for figure, panels in fill(pinned, [each])]
+    assert texts[: len(texts) // 2] == texts[len(texts) // 2 :]
+    assert pd.read_csv(io.StringIO(texts[1]))["value"].notna().any()

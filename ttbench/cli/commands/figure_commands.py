@@ -1,0 +1,60 @@
+"""`ttbench figures`: tables and drawings from rows, and those of papers with published numbers beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ttbench.cli import console, listing
+from ttbench.cli import gather as reading
+from ttbench.errors import UsageError
+from ttbench.report.published import ROWS, derive, write_results
+from ttbench.store.rows import read_rows
+from ttbench.strict_yaml.nodes import package_folder
+
+FOLDER = Path("figures")  # of papers, where no other is named
+
+
+def figures(folders: Sequence[str], *, paper: str | None, into: Path | None, root: Path, as_json: bool) -> None:
+    """Make CSVs and figures: in each folder from its rows, `into` one from several runs, or those of a paper."""
+    if paper is not None:
+        files = _paper(paper, folders, into=into, root=root)
+    elif into is not None:
+        runs = [listing.find_run(name, root) for name in folders or [listing.LAST]]
+        rows = reading.rows_of_runs(runs)
+        reading.say_age(rows, "of these runs")
+        files = write_results(rows, into, warn=console.warn)
+    else:
+        sources = _sources(folders, root=root)
+        for source in sources:
+            reading.say_age(read_rows(source / ROWS), str(source))
+        files = [path for source in sources for path in derive(source, warn=console.warn)]
+    if as_json:
+        console.print_json([str(path) for path in files])
+    else:
+        console.out().print("\n".join(map(str, files)), soft_wrap=True)
+
+
+def _sources(folders: Sequence[str], *, root: Path) -> list[Path]:
+    """Folders with rows. Raises UsageError where there is none."""
+    found = [Path(name) if Path(name).is_dir() else listing.find_run(name, root) for name in folders]
+    sources = [path.parent for folder in found or [reading.RESULTS] for path in reading.published_rows(folder)]
+    if not sources:
+        raise UsageError(f"no {ROWS} in {', '.join(folders) or reading.RESULTS}; see: ttbench list runs")
+    return sources
+
+
+def _paper(name: str, folders: Sequence[str], *, into: Path | None, root: Path) -> list[Path]:
+    """The figures of a paper, from the rows named, else from the results here, else from those of the package."""
+    from ttbench.report.papers.preset import find_preset
+    from ttbench.report.papers.write import write_paper
+
+    preset = find_preset(name)
+    if folders:
+        sources = _sources(folders, root=root)
+    else:
+        shipped = package_folder("results")
+        paths = reading.published_rows(reading.RESULTS) or reading.published_rows(shipped)
+        sources = [path.parent for path in paths]
+    rows = [read_rows(source / ROWS) for source in sources]
+    return write_paper(preset, rows, into or FOLDER / name, warn=console.warn)

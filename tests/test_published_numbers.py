@@ -62,6 +62,7 @@ def test_printed_averages_are_recomputed_and_those_that_do_not_hold_say_so(paper
         if number.recomputed is None:
             assert mean is None
             continue
+        assert mean is not None
         assert mean == pytest.approx(number.recomputed, abs=0.00051)
         holds = abs(mean - number.value) <= number.half_digit + 1e-9
         assert holds == ("cells give" not in number.note), number

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -211,4 +210,4 @@ def test_the_last_bits_of_another_processor_change_nothing(pinned: Preset) -> No
     other = with_columns(rows, nats=rows["nats"] * (1 + 1e-12))
     texts = [as_csv(figure, panels) for each in (rows, other) for figure, panels in fill(pinned, [each])]
     assert texts[: len(texts) // 2] == texts[len(texts) // 2 :]
-    assert pd.read_csv(io.StringIO(texts[1]))["value"].notna().any()
+    assert "rerun" in texts[1]

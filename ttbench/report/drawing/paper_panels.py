@@ -173,21 +173,20 @@ def _style(curve: Curve) -> dict[str, Any]:
 
 def _draw_curves(axes: Axes, panel: PanelDrawing, *, layout: Layout, width: float) -> None:
     for curve in sorted(panel.curves, key=lambda curve: curve.colour is not None):
-        points = sorted(
-            (point for point in curve.points if point.at is not None and (point.value > 0 or not panel.log)),
-            key=lambda point: point.at or 0.0,
-        )
+        drawn = [(point.at, point) for point in curve.points if point.at is not None]
+        drawn = [(at, point) for at, point in drawn if point.value > 0 or not panel.log]
+        drawn = sorted(drawn, key=lambda pair: pair[0])
         style = _style(curve)
         if curve.colour is None:
             style |= {"marker": "", "linewidth": 0.9, "zorder": 1.5}
         else:
             style |= {"markersize": layout.small / 1.9, "linewidth": 1.5, "zorder": 3}
         line = (0, (3.5, 2)) if curve.word == STAND_IN else (0, (1, 1.2)) if curve.word == PUBLISHED else "-"
-        axes.plot([point.at for point in points], [point.value for point in points], linestyle=line, **style)
-        sure = [point for point in points if point.low is not None and point.high is not None]
+        axes.plot([at for at, _ in drawn], [point.value for _, point in drawn], linestyle=line, **style)
+        sure = [(at, p.low, p.high) for at, p in drawn if p.low is not None and p.high is not None]
         if sure and curve.colour is not None:
-            band = ([point.at for point in sure], [point.low for point in sure], [point.high for point in sure])
-            axes.fill_between(*band, color=style["color"], alpha=0.13, linewidth=0, zorder=2)
+            at, low, high = zip(*sure, strict=True)
+            axes.fill_between(at, low, high, color=style["color"], alpha=0.13, linewidth=0, zorder=2)
     _set_axes(axes, panel, layout=layout, width=width)
 
 

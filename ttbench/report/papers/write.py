@@ -85,7 +85,7 @@ def as_csv(figure: PaperFigure, panels: Sequence[FilledPanel]) -> str:
 
 
 def _entries(figure: PaperFigure, panel: PaperPanel, line: PaperLine) -> list[dict[str, object]]:
-    shared = {
+    shared: dict[str, object] = {
         "figure": figure.name,
         "panel": panel.title,
         "word": line.word,

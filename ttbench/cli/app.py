@@ -106,22 +106,15 @@ def _request(target: str, given: dict[str, Any], *, out: Path, fresh: bool = Fal
 
 @command()
 def compare(
-    first: Annotated[
-        str,
+    names: Annotated[
+        list[str] | None,
         typer.Argument(
-            metavar="A",
-            help="A checkpoint, or one of its settings: NAME@engine=hf,dtype=bfloat16, NAME@strategy=base.",
+            metavar="[A B ...]",
+            help="Checkpoints, or settings of one: NAME@engine=hf,dtype=bfloat16, NAME@strategy=base.  [default: all]",
             autocompletion=options.complete("checkpoints"),
+            show_default=False,
         ),
-    ],
-    second: Annotated[
-        str,
-        typer.Argument(
-            metavar="B",
-            help="The checkpoint or setting to compare it with.",
-            autocompletion=options.complete("checkpoints"),
-        ),
-    ],
+    ] = None,
     run: Annotated[
         list[str] | None,
         typer.Option(
@@ -133,13 +126,14 @@ def compare(
     out: options.Out = RUNS,
     json: options.Json = False,
 ) -> None:
-    """Compare two checkpoints, or two settings of one.
+    """Compare checkpoints, or settings of one, pair by pair.
 
-    Differences with confidence intervals and a verdict, on everything that both were measured on.
+    Differences with confidence intervals and a verdict, on everything that both were measured on; of three and more
+    also a leaderboard. All comparisons of a metric are judged together.
     """
     from ttbench.cli.commands import verdict_commands as verdicts
 
-    verdicts.compare(first, second, runs=run or [], root=out, as_json=json)
+    verdicts.compare(names or [], runs=run or [], root=out, as_json=json)
 
 
 @command()

@@ -118,6 +118,19 @@ def rows_of(variants: Sequence[Variant], *, runs: Sequence[str], root: Path) -> 
     return found
 
 
+def rows_of_all(runs: Sequence[str], *, root: Path) -> pd.DataFrame:
+    """The rows of the runs named, else of all runs below `root`. Raises UsageError where there is none."""
+    if runs:
+        return rows_named(runs, root)
+    folders = run_folders(root)
+    if not folders:
+        raise UsageError(
+            f"nothing has been measured yet: no runs in {root}/; start with: {listing.FIRST_COMMAND}, or name "
+            "published results: ttbench compare --run results/bench/cpu"
+        )
+    return rows_of_runs(folders)
+
+
 def rows_about(variants: Sequence[Variant], *, root: Path) -> pd.DataFrame:
     """The rows of the runs below `root` in which these checkpoints were measured, else of the results here.
 

@@ -125,7 +125,7 @@ def test_the_highest_of_each_side_are_divided_and_only_a_count_is_exact(statisti
     counted = dataclasses.replace(metric(), statistic=statistic, scale=2.0)
     a, b = np.array([9.0, 12.0, 1.0]), np.array([3.0, 2.0, 2.0])
     found = effect_of(
-        Ready(metric=counted, targets=Shared(a=a, b=b, denominator=np.ones(3), clusters=None)), level=0.95
+        Ready(metric=counted, targets=Shared(a=a, b=b, denominator=np.ones(3), clusters=None, units="xyz")), level=0.95
     )
     assert (found.value_a, found.value_b, found.estimate.value, found.kind) == (24, 6, 4, "ratio")
     assert (found.estimate.method, found.estimate.low, found.p, found.num_pairs) == (method, None, None, 3)

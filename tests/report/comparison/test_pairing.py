@@ -42,7 +42,7 @@ def pairs(one: RowGroup, two: RowGroup) -> list[tuple[float, float, float, str]]
 def test_windows_of_two_seeds_are_two_targets_though_number_and_document_are_equal() -> None:
     one = group((0, 0, "x", 1.0, 8), (1, 0, "x", 2.0, 8), (0, 1, "y", 4.0, 8))
     two = group((1, 0, "x", 32.0, 8), (0, 0, "x", 16.0, 8), (0, 1, "y", 64.0, 8))
-    assert pairs(one, two) == [(1.0, 16.0, 8.0, "x"), (2.0, 32.0, 8.0, "x"), (4.0, 64.0, 8.0, "y")]
+    assert pairs(one, two) == [(1.0, 16.0, 8.0, "x"), (4.0, 64.0, 8.0, "y"), (2.0, 32.0, 8.0, "x")]
 
 
 @pytest.mark.parametrize(

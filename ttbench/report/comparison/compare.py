@@ -5,10 +5,10 @@ with equal denominators. Checkpoints whose tokenizers cut the text differently a
 scored the same bytes of it. Timings are paired by round. Either side may be one setting of a checkpoint, such as
 NAME@engine=hf, or one place on an axis, such as NAME@strategy=oracle; then what is named may differ.
 
-The interval that is printed is the one that judges. The points of a metric are one family, and each has an interval of
-such a level that all of them hold together in 95 of 100 (Bonferroni). A difference is *shown* when its interval leaves
-out "none"; one below the metric's smallest effect of interest is shown, and smaller than matters. Without an interval
-nothing is judged. A metric that restates another one is judged there.
+All cells of one task and metric that are compared at once, over pairs, contexts and settings, are one family, and are
+judged together (`families`). A difference is *shown* when its interval leaves out "none" and its joint p is below 0.05;
+one below the metric's smallest effect of interest is shown, and smaller than matters. Without an interval nothing is
+judged. A metric that restates another one is judged there.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from rich.text import Text
 from ttbench.errors import UsageError
 from ttbench.report import summary, words
 from ttbench.report.columns import Part, all_rows
-from ttbench.report.comparison.effects import effect_of, least_to_be_shown, ready_to_compare, verdict_of
+from ttbench.report.comparison.effects import Effect, Ready, least_to_be_shown, ready_to_compare, verdict_of
+from ttbench.report.comparison.families import judge
 from ttbench.report.comparison.matching import Points, by_settings, differing_settings, spread
 from ttbench.report.comparison.sentences import caption, effect, sentences
 from ttbench.report.comparison.side_by_side import SideBySide
 from ttbench.report.comparison.variants import SHOWN, Side, read_variant, side_of, spellings
-from ttbench.report.statistics import stats
-from ttbench.report.summary import A_BETTER, B_BETTER, EXACT, NOT_COMPARABLE, NOT_JUDGED, NOT_SHOWN, TOO_SMALL
+from ttbench.report.summary import A_BETTER, B_BETTER, NOT_COMPARABLE, NOT_JUDGED, NOT_SHOWN, RATIO, TOO_SMALL
 from ttbench.report.tidy import tidy
 from ttbench.types import NO_ATTENTION, Metric, Scalar
 
@@ -47,28 +47,29 @@ def compare(rows: pd.DataFrame, a: str, b: str, *, rows_b: pd.DataFrame | None =
     `rows_b` are the rows of b where they are not among those of a. `attrs["left_out"]` says which rows were not read.
 
     `effect` is a - b (kind "difference") or a / b (kind "ratio": times, bytes, perplexities) of the very values beside
-    it; `low` and `high` hold at `level`, so that all `num_points` hold together in 95 of 100. `verdict` is "a better",
-    "b better", "smaller than matters", "no difference shown", "not judged", "not comparable" or "see" another metric,
-    and `reason` says why not. `p` is of the point alone and decides nothing.
+    it; `low`, `high` and `joint_p` are made for all `num_points` comparisons of the metric together. `verdict` is "a
+    better", "b better", "smaller than matters", "no difference shown", "not judged", "not comparable" or "see" another
+    metric, and `reason` says why not. `p` is of the point alone and decides nothing.
     `detectable` is the smallest difference that as many samples would show four times in five.
 
     Raises:
         UnknownNameError: no row of that checkpoint.
         UsageError: a is b, one name stands for several contents or settings, or no row has the settings named.
     """
-    one, two = _side(rows, a), _side(rows if rows_b is None else rows_b, b)
+    one, two = read_side(rows, a), read_side(rows if rows_b is None else rows_b, b)
     if one.variant.settings == two.variant.settings:
-        _require_two(one, two, rows)
-    result = _compare_sides([(one, two)])
+        require_two(one, two, rows)
+    result = compare_sides([(one, two)])
     result.attrs["left_out"] = [*dict.fromkeys((*one.left_out, *two.left_out))]
     return result
 
 
-def _side(rows: pd.DataFrame, text: str) -> Side:
+def read_side(rows: pd.DataFrame, text: str) -> Side:
+    """The rows of a checkpoint, or of the settings of one that the text names."""
     return side_of(rows, read_variant(text, axes=_axes(rows), names=set(rows["checkpoint"])))
 
 
-def _require_two(one: Side, two: Side, rows: pd.DataFrame) -> None:
+def require_two(one: Side, two: Side, rows: pd.DataFrame) -> None:
     """Raises UsageError when both sides stand for the same measurements, and says what could be told apart."""
     cells = [set(zip(side.rows["cell_id"], side.rows["run_id"], strict=True)) for side in (one, two)]
     a, b = one.variant.name, two.variant.name
@@ -92,12 +93,13 @@ def _axes(rows: pd.DataFrame) -> list[str]:
 
 
 def compare_pairs(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """`compare` for several pairs; a family of points stays within a pair."""
-    found = {text: _side(rows, text) for text in dict.fromkeys(itertools.chain(*pairs))}
-    return _compare_sides([(found[a], found[b]) for a, b in pairs])
+    """`compare` for several pairs, which are judged together."""
+    found = {text: read_side(rows, text) for text in dict.fromkeys(itertools.chain(*pairs))}
+    return compare_sides([(found[a], found[b]) for a, b in pairs])
 
 
-def _compare_sides(pairs: Sequence[tuple[Side, Side]]) -> pd.DataFrame:
+def compare_sides(pairs: Sequence[tuple[Side, Side]]) -> pd.DataFrame:
+    """`compare` for pairs of sides, whose rows may come from different places; they are judged together."""
     records: list[dict[str, Any]] = []
     if not pairs:
         return tidy(records)
@@ -114,16 +116,17 @@ def _compare_sides(pairs: Sequence[tuple[Side, Side]]) -> pd.DataFrame:
         for metric in metrics:
             if metric.better != "neither":
                 found = {text: list(summary.groups(part, task, metric, among=whole)) for text, part in parts.items()}
-                for one, two in pairs:
-                    records += _compare_metric(found, metric, one, two)
+                records += _judge([cell for one, two in pairs for cell in _cells(found, metric, one, two)])
     result = tidy(records)
     result.attrs["metrics"] = {task: [metric.to_json() for metric in metrics] for task, metrics in declared.items()}
     return result
 
 
-def _compare_metric(
-    found: Mapping[str, Sequence[summary.RowGroup]], metric: Metric, one: Side, two: Side
-) -> list[dict[str, Any]]:
+Found = tuple[dict[str, Any], Ready | str]  # a record without its verdict; what is compared, or why nothing is
+
+
+def _cells(found: Mapping[str, Sequence[summary.RowGroup]], metric: Metric, one: Side, two: Side) -> list[Found]:
+    """The cells of one metric for one pair: under all settings, at all points that both have."""
     a, b = one.text, two.text
     variants = {a: one.variant, b: two.variant}
     free = (ALWAYS_FREE, *variants[a].settings, *variants[b].settings)
@@ -143,54 +146,59 @@ def _compare_metric(
     if not groups[a].keys() & groups[b].keys():
         differing = differing_settings(next(iter(groups[a])), next(iter(groups[b])))
         record = _record(next(iter(next(iter(groups[a].values())).values())), a, b)
-        reason = f"settings differ: {differing}"
-        return [record | dict.fromkeys(record["axes"].split(",")) | {"verdict": NOT_COMPARABLE, "reason": reason}]
-    records: list[dict[str, Any]] = []
-    for settings in groups[a]:
-        if settings in groups[b]:
-            records += _family(groups[a][settings], groups[b][settings], a, b)
-    return records
-
-
-def _family(a_points: Points, b_points: Points, a: str, b: str) -> list[dict[str, Any]]:
-    """The records of one metric under one set of settings: the family whose intervals hold together."""
-    shared = [point for point in a_points if point in b_points]
-    ready = [
-        ready_to_compare(a_points[p], b_points[p], free=_free_axes(a_points[p], a, b), names=(a, b)) for p in shared
+        return [(record | dict.fromkeys(record["axes"].split(",")), f"settings differ: {differing}")]
+    return [
+        cell
+        for settings in groups[a]
+        if settings in groups[b]
+        for cell in _points(groups[a][settings], groups[b][settings], a, b)
     ]
-    num_points = sum(not isinstance(found, str) and found.metric.statistic != "count" for found in ready)
-    level = stats.family_level(num_points)
-    records = []
-    for point, found in zip(shared, ready, strict=True):
-        one, two = a_points[point], b_points[point]
-        record, metric = _record(one, a, b, two), one.metric
-        if isinstance(found, str):
-            records.append(record | {"verdict": NOT_COMPARABLE, "reason": found})
-            continue
-        effect = effect_of(found, level=level)
-        made, exact = effect.estimate, effect.estimate.method == EXACT
-        records.append(
-            record
-            | {
-                "kind": effect.kind,
-                "value_a": effect.value_a,
-                "value_b": effect.value_b,
-                "effect": made.value,
-                "low": made.low,
-                "high": made.high,
-                "level": None if exact else level,
-                "num_points": None if exact else num_points,
-                "method": made.method,
-                "num_clusters": made.num_clusters,
-                "num_pairs": effect.num_pairs,
-                "num_counted": effect.num_counted,
-                "p": effect.p,
-                "detectable": least_to_be_shown(effect, level=level),
-                "verdict": verdict_of(metric, effect) if metric.restates is None else f"see {metric.restates}",
-                "reason": made.reason,
-            }
-        )
-    return records
+
+
+def _points(a_points: Points, b_points: Points, a: str, b: str) -> Iterator[Found]:
+    for point, one in a_points.items():
+        if point in b_points:
+            two = b_points[point]
+            yield _record(one, a, b, two), ready_to_compare(one, two, free=_free_axes(one, a, b), names=(a, b))
+
+
+def _judge(cells: Sequence[Found]) -> list[dict[str, Any]]:
+    """The records of all cells of one metric, judged as one family."""
+    judged = iter(judge([ready for _, ready in cells if not isinstance(ready, str)]))
+    return [
+        record | {"verdict": NOT_COMPARABLE, "reason": ready}
+        if isinstance(ready, str)
+        else record | _verdict(ready.metric, next(judged))
+        for record, ready in cells
+    ]
+
+
+def _verdict(metric: Metric, effect: Effect) -> dict[str, Any]:
+    """What a comparison adds to its record."""
+    made, verdict = effect.estimate, verdict_of(metric, effect)
+    none = 1.0 if effect.kind == RATIO else 0.0
+    reason = made.reason
+    if verdict == NOT_SHOWN and made.low is not None and made.high is not None and not made.low <= none <= made.high:
+        reason = f"the interval leaves out none, but p of the joint test is {effect.joint_p:.2g}"
+    return {
+        "kind": effect.kind,
+        "value_a": effect.value_a,
+        "value_b": effect.value_b,
+        "effect": made.value,
+        "low": made.low,
+        "high": made.high,
+        "level": effect.level,
+        "num_points": effect.num_points,
+        "method": made.method,
+        "num_clusters": made.num_clusters,
+        "num_pairs": effect.num_pairs,
+        "num_counted": effect.num_counted,
+        "p": effect.p,
+        "joint_p": effect.joint_p,
+        "detectable": None if effect.level is None else least_to_be_shown(effect, level=effect.level),
+        "verdict": verdict if metric.restates is None else f"see {metric.restates}",
+        "reason": reason,
+    }
 
 
 def _free_axes(group: summary.RowGroup, a: str, b: str) -> set[str]:

@@ -1,25 +1,27 @@
-"""One point of a comparison: how a stands to b, with the interval that judges it.
+"""One point of a comparison: how a stands to b, with an interval of any level; and the verdict of judged intervals.
 
     documents, trials     a - b over shared targets, from sums
     perplexities          a / b, from the same sums
     rounds                a / b of geometric means over shared rounds
     counts                a / b, exact
 
-The effect is made of the two values that are printed beside it, and of nothing else.
+The effect is made of the two values that are printed beside it, and of nothing else. `families` judges points together.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from ttbench.report import summary
 from ttbench.report.comparison.pairing import Shared, pair
 from ttbench.report.statistics import stats
 from ttbench.report.statistics.stats import Estimate
 from ttbench.report.summary import A_BETTER, B_BETTER, DIFFERENCE, EXACT, NOT_JUDGED, NOT_SHOWN, RATIO, TOO_SMALL
-from ttbench.types import Metric
+from ttbench.types import Metric, Scalar
 
 POSITIVE_ONLY = "a ratio needs positive numbers"
 
@@ -35,6 +37,9 @@ class Effect:
     num_pairs: int
     p: float | None  # of this point alone
     num_counted: float | None = None  # bytes, tokens, trials ... that both were measured on
+    joint_p: float | None = None  # of this point in its family; None: not judged in one
+    level: float | None = None  # of the interval
+    num_points: int | None = None  # comparisons of the family
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +49,26 @@ class Ready:
     metric: Metric
     targets: Shared | None = None
     rounds: tuple[Sequence[float], Sequence[float]] = ((), ())
+    corpus: Scalar = None  # digest of what was read: equal labels of documents mean one document within it
+
+    @property
+    def counted(self) -> bool:
+        """Whether it is made of counts or highest values, which have no interval."""
+        return self.metric.statistic in ("max", "count")
+
+    def documents(self) -> dict[Hashable, tuple[float, float]]:
+        """Sum of a - b and of the denominators for each independent document, haystack or trial."""
+        shared = self.targets
+        assert shared is not None
+        labels, places = np.unique([repr(unit) for unit in shared.units], return_inverse=True)
+        sums = stats.cluster_sums((shared.a - shared.b, shared.denominator), places)
+        found = zip(labels.tolist(), *(column.tolist() for column in sums), strict=True)
+        # a document in which nothing was counted says nothing
+        return {(self.corpus, label): (difference, over) for label, difference, over in found if over > 0}
+
+    def logs(self) -> np.ndarray:
+        """Logarithm of a / b in each round."""
+        return np.log(self.rounds[0]) - np.log(self.rounds[1])
 
 
 def ready_to_compare(
@@ -71,27 +96,29 @@ def ready_to_compare(
         return "no shared targets"
     if metric.statistic in ("max", "count") and min(shared.a.max(), shared.b.max()) * metric.scale <= 0:
         return POSITIVE_ONLY
-    return Ready(metric=metric, targets=shared)
+    return Ready(metric=metric, targets=shared, corpus=one.line.get("corpus_digest"))
 
 
-def effect_of(ready: Ready, *, level: float) -> Effect:
-    """How a stands to b, with an interval of this level."""
+def effect_of(ready: Ready, *, level: float | None) -> Effect:
+    """How a stands to b, with an interval of this level; None: of sums, without one."""
     if ready.targets is None:
-        return _effect_of_rounds(ready.metric, *ready.rounds, level=level)
+        assert level is not None
+        return _effect_of_rounds(ready, level=level)
     if ready.metric.statistic in ("max", "count"):
         return _effect_of_highest(ready.metric, ready.targets)
-    return _effect_of_sums(ready.metric, ready.targets, level=level)
+    return _effect_of_sums(ready, ready.targets, level=level)
 
 
-def _effect_of_sums(metric: Metric, shared: Shared, *, level: float) -> Effect:
-    paired = stats.paired_proportion_difference if metric.statistic == "proportion" else stats.paired_difference
-    made = paired(
-        shared.a, shared.b, shared.denominator, clusters=shared.clusters, level=level, noun=summary.noun_of(metric)
-    )
-
-    def number(rate: float) -> float:
-        return math.exp(rate * metric.scale) if metric.statistic == "exp_ratio" else rate * metric.scale
-
+def _effect_of_sums(ready: Ready, shared: Shared, *, level: float | None) -> Effect:
+    metric = ready.metric
+    if level is None:
+        made = Estimate(value=_rate(shared.a - shared.b, shared), num_clusters=len(ready.documents()))
+    else:
+        paired = stats.paired_proportion_difference if metric.statistic == "proportion" else stats.paired_difference
+        made = paired(
+            shared.a, shared.b, shared.denominator, clusters=shared.clusters, level=level, noun=summary.noun_of(metric)
+        )
+    number = number_of(metric)
     total = float(shared.denominator.sum())
     return Effect(
         kind=RATIO if metric.statistic == "exp_ratio" else DIFFERENCE,
@@ -99,46 +126,85 @@ def _effect_of_sums(metric: Metric, shared: Shared, *, level: float) -> Effect:
         value_a=number(float(shared.a.sum()) / total),
         value_b=number(float(shared.b.sum()) / total),
         num_pairs=len(shared.a),
-        p=stats.sign_flip_test(shared.a - shared.b, clusters=shared.clusters),
+        p=sign_flips(ready),
         num_counted=total,
     )
+
+
+def _rate(values: np.ndarray, shared: Shared) -> float:
+    sums = stats.cluster_sums((values, shared.denominator), shared.clusters)
+    return float(sums[0].sum() / sums[1].sum())
+
+
+def sign_flips(ready: Ready) -> float:
+    """p of the point alone, from sums over shared targets: its documents could as well have had the other sign."""
+    shared = ready.targets
+    assert shared is not None
+    return stats.sign_flip_test(shared.a - shared.b, clusters=shared.clusters)
+
+
+def number_of(metric: Metric) -> Callable[[float], float]:
+    """How a rate, or a difference of rates, becomes what is printed."""
+    if metric.statistic == "exp_ratio":
+        return lambda rate: stats.ratio_of(rate * metric.scale)
+    return lambda rate: rate * metric.scale
 
 
 def _effect_of_highest(metric: Metric, shared: Shared) -> Effect:
     """The highest of both over the same targets; a declared count is exact, and anything else has no interval."""
     value_a, value_b = (float(values.max()) * metric.scale for values in (shared.a, shared.b))
     method, reason = (EXACT, None) if metric.statistic == "count" else ("none", "a highest value has no interval")
-    made = Estimate(value=value_a / value_b, method=method, num_clusters=len(shared.a), reason=reason)
+    made = Estimate(value=_over(value_a, value_b), method=method, num_clusters=len(shared.a), reason=reason)
     return Effect(kind=RATIO, estimate=made, value_a=value_a, value_b=value_b, num_pairs=len(shared.a), p=None)
 
 
-def _effect_of_rounds(metric: Metric, a: Sequence[float], b: Sequence[float], *, level: float) -> Effect:
+def _over(a: float, b: float) -> float:
+    """a / b, whose reciprocal is b / a bit for bit."""
+    return a / b if a >= b else 1 / (b / a)
+
+
+def _effect_of_rounds(ready: Ready, *, level: float) -> Effect:
     """The ratio of the geometric means over shared rounds, which is the geometric mean of the ratios."""
-    if metric.statistic == "count":
+    a, b = ready.rounds
+    if ready.metric.statistic == "count":
         value_a, value_b, p = max(a), max(b), None
-        made = Estimate(value=value_a / value_b, method=EXACT, num_clusters=len(a))
+        made = Estimate(value=_over(value_a, value_b), method=EXACT, num_clusters=len(a))
     else:
         value_a, value_b = (stats.estimate_rounds(values).value for values in (a, b))
-        ratios = [one / two for one, two in zip(a, b, strict=True)]
-        made, p = stats.estimate_rounds(ratios, level=level), stats.log_ratio_test(ratios)
+        logs = ready.logs()
+        made, p = stats.estimate_logs(logs, level=level).map(stats.ratio_of), stats.log_test(logs)
     return Effect(kind=RATIO, estimate=made, value_a=value_a, value_b=value_b, num_pairs=len(a), p=p)
 
 
-def verdict_of(metric: Metric, effect: Effect) -> str:
-    """What the interval says, and whether the effect is large enough to matter; a count is its own interval."""
+def shown(effect: Effect) -> int:
+    """-1 or 1 where a is shown to be less or more than b, 0 where nothing is shown.
+
+    A difference is shown when its interval leaves out "none" and its joint p is below 0.05; a count is exact.
+    """
     none, made = (1.0 if effect.kind == RATIO else 0.0), effect.estimate
-    if made.method == EXACT:
-        low = high = made.value
-    elif made.low is None or made.high is None:
+    low, high = (made.value, made.value) if made.method == EXACT else (made.low, made.high)
+    if low is None or high is None or low <= none <= high:
+        return 0
+    if effect.joint_p is not None and not effect.joint_p < 1 - stats.LEVEL:
+        return 0
+    return -1 if high < none else 1
+
+
+def verdict_of(metric: Metric, effect: Effect) -> str:
+    """Who is better, if a difference is shown and large enough to matter."""
+    made, way = effect.estimate, shown(effect)
+    if made.method != EXACT and made.low is None:
         return NOT_JUDGED
-    else:
-        low, high = made.low, made.high
-    if low <= none <= high:
+    if way == 0:
         return NOT_SHOWN
-    size = max(made.value, 1 / made.value) - 1 if effect.kind == RATIO else abs(made.value)
+    if made.method == EXACT:
+        values = abs(effect.value_a), abs(effect.value_b)
+        size = max(values) / min(values) - 1
+    else:
+        size = max(made.value, 1 / made.value) - 1 if effect.kind == RATIO else abs(made.value)
     if size < metric.smallest_effect:
         return TOO_SMALL
-    return A_BETTER if (made.value < none) == (metric.better == "lower") else B_BETTER
+    return A_BETTER if (way < 0) == (metric.better == "lower") else B_BETTER
 
 
 def least_to_be_shown(effect: Effect, *, level: float) -> float | None:

@@ -25,6 +25,7 @@ class Shared:
     b: np.ndarray
     denominator: np.ndarray
     clusters: np.ndarray | None  # labels
+    units: Sequence[Hashable]  # what is independent, under one label in every comparison: clusters, else observations
 
 
 def pair(one: RowGroup, two: RowGroup, *, free: Collection[str] = ()) -> Shared | None:
@@ -54,14 +55,17 @@ def pair(one: RowGroup, two: RowGroup, *, free: Collection[str] = ()) -> Shared 
 def _join(one: RowGroup, two: RowGroup, keys: Sequence[str]) -> Shared | None:
     cluster = one.metric.cluster
     a, b = _sums(one, keys), _sums(two, keys)
-    pairs = [key for key in a if key in b and a[key][1] == b[key][1]]
+    # in an order that neither side decides, so that sums of both ways round are equal to the last bit
+    pairs = sorted((key for key in a if key in b and a[key][1] == b[key][1]), key=repr)
     if not pairs:
         return None
+    clusters = None if cluster is None else [str(key[keys.index(cluster)]) for key in pairs]
     return Shared(
         a=np.array([a[key][0] for key in pairs]),
         b=np.array([b[key][0] for key in pairs]),
         denominator=np.array([a[key][1] for key in pairs]),
-        clusters=None if cluster is None else np.array([str(key[keys.index(cluster)]) for key in pairs]),
+        clusters=None if clusters is None else np.array(clusters),
+        units=pairs if clusters is None else clusters,
     )
 
 

@@ -171,8 +171,8 @@ def caption(entries: Sequence[Record]) -> str:
 
 
 def together_of(entry: Record) -> str:
-    """What an interval is corrected for: ` for 5 points together`; nothing where there is one."""
-    return f" for {entry['num_points']} points together" if (entry["num_points"] or 1) > 1 else ""
+    """What an interval is corrected for: ` for 5 comparisons together`; nothing where there is one."""
+    return f" for {entry['num_points']} comparisons together" if (entry["num_points"] or 1) > 1 else ""
 
 
 def _size(entry: Record) -> str:

@@ -60,27 +60,41 @@ def bootstrap_t(a: Floats, b: Floats, *, seed: int, level: float, draws: int = D
     """
     num_clusters = a.shape[1]
     value = a.sum(1) / b.sum(1)
-    correction = num_clusters / (num_clusters - 1)
     # a long document pulls the ratio towards itself, so its residual is told too small (MacKinnon and White 1985, HC2)
     slack = np.maximum(1 - b / b.sum(1, keepdims=True), 1e-9)
     error = np.sqrt(np.sum((a - value[:, None] * b) ** 2 / slack, 1)) / b.sum(1)
     counts = resamples(num_clusters, seed=seed, draws=draws)
-    # [S, draws] each
-    a_sum, b_sum, aa, ab, bb = (column @ counts.T for column in (a, b, a * a, a * b, b * b))
-    ratios = a_sum / b_sum
-    variances = np.maximum(correction * (aa - 2 * ratios * ab + ratios**2 * bb), 0)
-    errors, away = np.sqrt(variances) / b_sum, ratios - value[:, None]
-    # a resample of equal clusters has no spread: it lies infinitely far off, on its side
-    flat = errors <= 1e-6 * error[:, None]
-    studentised = np.where(flat, np.copysign(np.inf, away), away / np.where(flat, 1, errors))
+    studentised = deviations(a, b, counts, num=np.full(len(a), num_clusters), error=error)
     tail = (1 - level) / 2
-    near, far = (_rank(share, draws) for share in (tail, tail * num_clusters / (num_clusters + LONG_TAIL)))
+    near, far = (tail_rank(share, draws) for share in (tail, tail * num_clusters / (num_clusters + LONG_TAIL)))
     places = [far - 1, near - 1, draws - near, draws - far]
     far_below, below, above, far_above = np.partition(studentised, places, axis=1)[:, places].T
     lowest, highest = _stretch(below, far_below, above), -_stretch(-above, -far_above, -below)
     even = error <= 1e-12 * np.abs(a).sum(1) / b.sum(1)
     low, high = (value - np.where(even, 0, error * np.where(even, 0, end)) for end in (highest, lowest))
     return low, high
+
+
+def deviations(a: Floats, b: Floats, counts: Floats, *, num: np.ndarray, error: Floats) -> Floats:
+    """How many of its own standard errors the ratio of each resample lies from the estimate, [S, draws].
+
+    Args:
+        a, b: [S, G] sums over each cluster; 0 both where a data set does not have the cluster.
+        counts: [draws, G] how often each resample takes each cluster.
+        num: [S] clusters of each data set.
+        error: [S] standard error of each estimate.
+
+    A resample of equal clusters, or of none, has no spread: it lies infinitely far off, on its side.
+    """
+    value = a.sum(1) / b.sum(1)
+    # [S, draws] each
+    a_sum, b_sum, aa, ab, bb = (column @ counts.T for column in (a, b, a * a, a * b, b * b))
+    b_sum = np.where(b_sum > 0, b_sum, np.inf)
+    ratios = a_sum / b_sum
+    variances = np.maximum((num / (num - 1))[:, None] * (aa - 2 * ratios * ab + ratios**2 * bb), 0)
+    errors, away = np.sqrt(variances) / b_sum, ratios - value[:, None]
+    flat = errors <= 1e-6 * error[:, None]
+    return np.where(flat, np.copysign(np.inf, away), away / np.where(flat, 1, errors))
 
 
 def _stretch(end: Floats, far: Floats, other: Floats) -> Floats:
@@ -94,7 +108,7 @@ def _stretch(end: Floats, far: Floats, other: Floats) -> Floats:
     return np.where(skew > 0, np.where(finite, moved, far), end)
 
 
-def _rank(tail: float, draws: int) -> int:
+def tail_rank(tail: float, draws: int) -> int:
     """Which of the sorted resamples bounds a tail, counted from 1; 1 at least."""
     return max(math.floor((draws + 1) * tail + 1e-9), 1)
 

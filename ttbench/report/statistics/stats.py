@@ -205,16 +205,26 @@ def estimate_rounds(values: ArrayLike, *, level: float = LEVEL, noun: str = "rou
     x = np.asarray(values, dtype=np.float64)
     if len(x) == 0 or x.min() <= 0:
         raise ValueError(f"a geometric mean needs positive values, and one at least; got {x.tolist()}")
-    logs, num_rounds = np.log(x), len(x)
-    made = Estimate(value=float(np.exp(logs.mean())), num_clusters=num_rounds)
+    return estimate_logs(np.log(x), level=level, noun=noun).map(ratio_of)
+
+
+def estimate_logs(logs: ArrayLike, *, level: float = LEVEL, noun: str = "round") -> Estimate:
+    """Mean of logarithms, one for each round, with Student's interval."""
+    x = np.asarray(logs, dtype=np.float64)
+    num_rounds = len(x)
+    made = Estimate(value=float(x.mean()), num_clusters=num_rounds)
     if num_rounds < MIN_ROUNDS:
         return replace(made, reason=too_few(num_rounds, noun, MIN_ROUNDS))
-    if np.ptp(logs) <= 1e-12:
+    if np.ptp(x) <= 1e-12:
         # what happens to be equal is no count, and says nothing of how far the next round may lie off
         return replace(made, reason=f"equal in all of {counted(num_rounds, noun)}, which shows no spread")
-    half = float(stats.t.ppf((1 + level) / 2, num_rounds - 1)) * logs.std(ddof=1) / math.sqrt(num_rounds)
-    low, high = math.exp(logs.mean() - half), math.exp(logs.mean() + half)
-    return replace(made, low=low, high=high, method="log t")
+    half = float(stats.t.ppf((1 + level) / 2, num_rounds - 1)) * float(x.std(ddof=1)) / math.sqrt(num_rounds)
+    return replace(made, low=made.value - half, high=made.value + half, method="log t")
+
+
+def ratio_of(log: float) -> float:
+    """The ratio whose logarithm this is; that of -log is its reciprocal bit for bit."""
+    return math.exp(log) if log >= 0 else 1 / math.exp(-log)
 
 
 def middle(values: ArrayLike) -> float:
@@ -283,7 +293,8 @@ def paired_proportion_difference(
     alike = float(residual1 @ residual2) / scale if scale > 0 else 0.0
 
     def spread(x: float, y: float) -> float:
-        return math.sqrt(max(x * x - 2 * alike * x * y + y * y, 0.0))
+        # in an order that swapping both leaves as it is
+        return math.sqrt(max(x * x + y * y - 2 * alike * (x * y), 0.0))
 
     return Estimate(
         value=value,
@@ -305,13 +316,13 @@ def sign_flip_test(differences: ArrayLike, *, clusters: ArrayLike | None = None,
     return clustered.sign_flip_test(cluster_sums((differences,), clusters)[0], seed=seed)
 
 
-def log_ratio_test(ratios: ArrayLike) -> float | None:
-    """Two-sided p of Student's test that the logarithms have mean 0; None where `estimate_rounds` has no interval."""
-    logs = np.log(np.asarray(ratios, dtype=np.float64))
-    if len(logs) < MIN_ROUNDS or np.ptp(logs) <= 1e-12:
+def log_test(logs: ArrayLike) -> float | None:
+    """Two-sided p of Student's test that logarithms of ratios have mean 0; None where they have no interval."""
+    x = np.asarray(logs, dtype=np.float64)
+    if len(x) < MIN_ROUNDS or np.ptp(x) <= 1e-12:
         return None
-    error = logs.std(ddof=1) / math.sqrt(len(logs))
-    return float(2 * stats.t.sf(abs(logs.mean()) / error, len(logs) - 1))
+    error = x.std(ddof=1) / math.sqrt(len(x))
+    return float(2 * stats.t.sf(abs(x.mean()) / error, len(x) - 1))
 
 
 def detectable(half_width: float, *, level: float = LEVEL, power: float = 0.8) -> float:

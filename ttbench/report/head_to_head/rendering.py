@@ -1,0 +1,210 @@
+"""Checkpoints head to head on a terminal. Two stand side by side; more have a grid for each metric.
+
+bits per byte (lower is better)
+                  256     1k     4k
+  ttt-linear   1.65 a 1.47 a 1.60 a     checkpoints that share a letter at a context are not shown to differ
+  transformer  2.07 b 2.00 b 4.63 c
+"""
+
+from __future__ import annotations
+
+import itertools
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from string import ascii_lowercase
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.text import Text
+
+from ttbench.report import words
+from ttbench.report.comparison.compare import render_comparison
+from ttbench.report.comparison.sentences import caption
+from ttbench.report.head_to_head import crossings
+from ttbench.report.head_to_head.fronts import Front
+from ttbench.report.head_to_head.leaderboard import Board, is_ranked, shared_values
+from ttbench.report.head_to_head.verdicts import TRAINING_NOISE, HeadToHead
+from ttbench.report.summary import A_BETTER, B_BETTER, NOT_COMPARABLE, NOT_JUDGED
+from ttbench.report.words import Paragraph, Record
+
+LETTERS = "checkpoints that share a letter at a context are not shown to differ there by as much as matters"
+
+
+def render(found: HeadToHead) -> Group:
+    """Everything that was found: tables by task, then the leaderboard, crossings and fronts."""
+    entries = words.records(found.verdicts)
+    parts: list[RenderableType] = []
+    if len(found.names) == 2:
+        parts.append(render_comparison(found.verdicts))
+    else:
+        for task in words.by(entries, "task"):
+            parts += _task(task, num=len(found.names))
+    parts.append(Paragraph(f"{TRAINING_NOISE}, so that no verdict is about an architecture", "dim"))
+    if len(found.names) > 2 and found.boards:
+        parts += [Text(), Text("leaderboard", style="bold")]
+        parts += [Paragraph("places that a checkpoint may have, as far as differences are shown", "dim")]
+        for board in found.boards:
+            parts += _board(board)
+    if found.crossings:
+        parts += [Text(), Text("crossings", style="bold")]
+        parts += [Paragraph(text) for text in crossings.sentences(found.crossings)]
+    if found.fronts:
+        parts += [Text(), Text("quality against cost", style="bold")]
+        parts += [Paragraph("on the front: not shown to be worse than any one checkpoint in both", "dim")]
+        parts += [Paragraph(_front(front)) for front in found.fronts]
+    return Group(*parts)
+
+
+def _task(entries: Sequence[Record], *, num: int) -> Iterator[RenderableType]:
+    """The tables of one task for three checkpoints and more."""
+    yield Text(f"{entries[0]['task']}: {num} checkpoints, each pair on the same targets", style="bold")
+    for metric in words.by(entries, "metric"):
+        yield Text()
+        first = metric[0]
+        if first["restates"] is not None or not is_ranked(first):
+            yield Paragraph(_told(metric), "dim")
+            continue
+        scale = words.of_metric(metric, ("value_a", "value_b"))
+        yield Text(words.title(first, scale.unit), style="bold")
+        _, _, varying = words.settings(metric)
+        able = [entry for entry in metric if entry["verdict"] != NOT_COMPARABLE]
+        for part in words.by(able, *varying):
+            if varying:
+                yield Paragraph(words.told(part[0], varying))
+            yield _grid(part, scale)
+        if able:
+            yield Paragraph(caption(able), "dim")
+        yield from (Paragraph(line, "dim") for line in _refused(metric))
+    yield Text()
+    legend = [LETTERS]
+    if any(entry["extrapolated"] for entry in entries):
+        legend.append(f"* {words.BEYOND}")
+    marks = words.probed(entries).values()
+    legend += [f"{mark} {meaning}" for mark, meaning in words.CHECKED.values() if mark in marks]
+    yield from (Paragraph(line, "dim") for line in legend)
+    yield Text()
+
+
+def _told(metric: Sequence[Record]) -> str:
+    """A metric that has no grid, in one line."""
+    first = metric[0]
+    if first["restates"] is not None:
+        return f"{first['label']}: see {first['restates'].replace('_', ' ')}, which it restates"
+    won = sum(entry["verdict"] in (A_BETTER, B_BETTER) for entry in metric)
+    by = " and ".join(map(words.axis, first["axes"].split(",")))
+    return f"{first['label']}, by {by}: {won} of {len(metric)} comparisons have a winner; --json has them all"
+
+
+def _refused(metric: Sequence[Record]) -> Iterator[str]:
+    """What could not be compared or judged, once for each reason, with its cells."""
+    refused = [entry for entry in metric if entry["verdict"] in (NOT_COMPARABLE, NOT_JUDGED)]
+    for part in words.by(refused, "verdict", "reason"):
+        contexts = sorted({entry["context_len"] for entry in part if entry["context_len"] is not None})
+        where = f" at {', '.join(map(words.context, contexts))}" if contexts else ""
+        pairs = dict.fromkeys(f"{entry['a']} and {entry['b']}" for entry in part)
+        yield f"{part[0]['verdict']}{where}, {part[0]['reason']}: {', '.join(pairs)}"
+
+
+def _grid(part: Sequence[Record], scale: words.Scale) -> _Grid:
+    columns: dict[str, dict[str, str]] = {}
+    worst: dict[str, float] = {}
+    for here in sorted(words.by(part, "context_len"), key=lambda entries: entries[0]["context_len"]):
+        sign = 1 if here[0]["better"] == "lower" else -1
+        values = dict(sorted(shared_values(here).items(), key=lambda item: sign * item[1]))
+        told, marks = letters(list(values), here), words.probed(here)
+        width = max((len(text) for text in told.values()), default=0)
+        beyond = "*" if here[0]["extrapolated"] else ""
+        columns[words.context(here[0]["context_len"]) + beyond] = {
+            name: f"{scale.text(value)}{marks.get(name, '')} {told[name].ljust(width)}"
+            for name, value in values.items()
+        }
+        worst |= {name: sign * value for name, value in values.items()}
+    names = sorted(worst, key=lambda name: worst[name])
+    return _Grid(names, columns)
+
+
+def letters(order: Sequence[str], here: Sequence[Record]) -> dict[str, str]:
+    """Letters for each checkpoint such that two share one exactly where they are not shown to differ.
+
+    Args:
+        order: the best first.
+        here: comparisons of all pairs at one point.
+    """
+    apart = {frozenset((e["a"], e["b"])) for e in here if e["verdict"] in (A_BETTER, B_BETTER)}
+    groups: list[list[str]] = [list(order)]
+    for one, two in itertools.combinations(order, 2):
+        if frozenset((one, two)) in apart:
+            split: list[list[str]] = []
+            for group in groups:
+                if one in group and two in group:
+                    split += [[name for name in group if name != one], [name for name in group if name != two]]
+                else:
+                    split.append(group)
+            sets = [set(group) for group in split]
+            groups = [
+                group
+                for index, group in enumerate(split)
+                if not any(
+                    sets[index] < other or (sets[index] == other and place < index) for place, other in enumerate(sets)
+                )
+            ]
+    groups.sort(key=lambda group: [order.index(name) for name in group])
+    return {name: "".join(_letter(index) for index, group in enumerate(groups) if name in group) for name in order}
+
+
+def _letter(index: int) -> str:
+    many, place = divmod(index, len(ascii_lowercase))
+    return ascii_lowercase[place] + (str(many) if many else "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """Checkpoints down, contexts across; in blocks where the terminal is too narrow."""
+
+    names: Sequence[str]
+    columns: Mapping[str, Mapping[str, str]]  # head -> name -> cell
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        left = min(max(map(len, self.names)), max(options.max_width // 3, 12))
+        wide = {head: max(len(head), *map(len, cells.values())) for head, cells in self.columns.items()}
+        blocks: list[list[str]] = [[]]
+        for head, width in wide.items():
+            used = sum(wide[other] + 2 for other in blocks[-1])
+            if blocks[-1] and 2 + left + used + 2 + width > options.max_width:
+                blocks.append([])
+            blocks[-1].append(head)
+        for block in blocks:
+            heads = "".join("  " + head.rjust(wide[head]) for head in block)
+            yield Text((" " * (2 + left) + heads).rstrip(), style="dim", no_wrap=True)
+            for name in self.names:
+                rows = textwrap.wrap(name, left, break_on_hyphens=True) or [""]
+                for index, row in enumerate(rows):
+                    cells = [self.columns[head].get(name, "-") if index == 0 else "" for head in block]
+                    line = "".join("  " + cell.rjust(wide[head]) for head, cell in zip(block, cells, strict=True))
+                    yield Text(f"  {row.ljust(left)}{line}".rstrip(), no_wrap=True)
+
+
+def _board(board: Board) -> Iterator[RenderableType]:
+    """One line for each checkpoint: its places, its number, and whom it is shown to beat."""
+    scale = words.scale(board.unit, [place.value for place in board.places], statistic=board.statistic)
+    head = ", ".join(filter(None, (board.label, board.settings)))
+    unit = f", {scale.unit}" if scale.unit != board.label and scale.unit else ""
+    beyond = "*" if board.extrapolated else ""
+    yield Paragraph(f"{head} at {words.context(board.context_len)}{beyond}{unit} ({board.better} is better)", "bold")
+    for place in board.places:
+        where = str(place.best) if place.best == place.worst else f"{place.best}-{place.worst}"
+        over = f"; shown to be better than {', '.join(place.better_than)}" if place.better_than else ""
+        unknown = f"; not judged against {', '.join(place.open)}" if place.open else ""
+        yield Paragraph(f"{where} {place.name} {scale.text(place.value)}{over}{unknown}")
+
+
+def _front(front: Front) -> str:
+    quality = f"{front.quality_label} at {words.context(front.quality_context)}"
+    ahead = [member.name for member in front.members if not member.beaten_by]
+    behind = [
+        f"{member.name} is shown to be worse in both than {', '.join(member.beaten_by)}"
+        for member in front.members
+        if member.beaten_by
+    ]
+    told = "; ".join([f"on the front: {', '.join(ahead)}", *behind])
+    return f"{quality} against {front.cost_label} at {words.context(front.cost_context)}: {told}."

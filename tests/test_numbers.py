@@ -94,7 +94,7 @@ def test_what_is_said_beside_the_bench_is_in_the_results() -> None:
         found = entry("bench", "bits_per_byte", "comparisons", a=a, b="ttt-linear", corpus="code", context_len=1024)
         assert words.format(found["effect"], found["low"], found["high"]) in TEXT
         assert found["verdict"] == ("b better" if a == "transformer" else "no difference shown")
-        assert found["num_points"] == 7
+        assert found["num_points"] == 36
     ends = [
         entry("bench", "bits_per_byte", checkpoint="ttt-linear", corpus="code", context_len=length)["value"]
         for length in (1024, 16384)

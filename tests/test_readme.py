@@ -57,7 +57,7 @@ def test_the_commands_in_the_documents_are_accepted(words: list[str]) -> None:
         assert given["corpus"] is None or given["corpus"].partition(":")[0] in {*CORPORA, "text", "hf"}
         named = given["checkpoints"] or []
     else:
-        named = [given.get(key) for key in ("first", "second")] if name == "compare" else given.get("checkpoint") or []
+        named = given.get("names" if name == "compare" else "checkpoint") or []
     for checkpoint in [named] if isinstance(named, str) else named:
         known = set(zoo_folders()) | PLACEHOLDERS | {"transformer", "transformer-conv", "ttt-linear"}
         # a hub id, a folder, or the name of an architecture

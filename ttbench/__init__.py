@@ -5,6 +5,7 @@
     measure    a model in memory: an Engine, or one of transformers
     table      the numbers of rows with their intervals
     compare    two checkpoints on the same targets
+    head_to_head   all pairs of several: verdicts, leaderboard, crossings, fronts
     figure     figures of rows
 
 Nothing heavy is imported before one of them is called.
@@ -15,19 +16,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import pandas as pd
     from typing_extensions import Unpack
 
     from ttbench.engines.engine import Engine
+    from ttbench.report.head_to_head.verdicts import HeadToHead
     from ttbench.runs.options import Options
     from ttbench.runs.plan import Plan
     from ttbench.runs.progress import Progress
 
 from ttbench.version import __version__
 
-__all__ = ["__version__", "compare", "figure", "load", "measure", "plan", "run", "table"]
+__all__ = ["__version__", "compare", "figure", "head_to_head", "load", "measure", "plan", "run", "table"]
 
 
 def load(
@@ -144,6 +147,32 @@ def compare(a: str, b: str, rows: pd.DataFrame | None = None, *, out: str | Path
 
     one, two = rows_of([read_variant(a), read_variant(b)], runs=(), root=Path(out))
     return compare_rows(one, a, b, rows_b=two)
+
+
+def head_to_head(
+    names: Sequence[str] | None = None, rows: pd.DataFrame | None = None, *, out: str | Path = "runs"
+) -> HeadToHead:
+    """Every pair of checkpoints, judged together: `verdicts` (a DataFrame), `boards`, `crossings`, `fronts`.
+
+    Args:
+        names: checkpoints, or settings of one; None: all that the rows or runs have.
+        rows: of a run; None: the runs below `out`, for names that none of them has the published results.
+
+    Raises UsageError when there are fewer than two checkpoints, or one was not measured.
+    """
+    from ttbench.report.head_to_head.verdicts import head_to_head as judge
+
+    if rows is not None:
+        return judge(rows, names)
+    from pathlib import Path
+
+    from ttbench.cli.gather import rows_of, rows_of_all
+
+    if names is None:
+        return judge(rows_of_all((), root=Path(out)))
+    from ttbench.report.comparison.variants import read_variant
+
+    return judge(rows_of([read_variant(name) for name in names], runs=(), root=Path(out)), names)
 
 
 def figure(rows: pd.DataFrame, folder: str | Path) -> list[Path]:

@@ -294,7 +294,10 @@ def both(here: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.mark.parametrize("words", [[], ["--run", "last"]], ids=["all runs", "one run"])
 def test_compare_reads_what_runs_left(both: Path, words: list[str]) -> None:
-    found = json.loads(invoke("compare", "tiny", "other", "--json", *words).stdout)
+    told = json.loads(invoke("compare", "tiny", "other", "--json", *words).stdout)
+    found = told["comparisons"]
+    # without names all that there is
+    assert json.loads(invoke("compare", "--json", *words).stdout)["names"] == told["names"]
     assert {(entry["a"], entry["b"], entry["metric"]) for entry in found} == {("tiny", "other", "hits")}
     assert [entry["context_len"] for entry in found] == [64, 128]
     assert "tiny and other" in invoke("compare", "tiny", "other", *words).stdout

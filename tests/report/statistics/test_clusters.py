@@ -227,6 +227,10 @@ def test_every_line_of_the_tables_is_committed() -> None:
         assert found[[*cases[0]]].to_dict("records") == cases
         # at twelve documents three times as many as elsewhere, and a quarter where a data set is eight
         sizes = [calibration.data_sets_of(table, case, 3000) for case in cases]
+        if table == "verdicts":
+            # each is a table of up to 24 comparisons; `make calibration` goes on to all of them where there are fewer
+            assert (set(sizes), found["data sets"].min() >= 200) == ({2000}, True)
+            continue
         assert found["data sets"].tolist() == sizes
         assert set(sizes) == {"differences": {3000, 9000}, "ratios": {3000, 9000}, "families": {750}}.get(table, {3000})
 

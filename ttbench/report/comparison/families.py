@@ -18,14 +18,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy import special
 
-from ttbench.report.comparison.effects import Effect, Ready, effect_of, number_of, shown, sign_flips
+from ttbench.report.comparison.effects import Effect, Ready, effect_of, number_of, shown
 from ttbench.report.statistics import joint, stats
 from ttbench.report.summary import noun_of
-
-MIN_BAND = 20  # documents: below, the bootstrap of the maximum is not trusted
-ALPHA = 1 - stats.LEVEL
 
 
 def judge(family: Sequence[Ready]) -> list[Effect]:
@@ -55,7 +51,7 @@ def _judged(cells: Sequence[Ready]) -> list[Effect]:
     if not cells:
         return []
     if cells[0].targets is None:
-        return _step_down(cells, [stats.log_test(cell.logs()) for cell in cells])
+        return _judged_rounds(cells)
     documents = [cell.documents() for cell in cells]
     differences, denominators, seed = joint.union(documents)
     if cells[0].metric.statistic == "proportion":
@@ -64,45 +60,31 @@ def _judged(cells: Sequence[Ready]) -> list[Effect]:
             replace(effect_of(cell, level=level), joint_p=float(own), level=level)
             for cell, own in zip(cells, p, strict=True)
         ]
-    if min(map(len, documents)) < MIN_BAND:
-        return _step_down(cells, [sign_flips(cell) for cell in cells])
-    p = joint.max_t(differences, seed=seed)
-    low, high, width = joint.band(differences, denominators, seed=seed, level=stats.LEVEL)
-    # that of a normal interval as wide in standard errors
-    level = float(1 - 2 * special.ndtr(-width))
+    found = joint.judge(differences, denominators, seed=seed, level=stats.LEVEL)
     made = []
     for index, cell in enumerate(cells):
-        effect, number = effect_of(cell, level=None), number_of(cell.metric)
-        ends = float(low[index]), float(high[index])
+        effect, number, level = effect_of(cell, level=None), number_of(cell.metric), float(found.level[index])
+        ends = float(found.low[index]), float(found.high[index])
         if all(map(math.isfinite, ends)):
-            estimate = replace(effect.estimate, low=number(ends[0]), high=number(ends[1]), method=joint.BAND)
+            estimate = replace(effect.estimate, low=number(ends[0]), high=number(ends[1]), method=found.method)
         else:
-            few = stats.counted(len(documents[index]), noun_of(cell.metric))
-            estimate = replace(effect.estimate, reason=f"too few of {few} differ to bound the rest")
-        made.append(replace(effect, estimate=estimate, joint_p=float(p[index]), level=level))
+            reason = stats.unbounded(len(documents[index]), noun_of(cell.metric), level)
+            estimate = replace(effect.estimate, reason=reason)
+        made.append(replace(effect, estimate=estimate, joint_p=float(found.p[index]), level=level))
     return made
 
 
-def _step_down(cells: Sequence[Ready], p: Sequence[float | None]) -> list[Effect]:
-    """Holm's steps, with intervals: the cell of the smallest p is judged among all, the next among one less, and so on.
-
-    A cell that is not shown makes nothing easier for those behind it. The first of the truly equal cells to pass is
-    judged at a level that is split among all equal ones, whatever the order, which bounds how often any of them passes.
-    """
+def _judged_rounds(cells: Sequence[Ready]) -> list[Effect]:
+    """Holm over rounds, with each interval at the level of its step."""
+    made: dict[int, Effect] = {}
+    p = [stats.log_test(cell.logs()) for cell in cells]
     known = [1.0 if own is None else own for own in p]
     adjusted = joint.holm(known)
-    # equal p are told apart by content alone, so that neither order nor sides matter
-    order = sorted(range(len(cells)), key=lambda index: (known[index], _size(cells[index])))
-    made: dict[int, Effect] = {}
-    left = len(cells)
-    for index in order:
-        level = 1 - ALPHA / left
-        made[index] = replace(effect_of(cells[index], level=level), joint_p=float(adjusted[index]), level=level)
-        left -= 1 if shown(made[index]) and left > 1 else 0
+
+    def is_shown(index: int, level: float) -> bool:
+        effect = effect_of(cells[index], level=level)
+        made[index] = replace(effect, joint_p=float(adjusted[index]), level=level)
+        return shown(made[index]) != 0
+
+    joint.steps(known, [tuple(np.abs(cell.logs()).tolist()) for cell in cells], is_shown, level=stats.LEVEL)
     return [made[index] for index in range(len(cells))]
-
-
-def _size(cell: Ready) -> tuple[float, ...]:
-    """Something of a cell that is the same both ways round."""
-    values = cell.logs() if cell.targets is None else cell.targets.a - cell.targets.b
-    return tuple(np.abs(values).tolist())

@@ -117,9 +117,9 @@ def _first_root(points: Points) -> float:
 
 
 def tokens(number: float) -> str:
-    """6.1k, 512, 16k: a length that was not measured, with two digits of k."""
-    if number == int(number):
-        return words.context(int(number))
+    """6.1k, 512, 16k: a whole length as contexts are written, another one with two digits."""
+    if math.isclose(number, round(number), rel_tol=1e-9):
+        return words.context(round(number))
     for size, letter in ((words.M, "m"), (words.K, "k")):
         if number >= size:
             return f"{words.significant(number / size)}{letter}"

@@ -44,7 +44,7 @@ class HeadToHead:
     @property
     def num_comparable(self) -> int:
         """Comparisons that could be made, with or without a winner."""
-        return int((self.verdicts["verdict"] != NOT_COMPARABLE).sum()) if len(self.verdicts) else 0
+        return sum(verdict != NOT_COMPARABLE for verdict in self.verdicts["verdict"].tolist())
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain data."""

@@ -5,7 +5,9 @@ Made-up data sets whose truth is known are drawn again and again, and each is as
     differences    a - b summed over documents / bytes, true difference 0: what the interval leaves out is a false
                    verdict. Documents of one length, and of lengths that spread log-normally (sigma 0.9)
     ratios         one checkpoint's sum / bytes, lengths as unequal, long documents easier
-    families       eight contexts judged at once: data sets with any false verdict
+    families       eight contexts judged at once, each by its own interval: data sets with any false verdict
+    verdicts       all pairs of equal checkpoints at several contexts, judged as `joint.judge` does: tables with any
+                   false verdict, and what the joint p and the intervals would each give alone
     proportions    trials that share a haystack; two checkpoints that are equal
     rounds         times of fresh processes; two checkpoints that are equal
 
@@ -18,7 +20,7 @@ import argparse
 import itertools
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +30,22 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats as distributions
 
+<<<<<<< HEAD
 from ttbench.report.statistics import stats
 from ttbench.report.statistics.clusters import Floats, bootstrap_t, hull, ratio_intervals, sign_flip_interval
 from ttbench.store.files import write_whole
+=======
+from ttbench.report.statistics import joint, stats
+from ttbench.report.statistics.clusters import (
+    Floats,
+    bootstrap_t,
+    hull,
+    ratio_intervals,
+    sign_flip_interval,
+    sign_flip_test,
+)
+from ttbench.store.store import write_whole
+>>>>>>> 035856c (All comparisons of a metric in one table are judged together, and compare takes any number of checkpoints: grids, a leaderboard, crossings and fronts)
 
 NUM_CLUSTERS = (10, 12, 20, 40, 60)
 LENGTHS = {"equal": 0.0, "unequal": 0.9}  # sigma of their logarithms
@@ -156,6 +171,36 @@ def families(data_sets: int, seed: int, *, documents: str, alike: float, cluster
     return {"families with a false verdict": float(np.concatenate(wrong).mean())}
 
 
+def verdicts(
+    data_sets: int, seed: int, *, documents: str, alike: float, clusters: int, checkpoints: int, contexts: int
+) -> dict[str, float]:
+    """How often a table of equal checkpoints holds any verdict: all pairs at all contexts, on the same documents.
+
+    The first checkpoint is the measure, and how far the others lie from it is drawn, so that differences may be skewed;
+    `alike` is the correlation of the contexts.
+    """
+    rng, found = generator("verdicts", seed, documents, alike, clusters, checkpoints, contexts), []
+    pairs = list(itertools.combinations(range(checkpoints), 2))
+    for _ in range(data_sets):
+        shared = SHAPES[documents].draw(rng, (checkpoints - 1, 1, clusters))
+        own = SHAPES[documents].draw(rng, (checkpoints - 1, contexts, clusters))
+        away = np.concatenate([np.zeros((1, contexts, clusters)), alike**0.5 * shared + (1 - alike) ** 0.5 * own])
+        cells = np.concatenate([away[one] - away[two] for one, two in pairs])
+        ones = np.ones_like(cells)
+        if clusters < joint.MIN_BAND:
+            # before the first is shown all are judged at this level, and without a first there is none
+            level = stats.family_level(len(cells))
+            low, high = ratio_intervals(cells, ones, seed=0, level=level)
+            p = joint.holm([sign_flip_test(cell) for cell in cells])
+        else:
+            judged = joint.judge(cells, ones, seed=0, level=stats.LEVEL)
+            low, high, p = judged.low, judged.high, judged.p
+        out, unlike = ~_holds((low, high), 0.0), p < 1 - stats.LEVEL
+        found.append([(out & unlike).any(), unlike.any(), out.any()])
+    both, tests, intervals = np.mean(found, axis=0)
+    return {"false verdicts": float(both), "joint p alone": float(tests), "intervals alone": float(intervals)}
+
+
 def draw_trials(
     rng: np.random.Generator, num_haystacks: int, *, share: float, alike: float, depths: int = 5, models: int = 1
 ) -> tuple[Floats, np.ndarray]:
@@ -200,6 +245,7 @@ TABLES: Mapping[str, Callable[..., dict[str, float]]] = {
     "differences": differences,
     "ratios": ratios,
     "families": families,
+    "verdicts": verdicts,
     "proportions": proportions,
     "rounds": rounds,
 }
@@ -216,6 +262,10 @@ CASES: Mapping[str, list[dict[str, Any]]] = {
     ],
     "ratios": _crossed(documents=CHOSEN, clusters=NUM_CLUSTERS),
     "families": _crossed(documents=CHOSEN, alike=(0.5, 0.95), clusters=(12,)),
+    "verdicts": [
+        *_crossed(documents=CHOSEN, alike=(0.5, 0.95), clusters=(12, 20, 40, 60), checkpoints=(2,), contexts=(4,)),
+        *_crossed(documents=CHOSEN, alike=(0.5,), clusters=(12, 20, 40, 60), checkpoints=(4,), contexts=(4,)),
+    ],
     "proportions": _crossed(alike=(0.0, 0.3, 1.0), clusters=(5, 10, 20, 60)),
     "rounds": _crossed(times=tuple(TIMES), rounds=(3, 5, 10)),
 }
@@ -227,9 +277,11 @@ def run(table: str, case: Mapping[str, Any], *, data_sets: int, seed: int) -> di
 
 
 def data_sets_of(table: str, case: Mapping[str, Any], least: int) -> int:
-    """Three times as many at twelve documents, where the default run lies; a family is eight data sets."""
+    """Three times as many at twelve documents, where the default run lies; a family is many data sets."""
     if table == "families":
         return least // 4
+    if table == "verdicts":
+        return 2 * least // 3
     return least * 3 if case.get("clusters") == 12 and case.get("documents") in CHOSEN else least
 
 
@@ -240,21 +292,35 @@ def main() -> None:
     parser.add_argument("--data-sets", type=int, default=3000, help="data sets for most lines (default 3000)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES), help="which tables (default all)")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(options.jobs) as pool:
-        waiting = {
-            table: [
-                pool.submit(run, table, case, data_sets=data_sets_of(table, case, options.data_sets), seed=options.seed)
-                for case in cases
-            ]
-            for table, cases in CASES.items()
-        }
-        for table, lines in waiting.items():
-            frame = pd.DataFrame([line.result() for line in lines])
-            text = frame.to_csv(index=False, float_format="%.4f", lineterminator="\n")
-            write_whole(options.out / f"{table}.csv", text.encode())
+        for table in options.tables:
+            path = options.out / f"{table}.csv"
+            frame = _fill(pool, table, path, least=options.data_sets, seed=options.seed)
             print(f"{table}\n{frame.to_string(index=False, float_format='%.3f')}\n", flush=True)
+
+
+def _fill(pool: ProcessPoolExecutor, table: str, path: Path, *, least: int, seed: int) -> pd.DataFrame:
+    """Make the lines of a table that its file does not have yet from as many data sets; written after each line.
+
+    A table that is cut off goes on where it stopped. To make one anew, delete its file.
+    """
+    kept = pd.read_csv(path).to_dict("records") if path.is_file() else []
+    waiting: list[tuple[dict[str, Any], Future[dict[str, Any]] | None]] = []
+    for case in CASES[table]:
+        data_sets = data_sets_of(table, case, least)
+        asked = {**case, "data sets": data_sets}
+        held = next((line for line in kept if asked.items() <= line.items()), None)
+        made = None if held else pool.submit(run, table, case, data_sets=data_sets, seed=seed)
+        waiting.append((asked if held is None else {str(name): value for name, value in held.items()}, made))
+    lines: list[dict[str, Any]] = []
+    for line, made in waiting:
+        lines.append(line if made is None else made.result())
+        text = pd.DataFrame(lines).to_csv(index=False, float_format="%.4f", lineterminator="\n")
+        write_whole(path, text.encode())
+    return pd.DataFrame(lines)
 
 
 if __name__ == "__main__":

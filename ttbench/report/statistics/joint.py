@@ -21,17 +21,95 @@ bit, when the cell's two sides are swapped. Letters: C cells, G documents of the
 from __future__ import annotations
 
 import zlib
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import special
 
+from ttbench.report.statistics import clusters
 from ttbench.report.statistics.clusters import DRAWS, Floats, deviations, resamples, sign_patterns, tail_rank
 
 BAND = "bootstrap of the maximum"
+MIN_BAND = 20  # documents: below, the bootstrap of the maximum is not trusted
 CHUNK = 64  # cells that are resampled at once
 
 Sums = Mapping[Hashable, tuple[float, float]]  # document -> sum of differences, sum of denominators
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """Intervals and p of all cells of a family, [C] each; an end that nothing bounds is infinite."""
+
+    low: Floats
+    high: Floats
+    p: Floats  # joint
+    level: Floats  # of each interval alone; of a band that of a normal interval as wide in standard errors
+    method: str
+
+
+def judge(differences: Floats, denominators: Floats, *, seed: int, level: float) -> Judged:
+    """Intervals of sum(differences) / sum(denominators) of all cells together, and their joint p.
+
+    The band and max-t where every cell has at least MIN_BAND documents, else Holm's steps over each cell's own sign
+    flips and interval (`clusters.ratio_intervals`). A difference is shown where the interval leaves out 0 and p is
+    below 1 - level.
+
+    Args:
+        differences: [C, G] sums over each document, 0 where a cell does not have it; each cell has two at least.
+        denominators: [C, G], positive where a cell has the document and 0 elsewhere.
+        seed: of resamples and random signs.
+        level: of all intervals together.
+    """
+    if np.sum(denominators > 0, 1).min() < MIN_BAND:
+        return _step_down(differences, denominators, level=level)
+    p = max_t(differences, seed=seed)
+    low, high, width = band(differences, denominators, seed=seed, level=level)
+    alone = np.full(len(p), 1 - 2 * special.ndtr(-width))
+    return Judged(low=low, high=high, p=p, level=alone, method=BAND)
+
+
+def _step_down(differences: Floats, denominators: Floats, *, level: float) -> Judged:
+    """Holm's steps with intervals, each cell on its own documents; see `steps`."""
+    own = [(a[b > 0], b[b > 0]) for a, b in zip(differences, denominators, strict=True)]
+    p = [clusters.sign_flip_test(a) for a, _ in own]
+    low, high = np.empty(len(own)), np.empty(len(own))
+
+    def is_shown(index: int, alone: float) -> bool:
+        a, b = own[index]
+        ends = clusters.ratio_intervals(a[None], b[None], seed=0, level=alone)
+        low[index], high[index] = ends[0][0], ends[1][0]
+        return not low[index] <= 0 <= high[index]
+
+    sizes = [tuple(np.abs(a).tolist()) for a, _ in own]
+    levels = steps(p, sizes, is_shown, level=level)
+    return Judged(low=low, high=high, p=holm(p), level=levels, method=clusters.METHOD)
+
+
+def steps(
+    p: Sequence[float], sizes: Sequence[tuple[float, ...]], is_shown: Callable[[int, float], bool], *, level: float
+) -> Floats:
+    """Judge cells by their intervals in the order of their p: the first among all of them, and one less for each shown.
+
+    The first of the truly equal cells to be shown was judged at a level that is split among all equal ones, whatever
+    the order; this bounds how often any of them is (Holm's argument). So an interval that is printed leaves out "none"
+    exactly where its cell passed, and the intervals of the cells that did not pass hold together.
+
+    Args:
+        p: of each cell alone.
+        sizes: what tells cells of equal p apart, the same whichever side is a.
+        is_shown: whether the interval of a cell, at a level, leaves out "none".
+        level: of the family.
+
+    Returns:
+        The level at which each cell was judged, [C].
+    """
+    levels, left = np.empty(len(p)), len(p)
+    for index in sorted(range(len(p)), key=lambda place: (p[place], sizes[place])):
+        levels[index] = 1 - (1 - level) / left
+        left -= 1 if is_shown(index, float(levels[index])) and left > 1 else 0
+    return levels
 
 
 def union(cells: Sequence[Sums]) -> tuple[Floats, Floats, int]:

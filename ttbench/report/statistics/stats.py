@@ -112,11 +112,11 @@ def estimate_ratio(
         return replace(made, num_clusters=len(a), reason=too_few(len(a), noun, MIN_CLUSTERS))
     low, high = (float(end[0]) for end in clustered.ratio_intervals(a[None], b[None], seed=seed, level=level))
     if math.isinf(low) or math.isinf(high):
-        return replace(made, num_clusters=len(a), reason=_unbounded(len(a), noun, level))
+        return replace(made, num_clusters=len(a), reason=unbounded(len(a), noun, level))
     return replace(made, low=low, high=high, method=clustered.METHOD, num_clusters=len(a))
 
 
-def _unbounded(num_clusters: int, noun: str, level: float) -> str:
+def unbounded(num_clusters: int, noun: str, level: float) -> str:
     """Why as many clusters as an interval needs bound none."""
     if (1 - level) * 2 ** (num_clusters - 1) < 1:
         return f"{counted(num_clusters, noun)} cannot bear {100 * level:.5g}%, which so many points at once ask for"

@@ -30,11 +30,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats as distributions
 
-<<<<<<< HEAD
-from ttbench.report.statistics import stats
-from ttbench.report.statistics.clusters import Floats, bootstrap_t, hull, ratio_intervals, sign_flip_interval
-from ttbench.store.files import write_whole
-=======
 from ttbench.report.statistics import joint, stats
 from ttbench.report.statistics.clusters import (
     Floats,
@@ -44,8 +39,7 @@ from ttbench.report.statistics.clusters import (
     sign_flip_interval,
     sign_flip_test,
 )
-from ttbench.store.store import write_whole
->>>>>>> 035856c (All comparisons of a metric in one table are judged together, and compare takes any number of checkpoints: grids, a leaderboard, crossings and fronts)
+from ttbench.store.files import write_whole
 
 NUM_CLUSTERS = (10, 12, 20, 40, 60)
 LENGTHS = {"equal": 0.0, "unequal": 0.9}  # sigma of their logarithms

@@ -21,8 +21,9 @@ bit, when the cell's two sides are swapped. Letters: C cells, G documents of the
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -35,7 +36,7 @@ BAND = "bootstrap of the maximum"
 MIN_BAND = 20  # documents: below, the bootstrap of the maximum is not trusted
 CHUNK = 64  # cells that are resampled at once
 
-Sums = Mapping[Hashable, tuple[float, float]]  # document -> sum of differences, sum of denominators
+Sums = Mapping[Any, tuple[float, float]]  # document -> sum of differences, sum of denominators
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -136,8 +136,9 @@ launches: $(STAMP)  ## make docs/launches.md, how many kernels a step of each ar
 figures: $(STAMP)  ## rebuild every CSV and figure in results/ from its rows.parquet
 	@$(BIN)/ttbench figures
 
-calibration: $(STAMP)  ## how often the intervals contain the true value, by simulation, into results/calibration (minutes)
+calibration: $(STAMP)  ## how often intervals contain the true value and the gate is red by mistake, by simulation, into results/calibration (minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m ttbench.report.statistics.coverage --jobs $(JOBS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m ttbench.report.gate.simulation --jobs $(JOBS)
 
 zoo: $(STAMP)  ## train the checkpoints of the zoo again, into trained/ (hours)
 	@$(BIN)/ttbench train --out trained

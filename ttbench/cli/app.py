@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from ttbench.cli import kernel_app, options, streams
+from ttbench.cli.surface import conversion, gating
 from ttbench.errors import TtbenchError
 from ttbench.version import __version__
 
@@ -134,6 +135,9 @@ def compare(
     from ttbench.cli.commands import verdict_commands as verdicts
 
     verdicts.compare(names or [], runs=run or [], root=out, as_json=json)
+
+
+gating.fill(command)
 
 
 @command()
@@ -309,29 +313,7 @@ def generate(
     )
 
 
-@command()
-def convert(
-    source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="File or folder as published: JAX train state, torch.save, GGUF.")
-    ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="New folder for the converted checkpoint.")],
-    config: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|NAME",
-            help="config.json where the source has none: a file, or a preset by name.",
-            show_default=False,
-        ),
-    ] = None,
-    json: options.Json = False,
-) -> None:
-    """Convert a checkpoint from another format.
-
-    The folder is written completely or not at all, and never over a folder that has files in it.
-    """
-    from ttbench.cli.commands import convert_command as conversion
-
-    conversion.convert(source, out=out, config=config, as_json=json)
+conversion.fill(command)
 
 
 @command()

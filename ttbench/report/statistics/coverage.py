@@ -245,23 +245,24 @@ TABLES: Mapping[str, Callable[..., dict[str, float]]] = {
 }
 
 
-def _crossed(**axes: Sequence[Any]) -> list[dict[str, Any]]:
+def crossed(**axes: Sequence[Any]) -> list[dict[str, Any]]:
+    """A case for each combination of the values."""
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
 CASES: Mapping[str, list[dict[str, Any]]] = {
     "differences": [
-        *_crossed(documents=CHOSEN, lengths=tuple(LENGTHS), clusters=NUM_CLUSTERS),
-        *_crossed(documents=OTHERS, lengths=("equal",), clusters=(12,)),
+        *crossed(documents=CHOSEN, lengths=tuple(LENGTHS), clusters=NUM_CLUSTERS),
+        *crossed(documents=OTHERS, lengths=("equal",), clusters=(12,)),
     ],
-    "ratios": _crossed(documents=CHOSEN, clusters=NUM_CLUSTERS),
-    "families": _crossed(documents=CHOSEN, alike=(0.5, 0.95), clusters=(12,)),
+    "ratios": crossed(documents=CHOSEN, clusters=NUM_CLUSTERS),
+    "families": crossed(documents=CHOSEN, alike=(0.5, 0.95), clusters=(12,)),
     "verdicts": [
-        *_crossed(documents=CHOSEN, alike=(0.5, 0.95), clusters=(12, 20, 40, 60), checkpoints=(2,), contexts=(4,)),
-        *_crossed(documents=CHOSEN, alike=(0.5,), clusters=(12, 20, 40, 60), checkpoints=(4,), contexts=(4,)),
+        *crossed(documents=CHOSEN, alike=(0.5, 0.95), clusters=(12, 20, 40, 60), checkpoints=(2,), contexts=(4,)),
+        *crossed(documents=CHOSEN, alike=(0.5,), clusters=(12, 20, 40, 60), checkpoints=(4,), contexts=(4,)),
     ],
-    "proportions": _crossed(alike=(0.0, 0.3, 1.0), clusters=(5, 10, 20, 60)),
-    "rounds": _crossed(times=tuple(TIMES), rounds=(3, 5, 10)),
+    "proportions": crossed(alike=(0.0, 0.3, 1.0), clusters=(5, 10, 20, 60)),
+    "rounds": crossed(times=tuple(TIMES), rounds=(3, 5, 10)),
 }
 
 

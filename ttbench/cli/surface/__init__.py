@@ -1,0 +1,1 @@
+"""Commands that the command line takes over from here: their options and help, and nothing heavy."""

@@ -1,0 +1,1 @@
+"""The gate of CI: a run against a baseline, red or green, from rows alone."""

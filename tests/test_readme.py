@@ -16,7 +16,7 @@ import ttbench
 from ttbench.cli.app import app
 from ttbench.cli.listing import zoo_folders
 from ttbench.registry import CORPORA, TASKS
-from ttbench.runs.suite import list_suites, parse_ctx
+from ttbench.runs.suite import parse_ctx, runnable_suites
 from ttbench.runs.sweep import run_task
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +52,7 @@ def test_the_commands_in_the_documents_are_accepted(words: list[str]) -> None:
     # Parsed in full, not run: an unknown option or a missing argument raises.
     given = group.commands[name].make_context(name, list(rest)).params
     if name in ("run", "plan"):
-        assert given["target"] in {*TASKS, *list_suites(), *PLUGGED}
+        assert given["target"] in {*TASKS, *runnable_suites(), *PLUGGED}
         assert all(parse_ctx(each) for each in given["ctx"] or [])
         assert given["corpus"] is None or given["corpus"].partition(":")[0] in {*CORPORA, "text", "hf"}
         named = given["checkpoints"] or []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from ttbench.errors import SuiteError, UnknownNameError
 from ttbench.registry import ARCHITECTURES, TASKS
 from ttbench.report.papers import preset as presets
 from ttbench.report.papers.curves import named
-from ttbench.report.papers.numbers import read_published
-from ttbench.report.papers.preset import Measured, PaperFigure, PaperPanel, Preset, read_preset
+from ttbench.report.papers.numbers import PublishedNumber, read_published
+from ttbench.report.papers.preset import Measured, PaperFigure, PaperPanel, Preset, Printed, read_preset
 from ttbench.runs.options import Options
 from ttbench.runs.suite import find_suite, list_suites, load_suite, runnable_suites
 
@@ -30,14 +31,20 @@ PANELS = [
 ]
 
 
+numbers_of = functools.cache(read_published)
+
+
+def printed(name: str, wanted: Printed) -> list[PublishedNumber]:
+    return [number for number in numbers_of(wanted.paper or name) if wanted.holds(number)]
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_fact_that_the_paper_prints_is_the_printed_number(name: str) -> None:
-    numbers = read_published(name)
     assert PRESETS[name].facts
     for fact in PRESETS[name].facts:
         assert fact.source
         if fact.printed is not None:
-            found = [number for number in numbers if fact.printed.holds(number)]
+            found = printed(name, fact.printed)
             assert len(found) == 1, fact
             assert fact.value == found[0].value, fact
             assert fact.unit == found[0].unit, fact
@@ -62,7 +69,7 @@ def test_a_panel_has_axes_units_and_as_many_numbers_as_the_paper(
     if panel.printed is None:
         assert panel.points == 0
         return
-    found = [number for number in read_published(preset.name) if panel.printed.holds(number)]
+    found = printed(preset.name, panel.printed)
     assert len(found) == panel.points
     names = {named(number, panel.series) for number in found}
     if figure.kind == "curves":
@@ -82,10 +89,25 @@ def test_a_panel_has_axes_units_and_as_many_numbers_as_the_paper(
     assert names
 
 
+# Unit of a metric, factor, and the unit that a number then has.
+CONVERSIONS = {
+    ("1", 1.0, ""),
+    ("bit/byte", 1.0, "bits per byte"),
+    ("share", 1.0, ""),
+    ("share", 100.0, "%"),
+    ("s", 1.0, "s"),
+    ("s", 1000.0, "ms"),
+    ("tokens/s", 1.0, "tokens/s"),
+    ("bytes", 1.0, "bytes"),
+    ("bytes", 1e-6, "MB"),
+    ("bytes", 1e-9, "GB"),
+}
+
+
 def series(preset: Preset, panel: PaperPanel) -> set[str]:
     if panel.printed is None:
         return set()
-    return {named(number, panel.series) for number in read_published(preset.name) if panel.printed.holds(number)}
+    return {named(number, panel.series) for number in printed(preset.name, panel.printed)}
 
 
 @pytest.mark.parametrize(("preset", "figure", "panel"), PANELS)
@@ -96,9 +118,8 @@ def test_what_is_measured_exists_and_the_suite_measures_it(
         if measured is not None:
             metrics = {metric.name: metric for metric in TASKS.load(measured.task).metrics}
             assert measured.metric in metrics
-            unit = {"share": "%", "1": ""}.get(metrics[measured.metric].unit, metrics[measured.metric].unit)
-            shown = measured.unit or panel.unit
-            assert shown in (unit, "ms", "bits per byte", "min", "GB") or unit == shown, (unit, shown)
+            shown = panel.unit if measured.unit is None else measured.unit
+            assert (metrics[measured.metric].unit, measured.factor, shown) in CONVERSIONS
     for model in figure.models:
         assert set(model.architectures) <= set(ARCHITECTURES)
     if panel.measured is not None:

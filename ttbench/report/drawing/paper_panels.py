@@ -10,6 +10,7 @@ their own, with axes of their own and a watermark across it.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -92,51 +93,38 @@ def draw_paper(
         layout: width and letters.
     """
     across = min(_across(panels, kind, layout), max(len(panels), 1))
+    width = (layout.width - 0.1) / across
     rows = [panels[start : start + across] for start in range(0, len(panels), across)]
     heights = [max(_height(panel, kind, layout) for panel in row) for row in rows]
-    keys = _keys(panels)
-    lines = _flow(keys, layout)
-    row = layout.text * 1.5 / 72
-    head, foot = layout.text * 1.7 / 72, layout.text * (3.2 if kind == "curves" else 3.0) / 72
-    body = sum(height + head + foot for height in heights) + len(lines) * row + 0.1
+    # room for titles above and for the names of places and of the axis below
+    line = layout.small * 1.35 / 72
+    heads = [0.16 + line * max(len(_wrapped(panel, width, layout)) for panel in row) for row in rows]
+    foot = 3.1 * line
+    keys, row = _flow(_keys(panels), layout), layout.text * 1.5 / 72
+    body = sum(heights) + sum(heads) + foot * len(rows) + len(keys) * row + 0.1
     words = [EXPLAINED[word] for word in EXPLAINED if any(c.word == word for panel in panels for c in panel.curves)]
     sheet = new_sheet(title, told, [*words, *explained], layout=layout, body=body)
     bottom = body
-    for panels_of_row, height in zip(rows, heights, strict=True):
+    draw = _draw_curves if kind == "curves" else _draw_dots
+    for panels_of_row, height, head in zip(rows, heights, heads, strict=True):
         bottom -= height + head + foot
-        left = 0.0
-        width = (layout.width - 0.1) / across
-        for panel in panels_of_row:
+        for column, panel in enumerate(panels_of_row):
             margin = _margin(panel, kind, layout)
-            axes = sheet.add_axes(left + margin, bottom + foot, width - margin - 0.14, height)
-            draw = _draw_curves if kind == "curves" else _draw_dots
-            draw(axes, panel, layout=layout, width=width - margin - 0.14)
-            name = (
-                panel.title
-                if text_width(panel.title, layout.small, "bold") < width - 0.2
-                else _wrapped(panel, width, layout)
-            )
-            axes.text(
-                (0.1 - margin) / (width - margin - 0.14),
-                1 + 0.09 / height,
-                name,
-                transform=axes.transAxes,
-                fontsize=layout.small,
-                fontweight="bold",
-                va="bottom",
-            )
+            free = width - margin - 0.14
+            axes = sheet.add_axes(column * width + margin, bottom + foot, free, height)
+            draw(axes, panel, layout=layout, width=free)
+            place = ((0.12 - margin) / free, 1 + 0.07 / height)
+            name = {"fontsize": layout.small, "fontweight": "bold", "va": "bottom", "transform": axes.transAxes}
+            axes.text(*place, "\n".join(_wrapped(panel, width, layout)), **name)
             if panel.stands_in:
-                _watermark(axes, layout, width=width - margin)
-            left += width
-    _place_keys(sheet, lines, row)
+                _watermark(axes, layout, width=free)
+    _place_keys(sheet, keys, row)
     return sheet.canvas
 
 
-def _wrapped(panel: PanelDrawing, width: float, layout: Layout) -> str:
-    import textwrap
-
-    letters = int((width - 0.2) / text_width("x", layout.small, "bold"))
-    return "\n".join(textwrap.wrap(panel.title, letters)[:2])
+def _wrapped(panel: PanelDrawing, width: float, layout: Layout) -> list[str]:
+    """The title of a panel in lines."""
+    return textwrap.wrap(panel.title, int((width - 0.2) / text_width("x", layout.small, "bold")))
 
 
 def _across(panels: Sequence[PanelDrawing], kind: str, layout: Layout) -> int:

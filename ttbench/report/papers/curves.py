@@ -131,10 +131,8 @@ def measured_lines(
     Of our models, those that were measured by the paper's protocol stand in; where there are none, those that were
     measured as `stand_in` says. The first source that has a checkpoint under some settings is believed.
     """
-    if panel.measured is None:
-        return [], []
     theirs = {model.name: [each for each in preset.checkpoints if each.model == model.name] for model in figure.models}
-    run = _all_lines(panel, panel.measured, figure, theirs, sources)
+    run = [] if panel.measured is None else _all_lines(panel, panel.measured, figure, theirs, sources)
     reruns = [line for line in run if line.word == RERUN]
     others = [line for line in run if line.word == STAND_IN]
     if not others and panel.stand_in is not None:
@@ -143,7 +141,7 @@ def measured_lines(
         PaperLine(
             word=NOT_RUN,
             name=model.name,
-            note=needs(preset, panel, model, theirs[model.name]) + _no_stand_in(model, others),
+            note=needs(preset, panel, model, theirs[model.name]) + _no_stand_in(panel, model, others),
         )
         for model in figure.models
         if model.name not in {line.name for line in reruns}
@@ -172,8 +170,12 @@ def _all_lines(
             if line.word == RERUN:
                 reruns.setdefault(line.name, line)
         stand_ins = [line for line in found if line.word == STAND_IN]
-        ours = stand_ins if len(stand_ins) > len(ours) else ours
+        ours = stand_ins if _num_points(stand_ins) > _num_points(ours) else ours
     return [*reruns.values(), *_told_apart(ours)]
+
+
+def _num_points(lines: Sequence[PaperLine]) -> int:
+    return sum(len(line.points) for line in lines)
 
 
 def _told_apart(lines: Sequence[PaperLine]) -> list[PaperLine]:
@@ -187,22 +189,25 @@ def _told_apart(lines: Sequence[PaperLine]) -> list[PaperLine]:
     ]
 
 
-def _no_stand_in(model: PaperModel, others: Sequence[PaperLine]) -> str:
+def _no_stand_in(panel: PaperPanel, model: PaperModel, others: Sequence[PaperLine]) -> str:
     """What is said where no model of ours was measured in the place of theirs."""
-    if not model.architectures or any(model.name in line.stands_for for line in others):
+    if (
+        not model.architectures
+        or (panel.measured is None and panel.stand_in is None)
+        or any(model.name in line.stands_for for line in others)
+    ):
         return ""
     return f"; no stand-in: no rows of {' or '.join(model.architectures)}"
 
 
 def needs(preset: Preset, panel: PaperPanel, model: PaperModel, theirs: Sequence[PaperCheckpoint]) -> str:
     """What has to be there before a model can be rerun, in words."""
-    assert panel.measured is not None
     parts = []
     for each in theirs:
         commit = f"@{each.revision}" if each.revision else " at a commit that is not known here"
         parts.append(f"{each.hub_id}{commit}{f' ({each.note})' if each.note else ''}")
     parts = [" and ".join(parts)] if parts else [model.needs or "weights, which nobody has published"]
-    parts += [panel.measured.needs] if panel.measured.needs else []
+    parts += [panel.measured.needs] if panel.measured is not None and panel.measured.needs else []
     command = f", then: ttbench run papers/{preset.name}" if theirs else ""
     return f"{NOT_RUN}: needs {', and '.join(parts)}{command}"
 
@@ -219,7 +224,8 @@ def _lines(
     repositories = {each.hub_id for each in theirs}
     found: dict[tuple[Scalar, ...], list[RowGroup]] = {}
     for group in groups:
-        if group.line["checkpoint"] in repositories or group.line["architecture"] in model.architectures:
+        mine = group.line["checkpoint"] in repositories or group.line["architecture"] in model.architectures
+        if mine and all(group.line.get(name) == value for name, value in model.where.items()):
             found.setdefault(tuple(group.line.values()), []).append(group)
     heads = [summary.head(mine[0]) for mine in found.values()]
     _, _, varying = words.settings(heads) if heads else ([], [], [])
@@ -238,21 +244,21 @@ def _line(
     groups: Sequence[RowGroup],
     varying: Sequence[str],
 ) -> PaperLine:
-    assert panel.measured is not None
     why = [] if measured is panel.measured else [_departure(panel.measured, measured)]
     why += dict.fromkeys(reason for group in groups for reason in departures(group, theirs))
     points, lost = [], []
     for group in groups:
         place = group.point[measured.along]
-        if not isinstance(place, int | float):
+        at = float(place) if isinstance(place, int | float) else None
+        if at is None and (figure.kind == "curves" or place is None):
             continue
-        name = place_name(float(place), measured.along)
+        name = str(place) if at is None else place_name(at, measured.along)
         if not len(group.rows):
             lost.append(f"no number at {name}: {group.ended[0]}")
             continue
         made = summary.estimate(group.rows, group.metric).map(lambda number: number * measured.factor)
-        name = model.name if figure.kind == "dots" else name
-        points.append(CurvePoint(name=name, at=float(place), value=made.value, low=made.low, high=made.high))
+        name = model.name if figure.kind == "dots" and at is not None else name
+        points.append(CurvePoint(name=name, at=at, value=made.value, low=made.low, high=made.high))
     line = groups[0].line
     checkpoint = str(line["checkpoint"])
     told = words.told(summary.head(groups[0]), [each for each in varying if each != "checkpoint"])
@@ -278,8 +284,10 @@ def _text(value: Scalar) -> str | None:
     return None if value is None else str(value)
 
 
-def _departure(paper: Measured, ours: Measured) -> str:
+def _departure(paper: Measured | None, ours: Measured) -> str:
     """In what the protocol of a stand-in differs from the paper's."""
+    if paper is None:
+        return f"task {ours.task}, which is not what the paper measured"
     wanted = {"metric": paper.metric, **paper.where}
     had = {"metric": ours.metric, **ours.where}
     differ = [name for name in wanted if had.get(name) != wanted[name]]

@@ -45,6 +45,7 @@ class Printed:
     """Which published numbers: those that have all these values; what is not given may be anything."""
 
     table: str
+    paper: str | None = None  # file of results/published; None: the preset's own
     metric: str | None = None
     benchmark: str | None = None
     model: str | None = None
@@ -126,6 +127,7 @@ class PaperModel:
 
     name: str
     architectures: tuple[str, ...] = ()  # whose checkpoints may stand in
+    where: Mapping[str, Scalar] = field(default_factory=dict)  # settings of its rows, where one checkpoint has several
     needs: str = ""  # what a rerun needs, where no checkpoint is known
 
 

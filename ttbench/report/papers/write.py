@@ -22,6 +22,7 @@ from ttbench.report.drawing.paper_panels import PUBLISHED, RERUN, STAND_IN, Curv
 from ttbench.report.papers.curves import NOT_RUN, PaperLine, PaperRows, measured_lines, protocol, published_lines
 from ttbench.report.papers.numbers import read_published
 from ttbench.report.papers.preset import PaperFigure, PaperPanel, Preset
+from ttbench.report.statistics.stats import counted
 from ttbench.store.store import write_whole
 
 MOST_COLOURS = 6
@@ -52,12 +53,13 @@ def fill(preset: Preset, sources: Sequence[pd.DataFrame]) -> list[tuple[PaperFig
 
     Raises what `ttbench.report.papers.numbers.read_published` raises.
     """
-    numbers = read_published(preset.name)
     rows = [PaperRows.of(source) for source in sources if len(source)]
     filled = []
     for figure in preset.figures:
         panels = []
         for panel in figure.panels:
+            paper = preset.name if panel.printed is None else panel.printed.paper or preset.name
+            numbers = read_published(paper) if panel.printed is not None else ()
             printed = published_lines(panel, numbers, kind=figure.kind)
             run, missing = measured_lines(preset, figure, panel, rows)
             panels.append(FilledPanel(panel=panel, lines=(*printed, *run, *missing)))
@@ -189,10 +191,9 @@ def draw_figure(
         return []
     missing = [line for panel in panels for line in panel.lines if line.word == NOT_RUN]
     grey = {c.name for panel in drawn for c in panel.curves if c.colour is None}
-    explained = [f"grey: {len(grey)} other lines, in the table"] if grey else []
-    explained += (
-        [f"{NOT_RUN}: {len({line.name for line in missing})} lines; the table says what each needs"] if missing else []
-    )
+    explained = [f"grey: {counted(len(grey), 'other line')}, in the table"] if grey else []
+    lost = len({line.name for line in missing})
+    explained += [f"{NOT_RUN}: {counted(lost, 'line')}; the table says what each needs"] if lost else []
     told = [f"{preset.source}, {figure.where}", _regenerated(panels), figure.note]
     texts = {text for panel in drawn for text in (panel.title, panel.label, *(c.name for c in panel.curves))}
     with style(texts) as letters:

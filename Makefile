@@ -126,9 +126,10 @@ format: $(STAMP)  ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-columns: $(STAMP)  ## make docs/columns.md, and the table of sizes in docs/architectures.md, from the code
+columns: $(STAMP)  ## make docs/columns.md, and the tables in docs/architectures.md and docs/claims.md, from the code
 	@$(BIN)/python scripts/columns.py
 	@$(BIN)/python scripts/architectures.py
+	@$(BIN)/python scripts/claims.py
 
 launches: $(STAMP)  ## make docs/launches.md, how many kernels a step of each architecture starts
 	@$(BIN)/python scripts/launches.py

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from ttbench.cli import kernel_app, options, streams
-from ttbench.cli.surface import conversion, gating
+from ttbench.cli.surface import claiming, conversion, doctoring, gating
 from ttbench.errors import TtbenchError
 from ttbench.version import __version__
 
@@ -138,6 +138,7 @@ def compare(
 
 
 gating.fill(command)
+claiming.fill(command)
 
 
 @command()
@@ -236,16 +237,7 @@ def remove_runs(
     results.remove_runs(run, root=out, yes=yes)
 
 
-@command()
-def doctor(
-    hub: Annotated[bool, typer.Option("--hub", help="Also ask whether the Hugging Face hub answers.")] = False,
-    out: options.Out = RUNS,
-    json: options.Json = False,
-) -> None:
-    """Show what can run here and what distorts timings."""
-    from ttbench.cli.commands import doctor_command as machine
-
-    machine.doctor(root=out, hub=hub, as_json=json)
+doctoring.fill(command)
 
 
 def _placed(given: dict[str, Any]) -> dict[str, str]:

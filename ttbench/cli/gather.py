@@ -17,7 +17,7 @@ from ttbench.errors import UsageError
 from ttbench.report.comparison.variants import Variant, equal
 from ttbench.report.published import ROWS
 from ttbench.store.record import CellRecord
-from ttbench.store.rows import frame, read_environments, read_rows, table
+from ttbench.store.rows import frame, read_environments, read_rows, table, tasks_in
 from ttbench.store.store import Store, run_folders
 from ttbench.strict_yaml.nodes import package_folder
 from ttbench.types import ANSWERS, SCHEMA_VERSION
@@ -168,6 +168,32 @@ def rows_about(variants: Sequence[Variant], *, root: Path) -> pd.DataFrame:
     lacking = [name for name, content in contents.items() if content is not None or name not in names]
     missing = " and ".join(f"'{name}'" for name in lacking) or "both together"
     raise UsageError(f"no rows of {missing}; measured are: {', '.join(sorted(names)) or 'none'}")
+
+
+def sources(names: Sequence[str], *, root: Path, tasks: set[str]) -> dict[str, pd.DataFrame]:
+    """Rows with their origin, those of runs first: the runs and results named, else all runs, then the results.
+
+    Rows of runs are put together; each folder of results stands for itself. Only those with rows of `tasks` are read.
+
+    Raises UnknownNameError for a name that is neither, and UsageError when there is nothing to read.
+    """
+    if names:
+        published = {name: path for name in names if (path := published_at(name)) is not None}
+        folders = [listing.find_run(name, root) for name in names if name not in published]
+    else:
+        folders = run_folders(root)
+        beneath = published_rows(RESULTS) or published_rows(package_folder("results"))
+        published = {str(path.parent): path for path in beneath}
+    found: dict[str, pd.DataFrame] = {}
+    folders = [folder for folder in folders if any(entry["task"] in tasks for entry in Store(folder).run["cells"])]
+    if folders:
+        found[", ".join(map(str, folders)) if names else f"{root}/"] = rows_of_runs(folders)
+    found |= {name: read_rows(path) for name, path in published.items() if not tasks.isdisjoint(tasks_in(path))}
+    if not folders and not published:
+        raise UsageError(
+            f"nothing has been measured yet: no runs in {root}/ and no results; start with: {listing.FIRST_COMMAND}"
+        )
+    return found
 
 
 def _names_in(published: Iterable[Path]) -> set[str]:

@@ -283,3 +283,14 @@ def read_rows(path: Path | str) -> pd.DataFrame:
         return frame(pq.ParquetFile(path).read())
     except (OSError, pa.ArrowInvalid) as error:
         raise StoreError(f"cannot read rows from {path}: {error}; write them again from the run's cells") from error
+
+
+def tasks_in(path: Path) -> tuple[str, ...]:
+    """Tasks whose rows a `rows.parquet` holds, without reading the rows. Raises StoreError when it is not one."""
+    try:
+        file = pq.ParquetFile(path)
+        carried = (file.schema_arrow.metadata or {}).get(METRICS_KEY)
+        found = file.read(["task"]).column("task").to_pylist() if carried is None else json.loads(carried)
+        return tuple(dict.fromkeys(map(str, found)))
+    except (OSError, pa.ArrowInvalid, KeyError) as error:
+        raise StoreError(f"cannot read rows from {path}: {error}; write them again from the run's cells") from error

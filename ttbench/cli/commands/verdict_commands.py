@@ -1,14 +1,22 @@
-"""`ttbench compare`: what is shown of checkpoints by what was measured."""
+"""`ttbench compare` and `ttbench claims`: what is shown of checkpoints by what was measured."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Group
+from rich.text import Text
+
 from ttbench.cli import console
 from ttbench.cli import gather as reading
+from ttbench.cli.console import Column
 from ttbench.errors import UsageError
 from ttbench.report import words
+from ttbench.report.claims import telling
+from ttbench.report.claims.claim_files import chosen, field_claims, read_claims
+from ttbench.report.claims.printed import all_borne_out
+from ttbench.report.claims.ruling import rule_on
 from ttbench.report.comparison.variants import read_variant
 from ttbench.report.head_to_head.rendering import render
 from ttbench.report.head_to_head.verdicts import HeadToHead, head_to_head
@@ -50,3 +58,25 @@ def _nothing(found: HeadToHead) -> str:
 
 def _flags(found: HeadToHead) -> str:
     return " ".join(f"--checkpoint {name}" for name in dict.fromkeys(read_variant(name).name for name in found.names))
+
+
+def claims(ids: Sequence[str], *, file: Path | None, runs: Sequence[str], root: Path, as_json: bool) -> None:
+    """Print what rows and the papers' own numbers say of claims: all in a table, those named in full."""
+    known = field_claims() if file is None else read_claims([file])
+    wanted = chosen(known, ids)
+    # All are ruled on, whichever are shown: who picks one does not get narrower intervals for it.
+    sources = reading.sources(runs, root=root, tasks={claim.cell.task for claim in known})
+    rulings = rule_on(known, sources).of(wanted)
+    borne = all_borne_out(wanted)
+    if as_json:
+        console.print_json(telling.records(rulings, borne))
+        return
+    if ids:
+        console.print_rich(telling.details(rulings, borne))
+    else:
+        columns = [Column("claim", wrap=True), Column("answer"), Column("why, or what decided it", wrap=True)]
+        console.print_table(telling.table(rulings, borne), [*columns, Column("the paper's own numbers", wrap=True)])
+        console.out().print()
+    console.print_rich(Group(words.Paragraph(telling.closing(rulings)), Text()))
+    if not ids:
+        console.say("rules, rows and intervals of one claim: ttbench claims ID")

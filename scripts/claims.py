@@ -1,0 +1,41 @@
+"""The list of claims in docs/claims.md, made from their YAML files: `make columns`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ttbench.report.claims.claim import Claim
+from ttbench.report.claims.claim_files import field_claims
+from ttbench.report.claims.printed import all_borne_out
+from ttbench.report.claims.telling import rule_told
+
+PAGE = Path(__file__).parents[1] / "docs" / "claims.md"
+BEGIN, END = "<!-- claims: made by `make columns` -->\n", "<!-- end of claims -->\n"
+
+
+def listed() -> str:
+    """Every claim of the field, with what its paper's own numbers say."""
+    claims = field_claims()
+    borne = all_borne_out(claims)
+    return "\n".join(line for claim in claims for line in _lines(claim, borne[claim.id].told())) + "\n"
+
+
+def _lines(claim: Claim, told: str) -> Iterator[str]:
+    yield f"### `{claim.id}`\n"
+    yield f"{claim.statement}\n"
+    yield f"- **Said by:** {'; '.join(origin.told() for origin in claim.sources)}"
+    yield f"- **About:** {claim.scope.says}"
+    yield f"- **Rule:** {rule_told(claim)}"
+    yield f"- **The paper's own numbers:** {told}\n"
+
+
+def page(text: str) -> str:
+    """The text of docs/claims.md with the list made anew."""
+    before, _, rest = text.partition(BEGIN)
+    return f"{before}{BEGIN}\n{listed()}{END}{rest.partition(END)[2]}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    print(PAGE)

@@ -1,0 +1,1 @@
+"""What papers and the press claim, as rules that rows decide."""

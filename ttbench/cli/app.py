@@ -116,14 +116,7 @@ def compare(
             show_default=False,
         ),
     ] = None,
-    run: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="RUN",
-            help="Runs to read: id, part of one, folder or last; may be repeated.  [default: all runs, else results/]",
-            autocompletion=options.complete("runs"),
-        ),
-    ] = None,
+    run: options.Read = None,
     out: options.Out = RUNS,
     json: options.Json = False,
 ) -> None:
@@ -161,6 +154,21 @@ def figures(
     from ttbench.cli.commands import figure_commands
 
     figure_commands.figures(folder or [], paper=paper, into=into, root=out, as_json=json)
+
+
+@command()
+def report(
+    run: options.Reported = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The HTML file.")] = Path("report.html"),
+    json: options.Json = False,
+) -> None:
+    """Write verdicts, figures, tables and samples as one HTML file.
+
+    It opens in any browser without a network. Needs the extra: pip install 'ttbench[report]'
+    """
+    from ttbench.cli.commands import report_command as pages
+
+    pages.report(run or [], out=out, root=RUNS, as_json=json)
 
 
 @command("list")

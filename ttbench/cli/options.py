@@ -187,3 +187,20 @@ Into = Annotated[
         show_default=False,
     ),
 ]
+Reported = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RUN",
+        help="Runs by id, part of one, folder or last, or folders of results.  [default: all runs, else results/]",
+        autocompletion=complete("runs"),
+        show_default=False,
+    ),
+]
+Read = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="RUN",
+        help="Runs to read: id, part of one, folder or last; may be repeated.  [default: all runs, else results/]",
+        autocompletion=complete("runs"),
+    ),
+]

@@ -38,7 +38,7 @@ from ttbench.report.words import Record, Scale
 from ttbench.types import Scalar
 
 EXTRAPOLATED, NOISY, UNCHECKED, PARTLY, NOT_RUN = "*", "~", "!", "?", "-"
-_LEGEND = {
+LEGEND = {
     EXTRAPOLATED: words.BEYOND,
     NOISY: "noisy: the quartiles of the repeats are more than 10% of the median apart",
     UNCHECKED: words.UNCHECKED,
@@ -137,7 +137,7 @@ class TaskTable:
         heads: dict[Scalar, str] = {context_len: words.context(context_len) for context_len in contexts}
         self.contexts = TableColumns(axis="context_len", corner="", heads=heads)
         self.constant, self.asked, self.varying = words.settings(entries)
-        self.marks = {mark for entry in entries for mark in _marks(entry)}
+        self.marks = {mark for entry in entries for mark in marks_of(entry)}
         ranked = [part for part in words.by(entries, "metric") if part[0]["checkpoint"] is not None]
         beneath = [part for part in words.by(entries, "metric") if part[0]["checkpoint"] is None]
         self.rests, self.intervals = _rests(entries), _intervals(entries)
@@ -159,7 +159,7 @@ class TaskTable:
                 yield Text()
                 yield from self._block(mine, columns, block)
         yield Text()
-        notes = [f"{mark} {_LEGEND[mark]}" for mark in _LEGEND if mark in self.marks]
+        notes = [f"{mark} {LEGEND[mark]}" for mark in LEGEND if mark in self.marks]
         notes += [*self.corpora, *self.rests, *self.intervals]
         if self.sentences and self.intervals:
             notes.append(
@@ -278,7 +278,7 @@ def _extra_axes(entry: Record) -> list[str]:
     return [name for name in entry["axes"].split(",") if name != "context_len"]
 
 
-def _marks(entry: Record) -> str:
+def marks_of(entry: Record) -> str:
     """Characters behind a number, each explained beneath the table."""
     marks = (EXTRAPOLATED if entry["extrapolated"] else "") + (NOISY if entry["noisy"] else "")
     return marks + {summary.UNCHECKED: UNCHECKED, summary.PARTLY: PARTLY}.get(entry.get("checked") or "", "")
@@ -288,7 +288,7 @@ def _cell(entry: Record, scale: Scale) -> list[Text]:
     """The number with its marks, and its interval beneath it; the status of a cell that has no number."""
     if entry["value"] is None:
         return [Text(entry["status"] + " ", style=_STYLES.get(entry["status"], "bold red"))]
-    marks = _marks(entry)
+    marks = marks_of(entry)
     style = "italic" if entry["extrapolated"] else ""
     cell = [Text(scale.text(entry["value"]) + (marks or " "), style=style)]
     if entry["low"] is not None:

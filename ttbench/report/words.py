@@ -38,7 +38,10 @@ Record = Mapping[str, Any]
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as dictionaries, None where missing."""
-    rows = frame.astype(object).where(frame.notna(), None)
+    bare = frame.copy(deep=False)
+    # pandas copies what a table carries beside its columns with every row that it gives
+    bare.attrs = {}
+    rows = bare.astype(object).where(bare.notna(), None)
     return [dict(zip(map(str, frame.columns), values, strict=True)) for values in rows.itertuples(index=False)]
 
 

@@ -58,8 +58,25 @@ def open_sample(record: CellRecord, evidence_path: Path, index: int) -> dict[str
         UsageError: the cell has no sample of that number.
         StoreError: its evidence is damaged.
     """
+    measured = _measured(record)
+    _require_sample(measured, index)
+    entries = (entry for entry in read_evidence(evidence_path, record) if entry.pop("sample") == index)
+    return view_sample(measured, index, next(entries, None))
+
+
+def open_samples(record: CellRecord, evidence_path: Path) -> Iterator[dict[str, Any]]:
+    """Every sample of a stored cell as `open_sample` gives it, each made when it is asked for.
+
+    Raises StoreError when its evidence is damaged.
+    """
+    measured = _measured(record)
+    kept = {entry.pop("sample"): entry for entry in read_evidence(evidence_path, record)}
+    return (view_sample(measured, index, kept.get(index)) for index in range(len(measured.samples)))
+
+
+def _measured(record: CellRecord) -> Measured:
     cell = record.cell
-    measured = Measured(
+    return Measured(
         cell_id=cell.cell_id,
         task=cell.task,
         task_version=cell.task_version,
@@ -72,9 +89,6 @@ def open_sample(record: CellRecord, evidence_path: Path, index: int) -> dict[str
         status=record.status,
         samples=record.samples,
     )
-    _require_sample(measured, index)
-    entries = (entry for entry in read_evidence(evidence_path, record) if entry.pop("sample") == index)
-    return view_sample(measured, index, next(entries, None))
 
 
 def view_sample(measured: Measured, index: int, kept: dict[str, Any] | None) -> dict[str, Any]:

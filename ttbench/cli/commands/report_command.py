@@ -1,0 +1,111 @@
+"""`ttbench report`: verdicts, figures, tables and samples of runs or published results, as one HTML file."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ttbench.cli import console, listing
+from ttbench.cli import gather as reading
+from ttbench.cli.published_cells import NOT_STORED
+from ttbench.errors import StoreError, UsageError
+from ttbench.report.page import libraries
+from ttbench.runs.evidence import open_samples
+from ttbench.store.rows import read_rows
+from ttbench.store.store import Store, run_folders, write_whole
+from ttbench.strict_yaml.nodes import package_folder
+
+SUFFIXES = (".html", ".htm")
+# Compressed texts of samples that a page takes: with the libraries and 10,000 rows it stays below 3 MiB.
+EVIDENCE_BYTES = 600 * 1024
+
+
+def report(names: Sequence[str], *, out: Path, root: Path, as_json: bool) -> None:
+    """Write a page about the runs or folders of published results named, or about all that is here.
+
+    Raises:
+        UsageError: `out` is no HTML file; the extra is not installed; there is nothing to read.
+        StoreError: the file cannot be written.
+    """
+    if out.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"--out '{out}' is no HTML file; name one, such as --out {out.with_suffix('.html')}")
+    libraries.require_installed()
+    # altair is part of the extra
+    from ttbench.report.page.document import build_page, told_of_evidence
+    from ttbench.report.page.sections import PageSource, source_of
+
+    runs, published = _sources(names, root)
+    sources: list[PageSource] = []
+    views: dict[str, dict[int, dict[str, Any]]] = {}
+    if runs:
+        rows = _read(reading.rows_of_runs(runs), "of these runs")
+        views = _views(runs, set(rows["cell_id"]))
+        shown = sum(map(len, views.values()))
+        told = told_of_evidence(shown, list(rows["status"]).count("ok"))
+        label = ", ".join(folder.name for folder in runs)
+        sources.append(source_of(label, rows, evidence=told))
+    for folder in published:
+        rows = _read(read_rows(folder / reading.ROWS), str(folder))
+        told = f"{NOT_STORED[:1].upper()}{NOT_STORED[1:]}. A sample opens down to its recipe and its row."
+        sources.append(source_of(str(folder), rows, evidence=told))
+    page = build_page(sources, libraries.installed(), views=views).encode()
+    write_whole(out, page)
+    if as_json:
+        told_samples = sum(map(len, views.values()))
+        console.print_json({"file": str(out), "bytes": len(page), "samples_with_text": told_samples})
+    else:
+        console.out().print(str(out), soft_wrap=True)
+        console.say(f"{len(page) / 2**20:.1f} MiB; open it in a browser, no network is needed")
+
+
+def _read(rows: pd.DataFrame, where: str) -> pd.DataFrame:
+    """The rows. Raises UsageError where there are none."""
+    if not len(rows):
+        raise UsageError(f"there are no rows {where}; measure first: {listing.FIRST_COMMAND}")
+    reading.say_age(rows, where)
+    return rows
+
+
+def _sources(names: Sequence[str], root: Path) -> tuple[list[Path], list[Path]]:
+    """Folders of runs, which are put together, and of published results, each of which stands alone."""
+    if names:
+        published = [path.parent for name in names if (path := reading.published_at(name)) is not None]
+        runs = [listing.find_run(name, root) for name in names if reading.published_at(name) is None]
+        return list(dict.fromkeys(runs)), list(dict.fromkeys(published))
+    runs = run_folders(root)
+    here = reading.RESULTS if reading.RESULTS.is_dir() else package_folder("results")
+    published = [] if runs else [path.parent for path in reading.published_rows(here)]
+    if not runs and not published:
+        raise UsageError(f"there is nothing to report: no runs in {root}/ and no results; {listing.FIRST_COMMAND}")
+    return runs, published
+
+
+def _views(folders: Sequence[Path], wanted: set[str]) -> dict[str, dict[int, dict[str, Any]]]:
+    """Samples of these cells with their text: the first of each cell, then the second, until the page is full."""
+    waiting: dict[str, Iterator[dict[str, Any]]] = {}
+    for folder in folders:
+        for record in Store(folder).survey().records:
+            cell_id = record.cell.cell_id
+            if cell_id in wanted and cell_id not in waiting and record.samples:
+                try:
+                    waiting[cell_id] = open_samples(record, folder / "evidence" / f"{cell_id}.jsonl")
+                except StoreError as error:
+                    console.say(str(error), style="yellow")
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    packer, size = zlib.compressobj(9), 0
+    while waiting:
+        for cell_id, samples in list(waiting.items()):
+            view = next(samples, None)
+            if view is None:
+                del waiting[cell_id]
+                continue
+            size += len(packer.compress(json.dumps(view).encode())) + len(packer.flush(zlib.Z_SYNC_FLUSH))
+            if size > EVIDENCE_BYTES:
+                return found
+            found.setdefault(cell_id, {})[view["sample"]] = view
+    return found

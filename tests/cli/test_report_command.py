@@ -100,12 +100,13 @@ class Folder:
         self.path, self.records = path, [self._record(path, seed, samples) for seed in (0, 1)]
 
     def _record(self, path: Path, seed: int, num_samples: int) -> CellRecord:
-        checkpoint = Checkpoint(
-            **dict.fromkeys(each.name for each in dataclasses.fields(Checkpoint) if each.default is dataclasses.MISSING)
-            | {"name": "tiny", "path": str(path), "architecture": "transformer", "weights_digest": "w"}
-            | {"architecture_version": 1, "dialect": "own", "provenance": "local", "config_digest": "c"}
-            | {"vocab_size": 257, "num_params": 1, "num_params_non_embedding": 1, "weight_bytes": 4}
+        told: dict[str, Any] = dict.fromkeys(
+            each.name for each in dataclasses.fields(Checkpoint) if each.default is dataclasses.MISSING
         )
+        told |= {"name": "tiny", "path": str(path), "architecture": "transformer", "weights_digest": "w"}
+        told |= {"architecture_version": 1, "dialect": "own", "provenance": "local", "config_digest": "c"}
+        told |= {"vocab_size": 257, "num_params": 1, "num_params_non_embedding": 1, "weight_bytes": 4}
+        checkpoint = Checkpoint(**told)
         settings = {"dtype": "float32", "device": "cpu", "engine": "eager", "attention": "sdpa"}
         cell = Cell(
             **{"task": "gone", "task_version": 1, "checkpoint": checkpoint, "context_len": 64, "params": {}},

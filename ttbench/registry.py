@@ -164,6 +164,7 @@ EXECUTORS = Registry(
     group="ttbench.executors",
     built_in={
         "local": "ttbench.runs.executors.local:LocalExecutor",
+        "slurm": "ttbench.runs.executors.slurm:SlurmExecutor",
     },
 )
 

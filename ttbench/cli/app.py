@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from ttbench.cli import kernel_app, options, streams
-from ttbench.cli.surface import claiming, conversion, doctoring, gating
+from ttbench.cli.surface import claiming, clusters, conversion, doctoring, gating
 from ttbench.errors import TtbenchError
 from ttbench.version import __version__
 
@@ -221,6 +221,7 @@ kernels_app = typer.Typer(
     cls=CommandGroup, help="List, prove and compile the fused kernels.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(kernel_app.fill(kernels_app), name="kernels")
+clusters.fill(app)
 
 
 @runs_app.command("rm", cls=options.Command)

@@ -17,7 +17,8 @@ from ttbench.machine.allocation import shortage
 from ttbench.machine.software import software
 from ttbench.packages import import_packages
 from ttbench.registry import TASKS
-from ttbench.runs.executors.base import Placement
+from ttbench.runs.executors.base import LOCAL, Placement
+from ttbench.runs.executors.cluster_file import read_cluster_file
 from ttbench.runs.options import Options, given, several, sweep
 from ttbench.runs.plan import Plan, join, plan, read_params
 from ttbench.runs.suite import SuiteTask, find_suite, load_suite, parse_ctx
@@ -68,8 +69,11 @@ def _plan_point(task: str, options: Options, *, out: str | Path) -> Plan:
     dtype, engine = point.get("dtype", "float32"), point.get("engine", "eager")
     require_device(engine, device)
     device_map = read_device_map(options.get("device_map"), engine=engine, device=device)
-    machine = measure.machine_fingerprint()
-    threads = options.get("threads") or measure.default_threads()
+    # Cells that run elsewhere belong to the machines there, as the cluster file tells of them.
+    elsewhere = read_cluster_file(options.get("cluster"))
+    machine = elsewhere.machine or measure.machine_fingerprint()
+    threads = options.get("threads") or elsewhere.cpus or measure.default_threads()
+    short = shortage(threads) if Placement.of(options).executor == LOCAL else None
     opened, missing_data = _open(corpus)
     if opened is not None:
         needs.check_corpus(opened)
@@ -92,7 +96,7 @@ def _plan_point(task: str, options: Options, *, out: str | Path) -> Plan:
         batch_size=point.get("batch_size"),
         threads=threads,
         machine=machine,
-        software=software(os.environ, ours=measure.worker_variables(threads), shortage=shortage(threads)),
+        software=software(os.environ, ours=measure.worker_variables(threads), shortage=short),
         timeout_s=options.get("timeout"),
         timings=timings(out, machine=machine, tasks=[task]),
         unchecked=bool(options.get("unchecked")),
@@ -135,8 +139,9 @@ def _named(plan: Plan) -> Plan:
 
 def plan_suite(suite: str | Path, options: Options, *, out: str | Path = DEFAULT_OUT) -> Plan:
     """Lay out the cells of all tasks of a suite, named or given as a path. An option given goes before the suite's."""
-    tasks = load_suite(find_suite(str(suite))).tasks
-    return _named(join(_plan_task(entry.task, _merged(entry, options), out=out) for entry in tasks))
+    found = load_suite(find_suite(str(suite)))
+    options = cast(Options, {**found.placed, **given(options)})
+    return _named(join(_plan_task(entry.task, _merged(entry, options), out=out) for entry in found.tasks))
 
 
 def placement(kind: Kind, name: str, options: Options) -> Placement:

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Unpack
 
-from ttbench.errors import UnknownNameError
+from ttbench.errors import UnknownNameError, UsageError
 from ttbench.machine import measure
 from ttbench.registry import TASKS
 from ttbench.runs.executors.base import Assignment, Placement, open_executor, unmeasured
+from ttbench.runs.executors.detached import held_elsewhere
+from ttbench.runs.executors.detached import wait as wait_for
 from ttbench.runs.options import Options, as_arguments, to_json, validated
 from ttbench.runs.plan import Plan
 from ttbench.runs.progress import Progress, Silent
@@ -54,6 +56,7 @@ class RunResult:
     statuses: Mapping[str, Status]  # by cell id, skipped cells included
     num_reused: int  # cells that earlier runs had answered
     seconds: float  # wall
+    num_pending: int = 0  # cells that a cluster has still to bring to an end
     repeated: bool = False  # an earlier run had answered all of it: its folder is this result's
     twice: tuple[str, ...] = ()  # ids of cells that more than one writer ended: the first answer stands
 
@@ -87,6 +90,7 @@ def run_cells(
     memory_limit: int | None = None,
     fresh: bool = False,
     placed: Placement | None = None,
+    wait: bool = True,
 ) -> RunResult:
     """Run what is missing of a plan and store everything in a new folder below `out`.
 
@@ -98,6 +102,7 @@ def run_cells(
         memory_limit: bytes of data a worker may allocate; None: what the machine has free.
         fresh: measure again what earlier runs answered.
         placed: where the cells run; None: here, one after the other.
+        wait: until every cell has ended; otherwise a cluster's cells are `num_pending`.
 
     Raises UsageError when they cannot run there, StoreError when the folder cannot be written, RunInterrupted on
     Ctrl-C. Failed cells raise nothing.
@@ -117,6 +122,14 @@ def run_cells(
             repeated=True,
         )
     todo = tuple(cell for cell in plan.cells if cell.cell_id not in done)
+    # Tasks of an earlier run that are not over yet measure what they were submitted for.
+    held = held_elsewhere(out, todo) if executor.detached and not fresh else {}
+    if held and len(held) == len(todo):
+        raise UsageError(
+            f"every cell that is missing was submitted already, by run {', '.join(sorted(set(held.values())))}: "
+            "ttbench status RUN tells how far it is, ttbench collect RUN takes what ended"
+        )
+    todo = tuple(cell for cell in todo if cell.cell_id not in held)
     executor.check(plan, todo)
     environment = measure.environment({**os.environ, **measure.worker_variables(_threads(plan))})
     store = Store.create(out, name=name, command=command, options=options or {}, cells=cells, environment=environment)
@@ -138,7 +151,18 @@ def run_cells(
             num_cells=len(plan.cells),
             command=command,
         ) from None
-    store.write_rows()
+    if executor.detached and not wait:
+        return RunResult(
+            folder=store.folder,
+            statuses=store.done(),
+            num_reused=len(done),
+            num_pending=len(todo) + len(held),
+            seconds=time.monotonic() - started,
+        )
+    if executor.detached:
+        wait_for(store)
+    else:
+        store.write_rows()
     survey = store.survey()
     return RunResult(
         folder=store.folder,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ttbench.checkpoints.special_tokens import folder_remark
 from ttbench.cli import console
 from ttbench.cli.as_json import plan_json, result_json
+from ttbench.cli.commands.cluster_commands import say_submitted
 from ttbench.cli.console import Column
 from ttbench.cli.gather import say_twice
 from ttbench.cli.price import price
@@ -109,6 +110,7 @@ def run(request: Request, *, as_json: bool) -> int:
                 progress=display,
                 fresh=request.fresh,
                 placed=placement_of(request.target, request.options),
+                wait=False,
             )
     except RunInterrupted as interrupted:
         console.say(
@@ -118,6 +120,9 @@ def run(request: Request, *, as_json: bool) -> int:
         console.say("to go on where it stopped:")
         console.say(f"  {interrupted.command}", style="bold")
         return TERMINATED if stopped else INTERRUPTED
+    if result.num_pending:
+        say_submitted(result, as_json=as_json)
+        return 0
     if result.repeated:
         console.say(f"nothing new to measure: these are the results of {result.folder}; --fresh measures again")
     table = summarise(result.rows())

@@ -26,7 +26,7 @@ PYRIGHT_ENV := PYRIGHT_PYTHON_IGNORE_WARNINGS=1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup bench real estimates commonsense architectures peers page genomes genomics languages test check lint types pytest
-.PHONY: gpu docs mutants lowest newest format columns launches figures calibration zoo wheel constraints clean distclean
+.PHONY: slurm ray gpu docs mutants lowest newest format columns launches figures calibration zoo wheel constraints clean distclean
 
 help:  ## list the goals
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -158,6 +158,15 @@ wheel: $(STAMP)  ## build dist/*.whl
 
 constraints: $(STAMP)  ## write constraints.txt anew from what .venv holds
 	@$(BIN)/python scripts/constraints.py > constraints.txt.new && mv constraints.txt.new constraints.txt
+
+slurm: $(STAMP)  ## the Slurm executor against a throw-away cluster on loopback (root, installs Slurm by apt, 10 minutes)
+	@sh scripts/slurm/install.sh
+	@$(TEST_ENV) $(BIN)/python scripts/slurm/check.py
+
+# Ray in an environment of its own, which borrows everything else from .venv.
+ray: $(STAMP)  ## the Ray executor against a cluster of two nodes in a network of its own (root, 215 MB to install)
+	@sh scripts/ray/install.sh $(VENV) .venv-ray
+	@unshare -n sh -c 'ip link set lo up && exec "$$@"' sh env $(TEST_ENV) .venv-ray/bin/python scripts/ray/check.py
 
 # Any Python that has torch will do, and nothing is installed: a machine with a GPU may be able to fetch nothing.
 BUDGET ?= 480

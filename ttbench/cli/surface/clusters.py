@@ -38,7 +38,10 @@ def fill(app: typer.Typer) -> typer.Typer:
 
     @app.command("collect", cls=options.Command)
     def collect(run: Run, out: options.Out = RUNS, json: options.Json = False) -> None:
-        """Take what the tasks of a cluster left: rows, tables, and a status for every cell whose task is over."""
+        """Take what a cluster's tasks left.
+
+        Rows and tables of the cells that ended, and a status for every cell whose task is over.
+        """
         from ttbench.cli.commands import cluster_commands as commands
 
         raise typer.Exit(commands.collect(run, root=out, as_json=json))

@@ -22,7 +22,7 @@ from typing import Any
 PLUGIN = Path(__file__).parents[1] / "slurm" / "plugin"
 sys.path.insert(0, str(PLUGIN))
 os.environ["PYTHONPATH"] = os.pathsep.join([str(PLUGIN), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-os.environ |= {"TTBENCH_MEASURE_RATES": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
+os.environ |= {"TTBENCH_MEASURE_RATES": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "300"}
 
 import psutil  # noqa: E402
 import ray  # noqa: E402

@@ -236,11 +236,7 @@ def troubled_timing(folder: Path) -> Plan:
     return troubled(folder / "timing-notes", task="trouble-timing", rounds=3)
 
 
-def main() -> None:
-    require(("slurmctld", "slurmd", "munged", "sbatch", "slurmdbd", "mariadbd", "mariadb-install-db"))
-    began = time.monotonic()
-    folder = Path(tempfile.mkdtemp(prefix="ttbench-slurm-"))
-    folder.chmod(0o755)
+def plain(folder: Path) -> None:
     with cluster(folder / "plain", accounting=False) as found:
         # A time limit takes a minute at least: the task waits for it beside the rest.
         slow = Scene(folder, "timeout", names="a", what="hang", yaml='quality: {time: "1"}\n')
@@ -256,7 +252,18 @@ def main() -> None:
             slow.again(late, missing=1)
         late_writer(folder, found)
         array_of_twenty(folder)
-    accounts(folder)
+
+
+def main() -> None:
+    require(("slurmctld", "slurmd", "munged", "sbatch", "slurmdbd", "mariadbd", "mariadb-install-db"))
+    began = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="ttbench-slurm-"))
+    folder.chmod(0o755)
+    parts = sys.argv[1:] or ["plain", "accounts"]
+    if "plain" in parts:
+        plain(folder)
+    if "accounts" in parts:
+        accounts(folder)
     shutil.rmtree(folder)
     say(f"make slurm: {NUM_CHECKED} checks in {time.monotonic() - began:.0f} s; the cluster is gone")
 
@@ -264,7 +271,7 @@ def main() -> None:
 def accounts(folder: Path) -> None:
     words = "with accounting: what slurmctld has forgotten is told by sacct"
     with cluster(folder / "accounts", accounting=True), part(words):
-        scene = Scene(folder, "accounts", names="abcdef", what="hang")
+        scene = Scene(folder, "forgotten", names="abcdef", what="hang")
         store = scene.submit()
         until("four running tasks", lambda: num_running(store, 4))
         detached.cancel(store)

@@ -70,10 +70,11 @@ def _plan_point(task: str, options: Options, *, out: str | Path) -> Plan:
     require_device(engine, device)
     device_map = read_device_map(options.get("device_map"), engine=engine, device=device)
     # Cells that run elsewhere belong to the machines there, as the cluster file tells of them.
-    elsewhere = read_cluster_file(options.get("cluster"))
+    local = Placement.of(options).executor == LOCAL
+    elsewhere = read_cluster_file(None if local else options.get("cluster"))
     machine = elsewhere.machine or measure.machine_fingerprint()
     threads = options.get("threads") or elsewhere.cpus or measure.default_threads()
-    short = shortage(threads) if Placement.of(options).executor == LOCAL else None
+    short = shortage(threads) if local else None
     opened, missing_data = _open(corpus)
     if opened is not None:
         needs.check_corpus(opened)

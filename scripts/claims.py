@@ -8,7 +8,7 @@ from pathlib import Path
 from ttbench.report.claims.claim import Claim
 from ttbench.report.claims.claim_files import field_claims
 from ttbench.report.claims.printed import all_borne_out
-from ttbench.report.claims.telling import rule_told
+from ttbench.report.claims.telling import rule_told, sides_told
 
 PAGE = Path(__file__).parents[1] / "docs" / "claims.md"
 BEGIN, END = "<!-- claims: made by `make columns` -->\n", "<!-- end of claims -->\n"
@@ -26,6 +26,7 @@ def _lines(claim: Claim, told: str) -> Iterator[str]:
     yield f"{claim.statement}\n"
     yield f"- **Said by:** {'; '.join(origin.told() for origin in claim.sources)}"
     yield f"- **About:** {claim.scope.says}"
+    yield f"- **Rows:** {sides_told(claim)}"
     yield f"- **Rule:** {rule_told(claim)}"
     yield f"- **The paper's own numbers:** {told}\n"
 

@@ -101,17 +101,18 @@ def find(claim: Claim, source: RowSource) -> list[Candidate] | str:
     lines = _lines(source, cell, [known[name] for name in names])
     ones = [line for line in lines if _is_of(line, cell.a, cell)]
     if not ones:
-        return f"no rows of {_party(cell.a)}"
+        return f"no rows of {party_told(cell.a)}"
     if cell.b is None:
         found = [_alone(claim, source.name, line) for line in ones]
         kept = [each for each in found if not isinstance(each, str)]
         return kept or next(each for each in found if isinstance(each, str))
     others = [line for line in lines if _is_of(line, cell.b, cell)]
     if not others:
-        return f"no rows of {_party(cell.b)}"
+        return f"no rows of {party_told(cell.b)}"
     pairs = [(one, two) for one, two in itertools.product(ones, others) if _comparable(one, two, cell)]
     if not pairs:
-        return f"no pair of {_party(cell.a)} and {_party(cell.b)} measured under the same settings{_sameness(cell)}"
+        both = f"{party_told(cell.a)} and {party_told(cell.b)}"
+        return f"no pair of {both} measured under the same settings{_sameness(cell)}"
     paired = [_together(claim, source.name, one, two) for one, two in pairs]
     return [each for each in paired if each is not None] or "the two were measured at no context in common"
 
@@ -258,7 +259,7 @@ def _untrained(scope: Scope, line: Line, context: int) -> str:
     return words.context(train_ctx) if wrong else ""
 
 
-def _party(party: Party) -> str:
+def party_told(party: Party) -> str:
     """A party in words: `architecture ttt-linear or ttt-mlp, strategy lora`."""
     named = {"architecture": party.architecture, "checkpoint": party.checkpoint, "attention": party.attention}
     found = {name: values for name, values in {**named, **party.axes}.items() if values}

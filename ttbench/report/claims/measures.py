@@ -20,6 +20,8 @@ from ttbench.report.statistics import fits, stats
 from ttbench.report.statistics.stats import Estimate
 from ttbench.report.summary import EXACT, RATIO
 
+NOT_FINITE, NOT_POSITIVE = "its numbers are not all finite", "its numbers are not all positive"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
@@ -100,6 +102,8 @@ def _comparison(cell: PrimaryCell, candidate: Candidate) -> Measure | str:
         ready = ready_to_compare(at_a[cell.metric], at_b[cell.metric], free=free, names=names)
     if isinstance(ready, str):
         return ready
+    if not _finite(ready):
+        return NOT_FINITE
 
     def measured(level: float) -> Measured:
         effect = effect_of(ready, level=level)
@@ -113,6 +117,13 @@ def _comparison(cell: PrimaryCell, candidate: Candidate) -> Measure | str:
         )
 
     return measured
+
+
+def _finite(ready: Ready) -> bool:
+    """Whether all numbers that would be compared are finite."""
+    targets = ready.targets
+    parts = ready.rounds if targets is None else (targets.a, targets.b, targets.denominator)
+    return all(bool(np.isfinite(np.asarray(part, dtype=np.float64)).all()) for part in parts)
 
 
 def _ready_rounds(a: Mapping[int, float], b: Mapping[int, float], metric: summary.Metric) -> Ready | str:
@@ -132,8 +143,12 @@ def _rounds(
         return f"{told} has no rows of {' and '.join(lacking)}"
     if not all(summary.is_timing(numbers[name].metric) for name in names):
         return f"{' and '.join(names)} are not made from rounds"
-    found = [summary.rounds(numbers[name].rows, numbers[name].metric) for name in names]
+    # what is divided by a time of zero is told below, as a number that is not finite
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = [summary.rounds(numbers[name].rows, numbers[name].metric) for name in names]
     labels = sorted(set.intersection(*(set(each) for each in found)))
+    if not all(math.isfinite(value) for each in found for value in each.values()):
+        return NOT_FINITE
     return {label: combine([each[label] for each in found]) for label in labels} if labels else "no shared rounds"
 
 
@@ -150,10 +165,20 @@ def _number(cell: PrimaryCell, candidate: Candidate) -> Measure | str:
     made = _rounds(numbers, names, candidate.a.told(), combine=combine)
     if isinstance(made, str):
         return made
-    values = list(made.values())
-    if not all(value > 0 for value in values):
-        return POSITIVE_ONLY
+    values = np.array(list(made.values()))
+    if not (values > 0).all():
+        return NOT_POSITIVE
+    own = np.array(list(summary.rounds(numbers[cell.metric].rows, numbers[cell.metric].metric).values()))
+    if len(names) > 1 and _alike(values) and not _alike(own):
+        # The times differ and are gone from the product: what is left was counted, and is the same in every round.
+        counted = Estimate(value=float(values[0]), method=EXACT, num_clusters=len(values))
+        return lambda _: Measured(kind=RATIO, estimate=counted, noun=summary.ROUND)
     return lambda level: Measured(kind=RATIO, estimate=stats.estimate_rounds(values, level=level), noun=summary.ROUND)
+
+
+def _alike(values: np.ndarray) -> bool:
+    """Whether positive values are equal but for rounding."""
+    return bool(np.ptp(np.log(values)) <= 1e-9)
 
 
 def _spread(cell: PrimaryCell, candidate: Candidate) -> Measure | str:
@@ -163,8 +188,8 @@ def _spread(cell: PrimaryCell, candidate: Candidate) -> Measure | str:
     if metric.statistic != "count":
         return f"{metric.name} is no count, so nothing shows that it is constant; use rule equivalent"
     values = [summary.estimate(group.rows, metric).value for group in groups]
-    if min(values) <= 0:
-        return POSITIVE_ONLY
+    if not all(0 < value < math.inf for value in values):
+        return NOT_POSITIVE
     made = Estimate(value=max(values) / min(values), method=EXACT, num_clusters=len(values))
     return lambda _: Measured(
         kind=RATIO, estimate=made, noun="context", value_a=max(values), value_b=min(values), unit=metric.unit
@@ -206,4 +231,4 @@ def _costs(line: Line, name: str, contexts: Sequence[int]) -> np.ndarray | str:
     if not labels:
         return f"no round of {line.told()} at all of {', '.join(map(words.context, contexts))}"
     costs = np.array([[each[label] for each in found] for label in labels])
-    return costs if costs.min() > 0 else POSITIVE_ONLY
+    return costs if costs.min() > 0 else NOT_POSITIVE

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ttbench.errors import SuiteError, UnknownNameError
+from ttbench.report import words
 from ttbench.report.claims.claim import Claim, Printed
 from ttbench.report.claims.measures import favour_of, region
 from ttbench.report.papers.numbers import PublishedNumber, read_published
@@ -158,7 +159,8 @@ def _curves(claim: Claim, printed: Printed, ones: Sequence[PublishedNumber]) -> 
         else:
             fit = fits.slopes if printed.statistic == "slope" else fits.curvatures
             number, kind = float(fit(contexts, np.array([values]))[0]), printed.statistic
-            told = f"{name} has {printed.statistic} {number:.2g}"
+            unit = f" {numbers[0].unit} per token squared" if printed.statistic == "curvature" else ""
+            told = f"{name} has {printed.statistic} {number:.2g}{unit}"
         held.append(_judge(claim, printed, number, kind, told, numbers))
     if not held:
         raise SuiteError(f"{claim.where}: claim '{claim.id}': no published number has a place from there on in 'at'")
@@ -202,5 +204,20 @@ def _name(one: PublishedNumber, two: PublishedNumber) -> str:
     differing = [mine for mine, other in zip(*texts, strict=True) if mine != other and mine]
     name = ", ".join(differing[:2]) or one.model or one.variant
     place = one.benchmark if one.benchmark == two.benchmark else ""
-    at = f" at {one.at:g}" if one.at is not None and one.variant not in name else ""
-    return f"{name} ({place}{at})" if place else name
+    # a variant that tells them apart says where it is
+    at = "" if one.at is None or one.variant in differing else _at(one)
+    size = (
+        ""
+        if one.num_params is None or one.num_params != two.num_params
+        else f"{words.significant(one.num_params / 1e6)} M"
+    )
+    model = one.model if one.model == two.model and one.model != name else ""
+    where = ", ".join(filter(None, (model, place, size, at)))
+    return f"{name} ({where})" if where else name
+
+
+def _at(number: PublishedNumber) -> str:
+    """The place of a line on its axis: `context 16k`, `batch 8`."""
+    assert number.at is not None
+    tokens = number.axis in ("context", "length", "token index")
+    return f"{number.axis} {words.context(round(number.at)) if tokens else f'{number.at:g}'}"

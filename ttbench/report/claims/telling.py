@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.text import Text
 
 from ttbench.report import words
-from ttbench.report.claims.candidates import Line
+from ttbench.report.claims.candidates import Line, party_told
 from ttbench.report.claims.claim import Claim, Party
 from ttbench.report.claims.measures import Measured
 from ttbench.report.claims.printed import Borne
@@ -39,6 +39,7 @@ def _record(ruling: Ruling, borne: Borne) -> dict[str, Any]:
         "statement": claim.statement,
         "sources": [origin.told() for origin in claim.sources],
         "scope": claim.scope.says,
+        "rows": sides_told(claim),
         "task": claim.cell.task,
         "metric": claim.cell.metric,
         "statistic": claim.cell.statistic,
@@ -131,6 +132,7 @@ def _lines(ruling: Ruling, borne: Borne) -> Iterator[str]:
         yield f"why: {'; '.join(filter(None, (ruling.reason, here(ruling))))}"
     yield f"said by: {'; '.join(origin.told() for origin in claim.sources)}"
     yield f"about: {claim.scope.says}"
+    yield f"rows: {sides_told(claim)}"
     yield f"rule: {rule_told(claim)}"
     for finding in ruling.findings:
         cells = [cell[:CELL_LETTERS] for cell in finding.cells()]
@@ -146,6 +148,20 @@ def _decision_told(finding: Finding) -> str:
         return finding.decision
     points = {SUPPORTED: "points the same way", CONTRADICTED: "points the other way", NOT_DECIDED: "points nowhere"}
     return f"{points[finding.decision]}, out of scope: {outside_told(finding.candidate.outside)}"
+
+
+def sides_told(claim: Claim) -> str:
+    """Which rows are of a, which are of b, and at which context: `a: architecture ttt-linear; b: ...; at 8k`."""
+    cell = claim.cell
+    parties = {"a": cell.a, "b": cell.b}
+    told = [
+        f"{side}: {party_told(party)}" + ("" if party.context is None else f" at {words.context(party.context)}")
+        for side, party in parties.items()
+        if party is not None
+    ]
+    shared = {"anything": [], "size": ["of one size"], "checkpoint": ["of one checkpoint"]}[cell.same]
+    at = [f"at {words.context(cell.context)}"] if cell.context is not None else []
+    return "; ".join([*told, *shared, *at])
 
 
 OPPOSITE = {"lower": "higher", "higher": "lower"}

@@ -121,6 +121,8 @@ class Checkpoint:
     weight_bytes: int  # bytes of the weight files; 0: there are none
     cost: Cost | None  # None: no formula
     train_kinds: tuple[str, ...] | None = None  # kinds of rows it was trained on; None: unknown
+    train_recipe: str | None = None  # digest of how it was trained, its seed left out; None: unknown
+    train_seed: int | None = None  # of its training: first weights and order of the rows; None: unknown
     attention: tuple[str, ...] = ()  # implementations it can run with, the default first; empty: it has no attention
 
 

@@ -151,13 +151,13 @@ def test_the_time_that_is_left_knows_that_steps_are_not_of_one_size(recipe_path,
     heavier = 2 * cost.prefill_flops(64) / (4 * cost.prefill_flops(32))
     clock, told = [0.0], []
     monkeypatch.setattr(trainer.time, "monotonic", lambda: clock[0])
-    step = trainer._step
+    step = trainer.learn
 
     def slow(run: Any, *rest: Any) -> float:
         clock[0] += 1.0 if run.step < recipe.phases[0].num_steps else heavier
         return step(run, *rest)
 
-    monkeypatch.setattr(trainer, "_step", slow)
+    monkeypatch.setattr(trainer, "learn", slow)
     train(trainee, recipe, cache=tmp_path, report=told.append, report_every_s=0.5)
     first, second = recipe.phases[0].num_steps, recipe.phases[1].num_steps
     assert heavier > 1.05
@@ -340,7 +340,7 @@ def test_unknown_models_and_missing_recipes_are_refused(recipe_path, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(recipe_path, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "_step", lambda run, *_: setattr(run, "step", run.step + 1) or math.nan)
+    monkeypatch.setattr(trainer, "learn", lambda run, *_: setattr(run, "step", run.step + 1) or math.nan)
     with pytest.raises(UsageError, match="diverged at step 1"):
         train_one("transformer", recipe_path, cache=tmp_path, report_every_s=0.0)
 
@@ -363,7 +363,7 @@ def test_a_card_is_made_of_what_the_shipped_file_scores(recipe_path, tmp_path, m
         assert words in card, words
     assert "| needles at 128, in `kjv` | unsupported | |" in card
     assert "of 2 test documents of `code`" in card  # a fifth of ten, and the card says so
-    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "card.md"}
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "card.md", "training.json"}
 
 
 def test_a_checkpoint_whose_card_was_not_made_is_not_there(recipe_path, tmp_path, monkeypatch):
@@ -450,6 +450,6 @@ def test_a_recipe_is_read_with_every_number_that_its_file_has(path):
     said = {**data["recipe"], "phases": [{"peak": None, **phase} for phase in data["recipe"]["phases"]]}
     assert as_read == said
     for name, trainee in trainees.items():
-        entry = {"mix": None, "name": name, **data["models"][name]}
+        entry = {"mix": None, "seed": None, "name": name, **data["models"][name]}
         assert dataclasses.asdict(trainee) == entry
         assert list(trainee.config) == list(entry["config"])

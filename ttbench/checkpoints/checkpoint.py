@@ -196,6 +196,7 @@ def read_native(
         vocab_size=identity.config.vocab_size,
         train_ctx=train_ctx(folder, config),
         train_kinds=train_kinds(folder, config),
+        **training_of(folder, config),
         num_params=num_params,
         num_params_non_embedding=num_params_non_embedding,
         weight_bytes=stored.nbytes,
@@ -302,6 +303,18 @@ def train_ctx(folder: Path, config: Mapping[str, Any]) -> int | None:
             )
         return value
     return None
+
+
+def training_of(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Recipe and seed that it was trained with, where `ttbench train` wrote them; None: unknown."""
+    recipe, seed = config.get("train_recipe"), config.get("train_seed")
+    if recipe is not None and not isinstance(recipe, str):
+        raise CheckpointError(
+            f"'{folder / CONFIG}' has train_recipe={recipe!r}; expected the digest of a recipe, as text"
+        )
+    if seed is not None and (type(seed) is not int or seed not in INT64):
+        raise CheckpointError(f"'{folder / CONFIG}' has train_seed={seed!r}; expected a whole number below 2^63")
+    return {"train_recipe": recipe, "train_seed": seed}
 
 
 def train_kinds(folder: Path, config: Mapping[str, Any]) -> tuple[str, ...] | None:

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from ttbench.cli import kernel_app, options, streams
-from ttbench.cli.surface import claiming, clusters, conversion, doctoring, gating
+from ttbench.cli.surface import claiming, clusters, conversion, doctoring, gating, training
 from ttbench.errors import TtbenchError
 from ttbench.version import __version__
 
@@ -317,27 +317,7 @@ def generate(
 conversion.fill(command)
 
 
-@command()
-@options.takes("threads", single=True)
-def train(
-    names: options.Names = None,
-    recipe: options.Recipe = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the finished checkpoints go.")] = Path("trained"),
-    share: options.Share = 1.0,
-    grid: options.Grid = None,
-    as_json: options.Json = False,
-    **given: Any,
-) -> None:
-    """Train checkpoints of the zoo again.
-
-    Without names it trains all of them. An interrupted training continues where it stopped.
-    """
-    from ttbench.cli.commands import checkpoint_commands as checkpoints
-
-    if grid is not None:
-        checkpoints.grid(names or [], grid, recipe=recipe, threads=given["threads"], as_json=as_json)
-    else:
-        checkpoints.train(names or [], recipe=recipe, share=share, out=out, threads=given["threads"])
+training.fill(command)
 
 
 @app.command("lm-eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -350,24 +330,6 @@ def lm_eval(ctx: typer.Context) -> None:
     from ttbench.cli.commands import lm_eval_command as harness
 
     raise typer.Exit(harness.lm_eval(ctx.args))
-
-
-@command("train-experts")
-@options.takes("threads", single=True)
-def train_experts(
-    names: options.Names = None,
-    recipe: options.Recipe = None,
-    checkpoint: options.Base = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the finished experts go.")] = Path("experts"),
-    **given: Any,
-) -> None:
-    """Train experts for `run adapt`.
-
-    The weights of the base model are not changed.
-    """
-    from ttbench.cli.commands import experts_command as experts
-
-    experts.train_experts(names or [], recipe=recipe, checkpoint=checkpoint, out=out, threads=given["threads"])
 
 
 def main() -> None:

@@ -151,6 +151,17 @@ Recipe = Annotated[
 Share = Annotated[
     float, typer.Option(metavar="SHARE", help="Train on this share of the recipe's tokens: 0.12 for a brief look.")
 ]
+Replay = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Train nothing new: run the first steps of this checkpoint's training again, and compare losses and rows "
+        "with its card.",
+    ),
+]
+ReplaySteps = Annotated[
+    int | None, typer.Option("--steps", metavar="COUNT", min=50, help="Steps of --replay.  [default: 200]")
+]
 Grid = Annotated[
     str | None,
     typer.Option(

@@ -12,7 +12,7 @@ from typing import Any
 from ttbench.errors import CheckpointError, UnknownNameError
 
 # Read here, but by no model: lengths, tokens, the tokenizer's kind.
-_READ_ELSEWHERE = ("train_ctx", "train_kinds", "tokenizer", "max_position_embeddings")
+_READ_ELSEWHERE = ("train_ctx", "train_kinds", "train_recipe", "train_seed", "tokenizer", "max_position_embeddings")
 _TOKENS = tuple(f"{name}_token_id" for name in ("bos", "eos", "pad", "unk", "sep", "cls", "mask", "decoder_start"))
 # What transformers writes into every config.json, and training alone uses.
 _WRITTEN = (

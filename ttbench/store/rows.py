@@ -49,6 +49,8 @@ COLUMNS: Mapping[str, ColumnDeclaration] = {
     "tokenizer_digest": text("digest of its tokenizer; null: it has none"),
     "code_digest": text("digest of the sources that computed the number; null in schema 1"),
     "train_ctx": whole("its training context; null: unknown", "tokens"),
+    "train_recipe": text("digest of how it was trained, without its seed; null: unknown"),
+    "train_seed": whole("seed of its training; null: unknown"),
     "num_params": whole("its parameters", "parameters"),
     "num_params_non_embedding": whole("its parameters without embedding and output head", "parameters"),
     "context_len": whole("context that was asked for, in tokens of its tokenizer", "tokens"),

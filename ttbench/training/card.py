@@ -23,7 +23,8 @@ from ttbench.machine import measure
 from ttbench.registry import TASKS
 from ttbench.runs.sweep import run_task
 from ttbench.store.files import write_whole
-from ttbench.training.recipe import Recipe, Trainee, recipe_json
+from ttbench.training.recipe import Recipe, Trainee, recipe_digest, recipe_json
+from ttbench.training.replay import RECORD, to_record
 from ttbench.training.train import Training
 from ttbench.types import Checkpoint
 
@@ -48,9 +49,17 @@ def ship(
 
     Raises CheckpointError when the folder holds something already, and what the tasks raise.
     """
-    extra = {"train_ctx": recipe.context_len, "train_kinds": recipe.kinds(trainee), "tokenizer": "bytes"}
+    recipe = recipe.seeded(trainee)
+    extra = {
+        "train_ctx": recipe.context_len,
+        "train_kinds": recipe.kinds(trainee),
+        "train_recipe": recipe_digest(recipe, trainee),
+        "train_seed": recipe.seed,
+        "tokenizer": "bytes",
+    }
     with whole_folder(folder) as building:
         save_checkpoint(training.model, building, dtype="bfloat16", extra=extra)
+        write_whole(building / RECORD, to_record(training, recipe, trainee))
         write_card(training, recipe, trainee, building, command=command or sys.argv, brief=brief)
     return folder
 
@@ -78,6 +87,7 @@ def _facts(training: Training, recipe: Recipe, checkpoint: Checkpoint, command: 
         "architecture": f"`{checkpoint.architecture}` (version {checkpoint.architecture_version})",
         "parameters": f"{checkpoint.num_params:,}; without embedding and head {checkpoint.num_params_non_embedding:,}",
         "training context": f"{ctx:,} tokens (bytes, vocabulary {checkpoint.vocab_size})",
+        "seed": f"{recipe.seed}: first weights, and which rows in which order",
         "training tokens": f"{recipe.num_tokens:,} in {recipe.num_steps:,} steps",
         "data order digest": f"`{training.data_digest}`",
         "time": f"{training.cpu_s / 3600:.2f} CPU hours, {training.wall_s / 3600:.2f} hours",

@@ -21,6 +21,7 @@ from ttbench.corpora.training_rows.puzzles import PUZZLES
 from ttbench.errors import UnknownNameError
 from ttbench.strict_yaml.nodes import read_yaml
 from ttbench.strict_yaml.typed import Known, read
+from ttbench.types import canonical_json, digest
 
 RECIPE = Path(str(resources.files("ttbench") / "zoo" / "recipe.yaml"))
 TEXTS = ("code", "prose", "dna", "languages", "cipher", "cipher-languages", "scripts", "renamed")
@@ -73,6 +74,10 @@ class Recipe:
     def context_len(self) -> int:
         return max(phase.context_len for phase in self.phases)
 
+    def seeded(self, trainee: Trainee) -> Recipe:
+        """The recipe with the model's own seed, where it has one."""
+        return self if trainee.seed is None else dataclasses.replace(self, seed=trainee.seed)
+
     def kinds(self, trainee: Trainee) -> list[str]:
         """Kinds of rows that a model is trained on, in alphabetical order."""
         mixes = (phase.mix for phase in self.phases) if trainee.mix is None else (trainee.mix,)
@@ -119,6 +124,7 @@ class Trainee:
     autocast: bool  # bfloat16 matrix products; weights and optimiser stay float32
     config: Mapping[str, Any]
     mix: _Mix | None = None  # kind -> share of rows in every phase; None: what each phase says
+    seed: Annotated[int, Field(ge=0)] | None = None  # of first weights and rows; None: the recipe's
 
 
 def read_recipe(path: Path = RECIPE) -> tuple[Recipe, dict[str, Trainee]]:
@@ -145,6 +151,15 @@ def find_trainees(names: Sequence[str], path: Path = RECIPE) -> tuple[Recipe, di
         if name not in trainees:
             raise UnknownNameError("zoo model", name, known=trainees, where=str(path))
     return recipe, {name: trainees[name] for name in names or trainees}
+
+
+def recipe_digest(recipe: Recipe, trainee: Trainee) -> str:
+    """Digest of all that decides a training but its seed; equal for a model and the same with another seed."""
+    settings, own = dataclasses.asdict(recipe), dataclasses.asdict(trainee)
+    for left_out in ("name", "seed"):
+        del own[left_out]
+    del settings["seed"]
+    return digest(canonical_json({"recipe": settings, "model": own}))
 
 
 def recipe_json(recipe: Recipe, trainee: Trainee) -> str:

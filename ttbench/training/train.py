@@ -32,6 +32,13 @@ from ttbench.training.recipe import Recipe, Trainee
 from ttbench.types import canonical_json, digest
 
 SAVE_EVERY_S = 60.0
+# What is written down of a training's beginning, for whoever runs it again: each loss, and the digest of the rows.
+FIRST_STEPS = 200
+DIGEST_EVERY = 50  # steps
+
+
+_SAVED = ("step", "data_digest", "cpu_s", "wall_s", "curve")
+_SAVED_LATER = ("first_losses", "first_digests")  # trainings begun before these were written lack them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +64,9 @@ class Training:
     data_digest: str = ""
     cpu_s: float = 0.0
     wall_s: float = 0.0
-    curve: list[tuple[int, float]] = dataclasses.field(default_factory=list)  # tokens seen, mean nats since the last
+    curve: list[tuple[int, float]] = dataclasses.field(default_factory=list)  # step, mean nats since the last
+    first_losses: list[float] = dataclasses.field(default_factory=list)  # nats of each of the first steps
+    first_digests: dict[int, str] = dataclasses.field(default_factory=dict)  # step -> digest of the rows up to it
 
     def save(self, path: Path) -> None:
         """Write whole or not at all."""
@@ -66,7 +75,7 @@ class Training:
             {
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
-                **{key: getattr(self, key) for key in ("step", "data_digest", "cpu_s", "wall_s", "curve")},
+                **{key: getattr(self, key) for key in (*_SAVED, *_SAVED_LATER)},
             },
             scratch,
         )
@@ -78,8 +87,10 @@ class Training:
         saved = torch.load(path, weights_only=True)
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        for key in ("step", "data_digest", "cpu_s", "wall_s", "curve"):
+        for key in _SAVED:
             setattr(self, key, saved[key])
+        for key in _SAVED_LATER:
+            setattr(self, key, saved.get(key, getattr(self, key)))
 
 
 def build(trainee: Trainee, *, seed: int) -> SequenceModel:
@@ -153,6 +164,7 @@ def train(
 
     Raises UsageError when the loss is not finite, or another process is at the same training.
     """
+    recipe = recipe.seeded(trainee)
     path = progress_path(recipe, trainee, cache)
     with _alone(path, trainee.name):
         return _train(
@@ -192,16 +204,14 @@ def _train(
     resumed: Callable[[int], None],
     stop_after_s: float | None,
 ) -> Training:
-    model = build(trainee, seed=recipe.seed)
-    run = Training(model=model, optimizer=make_optimizer(model, lr=trainee.lr, recipe=recipe))
+    run, mixture = begin(trainee, recipe)
     if path.exists():
         run.load(path)
         resumed(run.step)
-    mixture = Mixture(seed=recipe.seed, answer_weight=recipe.answer_weight)
     started = reported = saved = time.monotonic()
     clock, losses, first_step = (time.monotonic(), time.process_time()), [], run.step
     while run.step < recipe.num_steps:
-        losses.append(_step(run, mixture, recipe, trainee))
+        losses.append(learn(run, mixture, recipe, trainee))
         now = time.monotonic()
         over = stop_after_s is not None and now - started > stop_after_s
         if now - reported >= report_every_s or run.step == recipe.num_steps or over:
@@ -212,7 +222,8 @@ def _train(
                 )
             run.curve.append((run.step, mean))
             losses, reported = [], now
-            left = _work(recipe, model, run.step, recipe.num_steps) / _work(recipe, model, first_step, run.step)
+            ahead, behind = (run.step, recipe.num_steps), (first_step, run.step)
+            left = _work(recipe, run.model, *ahead) / _work(recipe, run.model, *behind)
             done = sum(_step_tokens(recipe, step) for step in range(first_step, run.step))
             report(
                 TrainingProgress(
@@ -235,12 +246,21 @@ def _train(
     return run
 
 
+def begin(trainee: Trainee, recipe: Recipe) -> tuple[Training, Mixture]:
+    """A training before its first step, and the rows that it will read."""
+    recipe = recipe.seeded(trainee)
+    model = build(trainee, seed=recipe.seed)
+    training = Training(model=model, optimizer=make_optimizer(model, lr=trainee.lr, recipe=recipe))
+    return training, Mixture(seed=recipe.seed, answer_weight=recipe.answer_weight)
+
+
 def progress_path(recipe: Recipe, trainee: Trainee, cache: Path | None) -> Path:
     """Where a run keeps its progress: named by everything that decides its result."""
     own = dataclasses.asdict(trainee)
-    if trainee.mix is None:
-        # trainings begun before models could have a mix of their own keep their name
-        del own["mix"]
+    for name in ("mix", "seed"):
+        if own[name] is None:
+            # trainings begun before models could have one of their own keep their name
+            del own[name]
     settings = {"recipe": dataclasses.asdict(recipe), "trainee": own}
     architecture: type[SequenceModel] = ARCHITECTURES.load(trainee.architecture)
     key = digest(canonical_json({**settings, "version": architecture.version}))[:12]
@@ -277,7 +297,8 @@ def _step_tokens(recipe: Recipe, step: int) -> int:
     return phase.context_len * phase.batch_size
 
 
-def _step(run: Training, mixture: Mixture, recipe: Recipe, trainee: Trainee) -> float:
+def learn(run: Training, mixture: Mixture, recipe: Recipe, trainee: Trainee) -> float:
+    """One step of a training: read its rows, follow the gradient. Returns the loss in nats."""
     number, step = recipe.locate(run.step)
     phase = recipe.phases[number]
     mix = trainee.mix or phase.mix
@@ -291,7 +312,12 @@ def _step(run: Training, mixture: Mixture, recipe: Recipe, trainee: Trainee) -> 
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), recipe.clip)
     run.optimizer.step()
     run.step += 1
-    return loss.item()
+    nats = loss.item()
+    if run.step <= FIRST_STEPS:
+        run.first_losses.append(nats)
+        if run.step % DIGEST_EVERY == 0:
+            run.first_digests[run.step] = run.data_digest
+    return nats
 
 
 def describe(progress: TrainingProgress) -> str:

@@ -206,6 +206,46 @@ def grid(names: Sequence[str], rates: str, *, recipe: Path | None, threads: int 
     )
 
 
+def replay(checkpoint: str, names: Sequence[str], *, num_steps: int | None, threads: int | None, as_json: bool) -> None:
+    """Run the first steps of a checkpoint's training again, and compare them with what its folder says.
+
+    Raises GateError when they differ by more than another machine's rounding would make them.
+    """
+    from ttbench.checkpoints.checkpoint import resolve
+    from ttbench.training import replay as replays
+
+    if names:
+        raise UsageError(f"--replay {checkpoint} trains nothing; leave out {', '.join(names)}")
+    record = replays.read_record(Path(resolve(checkpoint).path))
+    wanted = threads or record.threads
+    measure.pin_threads(wanted)
+    total = min(replays.FIRST_STEPS, len(record.losses)) if num_steps is None else num_steps
+    console.say(f"running {total} steps of '{checkpoint}' again, threads: {wanted}", style="bold")
+
+    def tell(step: int, nats: float) -> None:
+        if step % replays.DIGEST_EVERY == 0 and step <= len(record.losses):
+            console.say(f"step {step}  loss {nats:.4f} nats, recorded {record.losses[step - 1]:.4f}")
+
+    found = replays.replay(record, num_steps=total, report=tell)
+    if as_json:
+        console.print_json(found.to_json())
+    if found.other_rows is not None:
+        raise GateError(
+            f"'{checkpoint}' was not trained on the rows that its recipe draws here: they differ by step "
+            f"{found.other_rows}; another version of ttbench, of a corpus, or another recipe made it"
+        )
+    same = f"made with torch {record.torch} on {record.processor}, {record.threads} threads"
+    if not found.holds:
+        raise GateError(
+            f"'{checkpoint}' does not learn here as its folder says: means over {replays.DIGEST_EVERY} steps differ by "
+            f"up to {found.worst:.1%}, where other rounding makes {replays.TOLERANCE:.0%} at most ({same})"
+        )
+    how = (
+        "every loss is the same to the bit" if found.identical else f"losses differ by up to {found.worst:.2%} ({same})"
+    )
+    console.say(f"'{checkpoint}': {found.num_steps} steps read the same rows, and {how}", style="green")
+
+
 def _rates(text: str) -> list[float]:
     try:
         rates = [float(part) for part in text.split(",")]

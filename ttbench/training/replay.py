@@ -1,0 +1,136 @@
+"""Whether a checkpoint's card tells the truth: its first steps run again, from nothing but what the folder says.
+
+`training.json` in the folder of a trained checkpoint holds its recipe and settings, the loss of each of its first 200
+steps, and the digest of the rows that were read, every 50 steps. Rows must be the same to the byte on any machine. So
+must losses be where the machine, torch and the number of threads are the same; elsewhere sums are taken in another
+order, and what differs in the last digit grows with every step, so that means over 50 steps may differ by a share.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from ttbench.errors import CheckpointError, UsageError
+from ttbench.machine import measure
+from ttbench.training.recipe import Recipe, Trainee
+from ttbench.training.train import DIGEST_EVERY, FIRST_STEPS, Training, begin, learn
+
+__all__ = ["DIGEST_EVERY", "FIRST_STEPS", "RECORD", "Replay", "TrainingRecord", "read_record", "replay", "to_record"]
+
+RECORD = "training.json"
+# Share by which the mean loss of 50 steps may differ on another machine. A run with two threads for one differed by
+# TOLERANCE_MEASURED at most within 200 steps; a learning rate a tenth too high differs by more than this.
+TOLERANCE = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRecord:
+    """What `training.json` holds."""
+
+    recipe: Recipe
+    model: Trainee
+    losses: tuple[float, ...]  # nats, one a step from the first
+    data_digests: Mapping[int, str]  # step -> digest of all rows up to it
+    threads: int
+    torch: str
+    processor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """A training's first steps, run again, beside what was written down."""
+
+    name: str
+    num_steps: int
+    losses: tuple[float, ...]  # nats, of this run
+    recorded: tuple[float, ...]  # nats, of the training
+    other_rows: int | None  # step by which the rows differ; None: they are the same
+    worst: float  # largest share by which the mean loss of 50 steps differs
+
+    @property
+    def identical(self) -> bool:
+        """Whether every loss is the same to the bit."""
+        return self.losses == self.recorded
+
+    @property
+    def holds(self) -> bool:
+        return self.other_rows is None and self.worst <= TOLERANCE
+
+    def to_json(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "identical": self.identical, "holds": self.holds}
+
+
+def to_record(training: Training, recipe: Recipe, trainee: Trainee) -> bytes:
+    """`training.json` of a finished training."""
+    environment = measure.environment()
+    found = TrainingRecord(
+        recipe=recipe,
+        model=trainee,
+        losses=tuple(training.first_losses),
+        data_digests=training.first_digests,
+        threads=torch.get_num_threads(),
+        torch=environment.packages.get("torch", "?"),
+        processor=environment.processor,
+    )
+    return (json.dumps(dataclasses.asdict(found), indent=1, allow_nan=False) + "\n").encode()
+
+
+def read_record(folder: Path) -> TrainingRecord:
+    """What a checkpoint's folder says of its training. Raises CheckpointError."""
+    path = folder / RECORD
+    if not path.is_file():
+        raise CheckpointError(f"'{folder}' has no {RECORD}; only what `ttbench train` wrote can be run again")
+    try:
+        return TypeAdapter(TrainingRecord).validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise CheckpointError(f"'{path}' is not what `ttbench train` writes: {str(error).splitlines()[0]}") from error
+
+
+def replay(
+    record: TrainingRecord, *, num_steps: int, report: Callable[[int, float], None] = lambda step, nats: None
+) -> Replay:
+    """Run the first steps of a training again, and compare.
+
+    Raises UsageError where so many steps were not written down, or too few to compare.
+    """
+    known = len(record.losses)
+    if not DIGEST_EVERY <= num_steps <= known:
+        raise UsageError(
+            f"--steps {num_steps}: '{record.model.name}' has {known} steps written down, of which {DIGEST_EVERY} to "
+            f"{known} can be compared"
+        )
+    training, mixture = begin(record.model, record.recipe)
+    other_rows = None
+    while training.step < num_steps and other_rows is None:
+        report(training.step + 1, learn(training, mixture, record.recipe, record.model))
+        recorded = record.data_digests.get(training.step)
+        if training.step % DIGEST_EVERY == 0 and recorded != training.data_digest:
+            other_rows = training.step
+    return Replay(
+        name=record.model.name,
+        num_steps=training.step,
+        losses=tuple(training.first_losses),
+        recorded=record.losses[: training.step],
+        other_rows=other_rows,
+        worst=_worst(training.first_losses, record.losses),
+    )
+
+
+def _worst(ours: Sequence[float], recorded: Sequence[float]) -> float:
+    """The largest relative difference of means over 50 steps; what is left at the end is part of the last."""
+    num_blocks = len(ours) // DIGEST_EVERY
+    shares = []
+    for number in range(num_blocks):
+        end = len(ours) if number == num_blocks - 1 else (number + 1) * DIGEST_EVERY
+        block = slice(number * DIGEST_EVERY, end)
+        one, other = sum(ours[block]), sum(recorded[block])
+        shares.append(abs(one - other) / other)
+    return max(shares)

@@ -20,6 +20,12 @@ PARTS = {
     "norm": "attn_norm", "mixer.in_proj": "ssm_in", "mixer.conv1d": "ssm_conv1d", "mixer.x_proj": "ssm_x",
     "mixer.dt_proj": "ssm_dt", "mixer.out_proj": "ssm_out",
 }  # fmt: skip
+# Gemma's norms, of which there are four a layer: their weights are stored with the one that they are added to.
+GEMMA_NORMS = {
+    "input_layernorm": "attn_norm", "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm",
+    "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
+}  # fmt: skip
 TOPS = {
     "model.embed_tokens": "token_embd", "backbone.embeddings": "token_embd",
     "model.norm": "output_norm", "backbone.norm_f": "output_norm", "lm_head": "output",
@@ -57,6 +63,9 @@ def byte_bpe(text: str, *, vocab_size: int, split: Iterable[Any] = ()) -> Tokeni
 def gguf_tensor(key: str, value: Tensor, config: Any) -> tuple[str, Tensor]:
     """Name and layout that llama.cpp gives one of transformers' tensors."""
     stem, _, leaf = key.rpartition(".")
+    gemma = config.model_type == "gemma3_text"
+    if gemma and stem.endswith("norm"):
+        value = value + 1
     if stem in TOPS:
         return f"{TOPS[stem]}.{leaf}", value
     _, _, layer, *rest = key.split(".")
@@ -64,7 +73,7 @@ def gguf_tensor(key: str, value: Tensor, config: Any) -> tuple[str, Tensor]:
         return f"blk.{layer}.ssm_a", -value.exp()
     if rest[-1] == "D":
         return f"blk.{layer}.ssm_d", value
-    name = PARTS[".".join(rest[:-1])]
+    name = ((PARTS | GEMMA_NORMS) if gemma else PARTS)[".".join(rest[:-1])]
     if name == "ssm_conv1d" and leaf == "weight":
         value = value.squeeze(1)
     if config.model_type == "llama" and name in ("attn_q", "attn_k"):
@@ -92,13 +101,18 @@ def own_keys(config: Any) -> dict[str, Any]:
             "attention.layer_norm_rms_epsilon": config.layer_norm_epsilon,
         }
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    rope = config.rope_parameters
+    windows = {}
+    if config.model_type == "gemma3_text":
+        rope, windows = rope["full_attention"], {"attention.sliding_window": config.sliding_window}
     return shared | {
+        **windows,
         "feed_forward_length": config.intermediate_size,
         "attention.head_count": config.num_attention_heads,
         "attention.head_count_kv": config.num_key_value_heads,
         "attention.key_length": head_dim,
         "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
-        "rope.freq_base": config.rope_parameters["rope_theta"],
+        "rope.freq_base": rope["rope_theta"],
         "vocab_size": config.vocab_size,
     }
 
@@ -131,8 +145,9 @@ def write_gguf(
 ) -> None:
     """Write a model; `keys` are added to the architecture's, `without` keys or tensors are left away."""
     config = model.config
-    writer = gguf.GGUFWriter(str(path), config.model_type, split_max_tensors=parts or 0)
-    own = {f"{config.model_type}.{key}": value for key, value in {**own_keys(config), **(keys or {})}.items()}
+    kind = config.model_type.removesuffix("_text")
+    writer = gguf.GGUFWriter(str(path), kind, split_max_tensors=parts or 0)
+    own = {f"{kind}.{key}": value for key, value in {**own_keys(config), **(keys or {})}.items()}
     ggml = {f"tokenizer.ggml.{key}": value for key, value in (vocabulary or {}).items()}
     for key, value in {**own, **ggml}.items():
         if key in without:

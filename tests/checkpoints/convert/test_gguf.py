@@ -89,6 +89,24 @@ def test_a_qwen_computes_what_its_model_computed(tmp_path: Path, name: str) -> N
     assert apart(tmp_path / "out", model) < 1e-5
 
 
+@pytest.mark.parametrize("num_layers", [7, 62])
+def test_a_gemma3_computes_what_its_model_computed(tmp_path: Path, num_layers: int) -> None:
+    """Layers of both kinds, a window shorter than the text, and the scale of scores that only 62 layers have."""
+    torch.manual_seed(0)
+    sizes = {**LLAMA, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": num_layers}
+    config = transformers.Gemma3TextConfig(
+        **sizes, head_dim=8, sliding_window=8, query_pre_attn_scalar=4 if num_layers == 62 else 8
+    )
+    model = shaken(transformers.Gemma3ForCausalLM(config))
+    write_gguf(tmp_path / "m.gguf", model)
+    run(tmp_path / "m.gguf", tmp_path / "out")
+    assert resolve(str(tmp_path / "out"), engine="hf").train_ctx == 512
+    assert apart(tmp_path / "out", model) < 1e-4
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    for name in ("layer_types", "sliding_window", "rope_parameters", "query_pre_attn_scalar", "tie_word_embeddings"):
+        assert written[name] == getattr(config, name), name
+
+
 def test_a_mamba_computes_what_its_model_computed_and_has_no_training_length(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = transformers.MambaConfig(vocab_size=96, hidden_size=32, num_hidden_layers=2, state_size=8)
@@ -146,7 +164,9 @@ def test_a_falcon_mamba_and_an_unknown_architecture_are_refused(tmp_path: Path) 
     for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
         write()
     writer.close()
-    with pytest.raises(CheckpointError, match="architecture 'falcon'; read from GGUF are llama, qwen2, qwen3, mamba"):
+    with pytest.raises(
+        CheckpointError, match="architecture 'falcon'; read from GGUF are llama, qwen2, qwen3, gemma3, mamba"
+    ):
         run(tmp_path / "x.gguf", tmp_path / "out")
 
 

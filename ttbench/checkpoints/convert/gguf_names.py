@@ -64,6 +64,11 @@ def _log_negated(tensor: Tensor, config: Mapping[str, Any]) -> Tensor:
     return torch.log(-tensor)
 
 
+def _without_one(tensor: Tensor, config: Mapping[str, Any]) -> Tensor:
+    """Gemma multiplies by 1 + w; llama.cpp stores the sum, so that all its norms are alike."""
+    return tensor - 1
+
+
 def _one_channel(tensor: Tensor, config: Mapping[str, Any]) -> Tensor:
     return tensor.unsqueeze(1)
 
@@ -98,6 +103,32 @@ def _attention(keys: Mapping[str, Any]) -> dict[str, Any]:
         "rope_theta": theta,
         "rope_parameters": {"rope_type": "default", "rope_theta": theta},
         "hidden_act": "silu",
+    }
+
+
+# llama.cpp has no keys for these: it fixes them for the architecture, by the number of layers where they differ.
+_GEMMA3_PERIOD = 6  # of so many layers the last sees all, the others a window
+_GEMMA3_LOCAL_THETA = 10000.0
+_GEMMA3_27B_LAYERS = 62  # its scores are divided by the root of another width than its heads'
+
+
+def _gemma3(keys: Mapping[str, Any]) -> dict[str, Any]:
+    found = _attention({"rope.freq_base": 1000000.0, **keys})
+    theta, num_layers = found.pop("rope_theta"), keys["block_count"]
+    large = num_layers == _GEMMA3_27B_LAYERS
+    kinds = ["full_attention" if (i + 1) % _GEMMA3_PERIOD == 0 else "sliding_attention" for i in range(num_layers)]
+    return {
+        **found,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "hidden_act": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": keys["embedding_length"] // keys["attention.head_count"]
+        if large
+        else found["head_dim"],
+        "layer_types": kinds,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": theta},
+            "sliding_attention": {"rope_type": "default", "rope_theta": _GEMMA3_LOCAL_THETA},
+        },
     }
 
 
@@ -187,6 +218,32 @@ ARCHITECTURES: Mapping[str, GgufArchitecture] = {
         tensors=_TOP
         | _layers(_PARTS)
         | _layers({"attn_q_norm": ("self_attn.q_norm", _same), "attn_k_norm": ("self_attn.k_norm", _same)}),
+    ),
+    "gemma3": GgufArchitecture(
+        about={
+            "architectures": ["Gemma3ForCausalLM"],
+            "model_type": "gemma3_text",
+            "attention_bias": False,
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+            "use_bidirectional_attention": False,
+        },
+        fields=_SIZES | {"attention.sliding_window": "sliding_window"},
+        read=_HEADS,
+        config=_gemma3,
+        tensors=_TOP
+        | {"output_norm.weight": ("model.norm.weight", _without_one)}
+        | _layers(_PARTS)
+        | _layers(
+            {
+                "attn_norm": ("input_layernorm", _without_one),
+                "attn_q_norm": ("self_attn.q_norm", _without_one),
+                "attn_k_norm": ("self_attn.k_norm", _without_one),
+                "post_attention_norm": ("post_attention_layernorm", _without_one),
+                "ffn_norm": ("pre_feedforward_layernorm", _without_one),
+                "post_ffw_norm": ("post_feedforward_layernorm", _without_one),
+            }
+        ),
     ),
     "mamba": GgufArchitecture(
         about={"architectures": ["MambaForCausalLM"], "model_type": "mamba"},

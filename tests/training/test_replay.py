@@ -87,7 +87,7 @@ def test_another_seed_or_mix_reads_other_rows(shipped, tmp_path, change):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda d: d["model"].update(lr=0.02),
+        lambda d: d["model"].update(lr=0.013),
         lambda d: d["recipe"].update(clip=0.1, warmup=0.5),
         lambda d: d["model"]["config"].update(rope_theta=100.0, intermediate_size=96),
         lambda d: d.update(losses=[0.97 * nats for nats in d["losses"]]),

@@ -25,7 +25,8 @@ from ttbench.types import canonical_json, digest
 
 RECIPE = Path(str(resources.files("ttbench") / "zoo" / "recipe.yaml"))
 TEXTS = ("code", "prose", "dna", "languages", "cipher", "cipher-languages", "scripts", "renamed")
-KINDS = (*TEXTS, "copy", "recall", "needle", "recall-any", "needle-any", *PUZZLES)
+NEEDLES = ("needle", "needle-any", "needle-series", "needle-any-series")
+KINDS = (*TEXTS, "copy", "recall", "recall-any", *NEEDLES, *PUZZLES)
 SHARED = "shared"  # a key under which a file keeps what others repeat by aliases
 
 _Count = Annotated[int, Field(ge=1)]

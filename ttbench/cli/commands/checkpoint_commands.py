@@ -238,7 +238,7 @@ def replay(checkpoint: str, names: Sequence[str], *, num_steps: int | None, thre
     if not found.holds:
         raise GateError(
             f"'{checkpoint}' does not learn here as its folder says: means over {replays.DIGEST_EVERY} steps differ by "
-            f"up to {found.worst:.1%}, where other rounding makes {replays.TOLERANCE:.0%} at most ({same})"
+            f"up to {found.worst:.1%}, where other rounding makes {replays.TOLERANCE:.1%} at most ({same})"
         )
     how = (
         "every loss is the same to the bit" if found.identical else f"losses differ by up to {found.worst:.2%} ({same})"

@@ -11,6 +11,7 @@
     recall        key/value sentences in a wording drawn per row, then the same again in another order
     needle        key/value sentences strewn in a window of text, then asked for
     recall-any, needle-any    the same two in a wording put together from words of the training text
+    needle-series, needle-any-series    such rows of many lengths, one after the other, so that questions come anywhere
     mqar, copying, parity, s5    sequences of symbols and what follows from all before (`puzzles.py`)
 
 A row is T inputs, T targets and T loss weights. In synthetic rows only what can be known counts: the second and
@@ -24,6 +25,7 @@ task. Letters: T tokens.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,6 +45,7 @@ BOS = 256
 _CONSONANTS, _VOWELS = "bcdfghjklmnprstvwz", "aeiou"
 _LETTERS, _DIGITS = "abcdefghijklmnopqrstuvwxyz", "0123456789"
 LAST = 0.3  # share of needle-any rows whose last sentence stands right before the question
+SHORTEST = 192  # tokens of a needle row in a series
 FIRST = 0.3  # share of needle rows whose first sentence opens the row: uniform cuts seldom reach so far back
 # {key} comes before {value}, and what stands between them is short: the look-up is by the words before the value.
 WORDINGS = (
@@ -317,6 +320,26 @@ def _needle_maker(
     return make
 
 
+def _series_maker(needle: Maker) -> Maker:
+    """Needle rows of many lengths, one after the other.
+
+    Where questions come only at the end of a row, a model that is trained on long rows learns that none comes early:
+    asked after a short text, it goes on with the text.
+    """
+
+    def make(rng: np.random.Generator, num_tokens: int) -> list[Span]:
+        spans: list[Span] = []
+        left = num_tokens
+        while left >= 2 * SHORTEST:
+            length = round(SHORTEST * math.exp(rng.random() * math.log(left / SHORTEST)))
+            made = needle(rng, length if left - length >= SHORTEST else left)
+            spans += made
+            left -= sum(len(span.text) for span in made)
+        return [*spans, *needle(rng, left)] if left >= SHORTEST else spans
+
+    return make
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
     """A batch of training rows."""
@@ -353,6 +376,9 @@ class Mixture:
         sources = {"code": "code", "prose": "kjv"}
         texts = {kind: _text_maker(open_corpus(corpus).documents(split)) for kind, corpus in sources.items()}
         composed = _composed_wording(split)
+        hay = list(texts.values())
+        needle = _needle_maker(hay, _listed_wording, answer_weight=answer_weight)
+        needle_any = _needle_maker(hay, composed, answer_weight=answer_weight, closing=LAST)
         self.seed = seed
         self.makers: Mapping[str, Maker] = {
             **texts,
@@ -364,9 +390,11 @@ class Mixture:
             "renamed": _changed_maker(texts["code"], lambda text, seed: rename(text, seed=seed)),
             "copy": copy_row,
             "recall": _recall_maker(_listed_wording),
-            "needle": _needle_maker(list(texts.values()), _listed_wording, answer_weight=answer_weight),
+            "needle": needle,
+            "needle-series": _series_maker(needle),
             "recall-any": _recall_maker(composed),
-            "needle-any": _needle_maker(list(texts.values()), composed, answer_weight=answer_weight, closing=LAST),
+            "needle-any": needle_any,
+            "needle-any-series": _series_maker(needle_any),
         }
 
     def row(self, shares: Mapping[str, float], *, stream: int, index: int, num_tokens: int) -> Rows:

@@ -22,7 +22,7 @@ from jaxtyping import Int
 
 from ttbench.adapt.experts import OTHER
 from ttbench.corpora.corpus import SPLITS, open_corpus
-from ttbench.corpora.training_rows.mixture import WORDINGS, copy_row, draw_pair
+from ttbench.corpora.training_rows.keyed_rows import WORDINGS, copy_row, draw_pair
 from ttbench.errors import TooShortError, UnknownNameError
 from ttbench.types import digest
 

@@ -7,7 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from ttbench.corpora.training_rows.mixture import BOS, WORDINGS, Mixture, copy_row
+from ttbench.corpora.training_rows.keyed_rows import SHORTEST, WORDINGS, copy_row
+from ttbench.corpora.training_rows.mixture import BOS, Mixture
 from ttbench.corpora.training_rows.needle_words import ADJECTIVES, NOUNS
 from ttbench.tasks.needle.ruler import ANSWER_PREFIX, NEEDLE, TEMPLATE
 
@@ -95,8 +96,36 @@ def test_a_needle_row_is_as_long_as_asked_and_loses_no_byte(mixture, kind, num_t
         assert size == num_tokens or (size > num_tokens and hay == 1)
 
 
+@pytest.mark.parametrize("kind", ["needle-series", "needle-any-series"])
+def test_a_series_of_needle_rows_asks_early_and_late_and_only_for_what_it_states(mixture, kind):
+    first, last = [], []
+    for index in range(40):
+        row = mixture.row({kind: 1.0}, stream=0, index=index, num_tokens=2048)
+        asked = np.flatnonzero(row.weights[0] > 1.0)
+        text = text_of(row)
+        edges = np.flatnonzero(np.diff(np.concatenate(([-2], asked, [9999]))) > 1)
+        starts, ends = asked[edges[:-1]], asked[edges[1:] - 1] + 1
+        for start, end in zip(starts, ends, strict=True):
+            assert text[:start].count(text[start - 4 : end]) >= 1, (start, end)
+        first.append(asked[0])
+        last.append(asked[-1])
+    # of the rows, half have their first question before the geometric mean of the shortest and the whole
+    assert 10 <= sum(place < (SHORTEST * 2048) ** 0.5 for place in first) <= 30
+    assert min(first) < 400
+    assert min(last) > 1200
+    assert all(place > 2048 - SHORTEST for place in last[:5])
+
+
+def test_a_row_that_is_too_short_for_a_series_is_one_needle_row(mixture):
+    for index in range(5):
+        one, series = (
+            mixture.makers[kind](np.random.default_rng(index), SHORTEST + 10) for kind in ("needle", "needle-series")
+        )
+        assert one == series
+
+
 def test_words_for_wordings_are_gathered_once_and_only_when_they_are_drawn(monkeypatch):
-    from ttbench.corpora.training_rows import mixture as module
+    from ttbench.corpora.training_rows import keyed_rows as module
 
     asked = []
     real = module._words

@@ -7,7 +7,8 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from ttbench.corpora.training_rows.mixture import BOS, Mixture, recall_query
+from ttbench.corpora.training_rows.keyed_rows import recall_query
+from ttbench.corpora.training_rows.mixture import BOS, Mixture
 from ttbench.corpora.training_rows.puzzles import (
     FIRST_PERMUTATION,
     NOT_ASKED,

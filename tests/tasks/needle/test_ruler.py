@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from ttbench.corpora.training_rows.mixture import WORDINGS
+from ttbench.corpora.training_rows.keyed_rows import WORDINGS
 from ttbench.corpora.training_rows.needle_words import ADJECTIVES, NOUNS
 from ttbench.tasks.needle.ruler import DEPTHS, LENGTHS, NEEDLE, NOISE, VARIANTS, departures, match
 

@@ -11,7 +11,7 @@ from needle_models import oracle, saying
 from stub_engine import StubEngine, corpus_of, run_task
 
 from ttbench.checkpoints.tokenizer import ByteTokenizer
-from ttbench.corpora.training_rows.mixture import WORDINGS as TRAINED
+from ttbench.corpora.training_rows.keyed_rows import WORDINGS as TRAINED
 from ttbench.errors import UsageError
 from ttbench.runs.suite import find_suite, load_suite
 from ttbench.tasks.needle.needle import Needle, NeedleParams

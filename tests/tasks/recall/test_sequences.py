@@ -10,7 +10,7 @@ import pytest
 from stub_engine import PairTokenizer
 
 from ttbench.checkpoints.tokenizer import ByteTokenizer
-from ttbench.corpora.training_rows.mixture import Span
+from ttbench.corpora.training_rows.keyed_rows import Span
 from ttbench.errors import UnsupportedError
 from ttbench.tasks.recall.sequences import _byte_ids, _from_spans
 

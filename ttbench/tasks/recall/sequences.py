@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Int
 
-from ttbench.corpora.training_rows.mixture import RecallQuery, Span, copy_row, recall_query
+from ttbench.corpora.training_rows.keyed_rows import RecallQuery, Span, copy_row, recall_query
 from ttbench.corpora.training_rows.puzzles import NOT_ASKED, PUZZLES, Puzzle, mqar
 from ttbench.errors import UnsupportedError, UsageError
 from ttbench.tasks.draw import generator

@@ -33,7 +33,7 @@ PYRIGHT_ENV := PYRIGHT_PYTHON_IGNORE_WARNINGS=1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup bench real estimates commonsense architectures peers page genomes genomics languages test check lint types pytest
-.PHONY: slurm ray gpu docs mutants lowest newest format columns launches figures calibration zoo wheel constraints clean distclean
+.PHONY: gemma slurm ray gpu docs mutants lowest newest format columns launches figures calibration zoo wheel constraints clean distclean
 
 help:  ## list the goals
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -6,6 +6,7 @@ is not there ends with a reason. Each loss ends as a status, and the same comman
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -22,7 +23,9 @@ from typing import Any
 PLUGIN = Path(__file__).parents[1] / "slurm" / "plugin"
 sys.path.insert(0, str(PLUGIN))
 os.environ["PYTHONPATH"] = os.pathsep.join([str(PLUGIN), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-os.environ |= {"TTBENCH_MEASURE_RATES": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "300"}
+os.environ |= {"TTBENCH_MEASURE_RATES": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+# On a loaded machine the agents of Ray take longer to start than Ray waits for them.
+os.environ |= {"RAY_agent_register_timeout_ms": "600000", "RAY_raylet_start_wait_time_s": "600"}
 
 import psutil  # noqa: E402
 import ray  # noqa: E402
@@ -182,7 +185,7 @@ def killed_worker(folder: Path, address: str) -> None:
 
 def killed_raylet(folder: Path, cluster: Cluster, address: str) -> None:
     with part("a raylet is killed alone: its task runs on, and its answer comes"):
-        node = cluster.add_node(num_cpus=1, resources={"second": 1})
+        node = cluster.add_node(**settings(1))
         scene = Scene(folder, "raylet", address, names="a", ctx=(64,), what="slow", slow_s=8.0, threads=1)
         hold = _hold_first_nodes()
         try:
@@ -203,7 +206,7 @@ def killed_raylet(folder: Path, cluster: Cluster, address: str) -> None:
 
 def killed_node(folder: Path, cluster: Cluster, address: str) -> None:
     with part("a raylet is killed with its children"):
-        node = cluster.add_node(num_cpus=1)
+        node = cluster.add_node(**settings(1))
         scene = Scene(folder, "node", address, names="a", what="hang")
         hold = _hold_first_nodes()
         try:
@@ -268,13 +271,22 @@ def _hold_first_nodes() -> Callable[[], None]:
     return end
 
 
+AGENTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+PORTS = itertools.count(21000)
+
+
+def settings(num_cpus: int) -> dict[str, Any]:
+    """Of a node. A raylet waits 15 s, whatever is set, for the ports of its agents, unless it is given them."""
+    ports = {name: next(PORTS) for name in AGENTS}
+    return {"num_cpus": num_cpus, "object_store_memory": 100 * 1024**2, **ports}
+
+
 def main() -> None:
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="ttbench-ray-"))
-    head = {"num_cpus": 2, "object_store_memory": 100 * 1024**2, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster = Cluster(initialize_head=True, head_node_args={**settings(2), "include_dashboard": False})
     try:
-        cluster.add_node(num_cpus=2, object_store_memory=100 * 1024**2)
+        cluster.add_node(**settings(2))
         address = cluster.address
         HELD.update(address=address, cpus=4)
         say(f"ray {ray.__version__}, two nodes at {address}, in a network of their own")

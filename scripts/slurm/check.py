@@ -223,7 +223,7 @@ def late_writer(folder: Path, found: Cluster) -> None:
 def timed(folder: Path) -> None:
     with part("all rounds of a timing comparison on one node, with nothing beside them"):
         plan = troubled_timing(folder)
-        scene = Scene(folder, "timing", plan)
+        scene = Scene(folder, "timing 100%j", plan)
         store = scene.submit()
         check("tasks", [len(task.cells) for task in read_tasks(store)], [6])
         check("exclusive", "--exclusive" in (store.folder / "cluster" / "array-0.sh").read_text(), True)

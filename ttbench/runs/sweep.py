@@ -19,6 +19,7 @@ from typing_extensions import Unpack
 
 from ttbench.errors import UnknownNameError, UsageError
 from ttbench.machine import measure
+from ttbench.names import quote
 from ttbench.registry import TASKS
 from ttbench.runs.executors.base import Assignment, Placement, open_executor, unmeasured
 from ttbench.runs.executors.detached import held_elsewhere
@@ -160,7 +161,15 @@ def run_cells(
             seconds=time.monotonic() - started,
         )
     if executor.detached:
-        wait_for(store)
+        try:
+            wait_for(store)
+        except KeyboardInterrupt:
+            raise RunInterrupted(
+                folder=store.folder,
+                num_done=len(store.done()),
+                num_cells=len(plan.cells),
+                command=f"ttbench collect {quote(str(store.folder))}; its tasks go on until: ttbench cancel",
+            ) from None
     else:
         store.write_rows()
     survey = store.survey()

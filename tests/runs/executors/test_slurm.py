@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +22,7 @@ from ttbench.runs.executors.tasks import divide, note_start, read_submission, re
 from ttbench.runs.options import Options
 from ttbench.runs.plan import Plan, join
 from ttbench.runs.request import plan_task
-from ttbench.runs.sweep import run_cells
+from ttbench.runs.sweep import RunInterrupted, run_cells
 from ttbench.store.record import now
 from ttbench.store.store import Store, run_folders
 from ttbench.types import Sample
@@ -112,12 +112,13 @@ def test_arrays_have_pieces_a_throttle_and_no_requeue(fakes: ModuleType, fake: F
         "timing: {partition: bench}\n"
     )
     plan = join([lay_out(fakes, ctx="1k"), lay_out(fakes, "fake-timing", ctx="1k")])
-    store = submit(plan, tmp_path / "a", yaml=yaml)
+    store = submit(plan, tmp_path / "a 100%j", yaml=yaml)
     first, second, timing = fake.scripts()
     assert "#SBATCH --array=0-2%2\n" in first
     assert "#SBATCH --array=0-0%2\n" in second
     folder = os.path.abspath(store.folder)
-    words = f"exec apptainer exec 'an image.sif' /shared/bin/python -P -m ttbench.runs.executors.task {folder} "
+    words = f"exec apptainer exec 'an image.sif' /shared/bin/python -P -m ttbench.runs.executors.task '{folder}' "
+    assert f'#SBATCH --output="{folder.replace("%", "%%")}/cluster/logs/%A_%a.log"\n' in first
     assert first.endswith(f"\n\nmodule load cuda\n{words}$((0 + SLURM_ARRAY_TASK_ID))\n")
     assert f"{words}$((3 + SLURM_ARRAY_TASK_ID))" in second
     for script in (first, second):
@@ -206,6 +207,29 @@ def test_a_task_measures_its_cells_by_the_local_executor(fakes: ModuleType, fake
     starts = list((store.folder / "cluster" / "started").iterdir())
     assert len(starts) == 2
     assert json.loads(starts[0].read_text())["pid"] == os.getpid()
+
+
+def test_a_script_that_waits_can_be_left_and_its_tasks_go_on(
+    fakes: ModuleType, fake: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.say(7, WAITING.format(job=7, tasks="0"))
+    looks: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 12:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(detached, "time", SimpleNamespace(sleep=sleep))
+    with pytest.raises(RunInterrupted, match=r"0 of 1 cells are kept .* to go on: ttbench collect .*/runs/.*-t; its"):
+        run_cells(
+            lay_out(fakes, names="a", ctx="1k"), out=tmp_path / "runs", name="t", placed=Placement(executor="slurm")
+        )
+    # The queue is asked less and less often.
+    assert looks[0] == detached.FIRST_LOOK_S
+    assert looks[-1] == detached.LAST_LOOK_S
+    assert sorted(looks) == looks
+    assert not (fake.folder / "cancelled").exists()
 
 
 def test_cancel_names_every_job_and_needs_one(fakes: ModuleType, fake: FakeSlurm, tmp_path: Path) -> None:

@@ -94,10 +94,8 @@ class _LocalRun:
 
     def side_by_side(self, batch: Sequence[tuple[Cell, ...]]) -> None:
         """`jobs` groups at a time. The first error, or Ctrl-C, stops all workers, and is raised when they are gone."""
-        limit = self.work.memory_limit
-        if limit is None and batch[0][0].device == "cpu":
-            free = free_memory_bytes()
-            limit = None if free is None else free // self.jobs
+        free = free_memory_bytes()
+        share = None if free is None else free // self.jobs
         places: queue.SimpleQueue[Mapping[str, str]] = queue.SimpleQueue()
         on_gpu = any(group[0].device != "cpu" for group in batch)
         gpus = gpu_ids() if on_gpu else ()
@@ -106,6 +104,8 @@ class _LocalRun:
 
         def follow(group: tuple[Cell, ...]) -> None:
             place = places.get()
+            # A GPU's driver maps more than it uses: only workers on the processor are limited.
+            limit = share if self.work.memory_limit is None and group[0].device == "cpu" else self.work.memory_limit
             try:
                 self.follow_group(group, limit, place)
             finally:

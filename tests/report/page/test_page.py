@@ -161,7 +161,7 @@ def test_each_figure_has_its_table_with_the_numbers_that_its_chart_draws() -> No
 def test_the_tables_hold_every_number_comparison_and_row() -> None:
     tables = block(page(), "data-tables")["tables"]
     assert sum(len(t["rows"]) for key, t in tables.items() if key.startswith("numbers")) == len(source().entries)
-    compared = source().table.attrs["comparisons"]
+    compared = source().pairs
     assert sum(len(t["rows"]) for key, t in tables.items() if key.startswith("comparisons")) == len(compared)
     assert sum(len(t["rows"]) for key, t in tables.items() if key.startswith("samples")) == len(source().rows)
     for table in tables.values():

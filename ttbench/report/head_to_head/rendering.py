@@ -51,7 +51,7 @@ def render(found: HeadToHead) -> Group:
     if found.fronts:
         parts += [Text(), Text("quality against cost", style="bold")]
         parts += [Paragraph("on the front: not shown to be worse than any one checkpoint in both", "dim")]
-        parts += [Paragraph(_front(front)) for front in found.fronts]
+        parts += [Paragraph(front_sentence(front)) for front in found.fronts]
     return Group(*parts)
 
 
@@ -198,7 +198,8 @@ def _board(board: Board) -> Iterator[RenderableType]:
         yield Paragraph(f"{where} {place.name} {scale.text(place.value)}{over}{unknown}")
 
 
-def _front(front: Front) -> str:
+def front_sentence(front: Front) -> str:
+    """Who is on a front, and who is shown to be behind whom."""
     quality = f"{front.quality_label} at {words.context(front.quality_context)}"
     ahead = [member.name for member in front.members if not member.beaten_by]
     behind = [

@@ -142,7 +142,7 @@ def _asset(name: str) -> str:
 
 def _contents(entries: Sequence[tuple[str, str]]) -> Markup:
     links = [element("li", element("a", title, href=f"#{key}")) for key, title in entries]
-    switch = element("button", "Theme: as the system", type="button", id="theme", hidden=True)
+    switch = element("button", "Theme: auto", type="button", id="theme", hidden=True)
     return element("nav", element("ul", links), switch, aria_label="Contents")
 
 

@@ -135,7 +135,7 @@ def _why(entry: Record) -> str:
         f"{name} scored {entry[f'checked_{name}']}" for name in "ab" if entry.get(f"checked_{name}") in words.CHECKED
     ]
     if (entry["num_points"] or 1) > 1:
-        found.append(f"interval holds for {entry['num_points']} points together")
+        found.append(f"interval holds for {entry['num_points']} comparisons together")
     return "; ".join(map(str, found))
 
 

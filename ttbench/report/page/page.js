@@ -270,7 +270,7 @@ async function open(key, columns, row) {
 
 // Theme
 
-const THEMES = { "": "as the system", light: "light", dark: "dark" };
+const THEMES = { "": "auto", light: "light", dark: "dark" };
 
 function dressUp(theme) {
   if (theme) root.dataset.theme = theme;

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +13,12 @@ import pandas as pd
 
 from ttbench.report import words
 from ttbench.report.comparison.sentences import sentences
+from ttbench.report.comparison.variants import sides
 from ttbench.report.drawing.figures import headlines
+from ttbench.report.head_to_head import crossings
+from ttbench.report.head_to_head.leaderboard import Board
+from ttbench.report.head_to_head.rendering import front_sentence
+from ttbench.report.head_to_head.verdicts import TRAINING_NOISE, HeadToHead, head_to_head
 from ttbench.report.overview import OverviewColumn, overview
 from ttbench.report.page.charts import interval_text
 from ttbench.report.page.markup import Markup, element, join, name
@@ -21,7 +28,7 @@ from ttbench.report.table import marks_of, summarise
 from ttbench.report.words import Record
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class PageSource:
     """Rows that belong together, with their summary: of runs, or of one folder of published results."""
 
@@ -29,6 +36,7 @@ class PageSource:
     rows: pd.DataFrame
     table: pd.DataFrame  # of `ttbench.report.table.summarise`
     entries: Sequence[Record]  # the table as records
+    found: HeadToHead | None  # of all pairs; None for one checkpoint alone
     evidence: str  # a sentence: what of the samples is in the page, and what is not
 
     @property
@@ -42,13 +50,20 @@ class PageSource:
 
     def compared(self, task: str) -> list[Record]:
         """The paired comparisons of one task."""
-        return [entry for entry in self.table.attrs["comparisons"] if entry["task"] == task]
+        return [entry for entry in self.pairs if entry["task"] == task]
+
+    @functools.cached_property
+    def pairs(self) -> list[Record]:
+        """Every pair at every point, with its verdict."""
+        return [] if self.found is None else [*words.records(self.found.verdicts)]
 
 
 def source_of(label: str, rows: pd.DataFrame, *, evidence: str) -> PageSource:
-    """Rows as `ttbench.store.rows` reads them, summarised once."""
+    """Rows as `ttbench.store.rows` reads them, summarised and compared once."""
     table = summarise(rows)
-    return PageSource(label=label, rows=rows, table=table, entries=words.records(table), evidence=evidence)
+    found = head_to_head(rows) if len(sides(rows)) > 1 else None
+    entries = words.records(table)
+    return PageSource(label=label, rows=rows, table=table, entries=entries, found=found, evidence=evidence)
 
 
 def checkpoints_of(sources: Iterable[PageSource]) -> list[str]:
@@ -87,30 +102,63 @@ def masthead(sources: Sequence[PageSource]) -> Markup:
 
 
 def verdicts(sources: Sequence[PageSource]) -> Markup:
-    """What the paired comparisons show, in words, task by task."""
+    """What the paired comparisons show, in words, task by task; then where checkpoints cross."""
     parts: list[Markup] = []
     for source in sources:
         for task in source.tasks:
-            found = sentences(source.compared(task))
-            if found:
-                parts.append(element("h3", task, _of(source, sources)))
-                parts.append(element("ul", [_verdict(sentence) for sentence in found], class_="verdicts"))
+            compared = source.compared(task)
+            first, more = _said(source, task)
+            if first or more:
+                rests = f" {counted(len(compared), 'comparison')}"
+                parts.append(element("h3", task, element("span", rests, class_="source"), _of(source, sources)))
+                parts.append(_listed(first))
+            if more:
+                parts.append(element("details", element("summary", f"More of {task}"), _listed(more)))
+    found = [source.found for source in sources if source.found is not None]
     notes = [note for source in sources for note in source.table.attrs.get("notes", ())]
-    how = (
-        "Checkpoints are compared in pairs on the same targets. A difference is shown when its interval, which holds "
-        "together with those of all other points of the metric in 95 of 100 repetitions, leaves out none. “Not shown” "
-        "is not “equal”. All pairs with their intervals stand in the tables of each task."
-    )
+    notes += dict.fromkeys(text for each in found for text in each.left_out)
     nothing = None if parts else element("p", "There is nothing to compare: no two checkpoints were measured alike.")
-    return section(
-        "verdicts", "Verdicts", parts, nothing, [element("p", note) for note in notes], element("p", how, class_="note")
-    )
+    told = [element("p", note) for note in notes]
+    return section("verdicts", "Verdicts", parts, nothing, told, element("p", _HOW, class_="note"))
+
+
+_HOW = (
+    "Checkpoints are compared in pairs on the same targets. All pairs, contexts and settings of one metric are one "
+    "family: a table of equal checkpoints holds any false verdict in about 5 of 100. “Not shown” is not “equal”. "
+    f"{TRAINING_NOISE[:1].upper()}{TRAINING_NOISE[1:]}, so that no verdict is about an architecture. All pairs with "
+    "their intervals stand in the tables of each task."
+)
+
+
+def _said(source: PageSource, task: str) -> tuple[list[str], list[str]]:
+    """Sentences about the metrics that figures of the task show, and about the others and crossings that are not shown."""
+    drawn = {metric for of, metric in headlines(source.table) if of == task}
+    first: list[str] = []
+    more: list[str] = []
+    for part in words.by(source.compared(task), "metric"):
+        metric = part[0]["metric"]
+        (first if metric in drawn else more).extend(sentences(part))
+        crossed = [] if source.found is None else source.found.crossings
+        mine = [one for one in crossed if (one.task, one.metric) == (task, metric)]
+        shown = [one for one in mine if one.context_len is not None]
+        (first if metric in drawn else more).extend(crossings.sentences(shown))
+        more.extend(crossings.sentences([one for one in mine if one.context_len is None]))
+    return (first, more) if first else (more, [])
+
+
+def _listed(said: Sequence[str]) -> Markup:
+    return element("ul", [_verdict(sentence) for sentence in said], class_="verdicts")
+
+
+# Between what one context says, what another one says, and how sure it is; never within brackets.
+_CLAUSES = re.compile(r"; (?=at \S+ tokens|intervals hold|scored unchecked|\S+ is shown to be worse)")
 
 
 def _verdict(sentence: str) -> Markup:
-    """A sentence, with a line for each of its clauses: one context, or how sure it is."""
-    clauses = sentence.split("; ")
-    return element("li", [element("span", f"{clause};" if clause is not clauses[-1] else clause) for clause in clauses])
+    """A sentence, with a line for each of its clauses."""
+    clauses = _CLAUSES.split(sentence[:1].upper() + sentence[1:])
+    ends = [*[";"] * (len(clauses) - 1), ""]
+    return element("li", [element("span", clause + end) for clause, end in zip(clauses, ends, strict=True)])
 
 
 def _of(source: PageSource, sources: Sequence[PageSource]) -> Markup | None:
@@ -130,15 +178,24 @@ def leaderboard(sources: Sequence[PageSource]) -> Markup:
         return section("leaderboard", "Leaderboard", element("p", "There is one model only, or no number to rank."))
     several = len(made) > 1
     parts = [
-        (element("h3", name(", ".join(source.label for source in group))) if several else None, table)
+        (element("h3", name(", ".join(source.label for source in group))) if several else None, table, _fronts(group))
         for group, table in made
     ]
     note = (
         "Each strip spans its column; the dot is the value and the line its 95 % interval, each for its number alone. "
         "Quality stands at the longest context that all models were trained for, times and memory at the longest of "
-        "all. Whether two models differ is said under Verdicts, not by overlapping intervals."
+        "all. Places are those that a model may have, as far as differences are shown."
     )
     return section("leaderboard", "Leaderboard", [join(*part) for part in parts], element("p", note, class_="note"))
+
+
+def _fronts(sources: Sequence[PageSource]) -> Markup | None:
+    """Quality against cost, in words."""
+    found = [front for source in sources if source.found is not None for front in source.found.fronts]
+    if not found:
+        return None
+    head = "Quality against cost: on the front are those that no other is shown to beat in both."
+    return join(element("p", head), _listed([front_sentence(front) for front in found]))
 
 
 def _ranking(sources: Sequence[PageSource]) -> Markup | None:
@@ -148,13 +205,14 @@ def _ranking(sources: Sequence[PageSource]) -> Markup | None:
     found = overview(entries, tuple(metrics))
     if found is None:
         return None
+    boards = [board for source in sources if source.found is not None for board in source.found.boards]
     heads = [element("th", "model", scope="col")]
     for column in found.columns:
         where = f"{column.where}{', * beyond training' if column.extrapolated else ''}"
         told = element("span", where, class_="interval")
         heads.append(element("th", column.title, told, scope="col", class_="number"))
     body = [
-        element("tr", element("th", name(row), scope="row"), [_ranked(column, row) for column in found.columns])
+        element("tr", element("th", name(row), scope="row"), [_ranked(column, row, boards) for column in found.columns])
         for row in found.rows
     ]
     caption = element("caption", "All models side by side: value, and its 95 % interval beneath")
@@ -163,7 +221,7 @@ def _ranking(sources: Sequence[PageSource]) -> Markup | None:
     return join(scrolled(whole, label=f"leaderboard of {sources[0].label}"), legend(cells))
 
 
-def _ranked(column: OverviewColumn, row: str) -> Markup:
+def _ranked(column: OverviewColumn, row: str, boards: Sequence[Board]) -> Markup:
     entry, scale = column.cells.get(row), column.scale
     if entry is None:
         return element("td", "not measured", class_="number lost", data_order="")
@@ -176,9 +234,21 @@ def _ranked(column: OverviewColumn, row: str) -> Markup:
         element("span", marks_of(entry), class_="mark"),
         element("span", interval, class_="interval") if interval else None,
         _strip(column, entry),
+        _place_of(entry, column, boards),
         class_="number",
         data_order=f"{entry['value']:.9g}",
     )
+
+
+def _place_of(entry: Record, column: OverviewColumn, boards: Sequence[Board]) -> Markup | None:
+    """The places that a checkpoint may have, as far as differences are shown."""
+    same = (entry["task"], entry["metric"], entry["context_len"])
+    mine = [board for board in boards if (board.task, board.metric, board.context_len) == same]
+    mine = mine if len(mine) == 1 else [board for board in mine if board.settings == column.told]
+    for place in (place for board in mine for place in board.places if place.name == entry["checkpoint"]):
+        told = f"place {place.best}" if place.best == place.worst else f"place {place.best} to {place.worst}"
+        return element("span", told, class_="interval")
+    return None
 
 
 def _strip(column: OverviewColumn, entry: Record) -> Markup | None:

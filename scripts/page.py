@@ -160,6 +160,10 @@ def check_broken(browser: Any, path: Path) -> None:
         with opened(browser, broken) as (page, watch):
             with contextlib.suppress(Exception):
                 wait(page, seconds=5)
+            page.evaluate("dispatchEvent(new Event('beforeprint'))")
+            for _ in range(100):
+                if not watch.found:
+                    page.wait_for_timeout(100)
             need(bool(watch.found), f"broken on purpose is noticed: {name} ({', '.join(watch.found)[:90]})")
 
 

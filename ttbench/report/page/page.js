@@ -78,10 +78,17 @@ const views = new Map(); // by the id of their place, in the order in which they
 let turn = Promise.resolve();
 
 async function draw(id) {
-  const spec = (await unpack("data-charts"))[id];
+  const place = document.getElementById(id);
   views.get(id)?.finalize();
-  const options = { mode: "vega-lite", ast: true, actions: false, renderer: "svg", tooltip: hover, config: dress(), defaultStyle: false };
-  views.set(id, await ttbenchEmbed(document.getElementById(id), structuredClone(spec), options));
+  try {
+    const spec = (await unpack("data-charts"))[id];
+    const options = { mode: "vega-lite", ast: true, actions: false, renderer: "svg", tooltip: hover, config: dress(), defaultStyle: false };
+    views.set(id, await ttbenchEmbed(place, structuredClone(spec), options));
+  } catch (error) {
+    views.set(id, null);
+    place.textContent = "This chart could not be drawn; its numbers are beneath.";
+    console.error(`chart ${id}: ${error}`);
+  }
 }
 
 // One after another, and those that can be seen first.

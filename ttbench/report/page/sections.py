@@ -131,7 +131,7 @@ _HOW = (
 
 
 def _said(source: PageSource, task: str) -> tuple[list[str], list[str]]:
-    """Sentences about the metrics that figures of the task show, and about the others and crossings that are not shown."""
+    """Sentences about the metrics that figures show; and about the others, and crossings that are not shown."""
     drawn = {metric for of, metric in headlines(source.table) if of == task}
     first: list[str] = []
     more: list[str] = []

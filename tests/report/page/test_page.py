@@ -26,7 +26,7 @@ from ttbench.report.page.libraries import Libraries
 from ttbench.report.page.sections import PageSource, source_of
 from ttbench.store.rows import metadata
 
-VOID = {"br", "meta", "input", "circle", "line", "link"}
+VOID = {"br", "meta", "input", "link"}
 # What ends elements, scripts and strings; what turns the direction of writing; what no file may hold.
 NASTY = "</script><img src=x onerror=alert(1)>\"'`${x}]]><!--\u202e\u0000\u2028 أب"
 STAND_IN = Libraries(charts="globalThis.ttbenchEmbed = () => {};", tables="globalThis.ttbenchTables = class {};")
@@ -46,6 +46,9 @@ class Reader(HTMLParser):
         self.tags.append((tag, dict(attrs), tuple(self.open)))
         if tag not in VOID:
             self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs), tuple(self.open)))
 
     def handle_endtag(self, tag: str) -> None:
         if not self.open or self.open.pop() != tag:
@@ -140,6 +143,12 @@ def test_nothing_outside_the_page_is_named_and_every_script_has_its_digest_in_th
         assert not {"src", "srcset", "style", "action", "poster"} & attributes.keys()
         assert not any(name.startswith("on") for name in attributes)
     assert not re.search(r"@import|url\(", style)
+
+
+def test_the_shapes_of_a_strip_stand_beside_each_other() -> None:
+    shapes = [(tag, around[-1]) for tag, _, around in read(page()).tags if tag in ("line", "circle")]
+    assert len(shapes) > 10
+    assert {around for _, around in shapes} == {"svg"}
 
 
 def test_each_figure_has_its_table_with_the_numbers_that_its_chart_draws() -> None:

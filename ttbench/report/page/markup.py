@@ -22,7 +22,9 @@ class Markup:
 
 
 Child = Markup | str | int | None
-_VOID = frozenset(("br", "col", "hr", "input", "meta", "circle", "line", "rect"))
+_VOID = frozenset(("br", "col", "hr", "input", "meta"))
+# without end tags; in a drawing an open element would take the next one in
+_SHAPES = frozenset(("circle", "line"))
 _KEPT = "\n\t"
 
 
@@ -48,8 +50,8 @@ def element(tag: str, *children: Child | Iterable[Child], **attributes: str | in
             found.append(f" {name}")
         elif value is not None and value is not False:
             found.append(f' {name}="{escaped(value)}"')
-    head = f"<{tag}{''.join(found)}>"
-    if tag in _VOID:
+    head = f"<{tag}{''.join(found)}{'/' if tag in _SHAPES else ''}>"
+    if tag in _VOID or tag in _SHAPES:
         return Markup(head)
     keep = _KEPT if tag == "pre" else ""
     return Markup(f"{head}{''.join(_inner(child, keep) for child in children)}</{tag}>")

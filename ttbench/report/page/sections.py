@@ -156,7 +156,7 @@ _CLAUSES = re.compile(r"; (?=at \S+ tokens|intervals hold|scored unchecked|\S+ i
 
 def _verdict(sentence: str) -> Markup:
     """A sentence, with a line for each of its clauses."""
-    clauses = _CLAUSES.split(sentence[:1].upper() + sentence[1:])
+    clauses = _CLAUSES.split(sentence)
     ends = [*[";"] * (len(clauses) - 1), ""]
     return element("li", [element("span", clause + end) for clause, end in zip(clauses, ends, strict=True)])
 

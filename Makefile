@@ -33,7 +33,7 @@ PYRIGHT_ENV := PYRIGHT_PYTHON_IGNORE_WARNINGS=1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup bench real estimates commonsense architectures peers page genomes genomics languages test check lint types pytest
-.PHONY: gemma slurm ray gpu docs mutants lowest newest format columns launches figures calibration zoo wheel constraints clean distclean
+.PHONY: gemma slurm ray gpu docs mutants lowest newest format columns launches figures mqar calibration zoo wheel constraints clean distclean
 
 help:  ## list the goals
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -163,6 +163,15 @@ columns: $(STAMP)  ## make docs/columns.md, and the tables in docs/architectures
 
 launches: $(STAMP)  ## make docs/launches.md, how many kernels a step of each architecture starts
 	@$(BIN)/python scripts/launches.py
+
+# Two layers each, on Zoology's puzzle: `ttbench/zoo/recipe-synthetic.yaml` has the sizes, and more architectures.
+MQAR := transformer transformer-conv ttt-linear mamba mamba2 s4d
+trained/mqar/mqar-%/config.json: | $(STAMP)
+	@$(BIN)/ttbench train mqar-$* --recipe ttbench/zoo/recipe-synthetic.yaml --out trained/mqar --threads 1
+
+mqar: $(MQAR:%=trained/mqar/mqar-%/config.json)  ## train six architectures on Zoology's recall of pairs, and draw its figures (an hour; -j2: two at once)
+	@$(BIN)/ttbench run papers/zoology $(MQAR:%=--checkpoint trained/mqar/mqar-%) $(RUN)
+	@$(BIN)/ttbench figures last --paper zoology
 
 figures: $(STAMP)  ## rebuild every CSV and figure in results/ from its rows.parquet
 	@$(BIN)/ttbench figures

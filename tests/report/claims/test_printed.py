@@ -26,6 +26,8 @@ FIELD = {claim.id: claim for claim in field_claims()}
         ("state-space-near-linear", "holds", 1, 1, "read off the figure"),
         # 4.98 times is best bar against best bar; at equal batches it is 1.8 to 4.0
         ("mamba-generates-faster", "fails", 0, 6, "140 tokens/s against Transformer 1.3B"),
+        ("mamba-matches-transformer", "partly", 5, 8, "11.85 against Transformer++, point 125M"),
+        ("mamba2-faster-than-mamba", "holds", 11, 11, "read off the figure"),
         ("titans-beyond-2m", "holds", 2, 2, "69 % against Llama3.1-8B + RAG"),
         ("titans-needles", "holds", 9, 9, "98.4 % against TTT"),
         ("titans-beat-transformers", "holds", 12, 12, "Transformer++"),

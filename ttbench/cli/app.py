@@ -117,6 +117,9 @@ def compare(
         ),
     ] = None,
     run: options.Read = None,
+    logs: Annotated[
+        bool, typer.Option("--from", help="A and B are folders of logs by lm-eval, inspect_ai or lighteval.")
+    ] = False,
     out: options.Out = RUNS,
     json: options.Json = False,
 ) -> None:
@@ -127,7 +130,10 @@ def compare(
     """
     from ttbench.cli.commands import verdict_commands as verdicts
 
-    verdicts.compare(names or [], runs=run or [], root=out, as_json=json)
+    if logs:
+        verdicts.compare_foreign(names or [], runs=run or [], as_json=json)
+    else:
+        verdicts.compare(names or [], runs=run or [], root=out, as_json=json)
 
 
 gating.fill(command)

@@ -17,9 +17,12 @@ from ttbench.report.claims import telling
 from ttbench.report.claims.claim_files import chosen, field_claims, read_claims
 from ttbench.report.claims.printed import all_borne_out
 from ttbench.report.claims.ruling import rule_on
+from ttbench.report.comparison.sentences import caption, effect
 from ttbench.report.comparison.variants import read_variant
+from ttbench.report.foreign.reading import compare_logs
+from ttbench.report.foreign.scores import BENCHMARK
 from ttbench.report.head_to_head.rendering import render
-from ttbench.report.head_to_head.verdicts import HeadToHead, head_to_head
+from ttbench.report.head_to_head.verdicts import HeadToHead, head_to_head, said
 
 
 def compare(names: Sequence[str], *, runs: Sequence[str], root: Path, as_json: bool) -> None:
@@ -46,6 +49,40 @@ def compare(names: Sequence[str], *, runs: Sequence[str], root: Path, as_json: b
     if not found.num_comparable:
         raise UsageError(_nothing(found))
     console.print_json(found.to_json()) if as_json else console.print_rich(render(found))
+
+
+def compare_foreign(places: Sequence[str], *, runs: Sequence[str], as_json: bool) -> None:
+    """Print what differs between two folders of logs that other tools wrote.
+
+    Raises UsageError for other than two folders, and for logs that cannot be read or share nothing.
+    """
+    if len(places) != 2 or runs:
+        raise UsageError("--from takes two folders of logs and nothing else: ttbench compare --from DIR_A DIR_B")
+    made = compare_logs(*map(Path, places))
+    for text in made.remarks:
+        console.say(text, style="yellow")
+    entries = words.records(made.found)
+    if as_json:
+        console.print_json({"comparisons": [entry | {"said": said(entry)} for entry in entries]})
+        return
+    for metric in words.by(entries, "metric"):
+        told = [entry for entry in metric if entry["effect"] is not None]
+        scale = words.of_metric(told or metric, ("value_a", "value_b"))
+        rows = [
+            (
+                entry[BENCHMARK],
+                *(None if entry[side] is None else scale.text(entry[side]) for side in ("value_a", "value_b")),
+                None if entry["effect"] is None else effect(entry),
+                said(entry),
+            )
+            for entry in metric
+        ]
+        columns = [Column("benchmark"), *(Column(metric[0][side], numeric=True) for side in ("a", "b"))]
+        columns += [Column("effect (95% interval)"), Column("verdict", wrap=True)]
+        console.print_table(rows, columns, title=words.title({**metric[0], "axes": "context_len"}, scale.unit))
+        if told:
+            console.print_rich(words.Paragraph(caption(told), "dim"))
+        console.out().print()
 
 
 def _nothing(found: HeadToHead) -> str:

@@ -1,29 +1,36 @@
-"""docs/architectures.md has every architecture, and the states and costs that it prints are those of `cost`.
+"""docs/architectures.md is made from the classes, and the states and costs that it prints are those of `cost`.
 
-The formulas are read from the page: those of states from its table, those of costs from its sections, in the page's
-notation, where neighbours are multiplied: `4 W (H + G) D`.
+An architecture's `Description` has its formulas in the page's notation, where neighbours are multiplied:
+`4 W (H + G) D`.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from ttbench.kernels.neural_memory import layer_shapes
+from ttbench.models.base import COMMON_LETTERS, Description
+from ttbench.models.transformer import Transformer
 from ttbench.registry import ARCHITECTURES
 
 PAGE = (Path(__file__).parents[1] / "docs" / "architectures.md").read_text(encoding="utf-8")
-SECTIONS = dict(re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S))
-ROWS = {
-    name: (grows.strip(), state.strip())
-    for name, grows, state in re.findall(r"^\| \[`(\S+)`\]\(#\1\) \|([^|]*)\|([^|]*)\|", PAGE, re.M)
-}
+SECTIONS = dict(re.findall(r"^## (\S+)\n(.*?)(?=^## |^<!-- end|\Z)", PAGE, re.M | re.S))
+# All but mixtures of others.
+ALONE = [name for name in SECTIONS if ARCHITECTURES.load(name).DESCRIPTION.state is not None]
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """`scripts/architectures.py`."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
+    return importlib.import_module("architectures")
 
 
 def value(formula: str, letters: dict[str, float]) -> float:
@@ -38,11 +45,6 @@ def value(formula: str, letters: dict[str, float]) -> float:
     return eval(code, {"__builtins__": {}}, dict(letters))
 
 
-def test_the_sizes_on_the_page_are_made_from_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
-    assert importlib.import_module("architectures").page(PAGE) == PAGE, "make columns"
-
-
 def test_formulas_are_read_as_they_are_meant() -> None:
     letters = {"W": 5.0, "H": 2.0, "D": 3.0, "P": 7.0, "P_1": 1.0}
     assert value("4 W (H + D) D", letters) == 300
@@ -50,163 +52,122 @@ def test_formulas_are_read_as_they_are_meant() -> None:
     assert value("8 W²", letters) == 200
 
 
-@dataclass(frozen=True, slots=True)
 class Reader:
-    """One architecture's configuration, under the page's letters."""
+    """Formulas of one architecture, at the sizes of its `tiny()`, where `seen` tokens can be read."""
 
-    name: str
-    config: Any
+    def __init__(self, name: str, *, seen: float) -> None:
+        self.model_class = ARCHITECTURES.load(name)
+        self.about: Description = self.model_class.DESCRIPTION
+        self.config: Any = self.model_class.tiny().config
+        found: dict[str, float] = {"T": seen}
+        for letter, source in {**COMMON_LETTERS, **self.about.letters}.items():
+            if callable(source):
+                # a letter of a variant that has no such part is used by none of its formulas
+                if letter != "window" or hasattr(self.config, "window"):
+                    found[letter] = source(self.config, seen)
+            elif hasattr(self.config, source):
+                found[letter] = getattr(self.config, source)
+        self.letters = found
 
-    def letters(self) -> dict[str, float]:
-        """The letters of its section."""
-        c, found = self.config, {}
-        names = {"W": "hidden_size", "H": "num_attention_heads", "D": "head_dim", "G": "num_key_value_heads"}
-        names |= {"C": "mini_batch_size", "F": "num_features", "m": "bucket_keys", "window": "window"}
-        if self.name.startswith("mamba") or self.name == "s4d":
-            names |= {
-                "H": "num_heads",
-                "G": "n_groups",
-                "N": "state_size",
-                "R": "time_step_rank",
-                "E": "inner_dim",
-            }
-        if self.name.startswith("titans"):
-            names |= {"C": "chunk_size", "N": "num_persistent"}
-            shapes = layer_shapes(c.head_dim, num_layers=c.memory_layers, expansion=c.memory_expansion)
-            found |= {
-                "P": sum(i * o for i, o in shapes),
-                "P_1": shapes[0][0] * shapes[0][1],
-                "E": sum(map(sum, shapes)),
-            }
-        if self.name == "reformer":
-            names |= {"R": "num_hashes", "N": "num_buckets"}
-        if self.name == "mamba2":
-            found["E"] = c.num_heads * c.head_dim
-        return {**{letter: getattr(c, field) for letter, field in names.items() if hasattr(c, field)}, **found}
+    def __call__(self, formula: str) -> float:
+        return value(formula, self.letters)
 
-    def __call__(self, formula: str, *, of: str | None = None, **letters: float) -> float:
-        """A formula that this section, or that `of` another to which it refers, must hold word for word."""
-        text = " ".join(SECTIONS[of or self.name].split())
-        assert re.search(rf"(?<![\w²]){re.escape(formula)}(?![\w²])", text), (
-            f"{of or self.name}: {formula} is not there"
+
+def test_the_page_is_made_from_the_code(script: ModuleType) -> None:
+    assert script.page(PAGE) == PAGE, "make columns"
+
+
+def test_a_new_architecture_comes_on_the_page_by_one_file_and_one_line(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = Transformer.DESCRIPTION
+    assert known is not None
+
+    class Madeup(Transformer):
+        DIALECTS = ()
+        DESCRIPTION = replace(
+            known, section="Made up.\n\nState: $state each.", published="on the moon", grows="<tokens>"
         )
-        return value(formula, {**self.letters(), **letters})
 
-    def state(self) -> tuple[float, float]:
-        """Elements before the first token and for each one, by the table, but for the convolutions."""
-        formula = ROWS[self.name][1]
-        if formula.endswith(" a token"):
-            return 0, value(formula.removesuffix(" a token"), self.letters())
-        total = 0.0
-        while match := re.fullmatch(r"as (\w+)(?:, and (.+))?", formula):
-            total += 0 if match[2] is None else value(match[2], self.letters())
-            formula = ROWS[f"titans-{match[1]}"][1]
-        return total + value(formula, self.letters()), 0
-
-
-# Channels whose K - 1 last inputs are kept, by configuration.
-CHANNELS: dict[str, Callable[[Any], int]] = {
-    "transformer": lambda c: (c.num_attention_heads + 2 * c.num_key_value_heads) * c.head_dim,
-    "ttt-linear": lambda c: (c.share_qk + c.pre_conv) * c.hidden_size,
-    "ttt-mlp": lambda c: (c.share_qk + c.pre_conv) * c.hidden_size,
-    "mamba": lambda c: c.inner_dim,
-    "mamba2": lambda c: c.num_heads * c.head_dim + 2 * c.n_groups * c.state_size,
-    "titans-lmm": lambda c: 3 * c.hidden_size,
-    "titans-mac": lambda c: 4 * c.hidden_size,
-    "titans-mag": lambda c: 3 * c.hidden_size,
-    "titans-mal": lambda c: 3 * c.hidden_size,
-    "reformer": lambda c: 2 * c.hidden_size,
-}
-
-
-def convolved(name: str, c: Any) -> float:
-    """2 K a channel; two convolutions of q and k read the one projection that they share."""
-    if name.startswith("ttt"):
-        return 2 * c.conv_kernel * (2 * c.share_qk + c.pre_conv) * c.hidden_size
-    return 2 * c.conv_kernel * CHANNELS[name](c) if name in CHANNELS else 0
-
-
-def ttt(page: Reader, inside: str) -> float:
-    c, lent = page.config, "ttt-linear"
-    gates = page("2 W²", of=lent) * ((not c.share_qk) - (not c.use_gate))
-    return page("8 W²", of=lent) + gates + page("2 W H", of=lent) + page(inside)
-
-
-def titans(page: Reader, projections: str) -> float:
-    head = page("12 P - 2 P_1 + E (C + 1) + (C + 1) (C + 2) / 3", of="titans-lmm")
-    return page(projections) + page("6 W H", of="titans-lmm") + page.config.num_attention_heads * head
-
-
-def beside(page: Reader, seen: int) -> float:
-    """A window of attention beside or after the memory."""
-    return page("4 W (window + N)", of="titans-mag", window=min(seen, page.config.window))
-
-
-# FLOP of a token and layer where that many tokens can be read, but for convolutions, SwiGLU and head.
-COSTS: dict[str, Callable[[Reader, int], float]] = {
-    "transformer": lambda page, seen: page("4 W (H + G) D") + page("4 H D") * seen,
-    "ttt-linear": lambda page, seen: ttt(page, "6 W D + 2 W (C + 1)"),
-    "ttt-mlp": lambda page, seen: ttt(page, "56 W D + 10 W (C + 1)"),
-    "mamba": lambda page, seen: page("6 W E") + page("4 E (N + R)") + page("6 E N"),
-    "mamba2": lambda page, seen: page("6 W E + 2 W (2 G N + H)") + page("5 E N"),
-    "s4d": lambda page, seen: page("4 W²") + page("4 W N + 65 W"),
-    "titans-lmm": lambda page, seen: titans(page, "10 W²"),
-    "titans-mac": lambda page, seen: (
-        titans(page, "20 W²") + page("2 P") * page.config.num_attention_heads + page("4 W (N + C + 1)")
-    ),
-    "titans-mag": lambda page, seen: titans(page, "14 W²") + beside(page, seen),
-    "titans-mal": lambda page, seen: titans(page, "18 W²") + beside(page, seen),
-    "performer": lambda page, seen: page("8 W²") + page("4 F D + 5 F (D + 1)") * page.config.num_attention_heads,
-    "reformer": lambda page, seen: page("6 W²") + page("R W N") + page("4 R m W"),
-    "skyformer": lambda page, seen: page("8 W²") + page("4 W") * seen,
-}
+    monkeypatch.setitem(globals(), "Madeup", Madeup)
+    monkeypatch.setitem(ARCHITECTURES._built_in, "made-up", f"{__name__}:Madeup")
+    made = script.page(PAGE)
+    added = [line for line in made.splitlines() if line not in PAGE.splitlines()]
+    parameters = f"{Transformer.tiny().num_params()[0]:,}"
+    assert added[0] == "| [`made-up`](#made-up) | <tokens> | 2 G D a token | on the moon |"
+    assert added[1].startswith(f"| `made-up` (`tiny`) | yes | {parameters} |")
+    assert added[2:] == ["## made-up", "Made up.", "State: 2 G D each."]
+    assert script.page(made) == made
+    # one that says nothing of itself is named, and so is a formula that is not there
+    monkeypatch.setattr(Madeup, "DESCRIPTION", None)
+    with pytest.raises(LookupError, match="'made-up' has no DESCRIPTION"):
+        list(script.sections())
+    monkeypatch.setattr(Madeup, "DESCRIPTION", replace(known, section="$nothing"))
+    with pytest.raises(KeyError, match="nothing"):
+        list(script.sections())
 
 
 def test_every_architecture_has_a_section_and_a_row_and_no_other_has() -> None:
-    assert set(SECTIONS) == set(ARCHITECTURES)
-    assert list(ROWS) == list(SECTIONS)
+    assert list(SECTIONS) == list(ARCHITECTURES)
+    assert re.findall(r"^\| \[`(\S+)`\]\(#\1\) \|", PAGE, re.M) == list(SECTIONS)
 
 
 @pytest.mark.parametrize("name", list(SECTIONS))
 def test_a_section_says_what_is_kept_what_it_costs_and_what_is_ours(name: str) -> None:
     for words in ("State: ", "Cost: ", "Faithful"):
-        assert words in SECTIONS[name], f"{name}: no '{words}'"
+        assert words in " ".join(SECTIONS[name].split()), f"{name}: no '{words}'"
     assert "reading" in SECTIONS[name] or "eparture" in SECTIONS[name]
     assert re.search(r"^    \S", SECTIONS[name], re.M), f"{name}: no equation"
 
 
-# All but mixtures of others.
-@pytest.mark.parametrize("name", [name for name in SECTIONS if name != "hybrid"])
+@pytest.mark.parametrize("name", list(SECTIONS))
+def test_every_formula_of_the_work_is_on_the_page_in_its_section_or_in_one_that_it_names(name: str) -> None:
+    text, left = "", [name]
+    while left:
+        here = left.pop()
+        text += " ".join(SECTIONS[here].split()) + "\n"
+        left += [other for other in re.findall(r"as `(\S+?)`", SECTIONS[here]) if SECTIONS[other] not in text]
+        assert len(text) < 100_000, f"{name}: sections that name each other"
+    for term in ARCHITECTURES.load(name).DESCRIPTION.work.values():
+        assert re.search(rf"(?<![\w²]){re.escape(term.formula)}(?![\w²])", text), term.formula
+
+
+@pytest.mark.parametrize("name", ALONE)
 def test_the_states_on_the_page_are_those_of_cost(name: str) -> None:
-    model_class = ARCHITECTURES.load(name)
-    page = Reader(name, model_class.tiny().config)
-    c, cost = page.config, model_class.cost(page.config, dtype_bytes=4)
-    fixed, each = page.state()
-    if name == "reformer":
-        # codes and counts are int64, two elements of float32 each
-        fixed += c.num_attention_heads * c.num_hashes * c.num_buckets * (c.bucket_keys * c.num_hashes + 1)
-    fixed += max(c.conv_kernel - 1, 0) * CHANNELS[name](c) if name in CHANNELS else 0
+    page = Reader(name, seen=math.inf)
+    c, about = page.config, page.about
+    cost = page.model_class.cost(c, dtype_bytes=4)
+    # int64 are two elements of float32 each
+    elements = page(about.state or "") + (0 if about.int64 is None else page(about.int64))
+    grows = page.model_class.tiny().state_grows
+    fixed, each = (0, elements) if grows else (elements, 0)
+    fixed += max(getattr(c, "conv_kernel", 0) - 1, 0) * page(about.kept_channels)
     layers = c.num_hidden_layers
     assert (cost.state_bytes, cost.state_bytes_per_token) == (4 * layers * fixed, 4 * layers * each)
 
 
-@pytest.mark.parametrize("name", [name for name in SECTIONS if name != "hybrid"])
+@pytest.mark.parametrize("name", ALONE)
 def test_the_costs_on_the_page_are_those_of_cost(name: str) -> None:
-    model_class = ARCHITECTURES.load(name)
-    page = Reader(name, model_class.tiny().config)
-    c = page.config
-    # Mamba's intermediate size is its own width, and no SwiGLU's
-    mlp = 0 if name in ("mamba", "mamba2") else value("6 W I", {"W": c.hidden_size, "I": c.intermediate_size})
     assert (
         "The SwiGLU of width I that follows most mixers costs 6 W I, a short convolution 2 K a channel, the head 2 W V"
         in (" ".join(PAGE.split()))
     )
     for seen in (1, 7, 1000):
-        found = model_class.cost(c, dtype_bytes=4).decode_flops(seen - 1)
-        expected = c.num_hidden_layers * (COSTS[name](page, seen) + convolved(name, c) + mlp)
-        assert found == pytest.approx(expected + 2 * c.hidden_size * c.vocab_size, rel=1e-12)
+        page = Reader(name, seen=seen)
+        c, about = page.config, page.about
+        expected = sum(
+            page(term.formula) * (page(term.times) if isinstance(term.times, str) else term.times(c))
+            for term in about.work.values()
+        )
+        expected += page("6 W I") if about.swiglu else 0
+        expected += 2 * getattr(c, "conv_kernel", 0) * page(about.convolved or about.kept_channels)
+        found = page.model_class.cost(c, dtype_bytes=4).decode_flops(seen - 1)
+        whole = c.num_hidden_layers * expected + 2 * c.hidden_size * c.vocab_size
+        assert found == pytest.approx(whole, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", list(SECTIONS))
 def test_a_state_grows_where_the_page_says_so(name: str) -> None:
-    assert ARCHITECTURES.load(name).tiny().state_grows is (ROWS[name][0] != "no")
+    row = re.search(rf"^\| \[`{name}`\]\(#{name}\) \|([^|]*)\|", PAGE, re.M)
+    assert row is not None
+    assert ARCHITECTURES.load(name).tiny().state_grows is (row[1].strip() != "no")

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from ttbench import packages
+from ttbench.cli.app import app
 from ttbench.code import code_digest
 from ttbench.errors import PlugInError, UsageError
 from ttbench.registry import ARCHITECTURES
@@ -61,6 +63,28 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def here(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This process in that folder, with its packages in sight; what they register with transformers is undone."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    monkeypatch.chdir(home)
+    monkeypatch.syspath_prepend(str(home))
+    monkeypatch.setattr(packages, "_imported", {})
+    monkeypatch.delitem(sys.modules, "ownpkg", raising=False)
+    for mapping in (CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING):
+        monkeypatch.setattr(mapping, "_extra_content", dict(mapping._extra_content))
+    return home
+
+
+def invoke(*words: str, status: int = 0) -> Any:
+    """The command line in this process; only the workers of a run are processes of their own."""
+    done = CliRunner().invoke(app, list(words), env={"COLUMNS": "200"})
+    assert done.exit_code == status, done.stdout + done.stderr
+    return done
+
+
 def ttbench(home: Path, *words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, "-m", "ttbench", *words],
@@ -73,26 +97,25 @@ def ttbench(home: Path, *words: str, status: int = 0) -> subprocess.CompletedPro
     return done
 
 
-def test_a_model_that_a_package_registers_runs_and_its_code_counts(home: Path) -> None:
+def test_a_model_that_a_package_registers_runs_and_its_code_counts(here: Path) -> None:
     run = ["run", "perplexity", "--checkpoint", "model", "--engine", "hf", "--ctx", "64", "--limit", "2", *SHORT]
-    refused = ttbench(home, *run, status=2)
-    assert "own-llama" in refused.stderr
-    first = json.loads(ttbench(home, *run, "--import", "ownpkg").stdout)
+    assert "own-llama" in invoke(*run, status=2).stderr
+    first = json.loads(ttbench(here, *run, "--import", "ownpkg").stdout)
     assert (first["statuses"], first["num_reused"]) == ({"ok": 1}, 0)
-    source = home / "ownpkg" / "__init__.py"
+    source = here / "ownpkg" / "__init__.py"
     source.write_text(source.read_text().replace("SCALE = 0.5", "SCALE = 3.0"))
-    changed = json.loads(ttbench(home, *run, "--import", "ownpkg").stdout)
+    changed = json.loads(invoke(*run, "--import", "ownpkg").stdout)
     assert (changed["statuses"], changed["num_reused"]) == ({"ok": 1}, 0)
     assert first["summary"][0]["value"] != changed["summary"][0]["value"]
 
 
-def test_a_package_that_cannot_be_imported_is_one_line(home: Path) -> None:
-    said = ttbench(home, "plan", "perplexity", "--import", "nowhere", status=2).stderr
+def test_a_package_that_cannot_be_imported_is_one_line(here: Path) -> None:
+    said = invoke("plan", "perplexity", "--import", "nowhere", status=2).stderr
     assert "--import: 'nowhere' cannot be imported: ModuleNotFoundError" in said
     assert "PYTHONPATH" in said
     assert "Traceback" not in said
-    (home / "ownpkg" / "__init__.py").write_text("1 / 0")
-    assert "ZeroDivisionError" in ttbench(home, "plan", "perplexity", "--import", "ownpkg", status=2).stderr
+    (here / "ownpkg" / "__init__.py").write_text("1 / 0")
+    assert "ZeroDivisionError" in invoke("plan", "perplexity", "--import", "ownpkg", status=2).stderr
 
 
 def test_the_digest_of_the_code_holds_what_was_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,23 +137,23 @@ def test_the_digest_of_the_code_holds_what_was_imported(tmp_path: Path, monkeypa
         packages.import_packages(["no_such_package_here"])
 
 
-def test_a_broken_plug_in_is_one_line_and_everything_else_works(home: Path) -> None:
-    information = home / "broken-1.dist-info"
+def test_a_broken_plug_in_is_one_line_and_everything_else_works(here: Path) -> None:
+    information = here / "broken-1.dist-info"
     information.mkdir()
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
     groups = {"architectures": "broken-arch", "tasks": "broken-task", "engines": "broken-engine"}
     points = "".join(f"[ttbench.{group}]\n{name} = broken_pkg.inner:Thing\n" for group, name in groups.items())
     (information / "entry_points.txt").write_text(points)
-    (home / "broken_pkg").mkdir()
-    (home / "broken_pkg" / "__init__.py").write_text("raise RuntimeError('not today')\n")
-    done = ttbench(home, "run", "perplexity", "--checkpoint", "ttt-linear", "--ctx", "64", "--limit", "1", *SHORT)
+    (here / "broken_pkg").mkdir()
+    (here / "broken_pkg" / "__init__.py").write_text("raise RuntimeError('not today')\n")
+    done = ttbench(here, "run", "perplexity", "--checkpoint", "ttt-linear", "--ctx", "64", "--limit", "1", *SHORT)
     assert json.loads(done.stdout)["statuses"] == {"ok": 1}
     assert "the architecture 'broken-arch' of an installed plug-in" in done.stderr
     assert "not today" in done.stderr
     assert "Traceback" not in done.stderr
     for noun in ("tasks", "architectures", "checkpoints"):
-        assert "Traceback" not in ttbench(home, "list", noun).stderr
-    assert "cannot be imported" in ttbench(home, "run", "broken-task", status=2).stderr
+        assert "Traceback" not in invoke("list", noun).stderr
+    assert "cannot be imported" in invoke("run", "broken-task", status=2).stderr
 
 
 def test_what_is_built_in_and_broken_is_no_plug_ins_fault(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import string
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -139,6 +140,48 @@ class Dialect:
         return None
 
 
+# Letters of docs/architectures.md for the fields that most configs have. T is the number of tokens that can be read.
+COMMON_LETTERS: Mapping[str, str] = {
+    **{"W": "hidden_size", "H": "num_attention_heads", "G": "num_key_value_heads", "D": "head_dim"},
+    **{"I": "intermediate_size", "K": "conv_kernel"},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkTerm:
+    """A part of the work of one token in one layer."""
+
+    formula: str  # FLOP
+    times: str | Callable[[Any], float] = "1"  # a formula, or a function of the config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What docs/architectures.md says of an architecture; its formulas are checked against `cost` and the states.
+
+    Formulas are in the notation of that page, where neighbours are multiplied: `4 W (H + G) D`. A letter is one of
+    COMMON_LETTERS or of `letters`: the name of a field, or a function of the config and of the tokens that can be read.
+    """
+
+    section: str  # Markdown; `$name` stands for a formula: one of `work`, or `state`, `keys`, `int64`
+    published: str  # whether weights are, and how they are read
+    state: str | None  # elements of one layer and sequence, convolutions left out; None: a mixture of others
+    work: Mapping[str, WorkTerm]  # of a token and layer, by name; without convolutions, SwiGLU and head
+    letters: Mapping[str, str | Callable[[Any, float], float]] = field(default_factory=dict)
+    keys: str | None = None  # the part of the state that is keys and values, where the section names it
+    grows: str | None = None  # what the state grows with, in words; None: every token, or nothing, as the class says
+    int64: str | None = None  # how many elements of the state are int64 and not of the model's dtype
+    kept_channels: str = "0"  # of convolutions, whose K - 1 last inputs are in the state
+    convolved: str | None = None  # channels that are convolved; None: those that are kept
+    swiglu: bool = True  # whether one follows the mixer
+
+    def text(self) -> str:
+        """The section with its formulas in it. Raises KeyError for a name that stands for none."""
+        work = {name: term.formula for name, term in self.work.items()}
+        named = {"state": self.state or "", "keys": self.keys or "", "int64": self.int64 or ""}
+        return string.Template(self.section).substitute(work | named).strip()
+
+
 class SequenceModel(nn.Module, ABC):
     """An architecture: `forward` over any number of tokens, `step` over one, both on the same state."""
 
@@ -152,6 +195,7 @@ class SequenceModel(nn.Module, ABC):
     attention_backend: str = NO_ATTENTION  # the one in use
     # fields of the config that make it another function where the architecture leaves them open: columns of rows
     CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = {}
+    DESCRIPTION: ClassVar[Description | None] = None  # for docs/architectures.md, which has all that are built in
     config: Any
 
     lm_head: nn.Linear

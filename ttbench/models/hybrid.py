@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from ttbench.declare import ColumnDeclaration, whole
 from ttbench.models import ring
-from ttbench.models.base import Dialect
+from ttbench.models.base import Description, Dialect
 from ttbench.models.hybrid_config import RENE, HybridConfig, ReneConfig
 from ttbench.models.layers import RMSNorm, bucket_len
 from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackWork, stack_weights
@@ -234,9 +234,29 @@ _TINY_RENE: Mapping[str, Any] = {
 }
 
 
+_SECTION = """
+Mamba layers with some attention between them, over everything or over a window, layer by layer.
+
+    x = x + mixer(norm(x))        mixer: mamba | attention | sliding_attention        then SwiGLU
+
+State: that of each layer's kind; it grows only where a layer sees everything. Cost: the same. Faithful: reads
+Jamba's checkpoints without experts (Lieber et al. 2024, arXiv 2403.19887), goldens from transformers. Our
+reading: free orders of layers, windows and rotary positions are no Jamba's and are written as `model_type:
+hybrid`. Mixtures of experts are refused. Rene (Cartesia 2024) is read as published: Mamba-2, windows without
+positions and GELU MLPs, each a layer of its own, held against a second implementation of its published code.
+"""
+
+
 class Hybrid(Stack):
     """Language model of mixed layers. See the module docstring."""
 
+    DESCRIPTION = Description(
+        section=_SECTION,
+        published="Jamba's and Rene's, read",
+        state=None,
+        work={},
+        grows="where a layer sees everything",
+    )
     config_class = HybridConfig
     rotary = True  # where the config has a rope_theta
     ATTENTION = ("sdpa",)

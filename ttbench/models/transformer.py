@@ -30,7 +30,7 @@ from ttbench.kernels.cached_attention import cached_attention_step
 from ttbench.kernels.dispatch.choice import fuses
 from ttbench.kernels.rotary import rotate_and_keep_step, rotate_half
 from ttbench.models import kv_cache as cache
-from ttbench.models.base import Dialect
+from ttbench.models.base import Description, Dialect, WorkTerm
 from ttbench.models.known_fields import require_known_fields
 from ttbench.models.layers import ShortConv, convolve
 from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackWork, stack_weights
@@ -272,9 +272,33 @@ def _dialect(name: str, names: Mapping[str, str]) -> Dialect:
     )
 
 
+_SECTION = """
+The Llama family: what the others want to replace.
+
+    x = x + W_o attention(rope(q), rope(k), v)        q, k, v = W x (+ conv(W x))        then SwiGLU
+
+State: keys and values of G heads for every token, $state each, and K - 1 inputs of the convolutions. Cost:
+$projections for projections and $reading for every token that is read, its own among them. Faithful: with
+`conv_kernel` 0 it is exactly Llama (Touvron et al. 2023), by goldens recorded from transformers; grouped
+queries; rotary angles in float64. Three implementations of the same attention, `sdpa`, `eager` and `flash`
+(FlashAttention is an implementation, not an architecture), give equal logits. Our reading: `conv_kernel` > 0
+adds a short convolution to q, k and v, as Mamba, Titans and the TTT paper's backbone have (So et al. 2021 for
+attention). At the zoo's size it decides whether recall is learned at all ([decision
+0004](decisions/0004-zoo-recipe.md)), so the zoo has both. Scaled rotary embeddings are refused, never
+approximated.
+"""
+
+
 class Transformer(Stack):
     """Decoder-only Transformer. See the module docstring."""
 
+    DESCRIPTION = Description(
+        section=_SECTION,
+        published="yes, read",
+        state="2 G D",
+        work={"projections": WorkTerm(formula="4 W (H + G) D"), "reading": WorkTerm(formula="4 H D", times="T")},
+        kept_channels="(H + 2 G) D",
+    )
     version = 2
     mixer_class = Attention
     config_class = TransformerConfig

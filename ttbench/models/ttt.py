@@ -40,7 +40,7 @@ from ttbench.errors import CheckpointError
 from ttbench.kernels import ttt_linear, ttt_mlp
 from ttbench.kernels.inner_inputs import ttt_inputs
 from ttbench.kernels.norm import gated_norm
-from ttbench.models.base import Dialect
+from ttbench.models.base import Description, Dialect, WorkTerm
 from ttbench.models.layers import RMSNorm, ShortConv, convolve, rotary_angles
 from ttbench.models.stack import At, Block, Mixer, Part, Slot, Stack, StackWork, Stream, stack_weights
 from ttbench.models.ttt_config import TTTConfig
@@ -278,9 +278,53 @@ class TTT(Stack):
 _TINY: Mapping[str, Any] = {"use_gate": True, "share_qk": True, "pre_conv": True, "tie_word_embeddings": True}
 
 
+_LINEAR = """
+The hidden state is itself a linear model, trained by gradient descent on the sequence that it reads (Sun et al.
+2024, arXiv 2407.04620).
+
+    f(x) = x + LN(x W1 + b1)        loss = 1/2 |LN(k W1 + b1) - (v - k)|²
+    gradients of C tokens at the weights of the mini-batch's start
+    W1_t = W1 - tau_t sum_{s <= t} lam_s k_sᵀ g_s        out_t = q_t + LN(q_t W1_t + b1_t)
+
+State: $state, of it H (D² + D) weights and 2 C D a head for the mini-batch under way, and K - 1 inputs of the
+convolutions (q and k share theirs). Cost: $projections for projections ($gates less without the gate, $gates
+more with keys of their own), $steps for the step sizes, and $inside inside. Faithful: by goldens from the
+authors' PyTorch code at all their switches (`use_gate`, `share_qk`, `pre_conv`); the authors' JAX checkpoints
+convert. Departures, none of which changes a number: the inner model is float32 at least, and any split of the
+tokens is allowed. C is part of the model, not of its speed.
+"""
+_MLP = """
+As `ttt-linear`, with two inner layers of hidden width 4 D and a tanh GELU.
+
+    f(x) = x + LN(gelu(x W1 + b1) W2 + b2)
+
+State: $state, of it H (8 D² + 5 D) weights and 10 C D a head for the mini-batch. Cost: $inside inside, the rest
+as `ttt-linear`. Faithful and departures: as there. Its fast path is the dual form under autograd, without a
+scan written by hand; training it costs about three times `ttt-linear`.
+"""
+_WORK = {
+    "projections": WorkTerm(formula="8 W²"),
+    "gates": WorkTerm(formula="2 W²", times=lambda c: (not c.share_qk) - (not c.use_gate)),
+    "steps": WorkTerm(formula="2 W H"),
+}
+_DESCRIPTION: Mapping[str, Any] = {
+    "letters": {"C": "mini_batch_size", "S": "share_qk", "B": "pre_conv"},
+    # two convolutions of q and k read the one projection that they share
+    "kept_channels": "(S + B) W",
+    "convolved": "(2 S + B) W",
+}
+
+
 class TTTLinear(TTT):
     """TTT-Linear: the hidden state is a linear model that is trained on the sequence it reads."""
 
+    DESCRIPTION = Description(
+        section=_LINEAR,
+        published="yes, by `ttbench convert`",
+        state="H (D² + D + 2 C D)",
+        work={**_WORK, "inside": WorkTerm(formula="6 W D + 2 W (C + 1)")},
+        **_DESCRIPTION,
+    )
     kind, mixer_class = "linear", LinearMixer
     TINY: ClassVar[Mapping[str, Any]] = {**_TINY, "ttt_layer_type": "linear", "ttt_base_lr": 1.0}
     DIALECTS = (_dialect("linear", ttt_linear.LinearState),)
@@ -289,6 +333,13 @@ class TTTLinear(TTT):
 class TTTMLP(TTT):
     """TTT-MLP: the hidden state is an MLP of two layers that is trained on the sequence it reads."""
 
+    DESCRIPTION = Description(
+        section=_MLP,
+        published="none known to us",
+        state="H (8 D² + 5 D + 10 C D)",
+        work={**_WORK, "inside": WorkTerm(formula="56 W D + 10 W (C + 1)")},
+        **_DESCRIPTION,
+    )
     kind, mixer_class = "mlp", MLPMixer
     TINY: ClassVar[Mapping[str, Any]] = {**_TINY, "ttt_layer_type": "mlp", "ttt_base_lr": 0.1}
     DIALECTS = (_dialect("mlp", ttt_mlp.MLPState),)

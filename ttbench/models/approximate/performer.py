@@ -34,6 +34,7 @@ from ttbench.errors import CheckpointError
 from ttbench.kernels import favor
 from ttbench.kernels.favor import FavorState
 from ttbench.kernels.rotary import rotate_half
+from ttbench.models.base import Description, WorkTerm
 from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackWork, own_dialect
 from ttbench.models.stack_config import HeadedConfig, require_at_least, require_positive, require_seed
 
@@ -116,9 +117,43 @@ class PerformerMixer(Mixer):
         return q.to(wide), k.to(wide), v.to(wide), self.features.to(wide)
 
 
+_SECTION = """
+A Transformer whose softmax kernel is estimated by F positive random features, so that the past is a sum of
+fixed size (FAVOR+, Choromanski et al., arXiv 2009.14794).
+
+    q, k rotated by position        x' = x / D^(1/4)        phi_f(x) = exp(w_f . x' - |x'|² / 2) / sqrt(F)
+    E[phi(q) . phi(k)] = exp(q . k / sqrt(D))
+    out_t = sum_{s <= t} (phi(q_t) . phi(k_s)) v_s / sum_{s <= t} phi(q_t) . phi(k_s)
+
+The w of each block of D are orthogonal, and each is normally distributed. State: $state: for each head, F rows
+of sum phi(k) [v, 1] and F running maxima of exponents, in float32 at least (one more row with a floor). Cost:
+$projections for projections, $features a head, whatever the context. Faithful: positive, orthogonal, unbiased
+features and causal prefix sums; equal to performer-pytorch 1.1.4 without a floor, and with a floor
+(`feature_eps`) equal to its last output on an input that ends at each token. Our reading: each feature's row is
+kept relative to its own largest exponent so far and rescaled when a larger one comes, so scores of any size
+stay finite and nothing looks ahead; the published code takes one maximum over all positions, which with its
+default floor of 1e-4 lets later keys move earlier outputs. Its second floor, 1e-6 on the sums of keys, is not
+built. The QR factor's signs are corrected; without that, as in performer-pytorch, the rows are not Gaussian and
+the estimate is biased. Features are drawn once from `feature_seed` and saved with the weights; redrawing while
+training is not built, so what was trained is what is measured. The estimate's relative variance with
+independent features is (exp(|q + k|² / sqrt(D)) - 1) / F, so with long queries and keys it is far from softmax
+attention: a Performer learns with its features and does not inherit a Transformer's weights.
+"""
+
+
 class Performer(Stack):
     """Language model of FAVOR+ layers."""
 
+    DESCRIPTION = Description(
+        section=_SECTION,
+        published="none of note",
+        state="H F (D + 2)",
+        work={
+            "projections": WorkTerm(formula="8 W²"),
+            "features": WorkTerm(formula="4 F D + 5 F (D + 1)", times="H"),
+        },
+        letters={"F": "num_features"},
+    )
     mixer_class = PerformerMixer
     config_class = PerformerConfig
     CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = {

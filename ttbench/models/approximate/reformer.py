@@ -41,6 +41,7 @@ from ttbench.errors import CheckpointError
 from ttbench.kernels import lsh_attention
 from ttbench.kernels.lsh_attention import LSHState
 from ttbench.kernels.rotary import rotate_half
+from ttbench.models.base import Description, WorkTerm
 from ttbench.models.layers import ShortConv, convolve
 from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackWork, own_dialect
 from ttbench.models.stack_config import HeadedConfig, require_at_least, require_one_of, require_positive, require_seed
@@ -151,9 +152,53 @@ class ReformerMixer(Mixer):
         return 0  # the position is on the device, in the rotations and in the counts of the buckets
 
 
+_SECTION = """
+Reformer's LSH attention (Kitaev et al. 2020, arXiv 2001.04451) in a strictly causal, streaming form. **It is
+our variant, not the paper's sorted chunks**, and says so in `lsh_form` of its config and in `choice_lsh_form`
+of its rows. Queries and keys are one projection; random rotations hash it into N buckets, in R rounds; a token
+attends to the last m tokens of its bucket in each round, and to itself only where no round has another. The
+paper sorts the whole sequence by bucket, cuts it into chunks, and lets each chunk see itself and the one
+before: what a token reads then depends on how many later tokens fell into other buckets. transformers' own
+Reformer, which reads published weights, does that and runs through `--engine hf --unchecked`, flagged with its
+leak (0.24 of the greatest logit on our tiny model).
+
+    q = W_q x (+ conv)        v = W_v x (+ conv)        h_r(q) = argmax([q R_r, -q R_r])        q' = rotate(q)
+    k = q' / |q'|
+    P_r(i) = the last m tokens j < i with h_r(q_j) = h_r(q_i)
+    N(i, j) = number of rounds whose P_r(i) holds j
+    z_r(i) = log sum_{j in P_r(i)} exp(q'_i . k_j - log N(i, j))       o_r(i) = the softmax mean of v_j
+    out_i = sum_r exp(z_r(i) - log sum_s exp z_s(i)) o_r(i)            then W_o
+
+State: $state, of it $int64 int64, and K - 1 inputs of the convolutions; in the zoo's recipe 5.6 MB over all
+layers, as much as the transformer's at about 1,090 tokens. Cost: $projections for projections, $hash for the
+hash, $attention for attention; a whole text costs a stable sort by bucket and products of blocks in that order,
+so work and memory grow with T R m, not T². Faithful: shared queries and keys, keys of length one; angular
+hashing with rotations that are not trained; rounds joined by their log-sum-exp; a key that several rounds share
+counted once; the rule for oneself; no gradient through the hash. Our reading: the last m of a bucket; N fixed
+at any length; rotary positions after hashing instead of axial embeddings; an optional short convolution on q
+and v where published models interleave local attention; SwiGLU. Not built: reversible residuals (at inference
+they save nothing) and the feed-forward in chunks (it changes no number). Hashing jumps: in float64 steps,
+pieces and whole agree to 1e-14, in float32 a vector on the border of two buckets can fall to either side when
+rounding differs; in 1,000 tokens of the recipe's model none did.
+"""
+
+
 class Reformer(Stack):
     """Streaming LSH attention in every layer: our variant."""
 
+    DESCRIPTION = Description(
+        section=_SECTION,
+        published="of another form, `--engine hf`",
+        state="H R N (2 m D + m R + 1)",
+        int64="H R N (m R + 1)",
+        work={
+            "projections": WorkTerm(formula="6 W²"),
+            "hash": WorkTerm(formula="R W N"),
+            "attention": WorkTerm(formula="4 R m W"),
+        },
+        letters={"R": "num_hashes", "N": "num_buckets", "m": "bucket_keys"},
+        kept_channels="2 W",
+    )
     mixer_class = ReformerMixer
     config_class = ReformerConfig
     CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = {

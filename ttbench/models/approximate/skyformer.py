@@ -40,6 +40,7 @@ from ttbench.errors import CheckpointError
 from ttbench.kernels import gaussian_attention, nystrom_attention
 from ttbench.kernels.rotary import rotate_half
 from ttbench.models import kv_cache as cache
+from ttbench.models.base import Description, WorkTerm
 from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackWork, own_dialect
 from ttbench.models.stack_config import HeadedConfig, require_at_least, require_one_of, require_positive, require_seed
 
@@ -149,9 +150,46 @@ class GaussianMixer(Mixer):
         return self.o_proj(out.transpose(1, 2).flatten(-2))
 
 
+_SECTION = """
+A Transformer whose attention weighs by a Gaussian kernel of queries and keys instead of a softmax of their
+products (Chen et al. 2021, arXiv 2111.00035). A token attends to what is near its query, and a query that is
+near nothing reads nothing. The paper's Skyformer is an encoder for classification that approximates this kernel
+by landmarks; no language models of it are published. Here the kernel itself is computed, exactly and causally,
+and the approximation is a second form that is not causal.
+
+    C[t, s] = exp(-|q_t - k_s|² / (2 sqrt(D)))                     q, k rotated by position
+    o_t        = W_o sum_{s <= t} C[t, s] v_s / Z_t        Z: none 1 | mean t + 1 | rows sum_{s <= t} C[t, s]
+    nystrom:  o = W_o C[Q, L] (C[L, L] + ridge)^-1 C[L, K] V / Z
+    L: M landmarks among all 2 T queries and keys; Z: 1 or T
+
+State: $state a token, as the Transformer's; `nystrom` has none. Cost: $projections for projections and $reading
+for each token that is seen, its own among them; `nystrom` 8 W² + 8 M W, and 8 H M³ once for a text and step of
+the inverse, which `cost` does not count. Without gradients memory does not grow with T². Faithful: the kernel
+and its bandwidth (equation 3), `normalisation: none`; in `nystrom` the completion of the kernel matrix to that
+of [Q; K] (equations 4 to 6), the normalised matrix that is inverted by matrix products (section 4.4), and the
+authors' ridge of 0.1 and 6 steps as defaults. Our reading: causal; rotary positions; `mean` and `rows`. Without
+normalisation the sum grows with the context (bounded by T values, not by one), and its size at 32k tokens is
+one that no shorter training has shown. With `rows` the query's length cancels and what is left is softmax
+attention over (q . k - |k|² / 2) / sqrt(D); the zoo's recipe takes it. Landmarks are drawn once from a seed in
+the config (the authors' code draws anew at each call), and the iteration starts from each matrix alone, so that
+a text does not depend on its neighbours in a batch. Approximate row sums can be zero or negative, so `nystrom`
+with `rows` is refused.
+
+**Not causal**: with `approximation: nystrom` every output has seen the whole text. Causal tasks answer
+`unsupported` with that reason, `generate` and `train` refuse it, and `ttbench check` says NOT CAUSAL and
+measures the leak.
+"""
+
+
 class Skyformer(Stack):
     """Language model over Gaussian-kernel attention. See the module docstring."""
 
+    DESCRIPTION = Description(
+        section=_SECTION,
+        published="none",
+        state="2 W",
+        work={"projections": WorkTerm(formula="8 W²"), "reading": WorkTerm(formula="4 W", times="T")},
+    )
     mixer_class = GaussianMixer
     config_class = SkyformerConfig
     CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = {

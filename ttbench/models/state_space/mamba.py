@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ttbench.kernels import selective_scan
+from ttbench.models.base import Description, WorkTerm
 from ttbench.models.layers import ShortConv
 from ttbench.models.stack import Stack, StackWork
 from ttbench.models.state_space.mamba_config import MambaConfig
@@ -94,9 +95,36 @@ KEYS = (
 )
 
 
+_SECTION = """
+A selective state space in place of attention and MLP both (Gu and Dao 2023, arXiv 2312.00752).
+
+    u, z = in(x)        u = silu(conv(u))        dt, B, C from u        h_t = exp(dt_t A) h_{t-1} + dt_t B_t u_t
+    y = C h + D u        out(y silu(z))
+
+State: $state numbers (E = 2 W channels, N usually 16) and E (K - 1) inputs of the convolution. Cost:
+$projections for projections, $inputs for B, C and dt of rank R, and $scan for the scan. Faithful: by goldens
+from transformers and by the names of both published layouts. Departures: dt, B, C and the state are float32 at
+least; a second chunk goes on from the state of the first, where transformers 5.23 starts again from zero
+([footguns](footguns.md)).
+"""
+
+
 class Mamba(Stack):
     """Mamba. See the module docstring."""
 
+    DESCRIPTION = Description(
+        section=_SECTION,
+        published="yes, read",
+        state="E N",
+        work={
+            "projections": WorkTerm(formula="6 W E"),
+            "inputs": WorkTerm(formula="4 E (N + R)"),
+            "scan": WorkTerm(formula="6 E N"),
+        },
+        letters={"E": "inner_dim", "N": "state_size", "R": "time_step_rank"},
+        kept_channels="E",
+        swiglu=False,
+    )
     mixer_class = MambaMixer
     config_class = MambaConfig
     undecayed = frozenset({"A_log"})  # decay would make every rate 1; the authors leave it out too

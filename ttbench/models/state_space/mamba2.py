@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from ttbench.kernels import ssd
 from ttbench.kernels.norm import gated_norm
+from ttbench.models.base import Description, WorkTerm
 from ttbench.models.layers import ShortConv
 from ttbench.models.stack import Stack, StackWork
 from ttbench.models.state_space.mamba_config import Mamba2Config
@@ -126,9 +127,34 @@ _KEYS = [f"{name}.{leaf}" for name in ("in_proj", "conv1d", "out_proj") for leaf
 _KEYS += ["norm.weight", "dt_bias", "A_log", "D"]
 
 
+_SECTION = """
+One decay for a whole head, so that the scan is made of matrix products (Dao and Gu 2024, arXiv 2405.21060).
+
+    z, xBC, dt = in(x)        x, B, C = silu(conv(xBC))        h_t = exp(dt_t a) h_{t-1} + dt_t x_t B_tᵀ
+    y = h C + D x        out(norm(y silu(z)))
+
+State: $state numbers and (H D + 2 G N) (K - 1) inputs of the convolution, with B and C in G groups. Cost: with
+E = H D, $projections for projections and $scan for the scan, token by token. Faithful: goldens from
+transformers, groups and norm order included. Departures: the limit of dt holds in decoding too, where both
+sources forget it.
+"""
+
+
 class Mamba2(Stack):
     """Mamba-2. See the module docstring."""
 
+    DESCRIPTION = Description(
+        section=_SECTION,
+        published="yes, read",
+        state="H D N",
+        work={"projections": WorkTerm(formula="6 W E + 2 W (2 G N + H)"), "scan": WorkTerm(formula="5 E N")},
+        letters={
+            **{"H": "num_heads", "G": "n_groups", "N": "state_size"},
+            "E": lambda c, T: c.num_heads * c.head_dim,
+        },
+        kept_channels="H D + 2 G N",
+        swiglu=False,
+    )
     mixer_class = Mamba2Mixer
     config_class = Mamba2Config
     undecayed = frozenset({"A_log"})  # decay would make every rate 1; the authors leave it out too

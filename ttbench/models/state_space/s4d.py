@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from ttbench.errors import CheckpointError
 from ttbench.kernels import s4d
-from ttbench.models.base import Dialect
+from ttbench.models.base import Description, Dialect, WorkTerm
 from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackWork, own_dialect
 from ttbench.models.stack_config import StackConfig, require_at_least
 
@@ -110,9 +110,31 @@ class S4DMixer(Mixer):
         return 0  # the position is nowhere in it
 
 
+_SECTION = """
+A linear state space for each channel, the same for every token (Gu et al. 2022, arXiv 2206.11893): the line
+that Mamba came out of.
+
+    h_t = exp(dt A) h_{t-1} + (exp(dt A) - 1) / A u_t        y = 2 Re(C h) + D u
+    x = x + GLU(W gelu(y) + b)        A diagonal and complex
+
+State: $state numbers, half of them imaginary. Cost: $map for the map and, by convolution over chunks of 64
+tokens, $convolution. Faithful: the layer of the authors' standalone file, start values S4D-Lin. Our reading:
+RMSNorm and SwiGLU as in the other models here. Not built: S4's own kernel (diagonal plus low rank), for the
+reason that [methodology](methodology.md) gives. What it keeps does not depend on what it reads, so weakness at
+copying and recall is its own.
+"""
+
+
 class S4D(Stack):
     """Language model of S4D layers. See the module docstring."""
 
+    DESCRIPTION = Description(
+        section=_SECTION,
+        published="none",
+        state="W N",
+        work={"map": WorkTerm(formula="4 W²"), "convolution": WorkTerm(formula="4 W N + 65 W")},
+        letters={"N": "state_size"},
+    )
     mixer_class = S4DMixer
     config_class = S4DConfig
     TINY: ClassVar[Mapping[str, Any]] = {"state_size": 8, "tie_word_embeddings": True}

@@ -36,10 +36,18 @@ from ttbench.declare import ColumnDeclaration, text, whole
 from ttbench.kernels.norm import gated_norm
 from ttbench.kernels.rotary import rotate_half
 from ttbench.models import ring
+from ttbench.models.base import WorkTerm
 from ttbench.models.layers import RMSNorm
 from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackWork, own_dialect
 from ttbench.models.titans.memory_layer import MemoryLayer
-from ttbench.models.titans.titans_config import MOST_LAYERS, MAGConfig, MALConfig, TitansConfig, WindowConfig
+from ttbench.models.titans.titans_config import (
+    MOST_LAYERS,
+    MAGConfig,
+    MALConfig,
+    TitansConfig,
+    WindowConfig,
+    memory_description,
+)
 
 Pair = tuple[Tensor, Tensor]  # keys and values
 
@@ -297,9 +305,56 @@ class Titans(Stack):
     }
 
 
+_LMM = """
+Google's neural long-term memory, alone (Behrouz et al., arXiv 2501.00663v1): an MLP of L_M layers whose weights
+are trained on the keys and values that it reads, with momentum and forgetting. The paper published neither code
+nor weights nor sizes, so **no number from here is "Titans as published"**.
+
+    q, k, v = silu(conv(W x)), each of length 1 in its head        eta, keep = sigmoid(W x + b)
+    theta = max_step / C (1 - eta) sigmoid(W x + b)
+    S_t = eta_t S_{t-1} - theta_t u_t        M_t = keep_t M_{t-1} + S_t
+    u_t = gradient of |M(k_t) - v_t|² at the weights of the chunk's start
+    m_t = norm(M_t(q_t)), or of M at the chunk's start (`memory_read`)        o = W_o (m silu(W_g x))
+
+State: $state, in each head 2 P for weights and momentum (P all weights of a head's memory), C E for the chunk
+under way (E widths in and out of all its layers), 3 C gates; K - 1 inputs of three convolutions. Cost:
+$projections for projections, $gates for gates and, with the exact read, $memory a head, P_1 the weights of the
+memory's first layer. That is of a text; single steps make the products of a chunk's gates anew for each token,
+2 C³ a head. Faithful: equations 9 to 16 by closed forms, equal to the token-by-token recurrence with automatic
+differentiation to 1e-10 and, with one layer, flash-linear-attention's token loop where its LayerNorm vanishes;
+gates of exactly 0 and 1; gates per token; persistent vectors that are written to memory like tokens. The
+memory's weights are never copied for a token. Our reading: what the paper leaves open is a field of the config
+(`chunk_size`, `memory_layers`, `memory_expansion`, `memory_read`, `memory_init`, `max_step`, `unit_norm`,
+`damped_step`, `num_persistent`, `conv_kernel`). Three bounds on the step, without which training ended in NaN,
+are ours ([`models/titans/memory_layer.py`](../ttbench/models/titans/memory_layer.py)). Forgetting pulls a deep
+memory towards zeros, from which it has no gradient to return; it starts with 0.9997 kept. C changes the model,
+not only the speed. titans-pytorch's memory converts where both are one function ([check a foreign
+model](check-a-foreign-model.md)).
+"""
+_MAG = """
+Memory as gate: memory and windowed attention read the same, and one gates the other.
+
+    m = norm(M([P, x]))        y = attention([P, x]; window)        o = W_o (norm(y) silu(m))
+
+State: that of the memory and $keys. Cost: $projections for projections, $attention for attention, and the rest
+as `titans-lmm`. Faithful: both branches see the persistent vectors, which stay visible beyond the window; both
+sides are normed by learned vectors. Our reading: which side is activated, and by SiLU.
+"""
+_MAL = """
+Memory as layer: attention reads what the memory makes of the tokens.
+
+    m = norm(M([P, x]))        z = norm(W_z (m silu(W_g [P, x])))        o = W_o attention(z; window)
+
+State: as `titans-mag`. Cost: $projections for projections, the rest as `titans-mag`. Faithful: the order, the
+window. Our reading: the norm between both; what comes out at the places of P stays in sight of the attention.
+"""
+_KEYS = "2 W (window - 1 + N)"
+
+
 class TitansLMM(Titans):
     """Titans, the memory alone: layers that train the weights of a small network on what they read."""
 
+    DESCRIPTION = memory_description(section=_LMM, projections="10 W²")
     config_class = TitansConfig
     mixer_class = LMMMixer
     DIALECTS = (own_dialect(TitansConfig, mixer_keys=(*MIXER_KEYS, "g_proj.weight")),)
@@ -308,6 +363,9 @@ class TitansLMM(Titans):
 class TitansMAG(Titans):
     """Titans, memory as gate: memory and attention to a window read the same, and one gates the other."""
 
+    DESCRIPTION = memory_description(
+        section=_MAG, projections="14 W²", keys=_KEYS, attention=WorkTerm(formula="4 W (window + N)")
+    )
     config_class = MAGConfig
     mixer_class = MAGMixer
     rotary = True
@@ -321,6 +379,9 @@ class TitansMAG(Titans):
 class TitansMAL(Titans):
     """Titans, memory as layer: attention to a window reads what the memory makes of the tokens."""
 
+    DESCRIPTION = memory_description(
+        section=_MAL, projections="18 W²", keys=_KEYS, attention=WorkTerm(formula="4 W (window + N)")
+    )
     config_class = MALConfig
     mixer_class = MALMixer
     rotary = True

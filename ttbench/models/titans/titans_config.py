@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ttbench.errors import CheckpointError
-from ttbench.kernels.neural_memory import READS
+from ttbench.kernels.neural_memory import READS, layer_shapes
+from ttbench.models.base import Description, WorkTerm
 from ttbench.models.stack_config import HeadedConfig, require_at_least, require_one_of, require_positive
 
 STARTS = ("learned", "zero")
@@ -88,3 +89,46 @@ class MALConfig(WindowConfig):
     """Memory as layer."""
 
     model_type: ClassVar[str] = "titans-mal"
+
+
+def _weights(c: Any) -> list[int]:
+    return [i * o for i, o in _shapes(c)]
+
+
+def _shapes(c: Any) -> list[tuple[int, int]]:
+    return layer_shapes(c.head_dim, num_layers=c.memory_layers, expansion=c.memory_expansion)
+
+
+def memory_description(
+    *, section: str, projections: str, keys: str | None = None, kept_channels: str = "3 W", **work: WorkTerm
+) -> Description:
+    """What docs/architectures.md says of a variant: the memory's formulas, and those of what stands beside it.
+
+    Args:
+        section: its words.
+        projections: FLOP of a token and layer in its matrices.
+        keys: elements of keys and values that its attention keeps; None: it has none.
+        kept_channels: channels of its convolutions.
+        work: what it does beside the memory.
+    """
+    memory = "H (2 P + C E + 3 C)"
+    return Description(
+        section=section,
+        published="none",
+        state=memory if keys is None else f"{memory} + {keys}",
+        keys=keys,
+        work={
+            "projections": WorkTerm(formula=projections),
+            "gates": WorkTerm(formula="6 W H"),
+            "memory": WorkTerm(formula="12 P - 2 P_1 + E (C + 1) + (C + 1) (C + 2) / 3", times="H"),
+            **work,
+        },
+        letters={
+            **{"C": "chunk_size", "N": "num_persistent"},
+            "P": lambda c, T: sum(_weights(c)),
+            "P_1": lambda c, T: _weights(c)[0],
+            "E": lambda c, T: sum(map(sum, _shapes(c))),
+            "window": lambda c, T: min(T, c.window),
+        },
+        kept_channels=kept_channels,
+    )

@@ -32,11 +32,12 @@ from torch import Tensor, nn
 from ttbench.kernels import attention, neural_memory
 from ttbench.kernels.inner_inputs import NORM_EPS
 from ttbench.kernels.swiglu import swiglu
+from ttbench.models.base import WorkTerm
 from ttbench.models.layers import RMSNorm, ShortConv
 from ttbench.models.stack import At, Part, Slot, StackWork, own_dialect
 from ttbench.models.titans.memory_layer import MemoryLayer
 from ttbench.models.titans.titans import ATTENTION_KEYS, MIXER_KEYS, Pair, Titans, TitansAttention, TitansMixer
-from ttbench.models.titans.titans_config import MACConfig
+from ttbench.models.titans.titans_config import MACConfig, memory_description
 
 
 def spans(read: int, num_tokens: int, size: int) -> Iterator[tuple[int, int, int]]:
@@ -172,9 +173,35 @@ class MACMixer(TitansMixer):
         return self.o_proj(swiglu(self.memory.merge(m, y), y))
 
 
+_SECTION = """
+Memory as context: attention inside a segment of C tokens, in front of which stand the persistent vectors and
+what the memory recalls of the past.
+
+    r = silu(conv(W_r x)) of length 1 in each head        h_j = norm(M_{t-1}(r_j))
+    y_i = norm(attention(x_i; P, h_j and x_j for j <= i))
+    m_i = norm(M(y_i)), M as in titans-lmm over y        o = W_o (y silu(m))
+
+State: that of the memory; $keys keys and values of a segment and of N persistent vectors; K - 1 inputs of the
+recall's convolution. Cost: $projections for projections, $recall a head for the recall, $attention for
+attention, and the rest as `titans-lmm`. Faithful: the order of section 4.1, recall before update, update with
+attention's output. **Two of its equations leak the future as they stand**, and tests show both: h_j depends on
+token j, so here it is seen from j on only; M_t has learned from the whole segment, so here y_i is read with the
+weights after token i, or of the segment's start. Our reading: the recall's own query, the norm of y before the
+memory reads it, the gate, positions of h, P unrotated and not in the memory.
+"""
+
+
 class TitansMAC(Titans):
     """Titans, memory as context: attention inside a segment, which also sees what the memory recalls of the past."""
 
+    DESCRIPTION = memory_description(
+        section=_SECTION,
+        projections="20 W²",
+        keys="2 W (2 C + N)",
+        kept_channels="4 W",
+        recall=WorkTerm(formula="2 P", times="H"),
+        attention=WorkTerm(formula="4 W (N + C + 1)"),
+    )
     config_class = MACConfig
     mixer_class = MACMixer
     rotary = True

@@ -77,15 +77,16 @@ def run(
     Args:
         out: folder of the runs. What earlier runs there answered is not measured again.
         fresh: measure it again all the same.
-        progress: is told what happens meanwhile.
+        progress: is told what happens meanwhile; None: a bar in a notebook, nothing elsewhere.
         options: those of the command line by name, as in `ctx="1k,4k"`; see `ttbench.runs.options.Options`.
 
     Raises UsageError when the request has no meaning, StoreError when `out` cannot be written, RunInterrupted on
     Ctrl-C. A cell that fails raises nothing: its row says so in `status` and `reason`.
     """
+    from ttbench.cli.console import display_here
     from ttbench.runs.sweep import run
 
-    return run(target, out=out, fresh=fresh, progress=progress, **options)
+    return run(target, out=out, fresh=fresh, progress=progress or display_here(), **options)
 
 
 def plan(target: str | Path, *, out: str | Path = "runs", **options: Unpack[Options]) -> Plan:

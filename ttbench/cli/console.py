@@ -7,11 +7,13 @@ values stay seconds, bytes and counts.
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 import math
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -24,6 +26,7 @@ from rich.text import Text
 
 from ttbench.cli.widths import GAP, Column, fit, stacked, wrap
 from ttbench.runs.plan import Plan
+from ttbench.runs.progress import Progress as RunProgress
 from ttbench.runs.suite import format_len
 from ttbench.types import Cell, Status
 
@@ -275,6 +278,78 @@ class RunDisplay:
                 num_cells=self._num_cells,
                 left_s=left_s,
             )
+
+
+class NotebookDisplay:
+    """A run's progress in a notebook: a bar, and below it the cells that gave no number, with their reasons.
+
+    One output is redrawn, in plain HTML, so that no widgets are needed.
+
+    Implements `ttbench.runs.progress.Progress`. `show` is IPython's `display`.
+    """
+
+    def __init__(self, show: Callable[..., Any]) -> None:
+        self._show, self._handle = show, None
+        self._num_cells = 0
+        self._statuses: Counter[str] = Counter()
+        self._running: dict[str, tuple[str, float]] = {}  # cell id -> its words, the share of it that is done
+        self._left_s: float | None = None
+        self._told: list[str] = []
+
+    def on_plan(self, plan: Plan, *, folder: str, num_reused: int) -> None:
+        self._num_cells = len(plan.cells) - num_reused
+        if self._num_cells:
+            self._handle = self._show(self, display_id=True)
+
+    def on_cell_start(self, cell: Cell, *, index: int, num_cells: int, seconds_left: float | None) -> None:
+        self._num_cells = num_cells
+        self._running[cell.cell_id] = (cell_words(cell), 0.0)
+        self._draw(seconds_left)
+
+    def on_progress(self, cell: Cell, *, done: int, total: int, seconds_left: float | None) -> None:
+        self._running[cell.cell_id] = (cell_words(cell), done / total if total else 0.0)
+        self._draw(seconds_left)
+
+    def on_cell_end(self, cell: Cell, *, status: Status, reason: str | None, seconds_left: float | None) -> None:
+        # A worker may die before its first cell begins.
+        self._running.pop(cell.cell_id, None)
+        self._statuses[status] += 1
+        if status != "ok":
+            self._told.append(f"{cell_words(cell)}  {status}{': ' if reason else ''}{reason or ''}")
+        self._draw(seconds_left)
+
+    def _draw(self, left_s: float | None) -> None:
+        self._left_s = left_s
+        if self._handle is not None:
+            self._handle.update(self)
+
+    def _lines(self) -> list[str]:
+        ended = self._statuses.total()
+        if ended >= self._num_cells:
+            counts = ", ".join(f"{number} {status}" for status, number in self._statuses.items())
+            return [f"{self._num_cells} cell{'' if self._num_cells == 1 else 's'}: {counts}", *self._told]
+        left = "" if self._left_s is None else f"  {span(self._left_s)} left"
+        running = "; ".join(words for words, _ in self._running.values()) or "starting"
+        return [f"{ended}/{self._num_cells} cells  {running}{left}", *self._told]
+
+    def __repr__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _repr_html_(self) -> str:
+        done = self._statuses.total() + sum(share for _, share in self._running.values())
+        bar = f'<progress value="{done:.3f}" max="{self._num_cells}"></progress> '
+        lines = "<br>".join(html.escape(line) for line in self._lines())
+        return f'<div style="font-family: monospace; white-space: pre-wrap">{bar}{lines}</div>'
+
+
+def display_here() -> RunProgress | None:
+    """A display for the notebook whose kernel this process is; None where it is none."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    # A shell in a terminal has no kernel.
+    if ipython is None or getattr(shell, "kernel", None) is None:
+        return None
+    return NotebookDisplay(ipython.display.display)
 
 
 def cell_words(cell: Cell) -> str:

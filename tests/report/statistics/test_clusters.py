@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -251,4 +252,26 @@ def test_tables_are_written_into_a_folder_that_need_not_be_there(
     calibration.main()
     (line,) = pd.read_csv(folder / "proportions.csv").to_dict("records")
     assert line == pytest.approx(calibration.run("proportions", case, data_sets=10, seed=0), abs=5e-5)
+    assert "proportions" in capsys.readouterr().out
+
+
+def test_a_table_that_was_cut_off_goes_on_and_keeps_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = [{"alike": 0.0, "clusters": 5}, {"alike": 1.0, "clusters": 5}, {"alike": 0.3, "clusters": 5}]
+    monkeypatch.setattr(calibration, "CASES", {"proportions": cases})
+    path = tmp_path / "proportions.csv"
+    # the first as often as asked, the second drawn less often, the third missing
+    path.write_text("alike,clusters,data sets,ttbench\n0.0,5,10,0.125\n1.0,5,3,0.25\n")
+    drawn: list[Any] = []
+    monkeypatch.setitem(calibration.TABLES, "proportions", lambda *a, **case: drawn.append(case) or {"ttbench": 0.5})
+    monkeypatch.setattr(calibration, "ProcessPoolExecutor", ThreadPoolExecutor)
+    monkeypatch.setattr("sys.argv", ["coverage", "--out", str(tmp_path), "--data-sets", "10", "--jobs", "1"])
+    calibration.main()
+    assert drawn == cases[1:]
+    found = pd.read_csv(path)
+    assert found["ttbench"].tolist() == [0.125, 0.5, 0.5]
+    assert found["data sets"].tolist() == [10, 10, 10]
+    calibration.main()
+    assert drawn == cases[1:]
     assert "proportions" in capsys.readouterr().out

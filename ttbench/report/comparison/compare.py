@@ -179,7 +179,7 @@ def _verdict(metric: Metric, effect: Effect) -> dict[str, Any]:
     none = 1.0 if effect.kind == RATIO else 0.0
     reason = made.reason
     if verdict == NOT_SHOWN and made.low is not None and made.high is not None and not made.low <= none <= made.high:
-        reason = f"the interval leaves out none, but p of the joint test is {effect.joint_p:.2g}"
+        reason = f"although the interval leaves out none: p among all comparisons is {effect.joint_p:.2g}"
     return {
         "kind": effect.kind,
         "value_a": effect.value_a,
@@ -293,7 +293,7 @@ def _metric_table(
         yield SideBySide(["", a, b, "effect (95% interval)", "better"], rows)
         yield words.Paragraph(caption(told), "dim")
     for entry in entries:
-        if entry["verdict"] in (NOT_COMPARABLE, NOT_JUDGED):
+        if entry["verdict"] in (NOT_COMPARABLE, NOT_JUDGED) or (entry["verdict"] == NOT_SHOWN and entry["reason"]):
             yield words.Paragraph(f"{_place(entry, varying)}: {entry['verdict']}, {entry['reason']}", "dim")
 
 

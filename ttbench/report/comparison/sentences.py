@@ -137,7 +137,8 @@ def _no_gap(entry: Record, best: str) -> str:
         return f"{little}{_interval(entry, of=_made(entry))}"
     if entry["method"] == EXACT:
         return f"{both} are equal"
-    return f"no difference between {both} is shown{_interval(entry, of=_made(entry))}"
+    why = f", {entry['reason']}" if entry["reason"] else ""
+    return f"no difference between {both} is shown{_interval(entry, of=_made(entry))}{why}"
 
 
 def _made(entry: Record) -> str:

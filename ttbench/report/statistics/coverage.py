@@ -287,7 +287,7 @@ def main() -> None:
     parser.add_argument("--data-sets", type=int, default=3000, help="data sets for most lines (default 3000)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
-    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES), help="which tables (default all)")
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(CASES), help="which tables (default all)")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(options.jobs) as pool:
@@ -300,22 +300,22 @@ def main() -> None:
 def _fill(pool: ProcessPoolExecutor, table: str, path: Path, *, least: int, seed: int) -> pd.DataFrame:
     """Make the lines of a table that its file does not have yet from as many data sets; written after each line.
 
-    A table that is cut off goes on where it stopped. To make one anew, delete its file.
+    So a table that is cut off goes on where it stopped; until then a line of fewer data sets stays. To make a table
+    anew, delete its file.
     """
     kept = pd.read_csv(path).to_dict("records") if path.is_file() else []
-    waiting: list[tuple[dict[str, Any], Future[dict[str, Any]] | None]] = []
-    for case in CASES[table]:
+    lines: list[dict[Any, Any] | None] = []
+    waiting: dict[int, Future[dict[str, Any]]] = {}
+    for place, case in enumerate(CASES[table]):
         data_sets = data_sets_of(table, case, least)
-        asked = {**case, "data sets": data_sets}
-        held = next((line for line in kept if asked.items() <= line.items()), None)
-        made = None if held else pool.submit(run, table, case, data_sets=data_sets, seed=seed)
-        waiting.append((asked if held is None else {str(name): value for name, value in held.items()}, made))
-    lines: list[dict[str, Any]] = []
-    for line, made in waiting:
-        lines.append(line if made is None else made.result())
-        text = pd.DataFrame(lines).to_csv(index=False, float_format="%.4f", lineterminator="\n")
-        write_whole(path, text.encode())
-    return pd.DataFrame(lines)
+        lines.append(next((line for line in kept if case.items() <= line.items()), None))
+        if (lines[place] or {}).get("data sets") != data_sets:
+            waiting[place] = pool.submit(run, table, case, data_sets=data_sets, seed=seed)
+    for place, made in waiting.items():
+        lines[place] = made.result()
+        known = pd.DataFrame([line for line in lines if line is not None])
+        write_whole(path, known.to_csv(index=False, float_format="%.4f", lineterminator="\n").encode())
+    return pd.DataFrame([line for line in lines if line is not None])
 
 
 if __name__ == "__main__":

@@ -141,6 +141,7 @@ def test_the_committed_intervals_hold_the_truth_in_93_to_97_of_100(table: str) -
     ("table", "column", "most"),
     [
         ("families", "families with a false verdict", 0.08),
+        ("verdicts", "false verdicts", 0.08),
         ("proportions", "false verdicts", 0.06),
         ("rounds", "false verdicts", 0.06),
     ],

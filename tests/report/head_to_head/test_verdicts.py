@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 from rows import TRANSFORMER, TTT, Model, make_rows, needle_rows, perplexity_rows, timing_rows
 
@@ -198,3 +199,30 @@ def test_the_front_loses_only_who_is_shown_to_be_worse_in_both() -> None:
     }
     assert not math.isnan(front.members[0].cost)
     assert "slow is shown to be worse in both than" in text_of(found, 300)
+
+
+def test_an_infinite_score_is_told_and_leaves_the_others_alone(rows: Any) -> None:
+    bits = perplexity_rows(MODELS, [512])
+    whole = head_to_head(make_rows(perplexity_rows([TRANSFORMER, TTT], [512])))
+    broken = [row | ({"nats": math.inf} if row is bits[-1] else {}) for row in bits]
+    found = of_metric(head_to_head(make_rows(broken)), "bits_per_byte")
+    said = {(entry["a"], entry["b"]): entry["said"] for entry in found}
+    assert said["transformer", "middle"].startswith("not comparable (middle: a target is scored as infinite")
+    (alone,) = of_metric(whole, "bits_per_byte")
+    mine = next(entry for entry in found if (entry["a"], entry["b"]) == ("transformer", "ttt-linear"))
+    assert (mine["low"], mine["high"], mine["joint_p"]) == (alone["low"], alone["high"], alone["joint_p"])
+
+
+def test_checkpoints_that_score_the_same_differ_by_nothing() -> None:
+    twin = dataclasses.replace(TTT, name="twin")
+    (entry,) = of_metric(head_to_head(make_rows(perplexity_rows([TTT, twin], [512], noise=0.0))), "bits_per_byte")
+    assert (entry["effect"], entry["low"], entry["high"], entry["joint_p"]) == (0, 0, 0, 1)
+    assert (entry["said"], entry["detectable"]) == ("no difference shown", 0)
+
+
+def test_many_checkpoints_and_wide_letters_keep_their_columns() -> None:
+    models = [Model(name=f"{name}-{index}", bits=1.5) for index, name in enumerate(("größe", "非常", "x", "y", "z"))]
+    text = text_of(head_to_head(make_rows(perplexity_rows(models, [512, 1024], windows=1))), 80)
+    grid = [line for line in text.split("better)")[1].splitlines() if "-" in line][:5]
+    assert len({cell_len(line.rstrip("abcde ")) for line in grid}) == 1
+    assert "no crossing shown from 512 to 1k (10 pairs; --json has them)" in " ".join(text.split())

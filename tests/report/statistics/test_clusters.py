@@ -168,6 +168,9 @@ def test_the_page_prints_the_committed_tables() -> None:
     held = [value for (documents, _, num), value in found.items() if documents in THREE_KINDS and num >= 12]
     assert f"{100 * min(held):.1f} to {100 * max(held):.1f} of 100 data sets" in text
     assert f"a false verdict in at most {100 * (1 - min(held)):.1f} of 100" in text
+    wrong = 100 * committed("verdicts")["false verdicts"]
+    told = f"{wrong.min():.1f} to {wrong.max():.1f} of 100 tables, {wrong.mean():.1f} on average"
+    assert f"any false verdict in {told}" in text
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,9 @@ def ready_to_compare(
     shared = pair(one, two, free=free)
     if shared is None:
         return "no shared targets"
+    for name, sums in zip(names, (shared.a, shared.b), strict=True):
+        if not np.isfinite(sums).all():
+            return f"{name}: a target is scored as infinite, so that no mean of it can be compared"
     if metric.statistic in ("max", "count") and min(shared.a.max(), shared.b.max()) * metric.scale <= 0:
         return POSITIVE_ONLY
     return Ready(metric=metric, targets=shared, corpus=one.line.get("corpus_digest"))

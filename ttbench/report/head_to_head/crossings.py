@@ -18,6 +18,7 @@ from typing import Any
 from ttbench.report import words
 from ttbench.report.summary import A_BETTER, B_BETTER, EXACT, NOT_COMPARABLE, RATIO, TOO_SMALL
 
+MOST_PAIRS = 6  # without a crossing, named in one sentence
 Points = Sequence[tuple[float, float]]  # logarithm of the context, value
 
 
@@ -134,6 +135,7 @@ def sentences(found: Sequence[Crossing]) -> list[str]:
     for key in keys:
         mine = [one for one in without if (one.label, one.settings, one.shortest, one.longest) == key]
         pairs = ", ".join(f"{one.first} and {one.then}" for one in mine)
+        pairs = pairs if len(mine) <= MOST_PAIRS else f"{len(mine)} pairs; --json has them"
         head = ", ".join(filter(None, key[:2]))
         said.append(f"{head}: no crossing shown from {words.context(key[2])} to {words.context(key[3])} ({pairs}).")
     return said

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_lowercase
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
@@ -91,8 +92,9 @@ def _told(metric: Sequence[Record]) -> str:
     if first["restates"] is not None:
         return f"{first['label']}: see {first['restates'].replace('_', ' ')}, which it restates"
     won = sum(entry["verdict"] in (A_BETTER, B_BETTER) for entry in metric)
-    by = " and ".join(map(words.axis, first["axes"].split(",")))
-    return f"{first['label']}, by {by}: {won} of {len(metric)} comparisons have a winner; --json has them all"
+    extra = [words.axis(name) for name in first["axes"].split(",") if name != "context_len"]
+    by = f", by {' and '.join(extra)}" if extra else ""
+    return f"{first['label']}{by}: {won} of {len(metric)} comparisons have a winner; --json has them all"
 
 
 def _refused(metric: Sequence[Record]) -> Iterator[str]:
@@ -165,7 +167,7 @@ class _Grid:
     columns: Mapping[str, Mapping[str, str]]  # head -> name -> cell
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        left = min(max(map(len, self.names)), max(options.max_width // 3, 12))
+        left = min(max(map(cell_len, self.names)), max(options.max_width // 3, 12))
         wide = {head: max(len(head), *map(len, cells.values())) for head, cells in self.columns.items()}
         blocks: list[list[str]] = [[]]
         for head, width in wide.items():
@@ -181,7 +183,7 @@ class _Grid:
                 for index, row in enumerate(rows):
                     cells = [self.columns[head].get(name, "-") if index == 0 else "" for head in block]
                     line = "".join("  " + cell.rjust(wide[head]) for head, cell in zip(block, cells, strict=True))
-                    yield Text(f"  {row.ljust(left)}{line}".rstrip(), no_wrap=True)
+                    yield Text(f"  {row}{' ' * (left - cell_len(row))}{line}".rstrip(), no_wrap=True)
 
 
 def _board(board: Board) -> Iterator[RenderableType]:

@@ -67,7 +67,8 @@ def judge(differences: Floats, denominators: Floats, *, seed: int, level: float)
         return _step_down(differences, denominators, level=level)
     p = max_t(differences, seed=seed)
     low, high, width = band(differences, denominators, seed=seed, level=level)
-    alone = np.full(len(p), 1 - 2 * special.ndtr(-width))
+    # where no cell has any spread there is nothing to be wide
+    alone = np.full(len(p), 1 - 2 * special.ndtr(-width) if width > 0 else level)
     return Judged(low=low, high=high, p=p, level=alone, method=BAND)
 
 

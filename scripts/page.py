@@ -129,13 +129,23 @@ def check_silent(browser: Any, path: Path) -> None:
         for size in SIZES:
             with opened(browser, path, scheme=scheme, size=size) as (page, watch):
                 wait(page)
-                page.screenshot(path=OUT / f"{path.stem}-{scheme}-{size}-top.png")
                 unfold(page)
                 page.locator(".chart svg").first.hover()
-                page.screenshot(path=OUT / f"{path.stem}-{scheme}-{size}.png", full_page=True)
                 wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
                 need(not watch.found, f"{path.stem}, {scheme}, {size}: silent {watch.found[:3] or ''}")
                 need(wide <= 0, f"{path.stem}, {scheme}, {size}: no wider than the window ({wide})")
+
+
+def take_pictures(browser: Any, path: Path) -> None:
+    """What to look at: the page as it opens with its charts, light and dark, wide and narrow."""
+    for scheme in ("light", "dark"):
+        for size in SIZES:
+            with opened(browser, path, scheme=scheme, size=size) as (page, _):
+                wait(page)
+                page.evaluate("dispatchEvent(new Event('beforeprint'))")
+                page.wait_for_timeout(3000)
+                page.screenshot(path=OUT / f"{path.stem}-{scheme}-{size}.png", full_page=True, timeout=120_000)
+    print(f"pictures in {OUT}")
 
 
 BREAKS: dict[str, Callable[[str], str]] = {
@@ -268,6 +278,7 @@ def check_speed(browser: Any, path: Path) -> None:
 
 CHECKS = {
     "silent": ("whole", check_silent),
+    "pictures": ("small", take_pictures),
     "broken": ("small", check_broken),
     "access": ("small", check_access),
     "tables": ("whole", check_tables),

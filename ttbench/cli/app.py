@@ -172,7 +172,7 @@ def report(
 
     It opens in any browser without a network. Needs the extra: pip install 'ttbench[report]'
     """
-    from ttbench.cli.commands import report_command as pages
+    from ttbench.cli.page import report_command as pages
 
     pages.report(run or [], out=out, root=RUNS, as_json=json)
 

@@ -15,7 +15,7 @@ from rows import Model, make_rows, perplexity_rows
 from typer.testing import CliRunner
 
 from ttbench.cli.app import app
-from ttbench.cli.commands import report_command
+from ttbench.cli.page import report_command, sample_views
 from ttbench.report.page import libraries
 from ttbench.report.page.libraries import Libraries
 from ttbench.report.published import rows_bytes
@@ -139,7 +139,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
         def survey(self) -> Any:
             return type("Survey", (), {"records": tuple(made.records)})
 
-    monkeypatch.setattr(report_command, "Store", Stored)
+    monkeypatch.setattr(sample_views, "Store", Stored)
     return made
 
 
@@ -147,22 +147,22 @@ def test_samples_are_taken_from_every_cell_in_turn_until_the_page_is_full(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cells = {record.cell.cell_id for record in folder.records}
-    whole = report_command._views([folder.path], cells)
+    whole = sample_views.views_of([folder.path], cells)
     assert {cell: sorted(found) for cell, found in whole.items()} == {cell: list(range(20)) for cell in cells}
-    monkeypatch.setattr(report_command, "EVIDENCE_BYTES", 1500)
-    some = report_command._views([folder.path], cells)
+    monkeypatch.setattr(sample_views, "EVIDENCE_BYTES", 1500)
+    some = sample_views.views_of([folder.path], cells)
     counts = [len(found) for found in some.values()]
     assert len(counts) == 2
     assert 0 < min(counts) <= max(counts) < 20
     assert max(counts) - min(counts) <= 1
     one = next(iter(cells))
-    assert set(report_command._views([folder.path], {one})) == {one}
+    assert set(sample_views.views_of([folder.path], {one})) == {one}
 
 
 def test_damaged_evidence_is_said_and_costs_its_cell_alone(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     cells = [record.cell.cell_id for record in folder.records]
     (folder.path / "evidence" / f"{cells[0]}.jsonl").write_text("{}\n")
-    found = report_command._views([folder.path], set(cells))
+    found = sample_views.views_of([folder.path], set(cells))
     assert set(found) == {cells[1]}
     assert "is not the evidence" in " ".join(capsys.readouterr().err.split())
 
@@ -179,7 +179,7 @@ def test_the_page_carries_the_samples_it_was_given(published: Path, monkeypatch:
     view = {"recipe": None, "evidence": {"prompt_start": "once"}, "rebuilt": None, "view": [], "rebuilt_view": []}
     cell = {"c1": {4: {**view, "sample": 4, "not_rebuilt": None}}}
     monkeypatch.setattr(report_command, "_sources", lambda names, root: ([published], []))
-    monkeypatch.setattr(report_command, "_views", lambda folders, wanted: cell)
+    monkeypatch.setattr(report_command, "views_of", lambda folders, wanted: cell)
     monkeypatch.setattr(report_command.reading, "rows_of_runs", lambda folders: _rows())
     assert invoke("--out", "page.html").exit_code == 0
     page = Path("page.html").read_text(encoding="utf-8")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +10,15 @@ import pandas as pd
 
 from ttbench.cli import console, listing
 from ttbench.cli import gather as reading
+from ttbench.cli.page.sample_views import views_of
 from ttbench.cli.published_cells import NOT_STORED
-from ttbench.errors import StoreError, UsageError
+from ttbench.errors import UsageError
 from ttbench.report.page import libraries
-from ttbench.runs.evidence import open_samples
 from ttbench.store.rows import read_rows
-from ttbench.store.store import Store, run_folders, write_whole
+from ttbench.store.store import run_folders, write_whole
 from ttbench.strict_yaml.nodes import package_folder
 
 SUFFIXES = (".html", ".htm")
-# Compressed texts of samples that a page takes: with the libraries and 10,000 rows it stays below 3 MiB.
-EVIDENCE_BYTES = 600 * 1024
 
 
 def report(names: Sequence[str], *, out: Path, root: Path, as_json: bool) -> None:
@@ -44,7 +40,7 @@ def report(names: Sequence[str], *, out: Path, root: Path, as_json: bool) -> Non
     views: dict[str, dict[int, dict[str, Any]]] = {}
     if runs:
         rows = _read(reading.rows_of_runs(runs), "of these runs")
-        views = _views(runs, set(rows["cell_id"]))
+        views = views_of(runs, set(rows["cell_id"]))
         shown = sum(map(len, views.values()))
         told = told_of_evidence(shown, list(rows["status"]).count("ok"))
         label = ", ".join(folder.name for folder in runs)
@@ -83,29 +79,3 @@ def _sources(names: Sequence[str], root: Path) -> tuple[list[Path], list[Path]]:
     if not runs and not published:
         raise UsageError(f"there is nothing to report: no runs in {root}/ and no results; {listing.FIRST_COMMAND}")
     return runs, published
-
-
-def _views(folders: Sequence[Path], wanted: set[str]) -> dict[str, dict[int, dict[str, Any]]]:
-    """Samples of these cells with their text: the first of each cell, then the second, until the page is full."""
-    waiting: dict[str, Iterator[dict[str, Any]]] = {}
-    for folder in folders:
-        for record in Store(folder).survey().records:
-            cell_id = record.cell.cell_id
-            if cell_id in wanted and cell_id not in waiting and record.samples:
-                try:
-                    waiting[cell_id] = open_samples(record, folder / "evidence" / f"{cell_id}.jsonl")
-                except StoreError as error:
-                    console.say(str(error), style="yellow")
-    found: dict[str, dict[int, dict[str, Any]]] = {}
-    packer, size = zlib.compressobj(9), 0
-    while waiting:
-        for cell_id, samples in list(waiting.items()):
-            view = next(samples, None)
-            if view is None:
-                del waiting[cell_id]
-                continue
-            size += len(packer.compress(json.dumps(view).encode())) + len(packer.flush(zlib.Z_SYNC_FLUSH))
-            if size > EVIDENCE_BYTES:
-                return found
-            found.setdefault(cell_id, {})[view["sample"]] = view
-    return found

@@ -1,0 +1,1 @@
+"""`ttbench report`: which rows and which samples a page is made from."""

@@ -193,10 +193,11 @@ slurm: $(STAMP)  ## the Slurm executor against a throw-away cluster on loopback 
 	@sh scripts/slurm/install.sh
 	@$(TEST_ENV) $(BIN)/python scripts/slurm/check.py
 
-# Ray in an environment of its own, which borrows everything else from .venv.
+# Ray in an environment of its own; the tasks run in .venv.
 ray: $(STAMP)  ## the Ray executor against a cluster of two nodes in a network of its own (root, 215 MB to install)
 	@sh scripts/ray/install.sh $(VENV) .venv-ray
-	@unshare -n sh -c 'ip link set lo up && exec "$$@"' sh env $(TEST_ENV) .venv-ray/bin/python scripts/ray/check.py
+	@unshare -n sh -c 'ip link set lo up && exec "$$@"' sh env $(TEST_ENV) .venv-ray/bin/python scripts/ray/check.py \
+		$(abspath $(BIN)/python) "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 # Any Python that has torch will do, and nothing is installed: a machine with a GPU may be able to fetch nothing.
 BUDGET ?= 480

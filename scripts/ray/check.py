@@ -6,7 +6,7 @@ is not there ends with a reason. Each loss ends as a status, and the same comman
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import os
 import shutil
 import signal
@@ -16,21 +16,25 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 PLUGIN = Path(__file__).parents[1] / "slurm" / "plugin"
-sys.path.insert(0, str(PLUGIN))
+sys.path.append(str(PLUGIN))
 os.environ["PYTHONPATH"] = os.pathsep.join([str(PLUGIN), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
 os.environ |= {"TTBENCH_MEASURE_RATES": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 # On a loaded machine the agents of Ray take longer to start than Ray waits for them.
 os.environ |= {"RAY_agent_register_timeout_ms": "600000", "RAY_raylet_start_wait_time_s": "600"}
 
-import psutil  # noqa: E402
+# Ray first: it must not find what ttbench brings. Its own processes never do.
 import ray  # noqa: E402
-import ttbench_trouble  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
+
+PYTHON = sys.argv[1]  # ttbench's interpreter, which runs the tasks
+sys.path += [str(Path(__file__).parents[2]), sys.argv[2]]  # what ttbench is made of, and its environment's packages
+
+import psutil  # noqa: E402
+import ttbench_trouble  # noqa: E402
 
 import ttbench  # noqa: E402
 from ttbench.runs.executors.base import Placement  # noqa: E402
@@ -58,7 +62,7 @@ def check(what: str, found: Any, wanted: Any) -> None:
     say(f"  ok: {what}: {found}")
 
 
-@contextmanager
+@contextlib.contextmanager
 def part(text: str) -> Iterator[None]:
     began = time.monotonic()
     say(text)
@@ -73,7 +77,7 @@ class Scene:
         self.root = folder / name
         (self.root / "notes").mkdir(parents=True)
         self.file = self.root / "cluster.yaml"
-        self.file.write_text(f"address: {address}\ncells_per_task: 1\n{yaml}")
+        self.file.write_text(f"address: {address}\npython: {PYTHON}\ncells_per_task: 1\n{yaml}")
         self.plan = self._troubled(**trouble)
 
     def _troubled(self, *, names: str = "ab", ctx: Sequence[int] = (64,), threads: int = 1, **params: Any) -> Plan:
@@ -136,19 +140,20 @@ def begun(store: Store, num: int) -> None:
     until("their cells", lambda: len(list((store.folder.parent / "notes").iterdir())) >= num)
 
 
-def task_processes() -> list[psutil.Process]:
-    """Our own processes that Ray's tasks started."""
-    found = []
+def ours(*modules: str) -> list[psutil.Process]:
+    """Processes of these modules in this network, so that other runs on the machine are not counted."""
+    found, here = [], os.readlink("/proc/self/ns/net")
     for process in psutil.process_iter(["cmdline"]):
-        if "ttbench.runs.executors.task" in (process.info["cmdline"] or ()):
-            found.append(process)
+        with contextlib.suppress(OSError, psutil.Error):
+            is_here = os.readlink(f"/proc/{process.pid}/ns/net") == here
+            if is_here and any(module in (process.info["cmdline"] or ()) for module in modules):
+                found.append(process)
     return found
 
 
-def orphans() -> list[int]:
-    time.sleep(2)
-    words = ("ttbench.runs.executors.task", "ttbench.runs.worker")
-    return [p.pid for p in psutil.process_iter(["cmdline"]) if any(w in (p.info["cmdline"] or ()) for w in words)]
+def orphans() -> list[list[str]]:
+    time.sleep(3)
+    return [process.cmdline() for process in ours("ttbench.runs.executors.task", "ttbench.runs.worker")]
 
 
 def equal_rows(folder: Path, address: str) -> None:
@@ -157,7 +162,7 @@ def equal_rows(folder: Path, address: str) -> None:
         options |= {"seed": [0, 1, 2, 3], "corpus": "languages", "unchecked": True}
         options["params"] = {"window": 32, "max_context": 64}
         file = folder / "zoo.yaml"
-        file.write_text(f"address: {address}\ncells_per_task: 2\n")
+        file.write_text(f"address: {address}\npython: {PYTHON}\ncells_per_task: 2\n")
         remote = ttbench.run("perplexity", out=folder / "zoo", executor="ray", cluster=str(file), **options)
         local = ttbench.run("perplexity", out=folder / "local", **options)
         same = [name for name in local if name not in STAMPS]
@@ -171,8 +176,8 @@ def killed_worker(folder: Path, address: str) -> None:
 
         def kill(store: Store) -> None:
             begun(store, 1)
-            [ours] = task_processes()
-            parent = ours.parent()
+            [task] = ours("ttbench.runs.executors.task")
+            parent = task.parent()
             assert parent is not None
             parent.kill()
 
@@ -185,9 +190,9 @@ def killed_worker(folder: Path, address: str) -> None:
 
 def killed_raylet(folder: Path, cluster: Cluster, address: str) -> None:
     with part("a raylet is killed alone: its task runs on, and its answer comes"):
+        hold = _hold_first_nodes()
         node = cluster.add_node(**settings(1))
         scene = Scene(folder, "raylet", address, names="a", ctx=(64,), what="slow", slow_s=8.0, threads=1)
-        hold = _hold_first_nodes()
         try:
 
             def kill(store: Store) -> None:
@@ -206,9 +211,9 @@ def killed_raylet(folder: Path, cluster: Cluster, address: str) -> None:
 
 def killed_node(folder: Path, cluster: Cluster, address: str) -> None:
     with part("a raylet is killed with its children"):
+        hold = _hold_first_nodes()
         node = cluster.add_node(**settings(1))
         scene = Scene(folder, "node", address, names="a", what="hang")
-        hold = _hold_first_nodes()
         try:
 
             def kill(store: Store) -> None:
@@ -254,7 +259,7 @@ HELD: dict[str, Any] = {}
 
 
 def _hold_first_nodes() -> Callable[[], None]:
-    """Take every core but one, so that the next task goes to the node that was added last."""
+    """Take every core there is, so that the next task goes to a node that is added then."""
     import subprocess
 
     holder = subprocess.Popen(
@@ -271,14 +276,9 @@ def _hold_first_nodes() -> Callable[[], None]:
     return end
 
 
-AGENTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
-PORTS = itertools.count(21000)
-
-
 def settings(num_cpus: int) -> dict[str, Any]:
-    """Of a node. A raylet waits 15 s, whatever is set, for the ports of its agents, unless it is given them."""
-    ports = {name: next(PORTS) for name in AGENTS}
-    return {"num_cpus": num_cpus, "object_store_memory": 100 * 1024**2, **ports}
+    """Of a node."""
+    return {"num_cpus": num_cpus, "object_store_memory": 100 * 1024**2}
 
 
 def main() -> None:

@@ -151,6 +151,8 @@ def _shared(task: str, model: Model, context_len: int, params: Mapping[str, Any]
         "config_digest": _digest("config", model.name),
         "tokenizer_digest": model.tokenizer,
         "train_ctx": model.train_ctx,
+        "train_recipe": None,
+        "train_seed": None,
         "num_params": 1_000_000,
         "num_params_non_embedding": 900_000,
         "context_len": context_len,

@@ -44,6 +44,10 @@ TAIL: Mapping[str, ColumnDeclaration] = {
     "smallest_effect": real("comparison: effect below which a difference does not matter"),
     "num_counted": real("sum of the column that `counted` names: how much text or how many trials"),
     "num_points": whole("comparison: comparisons of the metric that are judged together: its family"),
+    "training_sd": real(
+        "head to head: standard deviation that other seeds of training give the effect; null: not known"
+    ),
+    "training_seeds": whole("head to head: trainings that it rests on"),
     "winner": text("head to head: the side that is shown to be better; null: neither"),
     "said": text("head to head: the verdict in words, such as ttt-linear better or not comparable (ttt-linear: oom)"),
     "family": text("head to head: what the comparisons that are judged together are of: task and metric"),

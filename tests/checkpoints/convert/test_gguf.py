@@ -93,7 +93,7 @@ def test_a_qwen_computes_what_its_model_computed(tmp_path: Path, name: str) -> N
 def test_a_gemma3_computes_what_its_model_computed(tmp_path: Path, num_layers: int) -> None:
     """Layers of both kinds, a window shorter than the text, and the scale of scores that only 62 layers have."""
     torch.manual_seed(0)
-    sizes = {**LLAMA, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": num_layers}
+    sizes: dict[str, Any] = {**LLAMA, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": num_layers}
     config = transformers.Gemma3TextConfig(
         **sizes, head_dim=8, sliding_window=8, query_pre_attn_scalar=4 if num_layers == 62 else 8
     )

@@ -24,7 +24,8 @@ from ttbench.report.comparison.sentences import caption
 from ttbench.report.head_to_head import crossings
 from ttbench.report.head_to_head.fronts import Front
 from ttbench.report.head_to_head.leaderboard import Board, is_ranked, shared_values
-from ttbench.report.head_to_head.verdicts import TRAINING_NOISE, HeadToHead
+from ttbench.report.head_to_head.seeds import WITHIN_NOISE
+from ttbench.report.head_to_head.verdicts import HeadToHead
 from ttbench.report.summary import A_BETTER, B_BETTER, NOT_COMPARABLE, NOT_JUDGED
 from ttbench.report.words import Paragraph, Record
 
@@ -40,7 +41,8 @@ def render(found: HeadToHead) -> Group:
     else:
         for task in words.by(entries, "task"):
             parts += _task(task, num=len(found.names))
-    parts.append(Paragraph(f"{TRAINING_NOISE}, so that no verdict is about an architecture", "dim"))
+    parts += [Paragraph(text, "dim") for text in _noises(entries)]
+    parts.append(Paragraph(f"{found.training_noise}; no verdict is about an architecture", "dim"))
     if len(found.names) > 2 and found.boards:
         parts += [Text(), Text("leaderboard", style="bold")]
         parts += [Paragraph("places that a checkpoint may have, as far as differences are shown", "dim")]
@@ -84,6 +86,25 @@ def _task(entries: Sequence[Record], *, num: int) -> Iterator[RenderableType]:
     legend += [f"{mark} {meaning}" for mark, meaning in words.CHECKED.values() if mark in marks]
     yield from (Paragraph(line, "dim") for line in legend)
     yield Text()
+
+
+def _noises(entries: Sequence[Record]) -> Iterator[str]:
+    """For each metric, the training noise of its differences, where seeds tell it."""
+    for metric in words.by(entries, "task", "metric"):
+        known = [entry for entry in metric if entry.get("training_sd") is not None]
+        if known:
+            scale = words.of_metric(known, ("effect", "training_sd"))
+            pieces = [
+                f"{entry['a']} and {entry['b']} at {words.context(entry['context_len'])} "
+                f"{scale.text(entry['training_sd'])}"
+                for entry in known
+                if entry.get("context_len") is not None
+            ]
+            within = sum(entry["verdict"] == WITHIN_NOISE for entry in known)
+            yield (
+                f"training noise of differences in {metric[0]['label']}, one standard deviation: {'; '.join(pieces)}. "
+                f"{within} of {len(known)} would be shown by documents and are {WITHIN_NOISE}."
+            )
 
 
 def _told(metric: Sequence[Record]) -> str:

@@ -327,4 +327,7 @@ def log_test(logs: ArrayLike) -> float | None:
 
 def detectable(half_width: float, *, level: float = LEVEL, power: float = 0.8) -> float:
     """Smallest true difference that an interval of this half width would exclude 0 for, `power` of the time."""
+    if half_width == 0.0:
+        # whatever its level: without any spread no difference is too small to be seen
+        return 0.0
     return half_width * (1 + float(special.ndtri(power) / special.ndtri((1 + level) / 2)))

@@ -1,0 +1,115 @@
+"""Training noise: from checkpoints that differ in their seed alone, and nowhere else."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rows import TRANSFORMER, TTT, Model, make_rows, needle_rows, perplexity_rows, timing_rows
+
+from ttbench.report import words
+from ttbench.report.head_to_head.rendering import render
+from ttbench.report.head_to_head.seeds import recipes_of, spreads
+from ttbench.report.head_to_head.verdicts import TRAINING_NOISE, HeadToHead, head_to_head
+
+
+def trained(model: Model, recipe: str, seed: int, *, bits: float = 0.0, name: str | None = None) -> Model:
+    settings = {**model.settings, "train_recipe": recipe, "train_seed": seed}
+    return dataclasses.replace(model, name=name or f"{model.name}-{seed}", bits=model.bits + bits, settings=settings)
+
+
+def rows_of(*models: Model, contexts: tuple[int, ...] = (512,)) -> Any:
+    # windows nearly without noise: what differs between seeds is what was planted
+    return make_rows(
+        perplexity_rows(models, contexts, noise=1e-5),
+        needle_rows(models, contexts),
+        timing_rows(models, contexts, num_rounds=3),
+    )
+
+
+def bits_of(found: HeadToHead) -> dict[tuple[str, str], dict[str, Any]]:
+    entries = words.records(found.verdicts)
+    return {(e["a"], e["b"]): e for e in entries if e["metric"] == "bits_per_byte"}
+
+
+SEEDS = [trained(TTT, "r1", seed, bits=bits) for seed, bits in ((1, -0.01), (2, 0.0), (3, 0.01))]
+
+
+def test_the_noise_of_a_difference_is_that_of_both_sides_by_hand() -> None:
+    other = [trained(TRANSFORMER, "r2", seed, bits=bits) for seed, bits in ((1, -0.03), (2, 0.03))]
+    found = head_to_head(rows_of(*SEEDS, *other))
+    # of -.01, 0, .01: .01; of -.03, .03: sqrt(2) .03
+    sds = {"r1": 0.01, "r2": math.sqrt(2) * 0.03}
+    for (a, b), entry in bits_of(found).items():
+        one, two = ("r2" if name.startswith("transformer") else "r1" for name in (a, b))
+        assert entry["training_sd"] == pytest.approx(math.hypot(sds[one], sds[two]), rel=1e-3), (a, b)
+        assert entry["training_seeds"] == sum({"r1": 3, "r2": 2}[recipe] for recipe in {one, two})
+    timed = [e for e in words.records(found.verdicts) if e["task"] in ("latency", "memory")]
+    assert timed
+    assert all(e["training_sd"] is None for e in timed)
+
+
+@pytest.mark.parametrize(("apart", "within"), [(0.027, True), (0.030, False)])
+def test_a_difference_under_twice_the_noise_is_no_win(apart: float, within: bool) -> None:
+    """Of one recipe with sd .01, and a side that is taken to be as noisy: .0141, so that .0283 decides."""
+    lone = dataclasses.replace(TTT, name="lone", bits=TTT.bits + apart)
+    found = head_to_head(rows_of(*SEEDS, lone), ["ttt-linear-2", "lone"])
+    entry = bits_of(found)["ttt-linear-2", "lone"]
+    assert entry["low"] > -apart * 1.2
+    assert entry["high"] < 0
+    assert entry["said"] == ("within training noise" if within else "ttt-linear-2 better")
+    assert entry["winner"] == (None if within else "ttt-linear-2")
+    assert "lone, one training each, are taken to be as noisy" in found.training_noise
+    board = next(board for board in found.boards if board.metric == "bits_per_byte")
+    assert [place.worst for place in board.places] == ([2, 2] if within else [1, 2])
+
+
+def test_swapping_the_sides_mirrors_the_noise() -> None:
+    lone = dataclasses.replace(TTT, name="lone", bits=TTT.bits + 0.02)
+    rows = rows_of(*SEEDS, lone)
+    one = bits_of(head_to_head(rows, ["ttt-linear-2", "lone"]))["ttt-linear-2", "lone"]
+    two = bits_of(head_to_head(rows, ["lone", "ttt-linear-2"]))["lone", "ttt-linear-2"]
+    assert (one["training_sd"], one["said"]) == (two["training_sd"], two["said"])
+    assert one["effect"] == -two["effect"]
+
+
+def test_seeds_of_other_recipes_or_one_alone_tell_nothing() -> None:
+    for models in ([SEEDS[0], trained(TTT, "r9", 2)], [SEEDS[0], TRANSFORMER], [TTT, TRANSFORMER]):
+        found = head_to_head(rows_of(*models))
+        assert found.training_noise == TRAINING_NOISE
+        assert all(entry["training_sd"] is None for entry in words.records(found.verdicts))
+
+
+def test_one_training_under_two_names_is_one_seed() -> None:
+    again = trained(TTT, "r1", 1, bits=0.5, name="renamed")
+    rows = rows_of(SEEDS[0], again)
+    assert len(recipes_of(rows)) == 2
+    assert spreads(rows) == []
+
+
+def test_noise_of_another_context_or_corpus_is_not_used() -> None:
+    rows = rows_of(*SEEDS, TRANSFORMER, contexts=(512, 1024))
+    rows.loc[(rows["checkpoint"] == "ttt-linear-3") & (rows["context_len"] == 1024), "corpus_digest"] = "other"
+    kept = rows.loc[~((rows["checkpoint"] == "ttt-linear-2") & (rows["context_len"] == 1024))]
+    kept.attrs = rows.attrs
+    found = head_to_head(kept, ["ttt-linear-1", "transformer"])
+    at = {e["context_len"]: e["training_sd"] for e in words.records(found.verdicts) if e["metric"] == "bits_per_byte"}
+    assert at[512] is not None
+    assert at[1024] is None
+
+
+def test_the_terminal_shows_the_noise_beside_the_verdicts() -> None:
+    out = io.StringIO()
+    lone = dataclasses.replace(TTT, name="lone", bits=TTT.bits + 0.02)
+    Console(file=out, width=200).print(render(head_to_head(rows_of(*SEEDS, lone))))
+    text = " ".join(out.getvalue().split())
+    assert (
+        "training noise of differences in bits per byte, one standard deviation: ttt-linear-1 and ttt-linear-2 at 512"
+        in text
+    )
+    assert "a difference of less than 2 of them is within training noise" in text
+    assert TRAINING_NOISE not in text

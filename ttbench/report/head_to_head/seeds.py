@@ -1,0 +1,139 @@
+"""Training noise: how much a number moves when a model is trained again with another seed.
+
+Checkpoints whose rows carry one `train_recipe` and several `train_seed` are trainings that only chance tells apart. The
+standard deviation of their numbers (n - 1) is the training noise of the recipe at that point. A difference between two
+checkpoints, one training each, moves by
+
+    sd  =  sqrt(sd_a^2 + sd_b^2)
+
+where a side without seeds of its own is given the largest that is known at the point. A difference of less than twice
+of it may be chance of training alone, whatever the documents say. Times, bytes and counts have none of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ttbench.report import summary
+from ttbench.report.columns import Part, all_rows
+from ttbench.report.words import Record
+from ttbench.types import Scalar
+
+WITHIN = 2.0  # standard deviations that a difference must reach
+LEAST = 2  # seeds that a standard deviation needs
+WITHIN_NOISE = "within training noise"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedSpread:
+    """Numbers of one recipe at one point, from one training for each seed."""
+
+    recipe: str
+    task: str
+    metric: str
+    place: Mapping[str, Scalar]  # settings and axes of the number
+    num_seeds: int
+    sd: float  # in the metric's unit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DifferenceNoise:
+    """What training with other seeds does to one difference."""
+
+    sd: float  # in the unit of the difference
+    num_seeds: int  # of the recipes that it rests on
+    assumed: tuple[str, ...]  # sides without seeds of their own
+
+
+def spreads(rows: pd.DataFrame) -> list[SeedSpread]:
+    """The spread of every recipe with several seeds, at every point of every metric that training moves."""
+    recipes = recipes_of(rows)
+    counts = {
+        recipe: len({seed for known, seed in recipes.values() if known == recipe}) for recipe, _ in recipes.values()
+    }
+    several = {weights for weights, (recipe, _) in recipes.items() if counts[recipe] >= LEAST}
+    if not several:
+        return []
+    whole = all_rows(rows.loc[rows["weights_digest"].isin(sorted(several))].reset_index(drop=True))
+    return [
+        spread
+        for task, metrics in summary.metrics_of(rows).items()
+        for metric in metrics
+        if metric.better != "neither" and metric.statistic != "count" and not summary.is_timing(metric)
+        for spread in _of_metric(whole, task, metric, recipes)
+    ]
+
+
+def recipes_of(rows: pd.DataFrame) -> dict[str, tuple[str, int]]:
+    """Weights -> recipe and seed, of those checkpoints whose rows say both."""
+    names = ["weights_digest", "train_recipe", "train_seed"]
+    if not set(names) <= set(rows.columns):
+        return {}
+    known = rows[names].dropna().drop_duplicates()
+    return {str(weights): (str(recipe), int(seed)) for weights, recipe, seed in known.itertuples(index=False)}
+
+
+def _of_metric(
+    whole: Part, task: str, metric: summary.Metric, recipes: Mapping[str, tuple[str, int]]
+) -> Iterator[SeedSpread]:
+    # Numbers of one version of the code only: another one moves them too.
+    found: dict[tuple[str, Scalar, tuple[tuple[str, Scalar], ...]], dict[int, float]] = {}
+    for group in summary.groups(whole, task, metric):
+        if not len(group.rows):
+            continue
+        recipe, seed = recipes[str(group.line["weights_digest"])]
+        settings = {name: value for name, value in group.line.items() if name not in summary.CONTENT}
+        place = tuple({**settings, **group.point}.items())
+        # The same training under two names is one.
+        found.setdefault((recipe, group.rows.first("code_digest"), place), {})[seed] = summary.estimate(
+            group.rows, metric
+        ).value
+    for (recipe, _, place), values in found.items():
+        if len(values) >= LEAST:
+            yield SeedSpread(
+                recipe=recipe,
+                task=task,
+                metric=metric.name,
+                place=dict(place),
+                num_seeds=len(values),
+                sd=float(np.std(list(values.values()), ddof=1)),
+            )
+
+
+def noise_of(entry: Record, sides: Mapping[str, str | None], known: Sequence[SeedSpread]) -> DifferenceNoise | None:
+    """Training noise of a comparison; None where no seed tells it, or the comparison is no difference.
+
+    Args:
+        entry: a record of `ttbench.report.comparison.compare.compare`.
+        sides: name of a side -> its recipe, None where its rows do not say.
+        known: what `spreads` found.
+    """
+    if entry["kind"] != summary.DIFFERENCE or entry["effect"] is None:
+        return None
+    here = {
+        spread.recipe: spread
+        for spread in sorted(known, key=lambda spread: spread.sd)
+        if (spread.task, spread.metric) == (entry["task"], entry["metric"])
+        # a setting in which the two sides differ is null in the comparison
+        and all(entry.get(name) in (value, None) for name, value in spread.place.items())
+    }
+    if not here:
+        return None
+    largest = max(here.values(), key=lambda spread: spread.sd)
+    own = {side: here.get(sides.get(entry[side]) or "") for side in ("a", "b")}
+    used = [spread or largest for spread in own.values()]
+    return DifferenceNoise(
+        sd=math.hypot(*(spread.sd for spread in used)),
+        num_seeds=sum({spread.recipe: spread.num_seeds for spread in used}.values()),
+        assumed=tuple(str(entry[side]) for side, spread in own.items() if spread is None),
+    )
+
+
+def is_within(entry: Record, noise: DifferenceNoise | None) -> bool:
+    """Whether a difference is one that training again could make."""
+    return noise is not None and abs(entry["effect"]) < WITHIN * noise.sd

@@ -327,6 +327,10 @@ def test_what_cannot_be_submitted_says_why_and_leaves_no_run(
         UsageError, match=r"executor slurm needs sbatch, .* not on the PATH: run on a node that submits"
     ):
         submit(plan, tmp_path / "a")
+    silent = FakeSlurm(tmp_path / "silent", monkeypatch)
+    silent._command("scontrol", 'echo "slurm_load_ctl_conf error: Unable to contact slurm controller" >&2; exit 1')
+    with pytest.raises(UsageError, match="Slurm does not answer: slurm_load_ctl_conf error: Unable to contact"):
+        submit(plan, tmp_path / "a")
     with pytest.raises(UsageError, match="--jobs is for executor local"):
         run_cells(plan, out=tmp_path / "a" / "runs", placed=Placement(executor="slurm", jobs=2))
     assert run_folders(tmp_path / "a" / "runs") == []

@@ -24,6 +24,7 @@ from ttbench.names import quote
 from ttbench.report.headline import headline
 from ttbench.report.published import write_derived
 from ttbench.report.table import render, summarise
+from ttbench.runs.executors.needs import quality_groups, side_by_side_bytes
 from ttbench.runs.options import Options, as_flags, to_json
 from ttbench.runs.plan import Plan
 from ttbench.runs.suite import format_len
@@ -98,6 +99,7 @@ def run(request: Request, *, as_json: bool) -> int:
     print_header(plan, request)
     print_skips(plan)
     print_estimate(plan, done=done)
+    say_side_by_side(plan, request, done=done)
     warn_of_length(plan, request, done=done)
     try:
         with stopped_by_term() as stopped, console.RunDisplay(number=_number_of) as display:
@@ -175,6 +177,7 @@ def plan(request: Request, *, as_json: bool) -> None:
     console.print_table(_plan_rows(plan, done=done), [*columns, Column("done")])
     print_skips(plan)
     print_estimate(plan, done=done)
+    say_side_by_side(plan, request, done=done)
     warn_of_length(plan, request, done=done)
     console.say(f"to run it: {request.command()}")
 
@@ -286,6 +289,16 @@ def print_estimate(plan: Plan, *, done: Mapping[str, Path]) -> None:
     known_work = f"about {work}, largest state {state}" if unknown < len(left) else "work and state not known"
     without = f", {unknown} cells without a formula not counted" if 0 < unknown < len(left) else ""
     console.say(f"{_number(len(left), 'cell')} to do: {known_work}{without}; time {time}")
+
+
+def say_side_by_side(plan: Plan, request: Request, *, done: Mapping[str, Path]) -> None:
+    """What the workers of `--jobs` need together at least, on stderr."""
+    jobs = placement_of(request.target, request.options).jobs
+    found = quality_groups(cell for cell in plan.cells if cell.cell_id not in done)
+    if jobs > 1 and len(found) > 1:
+        jobs = min(jobs, len(found))
+        needed = console.size(side_by_side_bytes(plan, found, jobs=jobs))
+        console.say(f"{jobs} checkpoints side by side need at least {needed} of memory; cells that are timed run alone")
 
 
 def print_end(result: RunResult, *, files: Iterable[Path], request: Request, why: bool = False) -> None:

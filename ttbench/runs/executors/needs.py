@@ -32,6 +32,16 @@ def group_bytes(plan: Plan, group: Iterable[Cell]) -> int:
     return PROCESS_BYTES + weights + state
 
 
+def quality_groups(cells: Iterable[Cell]) -> list[tuple[Cell, ...]]:
+    """The groups that may run side by side."""
+    return [group for group in groups(cells) if not is_timing(group[0])]
+
+
+def side_by_side_bytes(plan: Plan, found: Iterable[tuple[Cell, ...]], *, jobs: int) -> int:
+    """Bytes of memory that the `jobs` largest of some groups need together at least."""
+    return sum(sorted((group_bytes(plan, group) for group in found), reverse=True)[:jobs])
+
+
 def gpu_ids() -> tuple[str, ...]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -42,7 +52,7 @@ def gpu_ids() -> tuple[str, ...]:
 
 def require_room(plan: Plan, cells: Sequence[Cell], *, jobs: int) -> None:
     """Raise UsageError where the machine has no room for `jobs` workers of quality cells side by side."""
-    found = [group for group in groups(cells) if not is_timing(group[0])]
+    found = quality_groups(cells)
     if len(found) < 2:
         return
     jobs = min(jobs, len(found))
@@ -53,7 +63,7 @@ def require_room(plan: Plan, cells: Sequence[Cell], *, jobs: int) -> None:
         raise UsageError(
             f"--jobs {jobs} needs {jobs} GPUs, one for each worker, and {gpus} can be used here: --jobs {max(gpus, 1)}"
         )
-    needed = sum(sorted((group_bytes(plan, group) for group in found), reverse=True)[:jobs])
+    needed = side_by_side_bytes(plan, found, jobs=jobs)
     free = free_memory_bytes()
     if free is not None and needed > free and all(group[0].device == "cpu" for group in found):
         fits = next((fewer for fewer in range(jobs - 1, 0, -1) if needed * fewer <= free * jobs), 1)

@@ -46,11 +46,13 @@ class SlurmExecutor:
                 "--jobs is for executor local; a cluster file says how many tasks run at once: throttle: N"
             )
         self.num_ended = 0
+        self._array_size = slurm_commands.LEAST_ARRAY
         self._file: ClusterFile = read_cluster_file(placement.cluster)
 
     def check(self, plan: Plan, cells: Sequence[Cell]) -> None:
         """Refuse where Slurm's commands are missing, or cells need more memory or threads than the file asks for."""
         slurm_commands.require_slurm()
+        self._array_size = slurm_commands.max_array_size()
         most = max((cell.threads for cell in cells), default=0)
         if self._file.cpus is not None and most > self._file.cpus:
             raise UsageError(
@@ -61,7 +63,7 @@ class SlurmExecutor:
         """Submit every cell. Raises StoreError or UsageError; what was submitted until then is noted."""
         tasks = divide(work.cells, cells_per_task=self._file.cells_per_task)
         write_tasks(work.store, tasks)
-        size = slurm_commands.max_array_size()
+        size = self._array_size
         jobs: list[tuple[str, int, int]] = []
         for _, alike in groupby(tasks, key=lambda task: task.resources):
             found = list(alike)

@@ -61,8 +61,11 @@ def cancel(job_ids: Sequence[str]) -> None:
 
 
 def max_array_size() -> int:
-    """How many tasks an array may have."""
-    found = re.search(r"^MaxArraySize\s*=\s*([0-9]+)", _run(["scontrol", "show", "config"]).stdout, re.MULTILINE)
+    """How many tasks an array may have. Raises UsageError when slurmctld does not answer."""
+    done = _run(["scontrol", "show", "config"])
+    if done.returncode:
+        raise UsageError(f"Slurm does not answer: {_said(done)}; run on a node that submits to it, or --executor local")
+    found = re.search(r"^MaxArraySize\s*=\s*([0-9]+)", done.stdout, re.MULTILINE)
     return int(found[1]) if found else LEAST_ARRAY
 
 

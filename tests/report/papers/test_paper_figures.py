@@ -11,10 +11,21 @@ import pandas as pd
 import pytest
 from rows import METRICS, TRANSFORMER, TTT, Model, make_rows, perplexity_rows
 
-from ttbench.report.drawing.paper_panels import PUBLISHED, RERUN, STAND_IN
+from ttbench.errors import UsageError
+from ttbench.registry import TASKS
+from ttbench.report.drawing.canvas import COLUMN, style
+from ttbench.report.drawing.paper_panels import (
+    PUBLISHED,
+    RERUN,
+    STAND_IN,
+    Curve,
+    CurvePoint,
+    PanelDrawing,
+    draw_paper,
+)
 from ttbench.report.papers.curves import NOT_RUN
 from ttbench.report.papers.preset import Preset, read_preset
-from ttbench.report.papers.write import COLUMNS, PAGE, fill, write_paper
+from ttbench.report.papers.write import COLUMNS, PAGE, as_csv, drawings, fill, write_paper
 
 FOLDER = Path(__file__).parents[3] / "suites" / "papers"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -147,6 +158,27 @@ def test_rows_that_carry_no_metric_of_that_name_are_no_error(ttt: Preset) -> Non
     assert "stand-in ttt-linear" not in lines(ttt, [rows])
 
 
+def test_a_rerun_stands_beside_the_published_number_in_its_unit() -> None:
+    mamba = read_preset(FOLDER / "mamba.yaml")
+    mamba = dataclasses.replace(
+        mamba, checkpoints=tuple(dataclasses.replace(each, revision=COMMIT) for each in mamba.checkpoints)
+    )
+    rows = make_rows(perplexity_rows([Model(name="state-spaces/mamba-130m-hf")], [2048], num_documents=20))
+    settings = {"task": "commonsense", "provenance": "hub", "revision": COMMIT, "num_params": 129_135_360}
+    settings |= {"architecture": "mamba", "param_task": "lambada_openai", "num_questions": 1}
+    answered = [float(index % 5 < 2) for index in range(len(rows))]
+    rows = with_columns(rows, **settings, acc=answered, question=range(len(rows)))
+    rows.attrs = {"metrics": {"commonsense": [metric.to_json() for metric in TASKS.load("commonsense").metrics]}}
+    figure, panels = fill(mamba, [rows])[0]
+    drawn = {panel.title: panel for panel in drawings(figure, panels)}
+    found = drawn["LAMBADA, last word: published and rerun"]
+    (rerun,) = [curve for curve in found.curves if curve.word == RERUN]
+    assert (rerun.name, [point.name for point in rerun.points]) == ("Mamba-130M", ["Mamba-130M"])
+    assert rerun.points[0].value == pytest.approx(40.0)
+    assert "Mamba-130M" in [point.name for curve in found.curves if curve.word == PUBLISHED for point in curve.points]
+    assert not found.stands_in
+
+
 # Files
 
 
@@ -204,10 +236,51 @@ def test_the_same_numbers_give_the_same_bytes(pinned: Preset, written: Path, tmp
 
 
 def test_the_last_bits_of_another_processor_change_nothing(pinned: Preset) -> None:
-    from ttbench.report.papers.write import as_csv
-
     rows = theirs()
     other = with_columns(rows, nats=rows["nats"] * (1 + 1e-12))
     texts = [as_csv(figure, panels) for each in (rows, other) for figure, panels in fill(pinned, [each])]
     assert texts[: len(texts) // 2] == texts[len(texts) // 2 :]
     assert "rerun" in texts[1]
+
+
+def test_the_csv_is_the_one_that_every_machine_writes(pinned: Preset) -> None:
+    found = {figure.name: as_csv(figure, panels) for figure, panels in fill(pinned, [theirs(), ours()])}
+    golden = Path(__file__).parents[2] / "golden" / "papers"
+    for name in ("ablation", "perplexity_pile"):
+        assert found[name] == (golden / f"ttt_{name}.csv").read_text(encoding="utf-8"), name
+
+
+def test_a_figure_that_has_no_folder_to_go_to_is_wrong_use(pinned: Preset, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"figures cannot go into .*file.*name a folder with --into"):
+        write_paper(pinned, [], tmp_path / "file", warn=lambda text: None)
+
+
+def panel(places: Sequence[float], values: Sequence[float], kind: str = "context_len") -> PanelDrawing:
+    points = tuple(CurvePoint(name=f"{at:g}", at=at, value=v) for at, v in zip(places, values, strict=True))
+    curves = (
+        Curve(word="stand-in", name="ours", points=points, colour=0),
+        Curve(word="stand-in", name="b", points=points),
+    )
+    return PanelDrawing(title="t " * 60, label="y", x_label="x", x_kind=kind, log=True, x_log=True, curves=curves)
+
+
+ODD = [
+    pytest.param([0.0, 4096.0, 8192.0], [3.0, 2.0, 1.0], "position", id="the-first-token-has-index-zero"),
+    pytest.param([512.0, 1024.0], [0.0, 0.0], "context_len", id="all-zero-on-a-logarithmic-axis"),
+    pytest.param([512.0, 1024.0], [0.0, 3.0], "context_len", id="one-zero-on-a-logarithmic-axis"),
+    pytest.param([1e18, 1e23], [1e-9, 1e9], "FLOPs", id="huge"),
+    pytest.param([64.0], [1.0], "context_len", id="one-point"),
+    pytest.param([100.5, 200.25], [-1.0, -2.0], "state size", id="below-zero"),
+]
+
+
+@pytest.mark.parametrize(("places", "values", "kind"), ODD)
+def test_odd_numbers_are_drawn_too(places: list[float], values: list[float], kind: str) -> None:
+    with style(["t"]):
+        for how in ("curves", "dots"):
+            drawn = draw_paper(
+                "$x$ ünïcode | title", ["a"], [panel(places, values, kind)], kind=how, explained=[], layout=COLUMN
+            )
+            drawn.canvas.draw()
+            assert len(drawn.axes) == 2

@@ -72,6 +72,16 @@ class PanelDrawing:
     def stands_in(self) -> bool:
         return any(curve.word == STAND_IN for curve in self.curves)
 
+    @property
+    def is_log(self) -> bool:
+        """Whether values are drawn on a logarithmic axis, on which a zero has no place: not where all are zero."""
+        return self.log and any(point.value > 0 for curve in self.curves for point in curve.points)
+
+    @property
+    def is_x_log(self) -> bool:
+        """Whether places are drawn on a logarithmic axis: not where one is zero, as the first token's index is."""
+        return self.x_log and all((point.at or 0) > 0 for curve in self.curves for point in curve.points)
+
 
 def draw_paper(
     title: str,
@@ -162,7 +172,7 @@ def _style(curve: Curve) -> dict[str, Any]:
 def _draw_curves(axes: Axes, panel: PanelDrawing, *, layout: Layout, width: float) -> None:
     for curve in sorted(panel.curves, key=lambda curve: curve.colour is not None):
         drawn = [(point.at, point) for point in curve.points if point.at is not None]
-        drawn = [(at, point) for at, point in drawn if point.value > 0 or not panel.log]
+        drawn = [(at, point) for at, point in drawn if point.value > 0 or not panel.is_log]
         drawn = sorted(drawn, key=lambda pair: pair[0])
         style = _style(curve)
         if curve.colour is None:
@@ -181,27 +191,31 @@ def _draw_curves(axes: Axes, panel: PanelDrawing, *, layout: Layout, width: floa
 def _set_axes(axes: Axes, panel: PanelDrawing, *, layout: Layout, width: float) -> None:
     points = [point for curve in panel.curves for point in curve.points if point.at is not None]
     places = sorted({point.at for point in points if point.at is not None})
-    heights = [n for p in points for n in (p.value, p.low, p.high) if n is not None and (n > 0 or not panel.log)]
+    heights = [n for p in points for n in (p.value, p.low, p.high) if n is not None and (n > 0 or not panel.is_log)]
     low, high = min(heights), max(heights)
-    if panel.log:
+    if panel.is_log:
         axes.set_yscale("log")
         factor = max((high / low) ** 0.07, 1.05)
         axes.set_ylim(low / factor, high * factor)
     else:
         pad = 0.07 * (high - low or abs(high) or 1)
         axes.set_ylim(low - pad, high + pad)
-    marks.set_value_axis(axes, log=panel.log, layout=layout)
-    if panel.x_kind in _TOKENS:
+    marks.set_value_axis(axes, log=panel.is_log, layout=layout)
+    if panel.x_kind in _TOKENS and panel.is_x_log:
         marks.set_context_axis(axes, _few(places), layout=layout, width=width)
         axes.set_xlim(places[0] / 1.12, places[-1] * 1.12)
-    elif panel.x_log:
+    elif panel.is_x_log:
         axes.set_xscale("log")
         axes.minorticks_off()
         axes.set_xlim(places[0] / 1.2, places[-1] * 1.2)
         _round_ticks(axes, places)
+    elif panel.x_kind in _TOKENS:
+        few = _few(places)
+        few = few[:: -(-len(few) // 6)]
+        axes.set_xticks(few, [context(place) for place in few])
     axes.tick_params(labelsize=layout.small)
-    axes.set_xlabel(f"{panel.x_label}{f' ({marks.LOG})' if panel.x_log else ''}", fontsize=layout.small)
-    axes.set_ylabel(f"{panel.label}{f' ({marks.LOG})' if panel.log else ''}", fontsize=layout.small)
+    axes.set_xlabel(f"{panel.x_label}{f' ({marks.LOG})' if panel.is_x_log else ''}", fontsize=layout.small)
+    axes.set_ylabel(f"{panel.label}{f' ({marks.LOG})' if panel.is_log else ''}", fontsize=layout.small)
 
 
 def _few(places: Sequence[float]) -> list[int]:
@@ -241,7 +255,7 @@ def _draw_dots(axes: Axes, panel: PanelDrawing, *, layout: Layout, width: float)
     axes.set_yticks(range(len(places)), [_cut(name, letters) for name in reversed(places)])
     values = [n for c in panel.curves for p in c.points for n in (p.value, p.low, p.high) if n is not None]
     low, high = min(values), max(values)
-    if panel.log and low > 0:
+    if panel.is_log and low > 0:
         axes.set_xscale("log")
         axes.set_xlim(low / 1.3, high * 1.3)
         axes.minorticks_off()
@@ -254,7 +268,7 @@ def _draw_dots(axes: Axes, panel: PanelDrawing, *, layout: Layout, width: float)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 2.5, 5, 10]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
     axes.tick_params(labelsize=layout.small)
-    axes.set_xlabel(f"{panel.label}{f' ({marks.LOG})' if panel.log else ''}", fontsize=layout.small)
+    axes.set_xlabel(f"{panel.label}{f' ({marks.LOG})' if panel.is_log else ''}", fontsize=layout.small)
 
 
 def _cut(name: str, letters: int) -> str:

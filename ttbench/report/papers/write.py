@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ttbench.errors import UsageError
 from ttbench.report.drawing.canvas import style
 from ttbench.report.drawing.figures import write_drawings
 from ttbench.report.drawing.paper_panels import PUBLISHED, RERUN, STAND_IN, Curve, PanelDrawing, draw_paper
@@ -68,9 +69,15 @@ def fill(preset: Preset, sources: Sequence[pd.DataFrame]) -> list[tuple[PaperFig
 
 
 def write_paper(preset: Preset, sources: Sequence[pd.DataFrame], folder: Path, *, warn: Warn) -> list[Path]:
-    """Write CSV, drawings and page of every figure of a paper into `folder`; returns the files. As `fill`."""
+    """Write CSV, drawings and page of every figure of a paper into `folder`; returns the files.
+
+    Raises UsageError where the folder cannot be made, and what `fill` raises.
+    """
     filled = fill(preset, sources)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"figures cannot go into {folder}: {error.strerror}; name a folder with --into DIR") from error
     files = []
     for figure, panels in filled:
         path = folder / f"{figure.name}.csv"

@@ -33,7 +33,7 @@ PYRIGHT_ENV := PYRIGHT_PYTHON_IGNORE_WARNINGS=1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup bench real estimates commonsense architectures peers page genomes genomics languages test check lint types pytest
-.PHONY: gemma slurm ray gpu docs mutants lowest newest format columns launches figures mqar calibration zoo wheel constraints clean distclean
+.PHONY: chaos scale gemma slurm ray gpu docs mutants lowest newest format columns launches figures mqar calibration zoo wheel constraints clean distclean
 
 help:  ## list the goals
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -175,6 +175,14 @@ mqar: $(MQAR:%=trained/mqar/mqar-%/config.json)  ## train six architectures on Z
 
 figures: $(STAMP)  ## rebuild every CSV and figure in results/ from its rows.parquet
 	@$(BIN)/ttbench figures
+
+# Each disturbs a run of the tests' fakes and lets the same command finish it; SEED= draws other disturbances.
+SEED ?= 0
+chaos: $(STAMP)  ## kill runs 200 times, fill their disk and memory, damage their files; all must end with the same rows
+	@$(BIN)/python scripts/chaos.py --seed $(SEED)
+
+scale: $(STAMP)  ## what runs of 10^3 to 10^5 cells cost beside measuring, into docs/scale.md
+	@$(BIN)/python scripts/scale.py --write
 
 calibration: $(STAMP)  ## how often intervals contain the true value and the gate is red by mistake, by simulation, into results/calibration (minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m ttbench.report.statistics.coverage --jobs $(JOBS)

@@ -27,8 +27,10 @@ from ttbench.report.table import summarise
 from ttbench.runs.options import Options
 from ttbench.runs.request import plan_task
 from ttbench.runs.sweep import run_cells
+from ttbench.store.cells import read_cell
+from ttbench.store.earlier import origins
 from ttbench.store.record import cell_text, parse_cell
-from ttbench.store.store import Store, find_done, origins, read_cell, run_folders
+from ttbench.store.store import Store, find_done, run_folders
 from ttbench.types import Cell, Checkpoint, digest
 
 ZOO = Path(__file__).parents[1] / "ttbench" / "zoo"

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 Scalar = str | int | float | bool | None
 Status = Literal["ok", "oom", "too_long", "too_short", "unsupported", "killed", "timeout", "error"]
@@ -50,6 +50,11 @@ def _pairs(num_tokens: int, window: int) -> float:
     """Earlier tokens that `num_tokens` tokens read in all, each at most `window`."""
     window = min(window, num_tokens)
     return window * (window - 1) / 2 + (num_tokens - window) * window
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass by name, as they are."""
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +159,7 @@ class Cell:
     unchecked: bool = False  # measured without asking whether the model looks ahead; never answers for a checked cell
     device_map: str | None = None  # where modules of a model stand: a strategy, or JSON; None: all on `device`
     schema: int = SCHEMA_VERSION  # of the file that it was read from, which decides what its identity holds
+    _cell_id: str | None = field(default=None, init=False, repr=False, compare=False)  # once it was asked for
 
     def identity(self) -> dict[str, Any]:
         """Everything that can change this cell's numbers, as plain data. Names and paths are not in it."""
@@ -193,11 +199,19 @@ class Cell:
     @property
     def cell_id(self) -> str:
         """Digest of `identity`: results are found by it across runs."""
-        return digest(canonical_json(self.identity()))
+        if self._cell_id is None:
+            # A large plan asks for it many times, and nothing that it follows from can change.
+            object.__setattr__(self, "_cell_id", digest(canonical_json(self.identity())))
+        return cast(str, self._cell_id)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data from which `from_json` rebuilds an equal cell."""
-        return {**dataclasses.asdict(self), "params": dict(self.params)}
+        # Not dataclasses.asdict, which copies each number: large runs write a hundred thousand cells.
+        checkpoint = _fields(self.checkpoint)
+        checkpoint["cost"] = None if self.checkpoint.cost is None else _fields(self.checkpoint.cost)
+        found = {**_fields(self), "params": dict(self.params), "checkpoint": checkpoint}
+        del found["_cell_id"]
+        return found
 
     def named_as(self, **asked: Any) -> Cell:
         """The same cell under other fields of its checkpoint that are no part of its identity: name, path ..."""

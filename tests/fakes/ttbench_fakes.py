@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 import time
@@ -139,6 +140,17 @@ def misbehave(what: str, bench: Bench) -> None:
         bytearray(2**40)
     if what == "hang":
         time.sleep(600)
+    if what == "stuck":
+        # For ages in C code, which holds the interpreter's lock: no signal is handled in Python.
+        re.fullmatch("(a+)+", "a" * 64 + "b")
+    if what == "eat":
+        eaten = []
+        while True:
+            eaten.append(bytearray(os.urandom(1024**2)) * 16)
+    if what == "cuda memory":
+        import torch
+
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "crash":

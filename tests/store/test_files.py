@@ -82,3 +82,15 @@ def test_writers_at_the_same_moment_agree_on_the_first(tmp_path: Path) -> None:
         thread.join()
     assert [path.read_bytes()] == won
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_whose_answer_was_lost_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.link
+
+    def lost(source: Path, target: Path) -> None:
+        real(source, target)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+    monkeypatch.setattr(os, "link", lost)
+    assert write_new(tmp_path / "one", b"mine")
+    assert (tmp_path / "one").read_bytes() == b"mine"

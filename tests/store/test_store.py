@@ -20,10 +20,11 @@ from ttbench.errors import StoreError
 from ttbench.machine.measure import environment
 from ttbench.runs.plan import plan
 from ttbench.store.cells import read_cell
+from ttbench.store.earlier import timings
 from ttbench.store.files import write_whole
 from ttbench.store.record import CellRecord
 from ttbench.store.rows import COLUMNS, METRICS_KEY, read_rows
-from ttbench.store.store import Store, find_done, timings
+from ttbench.store.store import Store, find_done
 from ttbench.types import Cell, Metric, Sample
 
 
@@ -249,9 +250,9 @@ def test_runs_started_at_the_same_moment_get_folders_of_their_own(tmp_path: Path
 def test_processes_that_write_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from ttbench.store.store import _new_folder; from ttbench.store.files import write_whole\n"
+        "from ttbench.store.folders import new_folder; from ttbench.store.files import write_whole\n"
         "for i in range(40):\n"
-        "    _new_folder(Path(sys.argv[1]), 'r')\n"
+        "    new_folder(Path(sys.argv[1]), 'r')\n"
         "    write_whole(Path(sys.argv[1], 'one'), sys.argv[2].encode() * 5000)\n"
     )
     runs = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), letter]) for letter in "abc"]

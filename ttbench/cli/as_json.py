@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ttbench.types import Cell
 ESTIMATED = ("flops", "state_bytes", "seconds", "setup_s", "probes_s", "exact")  # of a cell
 
 
-def plan_json(plan: Plan, *, done: Mapping[str, Path], command: str) -> dict[str, Any]:
+def plan_json(plan: Plan, *, done: Collection[str], command: str) -> dict[str, Any]:
     cells = [
         {**_cell_json(cell), **_estimate_json(plan.estimates[cell.cell_id]), "done": cell.cell_id in done}
         for cell in plan.cells

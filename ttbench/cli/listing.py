@@ -322,7 +322,9 @@ def view_run(folder: Path) -> RunView:
 
 def find_cell(folder: Path, cell: str) -> str:
     """The id of a run's stored cell from its first letters. Raises UnknownNameError or UsageError."""
-    return match_cell(cell, sorted(path.stem for path in (folder / "cells").glob("*.jsonl")), where=folder.name)
+    from ttbench.store.store import Store
+
+    return match_cell(cell, Store(folder).cell_ids(), where=folder.name)
 
 
 def match_cell(cell: str, stored: Sequence[str], *, where: str) -> str:

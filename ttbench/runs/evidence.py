@@ -25,6 +25,7 @@ from ttbench.errors import CorpusError, TtbenchError, UsageError
 from ttbench.registry import TASKS
 from ttbench.store.cells import read_evidence
 from ttbench.store.record import CellRecord
+from ttbench.store.segments import Stretch
 from ttbench.tasks.base import Task
 from ttbench.tasks.view import EvidencePart, RebuiltText, rest
 from ttbench.types import Sample
@@ -47,7 +48,7 @@ class Measured:
     samples: tuple[Sample, ...]
 
 
-def open_sample(record: CellRecord, evidence_path: Path, index: int) -> dict[str, Any]:
+def open_sample(record: CellRecord, evidence_path: Path | Stretch, index: int) -> dict[str, Any]:
     """All that is known of one sample of a stored cell, as plain data.
 
     `recipe` is None where the row has none, `evidence` where the task kept none; `view` is the evidence in the parts
@@ -64,7 +65,7 @@ def open_sample(record: CellRecord, evidence_path: Path, index: int) -> dict[str
     return view_sample(measured, index, next(entries, None))
 
 
-def open_samples(record: CellRecord, evidence_path: Path) -> Iterator[dict[str, Any]]:
+def open_samples(record: CellRecord, evidence_path: Path | Stretch) -> Iterator[dict[str, Any]]:
     """Every sample of a stored cell as `open_sample` gives it, each made when it is asked for.
 
     Raises StoreError when its evidence is damaged.

@@ -72,6 +72,7 @@ class WorkerProcess:
         memory_limit: int | None,
         variables: Mapping[str, str] | None = None,
         environment: Environment | None = None,
+        segment: str | None = None,
     ) -> None:
         """Start a worker for `cells`, which share `threads` and write to the run in `folder`.
 
@@ -79,10 +80,12 @@ class WorkerProcess:
             memory_limit: bytes of data that it may allocate; None: no limit.
             variables: of its environment, beside this process's own.
             environment: of this process: the worker takes over what is true of the machine; None: it looks itself.
+            segment: that the worker appends to in a run of many cells; None: one of its own.
         """
         spec = {
             "folder": str(folder.resolve()),
             "environment": None if environment is None else environment.to_json(),
+            "segment": segment,
             "parent": os.getpid(),
             "memory_limit": memory_limit,
             "cells": [cell.to_json() for cell in cells],

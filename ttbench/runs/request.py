@@ -22,7 +22,7 @@ from ttbench.runs.executors.cluster_file import read_cluster_file
 from ttbench.runs.options import Options, given, several, sweep
 from ttbench.runs.plan import Plan, join, plan, read_params
 from ttbench.runs.suite import SuiteTask, find_suite, load_suite, parse_ctx
-from ttbench.store.store import timings
+from ttbench.store.earlier import timings
 from ttbench.tasks.base import Task
 from ttbench.types import Cell, Checkpoint, Scalar
 

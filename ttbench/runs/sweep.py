@@ -113,7 +113,7 @@ def run_cells(
     done = {} if fresh else find_done(out, [cell.cell_id for cell in plan.cells])
     skips = {skip.cell.cell_id: skip for skip in plan.skips}
     cells = [*plan.cells, *plan.twins, *(skip.cell for skip in plan.skips)]
-    finished = None if fresh else find_finished(out, cells, name=name)
+    finished = None if fresh else find_finished(out, cells, name=name, done=done)
     if finished is not None:
         return RunResult(
             folder=finished.folder,
@@ -134,8 +134,8 @@ def run_cells(
     executor.check(plan, todo)
     environment = measure.environment({**os.environ, **measure.worker_variables(_threads(plan))})
     store = Store.create(out, name=name, command=command, options=options or {}, cells=cells, environment=environment)
-    for path in done.values():
-        store.adopt(path)
+    for place in done.values():
+        store.adopt(place)
     for skip in skips.values():
         store.write_cell(unmeasured(skip.cell, skip.status, skip.reason, started=now(), cell_s=0.0))
     progress = progress or Silent()
@@ -172,13 +172,12 @@ def run_cells(
             ) from None
     else:
         store.write_rows()
-    survey = store.survey()
     return RunResult(
         folder=store.folder,
-        statuses={record.cell.cell_id: record.status for record in survey.records},
+        statuses=store.done(),
         num_reused=len(done),
         seconds=time.monotonic() - started,
-        twice=tuple(survey.others),
+        twice=store.twice(),
     )
 
 

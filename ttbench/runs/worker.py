@@ -205,7 +205,7 @@ class Group:
 
 def run_group(spec: Mapping[str, Any], channel: Channel) -> None:
     """Measure the cells one after the other; return early when what is left needs a fresh process."""
-    store = Store(spec["folder"], environment=_environment(spec))
+    store = Store(spec["folder"], environment=_environment(spec), segment=spec.get("segment"))
     cells = [Cell.from_json(data) for data in spec["cells"]]
     group = Group(cells, machine=store.environment.machine)
     for cell in cells:

@@ -66,7 +66,8 @@ def write_new(path: Path, data: bytes) -> bool:
         try:
             os.link(temporary, target)
         except FileExistsError:
-            created = False
+            # Over NFS a link that was made is reported so where the first answer was lost. Source: open(2), O_EXCL.
+            created = os.path.samefile(temporary, target)
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
@@ -114,8 +115,11 @@ def make_folder(path: Path) -> None:
         raise store_error("make", path, error) from error
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """Let `target` be the same file as `source`, or a copy across devices; nothing where it exists."""
+def link_or_copy(source: Path, target: Path, *, data: bytes | None = None) -> None:
+    """Let `target` be the same file as `source`, or a copy across devices; nothing where it exists.
+
+    `data` is what a copy holds; None: what the file holds then.
+    """
     try:
         os.link(source, target)
     except FileExistsError:
@@ -123,7 +127,10 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError:
         temporary = target.parent / f".{target.name[:_NAME_LEN]}.{writer_name()}.tmp"
         try:
-            shutil.copyfile(source, temporary)
+            if data is None:
+                shutil.copyfile(source, temporary)
+            else:
+                temporary.write_bytes(data)
             os.replace(temporary, target)
         except OSError as error:
             temporary.unlink(missing_ok=True)

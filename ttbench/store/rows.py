@@ -10,9 +10,11 @@ figures, and the environments that rows name, travel in the schema's metadata an
 
 from __future__ import annotations
 
+import contextlib
 import io
+import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,10 @@ from ttbench.declare import ColumnDeclaration, real, text, truth, whole
 from ttbench.errors import StoreError
 from ttbench.names import as_text
 from ttbench.registry import TASKS
+from ttbench.store.files import write_whole
+from ttbench.store.growing import Growing, Part, disagreement, tables
 from ttbench.store.record import CellRecord
-from ttbench.types import canonical_json, digest
+from ttbench.types import Cell, Checkpoint, Figure, Metric, canonical_json, digest
 
 # What travels in a schema's metadata and in the `attrs` of a DataFrame.
 METRICS_KEY = b"ttbench.metrics"
@@ -84,22 +88,27 @@ COLUMNS: Mapping[str, ColumnDeclaration] = {
 SAMPLE: Mapping[str, ColumnDeclaration] = {"sample": whole("number of the row within its cell, from 0")}
 
 
+_PART_ROWS = 100_000  # rows that are held as Python objects before they become arrays, and a row group of a file
 _ARROW = {"text": pa.string(), "whole": pa.int64(), "real": pa.float64(), "truth": pa.bool_()}
+
+
+# What the record saw happen goes before what the cell asked for (engine, machine).
+_SOURCES = {
+    name: next((source for source in (CellRecord, Cell, Checkpoint) if name in source.__dataclass_fields__), None)
+    for name in COLUMNS
+}
 
 
 def _cell_columns(record: CellRecord) -> dict[str, Any]:
     cell, checkpoint = record.cell, record.cell.checkpoint
-    row = {"schema": cell.schema, "cell_id": cell.cell_id, "checkpoint": checkpoint.name}
-    for name in COLUMNS:
-        # What the record saw happen goes before what the cell asked for (engine, machine).
-        for source in (record, cell, checkpoint):
-            if name not in row and name in source.__dataclass_fields__:
-                row[name] = getattr(source, name)
+    own = {CellRecord: record, Cell: cell, Checkpoint: checkpoint}
+    row = {name: getattr(own[source], name) for name, source in _SOURCES.items() if source is not None}
+    row |= {"schema": cell.schema, "cell_id": cell.cell_id, "checkpoint": checkpoint.name}
     row["kernel_path"] = canonical_json(dict(record.kernel_path))
     row["extrapolated"] = None if checkpoint.train_ctx is None else _reach(record) > checkpoint.train_ctx
     row |= {f"param_{name}": value for name, value in cell.params.items()}
     row |= {f"choice_{name}": value for name, value in record.choices.items() if value is not None}
-    return _texts(row)
+    return {name: as_text(value) if isinstance(value, str) else value for name, value in row.items()}
 
 
 def _reach(record: CellRecord) -> int:
@@ -109,43 +118,26 @@ def _reach(record: CellRecord) -> int:
     return int(max(filter(None, read), default=planned))
 
 
-def _texts(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row with names as text; paths may be none."""
-    return {name: as_text(value) if isinstance(value, str) else value for name, value in row.items()}
+def _sample_columns(record: CellRecord, taken: Collection[str]) -> dict[str, list[Any]]:
+    """The columns of a cell's samples, names as text. Raises StoreError for a name that rows have already."""
+    columns = _columns([sample.keys for sample in record.samples])
+    columns |= _columns([sample.values for sample in record.samples])
+    clash = sorted(columns.keys() & {*taken, *SAMPLE})
+    if clash:
+        raise StoreError(f"task '{record.cell.task}' names a sample's column {clash[0]!r}, which rows have")
+    for values in columns.values():
+        if str in set(map(type, values)):
+            values[:] = [as_text(value) if isinstance(value, str) else value for value in values]
+    return columns
 
 
-def _rows(record: CellRecord) -> Iterator[dict[str, Any]]:
-    shared = _cell_columns(record)
-    if not record.samples:
-        yield {**shared, "sample": 0}
-    for index, sample in enumerate(record.samples):
-        own = _texts({**sample.keys, **sample.values})
-        taken = own.keys() & (shared.keys() | SAMPLE.keys())
-        if taken:
-            raise StoreError(f"task '{record.cell.task}' names a sample's column {sorted(taken)[0]!r}, which rows have")
-        yield {**shared, "sample": index, **own}
-
-
-def _type_of(column: str, values: Iterable[Any]) -> pa.DataType:
-    kinds = {type(value) for value in values if value is not None}
-    if not kinds:
-        return pa.null()
-    if kinds <= {bool}:
-        return pa.bool_()
-    if kinds <= {int}:
-        return pa.int64()
-    if kinds <= {int, float}:
-        return pa.float64()
-    if kinds == {str}:
-        return pa.string()
-    raise _disagreement(column, sorted(kind.__name__ for kind in kinds))
-
-
-def _disagreement(column: str, kinds: Iterable[str]) -> StoreError:
-    return StoreError(
-        f"column '{column}' holds values of several kinds ({', '.join(kinds)}); the cells are kept: "
-        "run the tasks that disagree apart, or rename the column in one of them"
-    )
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Columns of rows that mostly have the same names in the same order."""
+    names = tuple(rows[0]) if rows else ()
+    if all(tuple(row) == names for row in rows):
+        return dict(zip(names, map(list, zip(*(row.values() for row in rows), strict=True)), strict=True))
+    found = dict.fromkeys(itertools.chain.from_iterable(rows))
+    return {name: [row.get(name) for row in rows] for name in found}
 
 
 def read_environments(folders: Iterable[Path]) -> dict[str, str]:
@@ -155,8 +147,66 @@ def read_environments(folders: Iterable[Path]) -> dict[str, str]:
         for path in (folder / "environment.json", *sorted((folder / "environments").glob("*.json"))):
             if path.is_file():
                 data = path.read_bytes()
-                found[digest(data)] = data.decode()
+                # What is no text is damaged, and no row names its digest.
+                with contextlib.suppress(UnicodeDecodeError):
+                    found[digest(data)] = data.decode()
     return found
+
+
+class _Collected:
+    """Records as columns: those of cells, and those of their samples, by the part."""
+
+    def __init__(self, records: Iterable[CellRecord]) -> None:
+        self.parts: list[tuple[Part, list[int], Part]] = []
+        self._metrics: dict[str, tuple[Metric, ...]] = {}
+        self._figures: dict[str, tuple[Figure, ...]] = {}
+        self._kinds: dict[str, str] = {}  # of the columns that tasks declare
+        self._environments: set[str] = set()
+        self._cells, self._samples, self._counts = Growing(), Growing(), list[int]()
+        for record in records:
+            self._add(record)
+            if self._samples.num_rows >= _PART_ROWS:
+                self._end_part()
+        if self._counts or not self.parts:
+            self._end_part()
+
+    def _add(self, record: CellRecord) -> None:
+        cell, count = _cell_columns(record), max(len(record.samples), 1)
+        self._cells.add({name: (value,) for name, value in cell.items()}, 1)
+        self._samples.add({"sample": range(count), **_sample_columns(record, cell)}, count)
+        self._counts.append(count)
+        self._metrics[record.cell.task] = record.metrics
+        if record.figures is not None:
+            self._figures[record.cell.task] = record.figures
+        self._environments.add(record.environment)
+        for name, kind in record.columns.items():
+            held = self._kinds.setdefault(name, kind)
+            if held != kind and {held, kind} != {"whole", "real"}:
+                raise disagreement(name, sorted((held, kind)))
+            # Whole numbers give way to real ones.
+            if held != kind:
+                self._kinds[name] = "real"
+
+    def _end_part(self) -> None:
+        fixed = {name: _ARROW[column.kind] for name, column in {**COLUMNS, **SAMPLE}.items()}
+        known = fixed | {name: _ARROW[kind] for name, kind in self._kinds.items()}
+        self.parts.append((self._cells.part(known), self._counts, self._samples.part(known)))
+        self._counts = []
+
+    def schema(self, environments: Mapping[str, str]) -> pa.Schema:
+        """Parameters and choices before `sample`, the tasks' own columns after it: as declared, others as they come."""
+        declared = {name: _ARROW[kind] for name, kind in self._kinds.items()}
+        found = {**self._cells.types, **self._samples.types}
+        names = [name for name in dict.fromkeys((*declared, *found)) if name not in COLUMNS and name not in SAMPLE]
+        types: dict[str, pa.DataType] = {name: _ARROW[column.kind] for name, column in COLUMNS.items()}
+        types |= {name: declared.get(name, found.get(name)) for name in names if name.startswith(SETTINGS)}
+        types |= {name: _ARROW[column.kind] for name, column in SAMPLE.items()}
+        types |= {name: declared.get(name, found.get(name)) for name in names if not name.startswith(SETTINGS)}
+        kept = {name: text for name, text in environments.items() if name in self._environments}
+        metrics = {task: [each.to_json() for each in found] for task, found in self._metrics.items()}
+        figures = {task: [each.to_json() for each in found] for task, found in self._figures.items()}
+        carried = {"metrics": metrics, "figures": figures, "environments": kept}
+        return pa.schema(list(types.items()), metadata=metadata(carried))
 
 
 def table(records: Iterable[CellRecord], *, environments: Mapping[str, str] | None = None) -> pa.Table:
@@ -169,52 +219,22 @@ def table(records: Iterable[CellRecord], *, environments: Mapping[str, str] | No
     Raises:
         StoreError: tasks disagree about a column.
     """
-    records, rows = list(records), []
-    metrics: dict[str, list[dict[str, Any]]] = {}
-    figures: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
-        rows.extend(_rows(record))
-        metrics[record.cell.task] = [metric.to_json() for metric in record.metrics]
-        if record.figures is not None:
-            figures[record.cell.task] = [figure.to_json() for figure in record.figures]
-    declared = _declared(records)
-    # Parameters and choices before `sample`, the tasks' own columns after it: as declared, others as they appear.
-    extra = dict.fromkeys(
-        (*declared, *(name for row in rows for name in row if name not in COLUMNS and name not in SAMPLE))
-    )
-    types: dict[str, pa.DataType] = {name: _ARROW[column.kind] for name, column in COLUMNS.items()}
-    for name in (name for name in extra if name.startswith(SETTINGS)):
-        types[name] = declared.get(name) or _type_of(name, (row.get(name) for row in rows))
-    types |= {name: _ARROW[column.kind] for name, column in SAMPLE.items()}
-    for name in (name for name in extra if not name.startswith(SETTINGS)):
-        types[name] = declared.get(name) or _type_of(name, (row.get(name) for row in rows))
-    named = {record.environment for record in records}
-    kept = {name: text for name, text in (environments or {}).items() if name in named}
-    carried = {"metrics": metrics, "figures": figures, "environments": kept}
-    schema = pa.schema(list(types.items()), metadata=metadata(carried))
-    arrays = [_array(name, [row.get(name) for row in rows], kind) for name, kind in types.items()]
-    return pa.Table.from_arrays(arrays, schema=schema)
+    collected = _Collected(records)
+    return pa.concat_tables(tables(collected.parts, collected.schema(environments or {})))
 
 
-def _declared(records: Iterable[CellRecord]) -> dict[str, pa.DataType]:
-    """What the tasks declare: whole numbers give way to real ones. Raises StoreError where two disagree otherwise."""
-    kinds: dict[str, str] = {}
-    for record in records:
-        for name, kind in record.columns.items():
-            held = kinds.setdefault(name, kind)
-            if held != kind and {held, kind} != {"whole", "real"}:
-                raise _disagreement(name, sorted((held, kind)))
-            if held != kind:
-                kinds[name] = "real"
-    return {name: _ARROW[kind] for name, kind in kinds.items()}
+def write_parquet(path: Path, records: Iterable[CellRecord], *, environments: Mapping[str, str]) -> None:
+    """Write the rows of these records as a Parquet file, a part at a time: zstd, the same bytes for the same rows.
 
-
-def _array(name: str, values: list[Any], kind: pa.DataType) -> pa.Array:
-    try:
-        return pa.array(values, type=kind)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        # Another version of the task, or a task that declares nothing, means something else by the name.
-        raise _disagreement(name, sorted({type(value).__name__ for value in values if value is not None})) from error
+    Raises StoreError as `table`, or when the file cannot be written.
+    """
+    collected = _Collected(records)
+    schema = collected.schema(environments)
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
+        for part in tables(collected.parts, schema):
+            writer.write_table(part)
+    write_whole(path, buffer.getvalue())
 
 
 def metadata(attrs: Mapping[Any, Any]) -> dict[bytes, bytes]:

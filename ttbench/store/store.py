@@ -5,15 +5,19 @@
                   environments/<digest>     what its workers ran on, each its own; rows refer to them by digest
                   cells/<cell_id>.jsonl     a header line, one line per sample, a checksum: the record
                   evidence/<cell_id>.jsonl  prompts, answers, log-probabilities, tracebacks; never in rows
-                  others/<cell_id>.<writer> records of cells that had one already, with their evidence
-                  rows.parquet              derived; `Store(folder).write_rows()` makes it again from cells/
+                  others/<cell_id>.<writer> records of cells that had one already
+                  segments/<writer>.*       cells and evidence as each writer appends them, in runs of more than `MANY`
+                  settled                   of such a run, once rows were made: the digest of each cell that stands
+                  rows.parquet              derived; `Store(folder).write_rows()` makes it again
 
 A record is never replaced or removed. Where two writers bring one cell to an end (a task that a scheduler believed
 dead wrote late), the first record keeps its place, and the second is kept beside it and reported. An answer that comes
 after a failure, or after a file that is damaged, stands in its stead.
 
-A worker on another node writes with `Store(folder, environment=measure.environment())`: each record then refers to the
-environment of the process that made it.
+A process on another node writes with `Store(folder, environment=measure.environment())`: each record then refers to the
+environment of the process that made it. It needs the folder under any path, and a name for its segment only where a
+process that follows it on the same node is to write there after it (`segment=`). Threads that write at once take a
+`writer()` each. Nothing is locked, and no file is written by two: see `ttbench.store.segments`.
 
 A cell that an earlier run measured keeps its file, which says who measured it, when and under which name; the run that
 takes it over shows it under the name asked for there. A file that does not agree with its checksum, its own name or the
@@ -27,21 +31,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ttbench.errors import StoreError
-from ttbench.machine.disk import sync
-from ttbench.store.cells import Ends, others, read_cell, read_ends
+from ttbench.store import segments
+from ttbench.store.cells import Ends, Holdings, Place, Survey, cell_id_of, read_cell
 from ttbench.store.files import link_or_copy, make_folder, store_error, write_new, write_whole, writer_name
+from ttbench.store.folders import new_folder, read_run, run_folders, run_of
 from ttbench.store.record import CellRecord, cell_text, evidence_lines, now
 from ttbench.types import LASTING, SCHEMA_VERSION, Cell, Environment, Status, canonical_json, digest, json_bytes
 
@@ -49,15 +52,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Survey:
-    """What a run's folder holds."""
-
-    records: tuple[CellRecord, ...]
-    damaged: Mapping[str, StoreError]  # by cell id
-    others: Mapping[str, tuple[CellRecord, ...]] = field(default_factory=dict)  # records that do not stand, by cell id
-
-
+MANY = 1000  # cells of a run, beyond which a file for each of them is too many for a folder
 _STAMP_LEN = len("20000101-000000-")
 # Fields of a checkpoint that belong to the request, not to what was measured.
 ASKED = ("name", "path", "provenance", "revision")
@@ -73,21 +68,30 @@ def _planned(cell: Cell) -> dict[str, Any]:
 def _asked(record: CellRecord, entry: Mapping[str, Any]) -> CellRecord:
     """A record under the name and place asked for in the run that lists it."""
     asked = {"name": entry["checkpoint"], **{name: entry[name] for name in ASKED if name in entry}}
+    checkpoint = record.cell.checkpoint
+    if all(getattr(checkpoint, name) == value for name, value in asked.items()):
+        return record
     return dataclasses.replace(record, cell=record.cell.named_as(**asked))
 
 
 class Store:
     """An open run folder. `create` makes one; several processes, on several nodes, may write to it."""
 
-    def __init__(self, folder: Path | str, *, environment: Environment | None = None) -> None:
+    def __init__(
+        self, folder: Path | str, *, environment: Environment | None = None, segment: str | None = None
+    ) -> None:
         """Open a run's folder; raises StoreError when it is none.
 
         Args:
             environment: of the process that will write cells, from `ttbench.machine.measure.environment`; None: the
                 one of the process that began the run.
+            segment: that it appends to in a run of many cells; None: one that nobody else has.
         """
         self.folder = Path(folder)
         self._given = environment
+        self.segment = segment or writer_name()
+        self._taken: set[Path] = set()  # indexes and environments that were taken over
+        self._listed = segments.Listed(self.folder)
         if not (self.folder / "run.json").is_file():
             raise StoreError(f"{self.folder} is not a run's folder: it has no run.json; see: ttbench list runs")
 
@@ -101,11 +105,16 @@ class Store:
         options: Mapping[str, Any],
         cells: Sequence[Cell],
         environment: Environment,
+        segmented: bool | None = None,
     ) -> Store:
-        """Make `root/<run_id>/`; the run id is unique even among runs started at the same moment."""
-        folder = _new_folder(Path(root), name)
+        """Make `root/<run_id>/`; the run id is unique even among runs started at the same moment.
+
+        `segmented`: whether cells go into segments; None: where there are more than `MANY`.
+        """
+        folder = new_folder(Path(root), name)
         try:
-            for part in ("cells", "evidence", "environments", "workers"):
+            large = len(cells) > MANY if segmented is None else segmented
+            for part in ("cells", "evidence", "environments", "workers", *(["segments"] if large else [])):
                 (folder / part).mkdir()
         except OSError as error:
             raise store_error("make", folder, error) from error
@@ -116,9 +125,10 @@ class Store:
             "command": command,
             "options": dict(options),
             "started": now(),
-            "cells": [_planned(cell) for cell in cells],
         }
-        write_whole(folder / "run.json", json_bytes(json.dumps(run, indent=1, ensure_ascii=False) + "\n"))
+        listed = ",\n  ".join(canonical_json(_planned(cell)) for cell in cells)
+        head = json.dumps(run, indent=1, ensure_ascii=False)[:-2]
+        write_whole(folder / "run.json", json_bytes(f'{head},\n "cells": [\n  {listed}\n ]\n}}\n'))
         return cls(folder, environment=environment)
 
     @property
@@ -127,8 +137,8 @@ class Store:
 
     @cached_property
     def run(self) -> Mapping[str, Any]:
-        """What run.json says."""
-        return json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+        """What run.json says. Raises StoreError when it is damaged."""
+        return read_run(self.folder)
 
     @cached_property
     def environment(self) -> Environment:
@@ -152,24 +162,34 @@ class Store:
     def cell_path(self, cell_id: str) -> Path:
         return self.folder / "cells" / f"{cell_id}.jsonl"
 
+    @cached_property
+    def segmented(self) -> bool:
+        """Whether cells are appended to segments."""
+        return (self.folder / "segments").is_dir()
+
+    def writer(self) -> Store:
+        """The same run for another writer in this process, with a segment of its own."""
+        return Store(self.folder, environment=self._given)
+
     def has(self, cell_id: str) -> bool:
-        """Whether a cell was brought to an end here, whatever became of it."""
-        return self.cell_path(cell_id).is_file()
+        """Whether a cell was brought to an end by any writer, whatever became of it; of many cells ask `cell_ids`."""
+        return self.cell_path(cell_id).is_file() or cell_id in self._listed
+
+    def cell_ids(self) -> list[str]:
+        """The cells that something is held of."""
+        return sorted(Holdings(self.folder).cell_ids)
 
     def read(self, cell_id: str) -> CellRecord:
         """A stored cell, under the first name asked for here. Raises StoreError when it is missing or damaged."""
-        ends = read_ends([self.cell_path(cell_id), *others(self.folder).get(cell_id, ())])
-        if not ends.records:
-            assert ends.error is not None
-            raise ends.error
-        record = ends.records[0]
+        found = Holdings(self.folder).standing(cell_id)
+        record = read_cell(self.cell_path(cell_id)) if found is None else found[1]
         entries = (entry for entry in self.run["cells"] if entry["cell_id"] == cell_id)
         return next((_asked(record, entry) for entry in entries), record)
 
-    def write_cell(self, record: CellRecord) -> bool:
-        """Store what became of a cell: evidence first, then the cell itself; whether it was the first to end it.
+    def write_cell(self, record: CellRecord) -> None:
+        """Store what became of a cell: evidence first, then the cell itself.
 
-        A record that is there already is left alone, and this one is kept in `others/`.
+        A record that is there already is left alone, and this one is kept beside it.
 
         Raises StoreError when the disk is full, ValueError or TypeError when a sample is not plain finite data.
         """
@@ -177,58 +197,121 @@ class Store:
         evidence = "".join(f"{line}\n" for line in evidence_lines(record))
         kept = {"evidence_digest": digest(evidence) if evidence else None, "run_id": self.run_id, **self._environment}
         text = cell_text(dataclasses.replace(record, **kept))
+        if self.segmented:
+            segments.append(
+                self.folder / "segments",
+                self.segment,
+                cell_id=cell_id,
+                status=record.status,
+                ended=now(),
+                environment=str(kept["environment"]),
+                text=json_bytes(text),
+                told=json_bytes(evidence),
+            )
+            return
         if evidence and not write_new(self.folder / "evidence" / f"{cell_id}.jsonl", json_bytes(evidence)):
             # Of a record that was there before, or of a writer that was killed before it wrote its record.
             write_new(self.folder / "evidence" / f"{cell_id}.{kept['evidence_digest']}.jsonl", json_bytes(evidence))
-        if write_new(self.cell_path(cell_id), json_bytes(text)):
-            return True
-        make_folder(self.folder / "others")
-        write_new(self.folder / "others" / f"{cell_id}.{writer_name()}.jsonl", json_bytes(text))
-        return False
+        if not write_new(self.cell_path(cell_id), json_bytes(text)):
+            make_folder(self.folder / "others")
+            write_new(self.folder / "others" / f"{cell_id}.{writer_name()}.jsonl", json_bytes(text))
 
-    def evidence_path(self, record: CellRecord) -> Path:
+    def evidence_path(self, record: CellRecord) -> Path | segments.Stretch:
         """Where the evidence of a record is, if it has any."""
         cell_id = record.cell.cell_id
+        for entry in Holdings(self.folder).entries.get(cell_id, ()) if self.segmented else ():
+            with contextlib.suppress(OSError):
+                if entry.evidence is not None and digest(entry.evidence.read_bytes()) == record.evidence_digest:
+                    return entry.evidence
         own = self.folder / "evidence" / f"{cell_id}.{record.evidence_digest}.jsonl"
         return own if own.is_file() else self.folder / "evidence" / f"{cell_id}.jsonl"
 
-    def adopt(self, path: Path) -> None:
-        """Take over a cell of an earlier run, its evidence and environment too: by links, or copies across devices."""
-        source = Store(path.parent.parent)
-        record = read_cell(path)
+    def adopt(self, place: Place) -> None:
+        """Take over a cell of an earlier run, its evidence and environment too: by links, or copies across devices.
+
+        Of a cell in a segment, a run that has segments takes over the whole segment, others the cell alone.
+        """
+        source = run_of(place)
+        if isinstance(place, segments.Entry) and self.segmented:
+            self._adopt_environment(source, place.environment)
+            if place.index not in self._taken:
+                segments.take_over(place.index, self.folder)
+            self._taken.add(place.index)
+            return
+        record = read_cell(place)
         cell_id = record.cell.cell_id
-        evidence = source.evidence_path(record)
-        if evidence.is_file():
-            link_or_copy(evidence, self.folder / "evidence" / f"{cell_id}.jsonl")
-        name = f"{record.environment}.json"
-        for origin in (source.folder / "environments" / name, source.folder / "environment.json"):
-            target = self.folder / "environments" / name
-            if origin.is_file() and not target.exists() and digest(origin.read_bytes()) == record.environment:
+        evidence = Store(source).evidence_path(record)
+        self._adopt_environment(source, record.environment)
+        target = self.folder / "evidence" / f"{cell_id}.jsonl"
+        if isinstance(evidence, segments.Stretch):
+            write_new(target, evidence.read_bytes())
+        elif evidence.is_file():
+            link_or_copy(evidence, target)
+        if isinstance(place, segments.Entry):
+            write_new(self.cell_path(cell_id), place.read_bytes())
+        else:
+            link_or_copy(place, self.cell_path(cell_id))
+
+    def _adopt_environment(self, source: Path, name: str) -> None:
+        target = self.folder / "environments" / f"{name}.json"
+        if target in self._taken:
+            return
+        self._taken.add(target)
+        for origin in (source / "environments" / target.name, source / "environment.json"):
+            if origin.is_file() and not target.exists() and digest(origin.read_bytes()) == name:
                 link_or_copy(origin, target)
-        link_or_copy(path, self.cell_path(cell_id))
 
     def done(self) -> dict[str, Status]:
-        """Status of each stored cell that can be read, by cell id."""
-        return {record.cell.cell_id: record.status for record in self.survey().records}
+        """Status of each planned cell that is stored and can be read, by cell id, in the order of the plan."""
+        held = Holdings(self.folder)
+        planned = dict.fromkeys(entry["cell_id"] for entry in self.run["cells"])
+        found: dict[str, Status] = {cell_id_of(place): status for place, status in held.statuses(planned)}
+        return {cell_id: found[cell_id] for cell_id in planned if cell_id in found}
+
+    def twice(self) -> tuple[str, ...]:
+        """Ids of the planned cells that more than one record is kept of."""
+        held = Holdings(self.folder)
+        planned = dict.fromkeys(entry["cell_id"] for entry in self.run["cells"])
+        return tuple(cell_id for cell_id in planned if len(held.places(cell_id)) > 1)
 
     def records(self) -> Iterator[CellRecord]:
-        """The stored cells in the order of the plan, once under each name. Raises StoreError at one that is damaged."""
-        found = self.survey()
-        yield from found.records
-        for error in found.damaged.values():
-            raise error
+        """The stored cells in the order of the plan, once under each name. Raises StoreError at one that is damaged.
+
+        One is in memory at a time.
+        """
+        return self._records({})
+
+    def _records(self, shown: dict[str, str]) -> Iterator[CellRecord]:
+        """The same; what is given from segments is put into `shown`: cell id -> digest of its text."""
+        held = Holdings(self.folder)
+        damage: StoreError | None = None
+        for entry in self._entries():
+            try:
+                found = held.standing(entry["cell_id"])
+            except StoreError as error:
+                damage = damage or error
+                continue
+            if found is not None:
+                place, record = found
+                if isinstance(place, segments.Entry):
+                    shown[place.cell_id] = place.digest
+                yield _asked(record, entry)
+        if damage is not None:
+            raise damage
+
+    def _entries(self) -> Iterable[Mapping[str, Any]]:
+        """The planned cells, once under each name."""
+        return {(entry["cell_id"], entry["checkpoint"]): entry for entry in self.run["cells"]}.values()
 
     def survey(self) -> Survey:
         """The stored cells in the order of the plan, once under each name asked for, and those that are damaged."""
         found: dict[str, Ends] = {}
         records = []
-        names = {(entry["cell_id"], entry["checkpoint"]): entry for entry in self.run["cells"]}
-        beside = others(self.folder)
-        for entry in names.values():
+        held = Holdings(self.folder)
+        for entry in self._entries():
             cell_id = entry["cell_id"]
             if cell_id not in found:
-                paths = [path for path in (self.cell_path(cell_id),) if path.is_file()]
-                found[cell_id] = read_ends([*paths, *beside.get(cell_id, ())])
+                found[cell_id] = held.ends(cell_id)
             if found[cell_id].records:
                 records.append(_asked(found[cell_id].records[0], entry))
         return Survey(
@@ -246,41 +329,15 @@ class Store:
 
     def write_rows(self) -> Path:
         """Write rows.parquet from the cells; it can be deleted and made again at any time."""
-        from ttbench.store.rows import parquet_bytes, read_environments, table
+        from ttbench.store.rows import read_environments, write_parquet
 
         path = self.folder / "rows.parquet"
-        write_whole(path, parquet_bytes(table(self.records(), environments=read_environments([self.folder]))))
+        shown: dict[str, str] = {}
+        write_parquet(path, self._records(shown), environments=read_environments([self.folder]))
+        if self.segmented:
+            lines = (f"{cell_id}\t{found}\n" for cell_id, found in shown.items())
+            write_whole(self.folder / "settled", "".join(lines).encode())
         return path
-
-
-def _new_folder(root: Path, name: str) -> Path:
-    stamp = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{name}"
-    for attempt in itertools.count(1):
-        folder = root / (stamp if attempt == 1 else f"{stamp}-{attempt}")
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            # mkdir fails when the name is taken: two runs can never share a folder.
-            folder.mkdir()
-            sync(root)
-            return folder
-        except FileExistsError as error:
-            if not folder.is_dir():
-                raise store_error("make", folder, error) from error
-        except OSError as error:
-            raise store_error("make", folder, error) from error
-    raise AssertionError("unreachable")
-
-
-def run_folders(root: Path | str) -> list[Path]:
-    """The run folders below `root`, newest first."""
-    root = Path(root)
-    if not root.is_dir():
-        return []
-    # By time, then by the number that tells runs of one second apart: -10 comes after -2.
-    names = sorted(
-        (path.parent.name for path in root.glob("*/run.json")), key=lambda name: (name[:15], len(name), name)
-    )
-    return [root / name for name in reversed(names)]
 
 
 def delete_run(folder: Path) -> None:
@@ -294,79 +351,48 @@ def delete_run(folder: Path) -> None:
         raise store_error("delete", folder, error) from error
 
 
-def find_done(root: Path | str, cell_ids: Iterable[str]) -> dict[str, Path]:
-    """Files of the cells that an earlier run below `root` answered. Failures and damaged files are not answers.
+def find_done(root: Path | str, cell_ids: Iterable[str]) -> dict[str, Place]:
+    """Where the cells are that an earlier run below `root` answered. Failures and damaged files are not answers.
 
     What was unsupported is asked again, which costs little: its data may have been fetched since.
     """
     missing = set(cell_ids)
-    found: dict[str, Path] = {}
+    found: dict[str, Place] = {}
     for folder in run_folders(root):
-        beside = others(folder)
-        stored = {path.stem for path in (folder / "cells").glob("*.jsonl")}
-        for cell_id in sorted(missing & (stored | beside.keys())):
-            for path in (folder / "cells" / f"{cell_id}.jsonl", *beside.get(cell_id, ())):
-                # A file that was copied, changed or cut is measured again.
-                with contextlib.suppress(StoreError):
-                    if cell_id not in found and read_cell(path).status in LASTING:
-                        found[cell_id] = path
+        held = Holdings(folder)
+        # What was copied, changed or cut is measured again.
+        for place, status in held.statuses(sorted(missing & held.cell_ids)):
+            if status in LASTING:
+                found[cell_id_of(place)] = place
         missing -= found.keys()
     return found
 
 
-def find_finished(root: Path | str, cells: Sequence[Cell], *, name: str) -> Store | None:
+def find_finished(
+    root: Path | str, cells: Sequence[Cell], *, name: str, done: Mapping[str, Place] | None = None
+) -> Store | None:
     """The newest run below `root` of this name that has these cells, no others, all answered; None: there is none.
 
-    A run with an answer that is asked again each time, such as `unsupported`, is not finished.
+    A run with an answer that is asked again each time, such as `unsupported`, is not finished. `done`, of
+    `find_done`, is not looked at again.
     """
-    wanted = sorted(canonical_json(_planned(cell)) for cell in cells)
+    wanted = Counter(frozenset(_planned(cell).items()) for cell in cells)
     for folder in run_folders(root):
         called = folder.name[_STAMP_LEN:]
         if called != name and re.fullmatch(rf"{re.escape(name)}-[0-9]+", called) is None:
             continue
         store = Store(folder)
-        if sorted(canonical_json(entry) for entry in store.run["cells"]) != wanted:
+        try:
+            planned = store.run["cells"]
+            if len(planned) != len(cells) or Counter(frozenset(entry.items()) for entry in planned) != wanted:
+                continue
+        except (StoreError, AttributeError, TypeError):
+            # Not the list that was written: the run is none of these cells'.
             continue
-        survey = store.survey()
-        statuses = [record.status for record in survey.records]
-        if not survey.damaged and len(statuses) == len(wanted) and set(LASTING).issuperset(statuses):
+        ids = {cell.cell_id for cell in cells}
+        if done is not None and all(cell_id in done and run_of(done[cell_id]) == folder for cell_id in ids):
+            return store
+        found = store.done()
+        if len(found) == len(ids) and set(LASTING).issuperset(found.values()):
             return store
     return None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """A run that answered cells, as their files say it."""
-
-    run_id: str
-    date: str  # ISO 8601, UTC, of the first of them
-    num_cells: int
-
-
-def origins(paths: Iterable[Path]) -> list[Origin]:
-    """Which runs measured the cells in these files, newest first."""
-    started: dict[str, list[str]] = {}
-    for path in paths:
-        record = read_cell(path)
-        started.setdefault(record.run_id, []).append(record.started)
-    found = [Origin(run_id=run, date=min(dates)[:10], num_cells=len(dates)) for run, dates in started.items()]
-    return sorted(found, key=lambda origin: (origin.date, origin.run_id), reverse=True)
-
-
-def timings(root: Path | str, *, machine: str, tasks: Iterable[str]) -> list[tuple[Cell, float]]:
-    """Cells of these tasks measured on this machine with their wall seconds, newest first, for the plan's estimate.
-
-    Seconds in which a process opened its engine and corpus are not among them.
-    """
-    tasks = set(tasks)
-    found: dict[str, tuple[Cell, float]] = {}
-    for folder in run_folders(root):
-        for path in sorted((folder / "cells").glob("*.jsonl")):
-            if path.stem in found:
-                continue
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(path, encoding="utf-8") as file:
-                header = json.loads(file.readline())
-                if header["status"] == "ok" and header["machine"] == machine and header["cell"]["task"] in tasks:
-                    own_s = max(0.0, header["cell_s"] - (header.get("setup_s") or 0.0))
-                    found[path.stem] = (Cell.from_json(header["cell"]), own_s)
-    return list(found.values())

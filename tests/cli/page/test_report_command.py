@@ -139,6 +139,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
         def survey(self) -> Any:
             return type("Survey", (), {"records": tuple(made.records)})
 
+        def evidence_path(self, record: CellRecord) -> Path:
+            return made.path / "evidence" / f"{record.cell.cell_id}.jsonl"
+
     monkeypatch.setattr(sample_views, "Store", Stored)
     return made
 

@@ -22,7 +22,8 @@ from ttbench.report.statistics.stats import counted
 from ttbench.runs.executors.base import LOCAL
 from ttbench.runs.options import validated
 from ttbench.runs.sweep import placement_of, plan_target, run_cells
-from ttbench.store.store import Store, write_whole
+from ttbench.store.files import write_whole
+from ttbench.store.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd

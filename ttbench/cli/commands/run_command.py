@@ -30,7 +30,9 @@ from ttbench.runs.plan import Plan
 from ttbench.runs.suite import format_len
 from ttbench.runs.sweep import RunInterrupted, RunResult, folder_name, placement_of, plan_target, run_cells
 from ttbench.runs.times.calibration import busy, with_times
-from ttbench.store.store import Store, find_done, origins
+from ttbench.store.cells import Place
+from ttbench.store.earlier import origins
+from ttbench.store.store import Store, find_done
 from ttbench.types import ANSWERS, FAILURES, Cell
 from ttbench.version import __version__
 
@@ -88,8 +90,8 @@ class Request:
     def to_json(self) -> dict[str, Any]:
         return {"target": self.target, **to_json(self.options), "out": str(self.out), "fresh": self.fresh}
 
-    def answered(self, plan: Plan) -> dict[str, Path]:
-        """Files of the cells that earlier runs answered; none when all is to be measured again."""
+    def answered(self, plan: Plan) -> dict[str, Place]:
+        """Where the cells are that earlier runs answered; none when all is to be measured again."""
         return {} if self.fresh else find_done(self.out, [cell.cell_id for cell in plan.cells])
 
 
@@ -214,14 +216,14 @@ def _remarks(plan: Plan) -> list[str]:
     return [remark for remark in map(folder_remark, map(Path, folders)) if remark is not None]
 
 
-def timed_plan(request: Request) -> tuple[Plan, Mapping[str, Path]]:
+def timed_plan(request: Request) -> tuple[Plan, Mapping[str, Place]]:
     """The plan with the times of what is left of it, and the cells that earlier runs answered."""
     plan = request.plan()
     done = request.answered(plan)
     return with_times(plan, [cell for cell in plan.cells if cell.cell_id not in done]), done
 
 
-def warn_of_length(plan: Plan, request: Request, *, done: Mapping[str, Path]) -> None:
+def warn_of_length(plan: Plan, request: Request, *, done: Mapping[str, Place]) -> None:
     """Say on stderr that a run will be long, and what a smaller one would take; never asks."""
     left = [cell for cell in plan.cells if cell.cell_id not in done]
     seconds = plan.seconds_of(left)
@@ -253,7 +255,7 @@ def print_skips(plan: Plan) -> None:
         console.say(text)
 
 
-def print_estimate(plan: Plan, *, done: Mapping[str, Path]) -> None:
+def print_estimate(plan: Plan, *, done: Mapping[str, Place]) -> None:
     """What is left to do and what it will cost, on stderr."""
     left = [cell for cell in plan.cells if cell.cell_id not in done]
     answered = [f"{'all' if not left else len(done)} answered by earlier runs"] if done else []
@@ -347,7 +349,7 @@ def _twins(plan: Plan) -> Iterator[str]:
         yield f"'{name}' is the same checkpoint as '{other}': measured once, shown under both names"
 
 
-def _plan_rows(plan: Plan, *, done: Mapping[str, Path]) -> list[tuple[Any, ...]]:
+def _plan_rows(plan: Plan, *, done: Mapping[str, Place]) -> list[tuple[Any, ...]]:
     """One line per task, checkpoint and context; the rounds of a timing cell are counted together."""
     points: dict[tuple[str, str, int], list[Cell]] = {}
     for cell in plan.cells:

@@ -14,8 +14,9 @@ from ttbench.cli.page.sample_views import views_of
 from ttbench.cli.published_cells import NOT_STORED
 from ttbench.errors import UsageError
 from ttbench.report.page import libraries
+from ttbench.store.files import write_whole
 from ttbench.store.rows import read_rows
-from ttbench.store.store import run_folders, write_whole
+from ttbench.store.store import run_folders
 from ttbench.strict_yaml.nodes import package_folder
 
 SUFFIXES = (".html", ".htm")

@@ -21,11 +21,12 @@ def views_of(folders: Sequence[Path], wanted: set[str]) -> dict[str, dict[int, d
     """Samples of these cells with their text: the first of each cell, then the second, until the page is full."""
     waiting: dict[str, Iterator[dict[str, Any]]] = {}
     for folder in folders:
-        for record in Store(folder).survey().records:
+        store = Store(folder)
+        for record in store.survey().records:
             cell_id = record.cell.cell_id
             if cell_id in wanted and cell_id not in waiting and record.samples:
                 try:
-                    waiting[cell_id] = open_samples(record, folder / "evidence" / f"{cell_id}.jsonl")
+                    waiting[cell_id] = open_samples(record, store.evidence_path(record))
                 except StoreError as error:
                     console.say(str(error), style="yellow")
     found: dict[str, dict[int, dict[str, Any]]] = {}

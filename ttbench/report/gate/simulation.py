@@ -23,7 +23,7 @@ from ttbench.report.gate.rules import LEVEL as BOUNDS
 from ttbench.report.gate.slower import LEVEL, holm, slower_p
 from ttbench.report.statistics.clusters import Floats, ratio_intervals
 from ttbench.report.statistics.coverage import TIMES, crossed, generator
-from ttbench.store.store import write_whole
+from ttbench.store.files import write_whole
 
 METRICS, ROUNDS, DOCUMENTS = 100, 10, 12
 MARGIN = 0.005  # bits per byte

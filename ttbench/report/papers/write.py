@@ -24,7 +24,7 @@ from ttbench.report.papers.curves import NOT_RUN, PaperLine, PaperRows, measured
 from ttbench.report.papers.numbers import read_published
 from ttbench.report.papers.preset import PaperFigure, PaperPanel, Preset
 from ttbench.report.statistics.stats import counted
-from ttbench.store.store import write_whole
+from ttbench.store.files import write_whole
 
 MOST_COLOURS = 6
 PAGE = "README.md"

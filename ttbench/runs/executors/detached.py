@@ -68,7 +68,8 @@ def state(store: Store) -> RunState:
     if found is None:
         return RunState(num_cells=len(cell_ids), statuses=statuses, executor=None, tasks={})
     told = _opened(found).outcomes(found)
-    held = sum(not store.has(cell.cell_id) for task in _live(read_tasks(store), told) for cell in task.cells)
+    here = set(store.cell_ids())
+    held = sum(cell.cell_id not in here for task in _live(read_tasks(store), told) for cell in task.cells)
     return RunState(num_cells=len(cell_ids), statuses=statuses, executor=found.executor, tasks=told, held=held)
 
 
@@ -93,6 +94,8 @@ def collect(store: Store) -> RunState:
     found = read_submission(store)
     if found is not None:
         told = _opened(found).outcomes(found)
+        # Looked at after the cluster was asked: what a task stored before its end is there.
+        here = set(store.cell_ids())
         began = starts(store)
         for task in read_tasks(store):
             outcome = told.get(task.index, Outcome(state=""))
@@ -100,7 +103,7 @@ def collect(store: Store) -> RunState:
                 continue
             status, reason = end(outcome, started=_words(began.get(task.index, [])))
             for cell in task.cells:
-                if not store.has(cell.cell_id):
+                if cell.cell_id not in here:
                     store.write_cell(unmeasured(cell, status, reason, started=now(), cell_s=0.0))
     _take_over(store)
     store.write_rows()
@@ -109,10 +112,10 @@ def collect(store: Store) -> RunState:
 
 def _take_over(store: Store) -> None:
     """Answers that other runs of the same folder have by now, for cells that this one did not submit."""
-    missing = {entry["cell_id"] for entry in store.run["cells"] if not store.has(entry["cell_id"])}
+    missing = {entry["cell_id"] for entry in store.run["cells"]} - set(store.cell_ids())
     missing -= {cell.cell_id for task in read_tasks(store) for cell in task.cells}
-    for path in find_done(store.folder.parent, missing).values():
-        store.adopt(path)
+    for place in find_done(store.folder.parent, missing).values():
+        store.adopt(place)
 
 
 def _words(began: Sequence[Mapping[str, str]]) -> str:
@@ -143,7 +146,8 @@ def held_elsewhere(root: Path | str, cells: Iterable[Cell]) -> dict[str, str]:
         except StoreError:
             continue
         # Most runs were collected long ago: the cluster is asked only where a cell of ours has no end there.
-        mine = [task for task in tasks if any(c.cell_id in missing and not store.has(c.cell_id) for c in task.cells)]
+        wanted = missing - set(store.cell_ids()) if tasks else set[str]()
+        mine = [task for task in tasks if any(cell.cell_id in wanted for cell in task.cells)]
         if submission is None or not mine:
             continue
         for task in _live(mine, _opened(submission).outcomes(submission)):

@@ -24,6 +24,7 @@ from ttbench.runs.plan import Plan, groups
 from ttbench.runs.process import Death, WorkerProcess, free_memory_bytes
 from ttbench.runs.progress import Outlook
 from ttbench.store.record import now
+from ttbench.store.store import Store
 from ttbench.types import Cell, Status
 
 BOOT_S = 60.0  # a worker's own start, which no cell is to blame for
@@ -87,6 +88,14 @@ class _LocalRun:
         self._workers: set[WorkerProcess] = set()
         self.stopped = False
         self.num_running = 0
+        self._of_thread = threading.local()
+
+    @property
+    def store(self) -> Store:
+        """The run as the thread that asks writes to it: after its worker's death, where the worker wrote."""
+        if not hasattr(self._of_thread, "store"):
+            self._of_thread.store = self.work.store.writer()
+        return self._of_thread.store
 
     def one_by_one(self, batch: Iterable[tuple[Cell, ...]]) -> None:
         for group in batch:
@@ -147,6 +156,7 @@ class _LocalRun:
                 memory_limit=limit,
                 variables=place,
                 environment=self.work.store.environment,
+                segment=self.store.segment,
             )
             self._workers.add(worker)
             if self.stopped:
@@ -213,7 +223,7 @@ class _Followed:
         # A worker that died or stalled before its first cell answers for that one.
         cell = self._running or next(iter(left.values()))
         del left[cell.cell_id]
-        store = self._run.work.store
+        store = self._run.store
         # It may have stored the cell in its last moment: what is stored stands.
         if not store.has(cell.cell_id):
             status, reason = ("timeout", self._lateness(cell)) if late else cause(death)

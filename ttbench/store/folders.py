@@ -1,0 +1,66 @@
+"""Folders of runs: how they are named, made and found."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ttbench.errors import StoreError
+from ttbench.machine.disk import sync
+from ttbench.store.cells import Place
+from ttbench.store.files import store_error
+from ttbench.store.segments import Entry
+
+
+def new_folder(root: Path, name: str) -> Path:
+    """Make `root/<time>-<name>/`, with a number where that is taken. Raises StoreError when it cannot be made."""
+    stamp = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{name}"
+    for attempt in itertools.count(1):
+        folder = root / (stamp if attempt == 1 else f"{stamp}-{attempt}")
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            # mkdir fails when the name is taken: two runs can never share a folder.
+            folder.mkdir()
+            sync(root)
+            return folder
+        except FileExistsError as error:
+            if not folder.is_dir():
+                raise store_error("make", folder, error) from error
+        except OSError as error:
+            raise store_error("make", folder, error) from error
+    raise AssertionError("unreachable")
+
+
+def run_of(place: Place) -> Path:
+    """The folder of the run that a cell is in."""
+    return (place.text.path if isinstance(place, Entry) else place).parent.parent
+
+
+def run_folders(root: Path | str) -> list[Path]:
+    """The run folders below `root`, newest first."""
+    root = Path(root)
+    if not root.is_dir():
+        return []
+    # By time, then by the number that tells runs of one second apart: -10 comes after -2.
+    names = sorted(
+        (path.parent.name for path in root.glob("*/run.json")), key=lambda name: (name[:15], len(name), name)
+    )
+    return [root / name for name in reversed(names)]
+
+
+def read_run(folder: Path) -> Mapping[str, Any]:
+    """What a run's run.json says. Raises StoreError when it is damaged."""
+    path = folder / "run.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise store_error("read", path, error) from error
+    except ValueError as error:
+        raise StoreError(f"{path} is damaged ({error}); run its command again, or delete the folder") from error
+    if not isinstance(found, dict) or not isinstance(found.get("cells"), list):
+        raise StoreError(f"{path} is damaged (no list of cells); run its command again, or delete the folder")
+    return found

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import io
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -23,9 +25,13 @@ SOURCES = ("latency", "memory", "adapt")
 
 
 @pytest.fixture(scope="module")
-def rulings() -> Rulings:
-    found = {f"results/{name}/cpu": read_rows(ROOT / "results" / name / "cpu" / "rows.parquet") for name in SOURCES}
-    return rule_on(field_claims(), found)
+def sources() -> dict[str, pd.DataFrame]:
+    return {f"results/{name}/cpu": read_rows(ROOT / "results" / name / "cpu" / "rows.parquet") for name in SOURCES}
+
+
+@pytest.fixture(scope="module")
+def rulings(sources: dict[str, pd.DataFrame]) -> Rulings:
+    return rule_on(field_claims(), sources)
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +57,39 @@ def test_a_million_parameters_on_a_cpu_decide_nothing_about_a_billion_on_a_gpu(r
     (ruling,) = (each for each in rulings.answers if each.claim.id == "ttt-linear-faster-from-8k")
     assert ruling.direction == "the same way"
     assert "size 1.1 M, 1.0 M; device cpu" in ruling.reason
+
+
+def test_swapped_sides_turn_every_finding_round_and_a_turned_direction_turns_it_back(
+    sources: dict[str, pd.DataFrame],
+) -> None:
+    turned = {SUPPORTED: CONTRADICTED, CONTRADICTED: SUPPORTED, NOT_DECIDED: NOT_DECIDED}
+    compared = [claim for claim in field_claims() if claim.cell.b is not None and claim.rule == "superior"]
+    swapped, back = [], []
+    for claim in compared:
+        assert claim.cell.b is not None
+        cell = dataclasses.replace(claim.cell, a=claim.cell.b, b=claim.cell.a)
+        swapped.append(dataclasses.replace(claim, cell=cell))
+        other = "higher" if cell.direction == "lower" else "lower"
+        back.append(dataclasses.replace(claim, cell=dataclasses.replace(cell, direction=other)))
+    straight = _decisions(rule_on(compared, sources), swap=False)
+    assert {SUPPORTED, NOT_DECIDED} <= {each for decisions in straight.values() for each in decisions.values()}
+    round_about = _decisions(rule_on(swapped, sources), swap=True)
+    for name, decisions in straight.items():
+        assert round_about[name] == {pair: turned[decision] for pair, decision in decisions.items()}
+    assert _decisions(rule_on(back, sources), swap=True) == straight
+
+
+def _decisions(rulings: Rulings, *, swap: bool) -> dict[str, dict[tuple[str, str], str]]:
+    """Decisions by claim and by its pair of sides, as the claim names them."""
+    found: dict[str, dict[tuple[str, str], str]] = {}
+    for ruling in rulings.answers:
+        mine = found.setdefault(ruling.claim.id, {})
+        for finding in ruling.findings:
+            candidate = finding.candidate
+            assert candidate.b is not None
+            a, b = candidate.a.told(), candidate.b.told()
+            mine[(b, a) if swap else (a, b)] = finding.decision
+    return found
 
 
 def test_a_claim_is_told_with_its_source_its_rule_and_its_rows(rulings: Rulings, borne: dict[str, Borne]) -> None:

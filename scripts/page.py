@@ -96,18 +96,48 @@ def make_pages(names: set[str]) -> dict[str, Path]:
     run = next(runs.glob("*/rows.parquet")).parent
     results = sorted(str(path.parent.relative_to(ROOT)) for path in (ROOT / "results").rglob("rows.parquet"))
     some = [name for name in results if Path(name).parts[1] in ("needle", "latency")]
-    read = {"small": [str(run), *some], "whole": results, "large": [str(_large())]}
+    read = {"small": [str(run), *some], "whole": results}
+    read |= {"large": [str(_large())], "hostile": [str(_hostile())]}
     pages = {name: OUT / f"{name}.html" for name in read}
     for name in names:
         subprocess.run([*command, "report", *read[name], "--out", str(pages[name])], check=True, cwd=ROOT)
     return pages
 
 
+def _made_up() -> Any:
+    """The module that makes up rows for tests."""
+    sys.path.insert(0, str(ROOT / "tests" / "support"))
+    import rows
+
+    return rows
+
+
+# What ends elements and scripts, and runs where it becomes one; what turns the direction of writing; NUL.
+NASTY = "</script><img src=x onerror=alert(1)>\"'`<!--\u202e\0 <b>"
+
+
+def _hostile() -> Path:
+    """Made-up rows whose names are written to become HTML."""
+    made = _made_up()
+    from ttbench.report.published import rows_bytes
+
+    words = {"corpus": NASTY, "engine": NASTY, "revision": NASTY, "provenance": NASTY}
+    models = [made.Model(name=f"{NASTY}{index}", bits=1.4 + index / 5, settings=words) for index in range(2)]
+    frame = made.make_rows(
+        made.perplexity_rows(models, [512, 2048], num_documents=12),
+        made.needle_rows(models, [512, 2048], num_haystacks=6, depths=(0.0, 1.0)),
+    )
+    for name in ("document", "recipe", "haystack"):
+        frame[name] = [None if value != value or value is None else f"{NASTY}{value}" for value in frame[name]]
+    folder = OUT / "hostile"
+    folder.mkdir(exist_ok=True)
+    (folder / "rows.parquet").write_bytes(rows_bytes(frame))
+    return folder
+
+
 def _large() -> Path:
     """Made-up rows of four tasks, as published results: 10,000 of them at least."""
-    sys.path.insert(0, str(ROOT / "tests" / "support"))
-    import rows as made
-
+    made = _made_up()
     from ttbench.report.published import rows_bytes
 
     models = [made.Model(name=f"model-{index}", bits=1.5 + index / 20, speed=1 + index / 9) for index in range(4)]
@@ -175,6 +205,24 @@ def check_broken(browser: Any, path: Path) -> None:
                 if not watch.found:
                     page.wait_for_timeout(100)
             need(bool(watch.found), f"broken on purpose is noticed: {name} ({', '.join(watch.found)[:90]})")
+
+
+def check_hostile(browser: Any, path: Path) -> None:
+    with opened(browser, path) as (page, watch):
+        page.on("dialog", lambda dialog: watch.found.append(f"dialog: {dialog.message}"))
+        wait(page)
+        unfold(page)
+        page.locator("button.open").first.click()
+        page.wait_for_selector("dialog[open]")
+        page.keyboard.press("Escape")
+        targets = page.locator(".chart svg")
+        for index in range(targets.count()):
+            targets.nth(index).hover()
+        made = page.evaluate("document.querySelectorAll('img, b, iframe, object, embed').length")
+        said = page.evaluate("document.body.innerText")
+        need(made == 0 and "<img src=x" in said, "names written to become HTML are text")
+        need("\u202e" not in said and "\0" not in said, "and hide no letter")
+        need(not watch.found, f"and nothing of them ran {watch.found[:2] or ''}")
 
 
 def check_access(browser: Any, path: Path) -> None:
@@ -280,6 +328,7 @@ CHECKS = {
     "silent": ("whole", check_silent),
     "pictures": ("small", take_pictures),
     "broken": ("small", check_broken),
+    "hostile": ("hostile", check_hostile),
     "access": ("small", check_access),
     "tables": ("whole", check_tables),
     "keyboard": ("small", check_keyboard),

@@ -48,8 +48,8 @@ def build_page(sources: Sequence[PageSource], libraries: Libraries, *, views: Vi
     contents = [*_STATIC]
     for number, source in enumerate(sources):
         declared = figures.declared(source.table)
-        for task in source.tasks:
-            key = f"task-{number}-{'-'.join(task.split())}"
+        for place_of_task, task in enumerate(source.tasks):
+            key = f"task-{number}-{place_of_task}"
             mine = [figure for figure in declared if figure.task == task]
             found = list(pictures(mine, source.of_task(task), names=names))
             for index, picture in enumerate(found):

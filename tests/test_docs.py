@@ -60,7 +60,8 @@ class Reader:
         self.about: Description = self.model_class.DESCRIPTION
         self.config: Any = self.model_class.tiny().config
         found: dict[str, float] = {"T": seen}
-        for letter, source in {**COMMON_LETTERS, **self.about.letters}.items():
+        letters: dict[str, Any] = {**COMMON_LETTERS, **self.about.letters}
+        for letter, source in letters.items():
             if callable(source):
                 # a letter of a variant that has no such part is used by none of its formulas
                 if letter != "window" or hasattr(self.config, "window"):

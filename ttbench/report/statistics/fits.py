@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats as distributions
+from scipy import special
 
 from ttbench.report.statistics.stats import LEVEL, MIN_ROUNDS, Estimate, counted, too_few
 
@@ -69,5 +69,5 @@ def mean_of_rounds(values: ArrayLike, *, level: float = LEVEL) -> Estimate:
     if np.ptp(x) <= 1e-12 * np.abs(x).max():
         reason = f"equal in all of {counted(num_rounds, 'round')}, which shows no spread"
         return Estimate(value=value, num_clusters=num_rounds, reason=reason)
-    half = float(distributions.t.ppf((1 + level) / 2, num_rounds - 1)) * x.std(ddof=1) / math.sqrt(num_rounds)
+    half = float(special.stdtrit(num_rounds - 1, (1 + level) / 2)) * x.std(ddof=1) / math.sqrt(num_rounds)
     return Estimate(value=value, low=value - half, high=value + half, method="t", num_clusters=num_rounds)

@@ -23,7 +23,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special, stats
+
+# scipy.stats takes half a second of every command to import, and asks these functions itself
+from scipy import special
 
 from ttbench.report.statistics import clusters as clustered
 from ttbench.report.statistics.clusters import Floats
@@ -218,7 +220,7 @@ def estimate_logs(logs: ArrayLike, *, level: float = LEVEL, noun: str = "round")
     if np.ptp(x) <= 1e-12:
         # what happens to be equal is no count, and says nothing of how far the next round may lie off
         return replace(made, reason=f"equal in all of {counted(num_rounds, noun)}, which shows no spread")
-    half = float(stats.t.ppf((1 + level) / 2, num_rounds - 1)) * float(x.std(ddof=1)) / math.sqrt(num_rounds)
+    half = float(special.stdtrit(num_rounds - 1, (1 + level) / 2)) * float(x.std(ddof=1)) / math.sqrt(num_rounds)
     return replace(made, low=made.value - half, high=made.value + half, method="log t")
 
 
@@ -322,7 +324,7 @@ def log_test(logs: ArrayLike) -> float | None:
     if len(x) < MIN_ROUNDS or np.ptp(x) <= 1e-12:
         return None
     error = x.std(ddof=1) / math.sqrt(len(x))
-    return float(2 * stats.t.sf(abs(x.mean()) / error, len(x) - 1))
+    return float(2 * special.stdtr(len(x) - 1, -abs(x.mean()) / error))
 
 
 def detectable(half_width: float, *, level: float = LEVEL, power: float = 0.8) -> float:

@@ -60,14 +60,13 @@ class Reader:
         self.about: Description = self.model_class.DESCRIPTION
         self.config: Any = self.model_class.tiny().config
         found: dict[str, float] = {"T": seen}
-        letters: dict[str, Any] = {**COMMON_LETTERS, **self.about.letters}
-        for letter, source in letters.items():
-            if callable(source):
-                # a letter of a variant that has no such part is used by none of its formulas
-                if letter != "window" or hasattr(self.config, "window"):
-                    found[letter] = source(self.config, seen)
-            elif hasattr(self.config, source):
-                found[letter] = getattr(self.config, source)
+        for letter, source in {**COMMON_LETTERS, **self.about.letters}.items():
+            if isinstance(source, str):
+                if hasattr(self.config, source):
+                    found[letter] = getattr(self.config, source)
+            # a letter of a variant that has no such part is used by none of its formulas
+            elif letter != "window" or hasattr(self.config, "window"):
+                found[letter] = source(self.config, seen)
         self.letters = found
 
     def __call__(self, formula: str) -> float:

@@ -234,6 +234,32 @@ def test_cells_are_taken_over_between_runs_of_either_kind(
     assert not list(two.folder.rglob("*.tmp"))
 
 
+@pytest.mark.parametrize("links", [True, False], ids=["links", "copies"])
+def test_failures_of_the_run_that_a_segment_comes_from_are_tried_again(
+    tmp_path: Path, cells: tuple[Cell, ...], monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EXDEV, "other device")))
+    one, two = create(tmp_path, cells), create(tmp_path, cells)
+    one.write_cell(record(cells[0]))
+    one.write_cell(failure(cells[1]))
+    for place in find_done(tmp_path, [cell.cell_id for cell in cells]).values():
+        two.adopt(place)
+    assert two.has(cells[0].cell_id)
+    assert not two.has(cells[1].cell_id)
+    assert two.cell_ids() == [cells[0].cell_id]
+    assert two.done() == {cells[0].cell_id: "ok"}
+    two.write_cell(record(cells[1]))
+    assert two.twice() == ()
+    assert set(two.rows()["status"]) == {"ok"}
+    # It goes on from run to run.
+    three = create(tmp_path, cells)
+    for place in find_done(tmp_path, [cell.cell_id for cell in cells]).values():
+        three.adopt(place)
+    assert set(three.done().values()) == {"ok"}
+    assert len(three.done()) == 2
+
+
 def late(cell: Cell) -> Sample:
     return Sample(keys={}, values={"hits": 7}, evidence={"prompt": "late"})
 

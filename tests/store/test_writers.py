@@ -10,11 +10,12 @@ from types import ModuleType
 import pytest
 from test_store import failure, new_store, record
 
+from ttbench.errors import StoreError
 from ttbench.machine.measure import environment
 from ttbench.runs.plan import plan
 from ttbench.store.cells import read_cell, read_evidence
 from ttbench.store.record import CellRecord
-from ttbench.store.store import Store, find_done
+from ttbench.store.store import Store, find_done, find_finished
 from ttbench.types import Cell, Sample
 
 
@@ -110,6 +111,27 @@ def test_each_record_tells_what_its_own_writer_ran_on(tmp_path: Path, cell: Cell
     for path in find_done(tmp_path, [cell.cell_id, twin.cell_id]).values():
         later.adopt(path)
     assert later.rows().attrs["environments"].keys() == told.keys()
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[1]", b'{"cells": 3}', b"\xff\xfe"], ids=repr)
+def test_a_list_of_cells_that_is_damaged_is_one_line_and_stops_no_other_run(
+    tmp_path: Path, cell: Cell, text: bytes
+) -> None:
+    store = new_store(tmp_path, (cell,))
+    store.write_cell(record(cell))
+    (store.folder / "run.json").write_bytes(text)
+    with pytest.raises(StoreError, match=r"run\.json is damaged .*run its command again, or delete the folder"):
+        Store(store.folder).survey()
+    # Its cells answer all the same, and the same command looks for a finished run without stumbling.
+    assert list(find_done(tmp_path, [cell.cell_id])) == [cell.cell_id]
+    assert find_finished(tmp_path, [cell], name="test") is None
+
+
+def test_an_environment_that_is_no_text_costs_no_rows(tmp_path: Path, cell: Cell) -> None:
+    store = new_store(tmp_path, (cell,))
+    store.write_cell(record(cell))
+    (store.folder / "environments" / "0.json").write_bytes(b"\xff\xfe")
+    assert store.rows()["status"].tolist() == ["ok", "ok"]
 
 
 def test_a_run_from_before_allocations_were_told_is_read(tmp_path: Path, cell: Cell) -> None:

@@ -8,6 +8,8 @@ A cell is stored when its line in the index is on the disk: evidence, text and l
 killed writer or a full disk left between two lines belongs to no cell and is passed over. A line whose checksum, or a
 text whose digest, is another one is damaged, and its cell is measured again.
 
+Segments of other runs stand in `taken/`. Of these only lasting answers count: what failed there is tried here.
+
 A segment has one writer at a time, which is what network file systems ask of a file that is appended to: a worker
 appends to the segment of the process that follows it, which writes there itself only after the worker's death.
 
@@ -23,11 +25,12 @@ from pathlib import Path
 from typing import BinaryIO, get_args
 
 from ttbench.machine.disk import sync
-from ttbench.store.files import link_or_copy, store_error
-from ttbench.types import Status, digest
+from ttbench.store.files import link_or_copy, make_folder, store_error
+from ttbench.types import LASTING, Status, digest
 
 _STATUSES = frozenset(get_args(Status))
 _NUM_FIELDS = 9
+TAKEN = "taken"  # folder of a run with the segments that it took over
 _AT_ONCE_BYTES = 64 * 1024**2
 
 
@@ -120,15 +123,17 @@ def _checksum(line: bytes) -> str:
 
 
 def indexes(run: Path) -> list[Path]:
-    """The indexes of a run's segments."""
-    return sorted((run / "segments").glob("[!.]*.index"))
+    """The indexes of a run's segments, its own first."""
+    return [index for part in ("segments", TAKEN) for index in sorted((run / part).glob("[!.]*.index"))]
 
 
 def read_index(path: Path) -> Iterator[Entry]:
     """The entries of an index, in the order in which they were written; damaged lines are passed over.
 
-    Raises StoreError when the file cannot be read.
+    Of a segment that was taken over, entries that are no lasting answers are passed over, too. Raises StoreError when
+    the file cannot be read.
     """
+    foreign = path.parent.name == TAKEN
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -139,7 +144,7 @@ def read_index(path: Path) -> Iterator[Entry]:
         if not head or checksum.decode("ascii", "replace") != _checksum(head):
             continue
         fields = head.decode().split("\t")
-        if len(fields) != _NUM_FIELDS or fields[1] not in _STATUSES:
+        if len(fields) != _NUM_FIELDS or fields[1] not in (LASTING if foreign else _STATUSES):
             continue
         cell_id, status, ended, found, environment = fields[:5]
         start, length, told_start, told_length = map(int, fields[5:])
@@ -195,7 +200,8 @@ def whole(entries: Iterable[Entry]) -> Iterator[Entry]:
 
 def take_over(index: Path, run: Path) -> None:
     """Make a segment of another run part of a run: by links, or copies across devices."""
-    folder = run / "segments"
+    folder = run / TAKEN
+    make_folder(folder)
     if (folder / index.name).exists():
         return
     # A copy of the index is taken first and shown last: what it lists is in the files that are copied after it.

@@ -7,6 +7,7 @@
                   evidence/<cell_id>.jsonl  prompts, answers, log-probabilities, tracebacks; never in rows
                   others/<cell_id>.<writer> records of cells that had one already
                   segments/<writer>.*       cells and evidence as each writer appends them, in runs of more than `MANY`
+                  taken/<writer>.*          those of earlier runs whose answers were taken over
                   settled                   of such a run, once rows were made: the digest of each cell that stands
                   rows.parquet              derived; `Store(folder).write_rows()` makes it again
 

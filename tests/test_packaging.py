@@ -82,8 +82,8 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_carries_what_the_commands_need_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    for suite in (ROOT / "suites").glob("*.yaml"):
-        assert f"ttbench/suites/{suite.name}" in names
+    for suite in (ROOT / "suites").rglob("*.yaml"):
+        assert f"ttbench/{suite.relative_to(ROOT).as_posix()}" in names
     for path in (ROOT / "ttbench" / "zoo").rglob("*"):
         if path.is_file():
             assert path.relative_to(ROOT).as_posix() in names

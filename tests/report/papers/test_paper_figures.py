@@ -179,6 +179,15 @@ def test_a_rerun_stands_beside_the_published_number_in_its_unit() -> None:
     assert not found.stands_in
 
 
+def test_published_numbers_that_are_not_as_many_as_the_panel_counts_are_refused(ttt: Preset) -> None:
+    figure = ttt.figures[0]
+    for change in ({"points": 9}, {"printed": dataclasses.replace(figure.panels[0].printed, table="11")}):  # pyright: ignore[reportArgumentType]
+        panels = (dataclasses.replace(figure.panels[0], **change),)
+        broken = dataclasses.replace(ttt, figures=(dataclasses.replace(figure, panels=panels),))
+        with pytest.raises(UsageError, match=r"has \d points, but \d published numbers"):
+            fill(broken, [])
+
+
 # Files
 
 

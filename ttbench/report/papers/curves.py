@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from ttbench.errors import UsageError
 from ttbench.report import summary, words
 from ttbench.report.columns import Part, all_rows
 from ttbench.report.drawing.paper_panels import PUBLISHED, RERUN, STAND_IN, Curve, CurvePoint, place_name
@@ -61,10 +62,18 @@ def size_name(num_params: int | None) -> str:
 
 
 def published_lines(panel: PaperPanel, numbers: Sequence[PublishedNumber], *, kind: str) -> list[PaperLine]:
-    """The published numbers of a panel, a line for each series, in the order of the paper."""
+    """The published numbers of a panel, a line for each series, in the order of the paper.
+
+    Raises UsageError where they are more or fewer than the panel counts.
+    """
     if panel.printed is None:
         return [PaperLine(word=NOT_RUN, name=PUBLISHED, note=f"{NOT_RUN}: needs printed numbers: {panel.unprinted}")]
     chosen = [number for number in numbers if panel.printed.holds(number)]
+    if len(chosen) != panel.points:
+        raise UsageError(
+            f"panel '{panel.title}' has {panel.points} points, but {len(chosen)} published numbers are of table "
+            f"'{panel.printed.table}' and what else it asks for; correct `printed` or `points`"
+        )
     found: dict[str, list[PublishedNumber]] = {}
     for number in chosen:
         found.setdefault(named(number, panel.series), []).append(number)

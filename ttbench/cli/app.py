@@ -110,7 +110,7 @@ def compare(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[A B ...]",
+            metavar="NAME",
             help="Checkpoints, or settings of one: NAME@engine=hf,dtype=bfloat16, NAME@strategy=base.  [default: all]",
             autocompletion=options.complete("checkpoints"),
             show_default=False,

@@ -61,11 +61,12 @@ def render(found: HeadToHead) -> Group:
 def _task(entries: Sequence[Record], *, num: int) -> Iterator[RenderableType]:
     """The tables of one task for three checkpoints and more."""
     yield Text(f"{entries[0]['task']}: {num} checkpoints, each pair on the same targets", style="bold")
+    labels = {entry["metric"]: entry["label"] for entry in entries}
     for metric in words.by(entries, "metric"):
         yield Text()
         first = metric[0]
         if first["restates"] is not None or not is_ranked(first):
-            yield Paragraph(_told(metric), "dim")
+            yield Paragraph(_told(metric, labels), "dim")
             continue
         scale = words.of_metric(metric, ("value_a", "value_b"))
         yield Text(words.title(first, scale.unit), style="bold")
@@ -107,11 +108,11 @@ def _noises(entries: Sequence[Record]) -> Iterator[str]:
             )
 
 
-def _told(metric: Sequence[Record]) -> str:
-    """A metric that has no grid, in one line."""
+def _told(metric: Sequence[Record], labels: Mapping[str, str]) -> str:
+    """A metric that has no grid, in one line; `labels` are what other metrics are called."""
     first = metric[0]
     if first["restates"] is not None:
-        return f"{first['label']}: see {first['restates'].replace('_', ' ')}, which it restates"
+        return f"{first['label']}: see {labels.get(first['restates'], first['restates'])}, which it restates"
     won = sum(entry["verdict"] in (A_BETTER, B_BETTER) for entry in metric)
     extra = [words.axis(name) for name in first["axes"].split(",") if name != "context_len"]
     by = f", by {' and '.join(extra)}" if extra else ""

@@ -154,8 +154,11 @@ class Cluster:
 
     def stop(self) -> None:
         """End every process that was started here, and what it left in the control groups."""
-        told("scancel", "--state=PENDING,RUNNING,SUSPENDED", "-u", "root")
-        time.sleep(3)
+        for state in ("PENDING", "RUNNING", "SUSPENDED"):
+            told("scancel", f"--state={state}", "-u", "root")
+        deadline = time.monotonic() + 20
+        while told("squeue", "-h").strip() and time.monotonic() < deadline:
+            time.sleep(0.5)
         for name in reversed(list(self.processes)):
             found = self.processes[name]
             if found.poll() is None:
@@ -165,6 +168,9 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 found.kill()
                 found.wait()
+        for pid in self._steps():
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(1)
         for controller in ("memory", "freezer"):
             for folder in sorted(CGROUPS.glob(f"{controller}/slurm_n[12]")):
                 for inner in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
@@ -172,6 +178,17 @@ class Cluster:
                         inner.rmdir()
                 with contextlib.suppress(OSError):
                     folder.rmdir()
+
+    def _steps(self) -> list[int]:
+        """Daemons of tasks that outlived their slurmd: those that hold a file of this cluster's."""
+        found = []
+        for proc in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if "slurmstepd" in (proc / "cmdline").read_text():
+                    held = [os.readlink(handle) for handle in (proc / "fd").iterdir()]
+                    if any(name.startswith(f"{self.root}/") for name in held):
+                        found.append(int(proc.name))
+        return found
 
 
 @contextlib.contextmanager

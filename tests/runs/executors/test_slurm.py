@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ttbench.errors import SuiteError, UsageError
+from ttbench.errors import StoreError, SuiteError, UsageError
 from ttbench.runs.executors import detached, slurm_commands
 from ttbench.runs.executors.base import Placement, unmeasured
 from ttbench.runs.executors.cluster_file import read_cluster_file
@@ -230,6 +230,25 @@ def test_a_script_that_waits_can_be_left_and_its_tasks_go_on(
     assert looks[-1] == detached.LAST_LOOK_S
     assert sorted(looks) == looks
     assert not (fake.folder / "cancelled").exists()
+
+
+def test_damaged_notes_are_no_obstacle_and_damaged_lists_of_jobs_are_one_line(
+    fakes: ModuleType, fake: FakeSlurm, tmp_path: Path
+) -> None:
+    store = submit(lay_out(fakes, names="ab", ctx="1k"), tmp_path / "a")
+    for text in ("", "[1]", "3", '{"node": "n7"'):
+        (store.folder / "cluster" / "started" / f"0.x{len(text)}.json").write_text(text)
+    detached.collect(store)
+    reasons = sorted(str(record.reason) for record in store.records())
+    assert "it began on a node at a time that its note does not tell" in reasons[1]
+    assert FORGOTTEN in reasons[0]
+    for text in ("", "[]", '{"executor": "slurm", "jobs": [["7", "x", 1]]}', '{"jobs": []}'):
+        (store.folder / "cluster" / "jobs.json").write_text(text)
+        with pytest.raises(StoreError, match=r"cannot read .*jobs\.json"):
+            detached.collect(store)
+    (store.folder / "cluster" / "tasks" / "0.json").write_text('{"index": 0')
+    with pytest.raises(StoreError, match=r"cannot read the cluster task .*0\.json: .*; submit the run again"):
+        read_tasks(store)
 
 
 def test_cancel_names_every_job_and_needs_one(fakes: ModuleType, fake: FakeSlurm, tmp_path: Path) -> None:

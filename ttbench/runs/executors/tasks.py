@@ -11,6 +11,7 @@ every checkpoint and round at one context, which must be measured on one node, o
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -116,7 +117,11 @@ def starts(store: Store) -> dict[int, list[dict[str, Any]]]:
     """Where and when tasks began, by task."""
     found: dict[int, list[dict[str, Any]]] = {}
     for path in sorted((cluster_folder(store) / "started").glob("[0-9]*.json")):
-        found.setdefault(int(path.name.partition(".")[0]), []).append(json.loads(path.read_text(encoding="utf-8")))
+        note = {"node": "a node", "time": "a time that its note does not tell"}
+        # A note says nothing of a cell: a damaged one must not keep a run from being collected.
+        with contextlib.suppress(ValueError, TypeError):
+            note |= json.loads(path.read_text(encoding="utf-8"))
+        found.setdefault(int(path.name.partition(".")[0]), []).append(note)
     return found
 
 

@@ -36,6 +36,11 @@ def test_a_folder_is_called_by_the_shortest_path_that_tells_it_apart(
     assert names(fakes, *((path, {}) for path in paths)) == expected
 
 
+def test_a_model_in_memory_that_is_called_as_the_zoos_keeps_a_name(fakes: ModuleType) -> None:
+    checkpoint = fakes.checkpoint("transformer", path="", weights_digest="w", provenance="memory")
+    assert tell_apart([checkpoint])(checkpoint) == "memory/transformer"
+
+
 def test_the_zoo_keeps_its_name(fakes: ModuleType) -> None:
     zoo = ("/package/zoo/transformer", {"provenance": "zoo"})
     assert names(fakes, ("/x/transformer", {}), zoo) == ["x/transformer", "transformer"]

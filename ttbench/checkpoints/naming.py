@@ -76,4 +76,6 @@ def _longer(checkpoint: Checkpoint, depth: int) -> str:
     """The name with so many folders of the path, or with a commit."""
     if checkpoint.provenance == "hub" and checkpoint.revision is not None:
         return f"{checkpoint.name}@{checkpoint.revision[:REVISION_LEN]}"
+    if not checkpoint.path:
+        return f"{checkpoint.provenance}/{checkpoint.name}"
     return "/".join(part.rstrip("/") for part in Path(checkpoint.path).parts[-depth:])

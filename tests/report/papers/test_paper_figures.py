@@ -80,6 +80,11 @@ def test_the_authors_checkpoint_at_its_commit_and_protocol_is_a_rerun(pinned: Pr
     assert found["stand-in ttt-linear"].unit == "bits per byte"
 
 
+def test_a_name_that_carries_its_commit_is_that_repository(pinned: Preset) -> None:
+    found = lines(pinned, [theirs(checkpoint=f"{HUB_ID}@{COMMIT[:7]}")])
+    assert found["rerun TTT-Linear 760M"].checkpoint == f"{HUB_ID}@{COMMIT[:7]}"
+
+
 NO_RERUN = [
     ("another commit", {"revision": "f" * 40}, "is not 0123456789"),
     ("a branch", {"revision": None}, "commit None"),

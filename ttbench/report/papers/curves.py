@@ -233,7 +233,9 @@ def _lines(
     repositories = {each.hub_id for each in theirs}
     found: dict[tuple[Scalar, ...], list[RowGroup]] = {}
     for group in groups:
-        mine = group.line["checkpoint"] in repositories or group.line["architecture"] in model.architectures
+        mine = (
+            _repository(group.line["checkpoint"]) in repositories or group.line["architecture"] in model.architectures
+        )
         if mine and all(group.line.get(name) == value for name, value in model.where.items()):
             found.setdefault(tuple(group.line.values()), []).append(group)
     heads = [summary.head(mine[0]) for mine in found.values()]
@@ -323,7 +325,7 @@ def departures(group: RowGroup, theirs: Sequence[PaperCheckpoint]) -> list[str]:
     if not len(rows):
         return []
     name, provenance, revision = (rows.first(column) for column in ("checkpoint", "provenance", "revision"))
-    mine = [each for each in theirs if each.hub_id == name]
+    mine = [each for each in theirs if each.hub_id == _repository(name)]
     if not mine or provenance != "hub":
         return [f"{name} is {_ours(provenance)}"]
     checkpoint = mine[0]
@@ -338,6 +340,11 @@ def departures(group: RowGroup, theirs: Sequence[PaperCheckpoint]) -> list[str]:
     if summary.checked(group) == summary.UNCHECKED:
         why.append("it was measured unchecked")
     return why + _not_comparable(rows)
+
+
+def _repository(name: Scalar) -> str:
+    """The repository of a checkpoint's name, which carries its commit where two commits were measured together."""
+    return str(name).partition("@")[0]
 
 
 def _ours(provenance: Scalar) -> str:

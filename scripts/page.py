@@ -73,11 +73,17 @@ def unfold(page: Any) -> None:
         "[...document.querySelectorAll('.chart')].every((each) => each.querySelector('svg'))"
         " && [...document.querySelectorAll('.listing')].every((each) => each.querySelector('tbody tr'))"
     )
-    # not wait_for_function: the page's policy forbids it to evaluate
-    until = time.monotonic() + 120
-    while not page.evaluate(whole):
-        assert time.monotonic() < until, "not every chart was drawn and every table filled within 120 s"
-        page.wait_for_timeout(100)
+    assert _comes(page, whole, seconds=120), "not every chart was drawn and every table filled within 120 s"
+
+
+def _comes(page: Any, condition: str, *, seconds: float = 10) -> bool:
+    """Whether a condition holds before the time is over. The page's policy forbids wait_for_function to evaluate."""
+    until = time.monotonic() + seconds
+    while not page.evaluate(condition):
+        if time.monotonic() > until:
+            return False
+        page.wait_for_timeout(50)
+    return True
 
 
 def need(held: bool, said: str) -> None:
@@ -286,9 +292,9 @@ def check_keyboard(browser: Any, path: Path) -> None:
         )
         page.keyboard.press("Enter")
         order = "document.querySelector('details.listed[open] th[aria-sort]')?.getAttribute('aria-sort')"
-        need(page.evaluate(order) == "ascending", "sort by keyboard")
+        need(_comes(page, f"{order} === 'ascending'"), "sort by keyboard")
         page.keyboard.press("Enter")
-        need(page.evaluate(order) == "descending", "and the other way round")
+        need(_comes(page, f"{order} === 'descending'"), "and the other way round")
         reach(page, "document.activeElement.matches('button.open')")
         page.keyboard.press("Enter")
         page.wait_for_selector("dialog[open]")

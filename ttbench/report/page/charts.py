@@ -34,7 +34,7 @@ def remarks(entry: Record) -> list[str]:
     if entry["extrapolated"] is True:
         found.append("beyond the training context")
     if entry.get("noisy") is True:
-        found.append("noisy: the quartiles of the repeats are more than 10 % of the median apart")
+        found.append("noisy: quartiles more than 10 % of the median apart")
     if entry.get("checked") in words.CHECKED:
         found.append(words.CHECKED[entry["checked"]][1])
     if entry["value"] is not None and entry["low"] is None and entry["reason"]:

@@ -30,15 +30,17 @@ _OF_SAMPLES = ("checkpoint", "corpus", "context_len", "seed", "engine", "dtype",
 class Listing:
     """One table as data."""
 
-    columns: Sequence[Mapping[str, Any]]  # title; numeric; shown: place of the text in a row; choose: offered as a list
+    columns: Sequence[Mapping[str, Any]]  # title, numeric, shown (place of the text in a row), choose, style
     rows: Sequence[Sequence[Any]]
 
     def to_json(self) -> dict[str, Any]:
         return {"columns": list(self.columns), "rows": list(self.rows)}
 
 
-def _column(title: str, *, numeric: bool = False, shown: int | None = None, choose: bool = False) -> dict[str, Any]:
-    return {"title": title, "numeric": numeric, "shown": shown, "choose": choose}
+def _column(
+    title: str, *, numeric: bool = False, shown: int | None = None, choose: bool = False, style: str = ""
+) -> dict[str, Any]:
+    return {"title": title, "numeric": numeric, "shown": shown, "choose": choose, "style": style}
 
 
 def numbers_of(entries: Sequence[Record]) -> Listing:
@@ -72,10 +74,10 @@ def numbers_of(entries: Sequence[Record]) -> Listing:
         _column("setting"),
         _column("context", numeric=True, shown=11),
         _column("value", numeric=True, shown=10),
-        _column("95% interval"),
+        _column("95% interval", style="tight"),
         _column("better"),
-        _column("rests on"),
-        _column("caveats"),
+        _column("rests on", style="broad"),
+        _column("caveats", style="wide"),
         _column("interval by"),
     ]
     return Listing(columns=columns, rows=rows)
@@ -115,8 +117,8 @@ def comparisons_of(entries: Sequence[Record]) -> Listing:
         _column("context", numeric=True, shown=10),
         _column("effect (95% interval)", numeric=True, shown=9),
         _column("verdict", choose=True),
-        _column("rests on"),
-        _column("why, and caveats"),
+        _column("rests on", style="broad"),
+        _column("why, and caveats", style="wide"),
     ]
     return Listing(columns=columns, rows=rows)
 

@@ -131,7 +131,7 @@ function text(value) {
   return typeof value === "boolean" ? (value ? "yes" : "no") : String(value);
 }
 
-function columnOf(column, place) {
+function columnOf(column, place, rows) {
   const render = (value, kind, row) => {
     const shown = text(column.shown === null ? value : row[column.shown]);
     if (kind === "display") return `<bdi>${escape(shown)}</bdi>`;
@@ -140,7 +140,7 @@ function columnOf(column, place) {
   };
   return {
     data: place, render, title: escape(column.title), type: column.numeric ? "num" : "string",
-    className: column.numeric ? "number" : "",
+    className: column.numeric ? "number" : column.style, visible: rows.some((row) => text(row[place]) !== ""),
   };
 }
 
@@ -163,7 +163,7 @@ async function fill(place) {
   const { tables } = await unpack("data-tables");
   const { columns, rows } = tables[key];
   const samples = key.startsWith("samples-");
-  const shown = columns.map(columnOf);
+  const shown = columns.map((column, index) => columnOf(column, index, rows));
   const shift = samples ? 1 : 0;
   if (samples) shown.unshift(opener());
   const table = make("table");

@@ -156,7 +156,7 @@ format: $(STAMP)  ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-columns: $(STAMP)  ## make docs/columns.md, docs/architectures.md and the table in docs/claims.md, from the code
+columns: $(STAMP)  ## make docs/columns.md, docs/rows.schema.json, docs/architectures.md and the table in docs/claims.md, from the code
 	@$(BIN)/python scripts/columns.py
 	@$(BIN)/python scripts/architectures.py
 	@$(BIN)/python scripts/claims.py

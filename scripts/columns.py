@@ -1,10 +1,13 @@
-"""docs/columns.md, the data dictionary, made from the declarations of columns: `make columns`."""
+"""docs/columns.md and docs/rows.schema.json, made from the declarations of columns: `make columns`."""
 
 from __future__ import annotations
 
+import json
 import textwrap
+import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ttbench.declare import ColumnDeclaration
 from ttbench.engines.hf.hf_kind import HF_CHOICES
@@ -12,9 +15,12 @@ from ttbench.registry import ARCHITECTURES, TASKS
 from ttbench.report import summary, tidy
 from ttbench.store import rows
 from ttbench.tasks.base import Task, declarations
+from ttbench.types import READABLE, SCHEMA_VERSION, Status
 
 PAGE = Path(__file__).parents[1] / "docs" / "columns.md"
+SCHEMA = PAGE.with_name("rows.schema.json")
 # Types as Parquet, polars and a CSV's reader call them.
+JSON_TYPES = {"text": "string", "whole": "integer", "real": "number", "truth": "boolean"}
 TYPES = {"text": "text", "whole": "integer", "real": "float", "truth": "boolean"}
 OF_ROWS = (*summary.CHECKPOINT, *summary.APART, *summary.SETTINGS, *summary.TIMING_SETTINGS, "seed", "context_len")
 
@@ -29,7 +35,8 @@ def _opening() -> Iterator[str]:
     yield "# Columns"
     yield ""
     yield "What each column of `rows.parquet`, `table.csv` and `comparisons.csv` holds. This page is made from the"
-    yield "declarations in the code by `make columns`; a test holds it against them."
+    yield "declarations in the code by `make columns`; a test holds it against them. A row in JSON Schema is"
+    yield "`docs/rows.schema.json`."
     yield ""
     yield from textwrap.wrap(
         "Missing is null, never NaN, -1 or an empty text. Units are SI and raw: seconds, bytes, nats, counts; tokens "
@@ -87,5 +94,35 @@ def _listing(columns: Mapping[str, ColumnDeclaration]) -> Iterator[str]:
         yield f"| `{name}` | {TYPES[column.kind]} | {column.unit or ''} | {meaning} |"
 
 
+def schema() -> str:
+    """The text of docs/rows.schema.json: one row, as JSON or as a line of `rows.parquet`, in JSON Schema 2020-12.
+
+    Two tasks may give one name to numbers of two kinds; then it is a number. Other packages' tasks have more columns.
+    """
+    found: dict[str, Any] = {}
+    choices_of = {f"choice_{name}": column for name, column in choices().items()}
+    tasks = {name: TASKS.load(name) for name in TASKS if TASKS.entry_point(name) is None}
+    for columns in ({**rows.COLUMNS, **rows.SAMPLE}, choices_of, *map(declarations, tasks.values())):
+        for name, column in columns.items():
+            kind, unit = JSON_TYPES[column.kind], {"x-unit": column.unit} if column.unit else {}
+            held = found.setdefault(name, {"type": [kind, "null"], "description": column.meaning, **unit})
+            if held["type"][0] != kind:
+                if {held["type"][0], kind} != {"integer", "number"}:
+                    raise ValueError(f"column '{name}' is {held['type'][0]} in one task and {kind} in another")
+                held["type"] = ["number", "null"]
+    found["schema"] = {"enum": list(READABLE), "description": rows.COLUMNS["schema"].meaning}
+    found["status"] = {"enum": list(typing.get_args(Status)), "description": rows.COLUMNS["status"].meaning}
+    document = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"A row of ttbench, schema {SCHEMA_VERSION}",
+        "description": "One observation. Missing is null; in schema 1 some columns are not there.",
+        "type": "object",
+        "required": ["cell_id", "schema", "task", "checkpoint", "context_len", "status", "sample"],
+        "properties": found,
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    SCHEMA.write_text(schema(), encoding="utf-8")

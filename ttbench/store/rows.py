@@ -29,7 +29,7 @@ from ttbench.registry import TASKS
 from ttbench.store.files import write_whole
 from ttbench.store.growing import Growing, Part, disagreement, tables
 from ttbench.store.record import CellRecord
-from ttbench.types import Cell, Checkpoint, Figure, Metric, canonical_json, digest
+from ttbench.types import READABLE, Cell, Checkpoint, Figure, Metric, canonical_json, digest
 
 # What travels in a schema's metadata and in the `attrs` of a DataFrame.
 METRICS_KEY = b"ttbench.metrics"
@@ -302,9 +302,23 @@ def read_rows(path: Path | str) -> pd.DataFrame:
     """Rows of a `rows.parquet`, as `Store.rows` gives them. Raises StoreError when it is not one."""
     try:
         # Not read_table: it would take `cells=...` folder names for partition columns.
-        return frame(pq.ParquetFile(path).read())
+        found = frame(pq.ParquetFile(path).read())
     except (OSError, pa.ArrowInvalid) as error:
         raise StoreError(f"cannot read rows from {path}: {error}; write them again from the run's cells") from error
+    _require_readable(found, path)
+    return found
+
+
+def _require_readable(found: pd.DataFrame, path: Path | str) -> None:
+    """Raise StoreError for rows of a later schema, which would be misread, and for a table that holds no rows."""
+    schemas = [] if "schema" not in found else sorted({int(value) for value in found["schema"].dropna()})
+    if "task" not in found:
+        raise StoreError(f"{path} holds no rows of ttbench: they do not say which task measured them")
+    if schemas and schemas[-1] not in READABLE:
+        raise StoreError(
+            f"{path} holds rows of schema {schemas[-1]}, and this version of ttbench reads {READABLE[-1]}; "
+            "read them with the version that wrote them, or a later one"
+        )
 
 
 def tasks_in(path: Path) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ FOREIGN = Path(__file__).parents[2] / "golden" / "foreign"
 LM_EVAL = FOREIGN / "lm-eval"
 SIDES = {
     "lm-eval": (LM_EVAL / "guess-0", LM_EVAL / "guess-1"),
+    "lighteval": (FOREIGN / "light-eval" / "dummy-0", FOREIGN / "light-eval" / "dummy-1"),
     "inspect_ai": (FOREIGN / "inspect-ai" / "mock-0", FOREIGN / "inspect-ai" / "mock-1"),
 }
 
@@ -60,6 +61,24 @@ def test_means_are_those_in_the_header_of_inspect_ai() -> None:
             header = json.loads(_member(archive, archive.getinfo("header.json"), path.read_bytes()))
         said = {score["name"]: next(iter(score["metrics"].values()))["value"] for score in header["results"]["scores"]}
         assert {metric: value for (_, metric), value in means(place).items()} == pytest.approx(said)
+
+
+def test_means_are_those_that_lighteval_prints() -> None:
+    for place in SIDES["lighteval"]:
+        (path,) = place.rglob("results_*.json")
+        results = json.loads(path.read_text(encoding="utf-8"))["results"]
+        assert means(place) == pytest.approx({("colours|0", "acc"): results["colours|0"]["acc"]})
+
+
+def test_a_metric_that_lighteval_calls_better_the_lower_is_read_so(tmp_path: Path) -> None:
+    place = tmp_path / "lower"
+    shutil.copytree(SIDES["lighteval"][0], place)
+    assert read_log(place).kinds["acc"].better == "higher"
+    (path,) = place.rglob("results_*.json")
+    path.write_text(path.read_text().replace('"higher_is_better": true', '"higher_is_better": false'))
+    assert read_log(place).kinds["acc"].better == "lower"
+    with pytest.raises(UsageError, match="disagree whether a lower or a higher acc is better"):
+        compare_logs(place, SIDES["lighteval"][1])
 
 
 # Compared

@@ -41,7 +41,8 @@ def read(files: list[Path], name: str) -> ForeignLog:
 
 def _scores(path: Path, task: str) -> Iterator[DocumentScore]:
     try:
-        rows = pq.read_table(path, columns=["doc", "metric", "model_response"]).to_pylist()
+        # not read_table, which takes `name=value` in a folder for a column
+        rows = pq.ParquetFile(path).read(columns=["doc", "metric", "model_response"]).to_pylist()
     except (pa.ArrowInvalid, OSError, KeyError) as error:
         raise UsageError(f"{path} is no file of lighteval's details ({type(error).__name__}: {error})") from error
     for number, row in enumerate(rows):

@@ -171,6 +171,12 @@ def test_a_source_file_is_documented_and_at_most_400_lines_long(path: Path) -> N
     assert path.stem not in FORBIDDEN_NAMES
 
 
+def test_names_of_test_files_are_used_once() -> None:
+    """pytest imports them by their names alone, and collects nothing at all where two are equal."""
+    names = collections.Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, number in names.items() if number > 1] == []
+
+
 def test_no_file_names_a_path_of_one_machine() -> None:
     pattern = re.compile(r"(?<![\w.-])/(?:work|root|home|opt|farm)/\w")
     for folder in ("ttbench", "suites", "docs", "scripts", "tests"):

@@ -133,11 +133,16 @@ def read_index(path: Path) -> Iterator[Entry]:
     Of a segment that was taken over, entries that are no lasting answers are passed over, too. Raises StoreError when
     the file cannot be read.
     """
-    foreign = path.parent.name == TAKEN
     try:
         data = path.read_bytes()
     except OSError as error:
         raise store_error("read", path, error) from error
+    yield from _entries(path, data)
+
+
+def _entries(path: Path, data: bytes) -> Iterator[Entry]:
+    """The entries in lines of an index."""
+    foreign = path.parent.name == TAKEN
     cells, evidence = path.with_suffix(".jsonl"), path.with_suffix(".evidence.jsonl")
     for line in data.split(b"\n"):
         head, _, checksum = line.rpartition(b"\t")
@@ -160,22 +165,28 @@ def read_index(path: Path) -> Iterator[Entry]:
 
 
 class Listed:
-    """Ids of the cells in the segments of a run; an index is read again where it has grown."""
+    """Cells in the segments of a run while it grows: of each index only what was added is read again."""
 
     def __init__(self, run: Path) -> None:
         self._run = run
-        self._seen: dict[Path, tuple[int, frozenset[str]]] = {}  # bytes that were there, and the cells in them
+        self._ends: dict[Path, int] = {}  # bytes of each index that were read, up to the end of a line
+        self._entries: dict[str, list[Entry]] = {}
 
-    def __contains__(self, cell_id: str) -> bool:
-        return any(cell_id in self._cells(index) for index in indexes(self._run))
-
-    def _cells(self, index: Path) -> frozenset[str]:
-        size = index.stat().st_size
-        seen, cells = self._seen.get(index, (-1, frozenset()))
-        if seen != size:
-            cells = frozenset(entry.cell_id for entry in read_index(index))
-            self._seen[index] = (size, cells)
-        return cells
+    def entries(self, cell_id: str) -> list[Entry]:
+        """The entries of a cell. Raises StoreError when an index cannot be read."""
+        for index in indexes(self._run):
+            start = self._ends.get(index, 0)
+            try:
+                with open(index, "rb") as file:
+                    file.seek(start)
+                    data = file.read()
+            except OSError as error:
+                raise store_error("read", index, error) from error
+            end = data.rfind(b"\n") + 1
+            for entry in _entries(index, data[:end]):
+                self._entries.setdefault(entry.cell_id, []).append(entry)
+            self._ends[index] = start + end
+        return self._entries.get(cell_id, [])
 
 
 def whole(entries: Iterable[Entry]) -> Iterator[Entry]:

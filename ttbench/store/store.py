@@ -174,7 +174,7 @@ class Store:
 
     def has(self, cell_id: str) -> bool:
         """Whether a cell was brought to an end by any writer, whatever became of it; of many cells ask `cell_ids`."""
-        return self.cell_path(cell_id).is_file() or cell_id in self._listed
+        return self.cell_path(cell_id).is_file() or bool(self._listed.entries(cell_id))
 
     def cell_ids(self) -> list[str]:
         """The cells that something is held of."""
@@ -182,10 +182,13 @@ class Store:
 
     def read(self, cell_id: str) -> CellRecord:
         """A stored cell, under the first name asked for here. Raises StoreError when it is missing or damaged."""
-        found = Holdings(self.folder).standing(cell_id)
-        record = read_cell(self.cell_path(cell_id)) if found is None else found[1]
-        entries = (entry for entry in self.run["cells"] if entry["cell_id"] == cell_id)
-        return next((_asked(record, entry) for entry in entries), record)
+        # While a run grows, the indexes are not read again for each of its cells.
+        entries = self._listed.entries(cell_id)
+        found = None if len(entries) == 1 else Holdings(self.folder).standing(cell_id)
+        place = entries[0] if len(entries) == 1 else self.cell_path(cell_id)
+        record = read_cell(place) if found is None else found[1]
+        asked = (entry for entry in self.run["cells"] if entry["cell_id"] == cell_id)
+        return next((_asked(record, entry) for entry in asked), record)
 
     def write_cell(self, record: CellRecord) -> None:
         """Store what became of a cell: evidence first, then the cell itself.
@@ -220,7 +223,7 @@ class Store:
     def evidence_path(self, record: CellRecord) -> Path | segments.Stretch:
         """Where the evidence of a record is, if it has any."""
         cell_id = record.cell.cell_id
-        for entry in Holdings(self.folder).entries.get(cell_id, ()) if self.segmented else ():
+        for entry in self._listed.entries(cell_id):
             with contextlib.suppress(OSError):
                 if entry.evidence is not None and digest(entry.evidence.read_bytes()) == record.evidence_digest:
                     return entry.evidence
@@ -272,8 +275,7 @@ class Store:
     def twice(self) -> tuple[str, ...]:
         """Ids of the planned cells that more than one record is kept of."""
         held = Holdings(self.folder)
-        planned = dict.fromkeys(entry["cell_id"] for entry in self.run["cells"])
-        return tuple(cell_id for cell_id in planned if len(held.places(cell_id)) > 1)
+        return tuple(dict.fromkeys(e["cell_id"] for e in self._entries() if len(held.places(e["cell_id"])) > 1))
 
     def records(self) -> Iterator[CellRecord]:
         """The stored cells in the order of the plan, once under each name. Raises StoreError at one that is damaged.
@@ -306,9 +308,7 @@ class Store:
 
     def survey(self) -> Survey:
         """The stored cells in the order of the plan, once under each name asked for, and those that are damaged."""
-        found: dict[str, Ends] = {}
-        records = []
-        held = Holdings(self.folder)
+        found, records, held = dict[str, Ends](), list[CellRecord](), Holdings(self.folder)
         for entry in self._entries():
             cell_id = entry["cell_id"]
             if cell_id not in found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import signal
 import threading
 from collections import Counter
@@ -164,7 +165,13 @@ def stopped_by_term() -> Iterator[list[int]]:
 
 def _number_of(folder: str, cell: Cell) -> str | None:
     """What a cell of a run gave, in words."""
-    return headline(Store(folder).read(cell.cell_id))
+    return headline(_opened(folder).read(cell.cell_id))
+
+
+@functools.cache
+def _opened(folder: str) -> Store:
+    """A run's store, opened once: it remembers how far it has read."""
+    return Store(folder)
 
 
 def plan(request: Request, *, as_json: bool) -> None:

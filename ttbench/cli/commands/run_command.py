@@ -300,7 +300,7 @@ def print_estimate(plan: Plan, *, done: Mapping[str, Place]) -> None:
     console.say(f"{_number(len(left), 'cell')} to do: {known_work}{without}; time {time}")
 
 
-def say_side_by_side(plan: Plan, request: Request, *, done: Mapping[str, Path]) -> None:
+def say_side_by_side(plan: Plan, request: Request, *, done: Mapping[str, Place]) -> None:
     """What the workers of `--jobs` need together at least, on stderr."""
     jobs = placement_of(request.target, request.options).jobs
     found = quality_groups(cell for cell in plan.cells if cell.cell_id not in done)

@@ -210,10 +210,18 @@ def show(
         int | None,
         typer.Option(min=0, metavar="NUMBER", help="Of the cell, from 0: its prompt, answer and log-probabilities."),
     ] = None,
+    form: Annotated[
+        str | None, typer.Option("--format", metavar="FORMAT", help="The table as markdown, latex (booktabs) or csv.")
+    ] = None,
     out: options.Out = RUNS,
     json: options.Json = False,
 ) -> None:
     """Show a run, a cell or a sample of it, or published results."""
+    if form is not None:
+        from ttbench.cli.commands import result_commands as results
+
+        results.show_formatted(run, form, whole=cell is None and sample is None and not json, root=out)
+        return
     from ttbench.cli.commands import result_commands as results
 
     results.show(run, cell, sample=sample, root=out, as_json=json)

@@ -75,7 +75,7 @@ $(GEMMA)/config.json: | $(GEMMA).gguf
 # Engine hf for both: a comparison of timings wants one engine.
 gemma: $(REAL)/config.json $(GEMMA)/config.json  ## a second pretrained model beside that of `make real`; ACCEPT=gemma-terms, TEXT=FOLDER of your own
 	@$(BIN)/python scripts/real.py $(GEMMA) --engine hf --loss $(GEMMA_LOSS)
-	@$(BIN)/ttbench run pretrained --checkpoint $(REAL) --checkpoint $(GEMMA) $(RUN)
+	@$(BIN)/ttbench run pretrained --engine hf --checkpoint $(REAL) --checkpoint $(GEMMA) $(RUN)
 	@$(if $(TEXT),$(BIN)/ttbench run perplexity --engine hf --corpus "text:$(TEXT)" --ctx 256$(COMMA)1k --checkpoint $(REAL) --checkpoint $(GEMMA) $(RUN))
 	@$(BIN)/ttbench compare $(notdir $(REAL)) $(notdir $(GEMMA))
 

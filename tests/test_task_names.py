@@ -25,18 +25,36 @@ ALLOWED = {
     "models/titans/memory_layer.py": {"memory"},  # a part of a state
     "runs/in_memory.py": {"memory"},  # where a model came from
     "cli/commands/result_commands.py": {"memory"},  # of the machine
+    "models/titans/titans_config.py": {"memory"},  # a part of the model, whose work is told
+    "report/foreign/lm_eval_logs.py": {"perplexity"},  # a metric of lm-eval
+    "report/page/sections.py": {"memory"},  # of the machine
+    "report/papers/curves.py": {"memory"},  # where a model came from
+    "report/papers/numbers.py": {"perplexity"},  # a word in the names of published metrics
+    "runs/executors/ray_executor.py": {"memory"},  # a resource that Ray is asked for
 }
 
 # Columns that several tasks share, by one meaning, and words of other things.
 COLUMNS_ALLOWED = {
     "report/words.py": {"document"},  # whose rows are windows of it
+    "report/page/pictures.py": {"phase"},  # of a roofline, as below
+    "report/page/charts.py": {"phase", "filter"},  # the same; what Vega does with what is missing
+    "report/page/document.py": {"recipe"},  # of a prompt
+    "report/page/listings.py": {"recipe"},  # the same
+    "report/page/sections.py": {"source"},  # a class of the page's style
+    "report/drawing/paper_panels.py": {"position"},  # a word in the labels of axes
+    "report/claims/telling.py": {"source"},  # of a claim
+    "report/papers/numbers.py": {"source"},  # of a published number
+    "report/papers/write.py": {"source"},  # the same
+    "report/papers/curves.py": {"comparable_to_published", "not_comparable_because"},  # what a row says against it
+    "report/foreign/scores.py": {"item"},  # of a benchmark that another tool ran
+    "report/foreign/lm_eval_logs.py": {"acc", "acc_norm", "filter", "document"},  # words of lm-eval's own files
     "report/drawing/rooflines.py": {"phase"},  # the two whose rates are told apart by mark
     "report/statistics/stats.py": {"document", "haystack"},  # what a cluster is, where nobody says
     "cli/price.py": {"document", "num_documents"},  # what a limit chose from
     "cli/sample.py": {"recipe"},  # from which a prompt is made again
     "cli/commands/result_commands.py": {"recipe", "domain"},  # the same; of an expert
     "runs/evidence.py": {"recipe"},
-    "cli/listing.py": {"domain", "weight_bytes"},  # of an expert; of a checkpoint
+    "cli/listing.py": {"domain", "weight_bytes", "source"},  # of an expert; of a checkpoint; of a paper
     "cli/as_json.py": {"state_bytes"},  # of an estimate
     "cli/commands/checkpoint_commands.py": {"num_tokens"},  # that `generate` wrote
 }

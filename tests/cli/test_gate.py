@@ -41,6 +41,8 @@ def gate(*words: str, status: int) -> Any:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RUNNER_ENVIRONMENT", raising=False)
+    # so that no cell of a table breaks
+    monkeypatch.setenv("COLUMNS", "250")
     return tmp_path
 
 

@@ -45,6 +45,8 @@ ROUND = "round"  # the cluster of timings
 A_BETTER, B_BETTER, NOT_SHOWN, NOT_COMPARABLE = "a better", "b better", "no difference shown", "not comparable"
 # the interval leaves out "none", but the effect is below the metric's smallest effect of interest; no interval
 TOO_SMALL, NOT_JUDGED = "smaller than matters", "not judged"
+# shown by documents, and no more than training again with other seeds would make
+WITHIN_NOISE = "within training noise"
 DIFFERENCE, RATIO = "difference", "ratio"
 # What rows say of the probes before them (`ttbench.engines.probing`).
 UNCHECKED, PARTLY, PASSED = "unchecked", "partly", "passed"

@@ -113,3 +113,13 @@ def test_the_terminal_shows_the_noise_beside_the_verdicts() -> None:
     )
     assert "a difference of less than 2 of them is within training noise" in text
     assert TRAINING_NOISE not in text
+
+
+def test_words_and_verdict_of_two_sides_say_the_same() -> None:
+    out = io.StringIO()
+    lone = dataclasses.replace(TTT, name="lone", bits=TTT.bits + 0.02)
+    Console(file=out, width=200).print(render(head_to_head(rows_of(*SEEDS, lone), ["ttt-linear-2", "lone"])))
+    text = " ".join(out.getvalue().split())
+    assert "the difference between ttt-linear-2 and lone is within training noise (lone minus ttt-linear-2:" in text
+    assert "bits per byte more than" not in text
+    assert "in needles retrieved, one standard deviation: ttt-linear-2 and lone at 512 depth 0" in text

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ttbench.report.statistics.stats import counted
-from ttbench.report.summary import EXACT, NOT_COMPARABLE, NOT_JUDGED, NOT_SHOWN, RATIO, TOO_SMALL
+from ttbench.report.summary import EXACT, NOT_COMPARABLE, NOT_JUDGED, NOT_SHOWN, RATIO, TOO_SMALL, WITHIN_NOISE
 from ttbench.report.words import Record, basis, by, context, probed, settings, significant, told, unit_words
 
 
@@ -96,7 +96,7 @@ def _clause(entries: Sequence[Record], intro: str) -> str:
     return intro + ", ".join(clauses)
 
 
-_WITHOUT_WINNER = (NOT_SHOWN, TOO_SMALL, NOT_JUDGED)
+_WITHOUT_WINNER = (NOT_SHOWN, TOO_SMALL, NOT_JUDGED, WITHIN_NOISE)
 
 
 def _turn(entry: Record, best: str) -> dict[str, Any]:
@@ -135,6 +135,8 @@ def _no_gap(entry: Record, best: str) -> str:
     if entry["verdict"] == TOO_SMALL:
         little = f"{both} differ by less than {smallest(entry)}, too little to matter"
         return f"{little}{_interval(entry, of=_made(entry))}"
+    if entry["verdict"] == WITHIN_NOISE:
+        return f"the difference between {both} is {WITHIN_NOISE}{_interval(entry, of=_made(entry))}"
     if entry["method"] == EXACT:
         return f"{both} are equal"
     why = f", {entry['reason']}" if entry["reason"] else ""

@@ -24,9 +24,8 @@ from ttbench.report.comparison.sentences import caption
 from ttbench.report.head_to_head import crossings
 from ttbench.report.head_to_head.fronts import Front
 from ttbench.report.head_to_head.leaderboard import Board, is_ranked, shared_values
-from ttbench.report.head_to_head.seeds import WITHIN_NOISE
 from ttbench.report.head_to_head.verdicts import HeadToHead
-from ttbench.report.summary import A_BETTER, B_BETTER, NOT_COMPARABLE, NOT_JUDGED
+from ttbench.report.summary import A_BETTER, B_BETTER, NOT_COMPARABLE, NOT_JUDGED, WITHIN_NOISE
 from ttbench.report.words import Paragraph, Record
 
 LETTERS = "checkpoints that share a letter at a context are not shown to differ there by as much as matters"
@@ -96,16 +95,20 @@ def _noises(entries: Sequence[Record]) -> Iterator[str]:
         if known:
             scale = words.of_metric(known, ("effect", "training_sd"))
             pieces = [
-                f"{entry['a']} and {entry['b']} at {words.context(entry['context_len'])} "
-                f"{scale.text(entry['training_sd'])}"
-                for entry in known
-                if entry.get("context_len") is not None
+                f"{entry['a']} and {entry['b']}{_where(entry)} {scale.text(entry['training_sd'])}" for entry in known
             ]
             within = sum(entry["verdict"] == WITHIN_NOISE for entry in known)
             yield (
                 f"training noise of differences in {metric[0]['label']}, one standard deviation: {'; '.join(pieces)}. "
-                f"{within} of {len(known)} would be shown by documents and are {WITHIN_NOISE}."
+                f"Of {len(known)} differences {within} would be a win by the documents alone."
             )
+
+
+def _where(entry: Record) -> str:
+    """The point of a comparison: ` at 512 depth 0.5`."""
+    context_len = entry.get("context_len")
+    found = [*([] if context_len is None else [words.context(context_len)]), *words.places(entry)]
+    return f" at {' '.join(found)}" if found else ""
 
 
 def _told(metric: Sequence[Record], labels: Mapping[str, str]) -> str:

@@ -26,7 +26,6 @@ from ttbench.types import Scalar
 
 WITHIN = 2.0  # standard deviations that a difference must reach
 LEAST = 2  # seeds that a standard deviation needs
-WITHIN_NOISE = "within training noise"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

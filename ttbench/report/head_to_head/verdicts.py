@@ -25,7 +25,7 @@ from ttbench.report.head_to_head import seeds
 from ttbench.report.head_to_head.crossings import Crossing, crossings
 from ttbench.report.head_to_head.fronts import Front, fronts
 from ttbench.report.head_to_head.leaderboard import Board, boards
-from ttbench.report.summary import A_BETTER, B_BETTER, NOT_COMPARABLE, NOT_JUDGED
+from ttbench.report.summary import A_BETTER, B_BETTER, NOT_COMPARABLE, NOT_JUDGED, WITHIN_NOISE
 
 # Where no recipe was trained with several seeds (`ttbench.report.head_to_head.seeds`).
 TRAINING_NOISE = "one training run each: training noise not known"
@@ -127,9 +127,7 @@ def _with_seeds(
     made["training_sd"] = pd.array([None if noise is None else noise.sd for noise in noises], dtype="Float64")
     made["training_seeds"] = pd.array([None if noise is None else noise.num_seeds for noise in noises], dtype="Int64")
     told = [
-        seeds.WITHIN_NOISE
-        if entry["verdict"] in (A_BETTER, B_BETTER) and seeds.is_within(entry, noise)
-        else entry["verdict"]
+        WITHIN_NOISE if entry["verdict"] in (A_BETTER, B_BETTER) and seeds.is_within(entry, noise) else entry["verdict"]
         for entry, noise in zip(entries, noises, strict=True)
     ]
     made["verdict"] = pd.Series(told, dtype=object, index=made.index)
@@ -144,7 +142,7 @@ def _with_seeds(
     )
     return made, (
         f"training noise: the standard deviation over up to {many} trainings that differ in their seed alone; a "
-        f"difference of less than {seeds.WITHIN:.0f} of them is {seeds.WITHIN_NOISE}{others}"
+        f"difference of less than {seeds.WITHIN:.0f} of them is {WITHIN_NOISE}{others}"
     )
 
 

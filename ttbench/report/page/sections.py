@@ -119,15 +119,17 @@ def verdicts(sources: Sequence[PageSource]) -> Markup:
     notes += dict.fromkeys(text for each in found for text in each.left_out)
     nothing = None if parts else element("p", "There is nothing to compare: no two checkpoints were measured alike.")
     told = [element("p", note) for note in notes]
-    return section("verdicts", "Verdicts", parts, nothing, told, element("p", _HOW, class_="note"))
+    noises = dict.fromkeys(each.training_noise for each in found) or [TRAINING_NOISE]
+    seeds = " ".join(f"{text[:1].upper()}{text[1:]}." for text in noises)
+    how = f"{_HOW} {seeds} No verdict is about an architecture. {_WHERE}"
+    return section("verdicts", "Verdicts", parts, nothing, told, element("p", how, class_="note"))
 
 
 _HOW = (
     "Checkpoints are compared in pairs on the same targets. All pairs, contexts and settings of one metric are one "
-    "family: a table of equal checkpoints holds any false verdict in about 5 of 100. “Not shown” is not “equal”. "
-    f"{TRAINING_NOISE[:1].upper()}{TRAINING_NOISE[1:]}, so that no verdict is about an architecture. All pairs with "
-    "their intervals stand in the tables of each task."
+    "family: a table of equal checkpoints holds any false verdict in about 5 of 100. “Not shown” is not “equal”."
 )
+_WHERE = "All pairs with their intervals stand in the tables of each task."
 
 
 def _said(source: PageSource, task: str) -> tuple[list[str], list[str]]:

@@ -23,6 +23,12 @@ def test_the_manifest_belongs_to_the_sources_and_keeps_its_bounds() -> None:
     assert 0 < len(build.read_manifest()) <= build.MAX_ROWS
 
 
+def test_decoding_and_reading_by_ttt_linear_spill_nothing_on_any_target() -> None:
+    gated = [row for row in build.read_manifest().values() if row.op.endswith("_step") or row.op == "ttt_linear"]
+    assert {row.target for row in gated if row.label == "D 96, C 16, tf32"} == {"sm_80", "sm_90", "gfx942"}
+    assert {(row.spilled_bytes, row.max_spilled) for row in gated} == {(0, 0)}
+
+
 def test_the_manifest_reads_back_as_it_was_written(tmp_path) -> None:
     path = tmp_path / "manifest.csv"
     path.write_text(build.manifest_text(build.read_manifest().values()))

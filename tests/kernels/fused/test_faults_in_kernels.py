@@ -35,6 +35,17 @@ FAULTS = {
         *("attention_twin", "STEP", 1),
         *("batch, group = row // G, row % G", "batch, group = row // G, row % G * 0"),
     ),
+    "the second part of the inner weights does not learn": (
+        *("ttt_linear_twin", "PREFILL", 5),
+        *(
+            "W_rest = tl.dot(g.to(OPERANDS), tl.trans(k_rest_low), W_rest,",
+            "tl.dot(g.to(OPERANDS), tl.trans(k_rest_low),",
+        ),
+    ),
+    "keys of an earlier call are half forgotten": (
+        *("ttt_linear_twin", "PREFILL", 5),
+        *("mask=old[None, :] & in_r,", "mask=old[None, :] & in_r & (r < 0)[:, None],"),
+    ),
     "the last chunk is skipped": (
         *("state_space.ssd_twin", "PREFILL", 1),
         *("for chunk in range(0, tl.cdiv(T, K)):", "for chunk in range(0, T // K):"),

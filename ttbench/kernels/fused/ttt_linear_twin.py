@@ -8,11 +8,14 @@ serves every token. The current token's key and gradient are taken from register
 Any number (`PREFILL`). W1 stays in registers, transposed, so that the output dimension is the M of every product and
 Hopper's warp-group instructions apply at a mini-batch of 16; mini-batches follow one another in a loop. A mini-batch
 that an earlier call began enters through the pending keys and gradients, one that is not full leaves the same way.
+At a head dim of at most three quarters of a power of two, such as 96, W1 stands in two parts by its input dimension, 64
+and 32: padded to 128 it alone would take a third more registers than it has numbers, and on Hopper some would spill.
 
 State, norms and sums are float32. What multiplies in the tensor cores is `operands`: bfloat16, or tf32 for float32;
 the write of one token uses three tf32 products, which is float32 for all that matters here.
 
-Letters: B batch, T tokens, H heads, D head dim, C mini-batch. BD and BC are D and C rounded up to a power of two.
+Letters: B batch, T tokens, H heads, D head dim, C mini-batch. BD and BC are D and C rounded up to a power of two, BI
+and BR the input dims of the two parts of W1; BR is 0 where there is but one.
 """
 
 # Triton reads its functions as text and changes how they are called.
@@ -115,18 +118,19 @@ def _prefill_kernel(
     W1_ptr, b1_ptr, K_ptr, G_ptr,
     out_ptr, W1_out_ptr, b1_out_ptr, K_out_ptr, G_out_ptr,
     T, H, offset, D: tl.constexpr, C: tl.constexpr, eps: tl.constexpr,
-    BD: tl.constexpr, BC: tl.constexpr, OPERANDS: tl.constexpr, PRECISION: tl.constexpr,
+    BD: tl.constexpr, BC: tl.constexpr, BI: tl.constexpr, BR: tl.constexpr,
+    OPERANDS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     sequence, head = row // H, row % H
-    d, c, i = tl.arange(0, BD), tl.arange(0, BC), tl.arange(0, BD)
-    in_d, in_c = (d < D)[:, None], (c < C)[None, :]
+    d, c, i = tl.arange(0, BD), tl.arange(0, BC), tl.arange(0, BI)
+    in_d, in_c, in_i = (d < D)[:, None], (c < C)[None, :], (i < D)[:, None]
     weight = tl.load(weight_ptr + head * D + d, mask=d < D, other=0.0).to(tl.float32)[:, None]
     bias = tl.load(bias_ptr + head * D + d, mask=d < D, other=0.0).to(tl.float32)[:, None]
     tau = tl.load(tau_ptr + c, mask=c < C, other=0.0).to(tl.float32)[None, :]
     tau_last = tl.load(tau_ptr + C - 1).to(tl.float32)
     square = i[:, None] * D + d[None, :]  # of W1, whose transpose [out d, in i] is kept
-    in_W = (i < D)[:, None] & (d < D)[None, :]
+    in_W = in_i & (d < D)[None, :]
     W = tl.trans(tl.load(W1_ptr + row * D * D + square, mask=in_W, other=0.0))
     b = tl.load(b1_ptr + row * D + d, mask=d < D, other=0.0)[:, None]
     pairs = c[None, :] * D + d[:, None]  # of pending keys and gradients, transposed
@@ -135,6 +139,13 @@ def _prefill_kernel(
     K_out_ptr += row * C * D
     G_out_ptr += row * C * D
     token = c[None, :] * (H * D) + d[:, None]  # within a mini-batch; 32 bits hold it, not the whole address
+    pairs_i, token_i = c[None, :] * D + i[:, None], c[None, :] * (H * D) + i[:, None]
+    if BR > 0:
+        r = BI + tl.arange(0, BR)
+        in_r, square_r = (r < D)[:, None], r[:, None] * D + d[None, :]
+        in_W_rest = in_r & (d < D)[None, :]
+        W_rest = tl.trans(tl.load(W1_ptr + row * D * D + square_r, mask=in_W_rest, other=0.0))
+        pairs_r, token_r = c[None, :] * D + r[:, None], c[None, :] * (H * D) + r[:, None]
     for n in range(0, (offset + T + C - 1) // C):
         first = sequence * T + n * C - offset  # token at place 0, of an earlier call when it is negative
         start = (first * H + head) * D
@@ -142,15 +153,26 @@ def _prefill_kernel(
         here = (c < C) & (t >= 0) & (t < T)
         inside = here[None, :] & in_d
         old = c < offset - n * C  # of the first mini-batch: read by an earlier call
-        k = tl.load(k_ptr + start + token, mask=inside, other=0.0).to(tl.float32)
-        q = tl.load(q_ptr + start + token, mask=inside, other=0.0).to(tl.float32)
+        k = tl.load(k_ptr + start + token_i, mask=here[None, :] & in_i, other=0.0).to(tl.float32)
+        q = tl.load(q_ptr + start + token_i, mask=here[None, :] & in_i, other=0.0).to(tl.float32)
         if n == 0:
-            k += tl.load(K_ptr + pairs, mask=old[None, :] & in_d, other=0.0)
+            k += tl.load(K_ptr + pairs_i, mask=old[None, :] & in_i, other=0.0)
         W_low, k_low, q_low = W.to(OPERANDS), k.to(OPERANDS), q.to(OPERANDS)
-        z = tl.dot(W_low, k_low, input_precision=PRECISION) + b
-        z_bar = tl.dot(W_low, q_low, input_precision=PRECISION) + b
-        scores = tl.dot(tl.trans(k_low), q_low, input_precision=PRECISION) + 1.0  # [key s, query t]
-        scores = tl.where((c[:, None] <= c[None, :]) & in_c, scores * tau, 0.0)
+        z = tl.dot(W_low, k_low, input_precision=PRECISION)
+        z_bar = tl.dot(W_low, q_low, input_precision=PRECISION)
+        scores = tl.dot(tl.trans(k_low), q_low, input_precision=PRECISION)  # [key s, query t]
+        if BR > 0:
+            k_rest = tl.load(k_ptr + start + token_r, mask=here[None, :] & in_r, other=0.0).to(tl.float32)
+            q_rest = tl.load(q_ptr + start + token_r, mask=here[None, :] & in_r, other=0.0).to(tl.float32)
+            if n == 0:
+                k_rest += tl.load(K_ptr + pairs_r, mask=old[None, :] & in_r, other=0.0)
+            W_rest_low, k_rest_low, q_rest_low = W_rest.to(OPERANDS), k_rest.to(OPERANDS), q_rest.to(OPERANDS)
+            z = tl.dot(W_rest_low, k_rest_low, z, input_precision=PRECISION)
+            z_bar = tl.dot(W_rest_low, q_rest_low, z_bar, input_precision=PRECISION)
+            scores = tl.dot(tl.trans(k_rest_low), q_rest_low, scores, input_precision=PRECISION)
+        z += b
+        z_bar += b
+        scores = tl.where((c[:, None] <= c[None, :]) & in_c, (scores + 1.0) * tau, 0.0)
         lam = tl.load(lam_ptr + first * H + head + c * H, mask=here, other=0.0).to(tl.float32)[None, :]
         x_hat, inverse = _columns_normalised(z, in_d, D, eps)
         # k again rather than kept: registers are what this kernel runs out of
@@ -169,19 +191,23 @@ def _prefill_kernel(
         # a mini-batch that is not full leaves its pairs and changes no weight
         full = (n + 1) * C <= offset + T
         if not full:
-            k = tl.load(k_ptr + start + token, mask=inside, other=0.0).to(tl.float32)
+            keys = tl.load(k_ptr + start + token, mask=inside, other=0.0).to(tl.float32)
             if n == 0:
-                k += tl.load(K_ptr + pairs, mask=old[None, :] & in_d, other=0.0)
-            tl.store(K_out_ptr + pairs, k, mask=in_d & in_c)
+                keys += tl.load(K_ptr + pairs, mask=old[None, :] & in_d, other=0.0)
+            tl.store(K_out_ptr + pairs, keys, mask=in_d & in_c)
             tl.store(G_out_ptr + pairs, g, mask=in_d & in_c)
         g = g * tl.where(full, -tau_last, 0.0)
         W = tl.dot(g.to(OPERANDS), tl.trans(k_low), W, input_precision=PRECISION)
+        if BR > 0:
+            W_rest = tl.dot(g.to(OPERANDS), tl.trans(k_rest_low), W_rest, input_precision=PRECISION)
         b += tl.sum(g, 1)[:, None]
     if (offset + T) % C == 0:
         nothing = tl.zeros((BD, BC), tl.float32)
         tl.store(K_out_ptr + pairs, nothing, mask=in_d & in_c)
         tl.store(G_out_ptr + pairs, nothing, mask=in_d & in_c)
     tl.store(W1_out_ptr + row * D * D + square, tl.trans(W), mask=in_W)
+    if BR > 0:
+        tl.store(W1_out_ptr + row * D * D + square_r, tl.trans(W_rest), mask=in_W_rest)
     tl.store(b1_out_ptr + row * D + d[:, None], b, mask=in_d)
 
 
@@ -225,7 +251,7 @@ def _prefill(
     out, state = torch.empty_like(q), [torch.empty_like(x) for x in (W1, b1, K, G)]
     _prefill_kernel[(batch_size * num_heads,)](
         q, k, v, lam, tau, weight, bias, W1, b1, K, G, out, *state,
-        num_tokens, num_heads, offset, **_sizes(dim, len(tau)), **dot_constants(operands),
+        num_tokens, num_heads, offset, **_sizes(dim, len(tau)), **_parts(dim), **dot_constants(operands),
         num_warps=settings.num_warps, num_stages=settings.num_stages,
     )  # fmt: skip
     W1_out, b1_out, K_out, G_out = state
@@ -246,6 +272,13 @@ def _sizes(dim: int, mini_batch_size: int) -> dict[str, Any]:
         "BD": max(16, triton.next_power_of_2(dim)),
         "BC": max(16, triton.next_power_of_2(mini_batch_size)),
     }
+
+
+def _parts(dim: int) -> dict[str, int]:
+    """Input dims of the parts of W1, as constants of the prefill."""
+    whole = max(16, triton.next_power_of_2(dim))
+    in_two = whole >= 64 and 4 * dim <= 3 * whole
+    return {"BI": whole // 2, "BR": whole // 4} if in_two else {"BI": whole, "BR": 0}
 
 
 def step(q, k, v, lam, tau, norm_weight, norm_bias, state: LinearState, *, place, last, operands=None) -> Tensor:
@@ -284,11 +317,9 @@ def _builds(kernel: Any, name: str, target: str) -> tuple[Build, ...]:
             if settings.tile:
                 constants |= {"TILE": settings.tile, "PRECISION": exact_precision(target, interpret=False)}
             else:
-                constants |= dot_constants(operands, interpret=False)
-            # wgmma in tf32 keeps more of W1 in registers than the other forms: 104 bytes, tried in a dozen ways
-            most = 104 if (target, dim, operands, settings.tile) == ("sm_90", 96, "tf32", 0) else 0
+                constants |= _parts(dim) | dot_constants(operands, interpret=False)
             shown, kinds = f"D {dim}, C 16, {operands}", {"place_ptr": "*i64"}
-            found.append(build_at(kernel, shown, settings, constants, kinds=kinds, max_spilled=most))
+            found.append(build_at(kernel, shown, settings, constants, kinds=kinds))
     return tuple(found)
 
 
@@ -320,6 +351,7 @@ PREFILL = Twin(
         _case(B=2, T=11, H=3, D=20, C=7, offset=3),
         _case(B=1, T=3, H=2, D=20, C=7, offset=2),
         _case(B=1, T=64, H=2, D=64, C=16, offset=0),
+        _case(B=1, T=9, H=2, D=40, C=7, offset=5),
         _case(B=1, T=37, H=2, D=96, C=16, offset=5),
         _case(large=True, B=16, T=2048, H=24, D=64, C=16, offset=0),
         _case(large=True, B=1, T=2050, H=16, D=96, C=16, offset=7),

@@ -274,7 +274,7 @@ def _sizes(dim: int, mini_batch_size: int) -> dict[str, Any]:
     }
 
 
-def _parts(dim: int) -> dict[str, int]:
+def _parts(dim: int) -> dict[str, Any]:
     """Input dims of the parts of W1, as constants of the prefill."""
     whole = max(16, triton.next_power_of_2(dim))
     in_two = whole >= 64 and 4 * dim <= 3 * whole

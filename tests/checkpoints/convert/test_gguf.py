@@ -20,7 +20,7 @@ from ttbench.checkpoints.loading import load_model, load_tokenizer
 from ttbench.errors import CheckpointError
 
 ATTENTION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-LLAMA = {**ATTENTION, "vocab_size": 300, "num_key_value_heads": 2, "max_position_embeddings": 512}
+LLAMA: dict[str, Any] = {**ATTENTION, "vocab_size": 300, "num_key_value_heads": 2, "max_position_embeddings": 512}
 TEXT = Path(__file__).read_text()
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -105,6 +105,14 @@ def test_a_gemma3_computes_what_its_model_computed(tmp_path: Path, num_layers: i
     written = json.loads((tmp_path / "out" / "config.json").read_text())
     for name in ("layer_types", "sliding_window", "rope_parameters", "query_pre_attn_scalar", "tie_word_embeddings"):
         assert written[name] == getattr(config, name), name
+
+
+def test_a_gemma3_without_a_rotary_base_has_llama_cpps_and_not_its_papers(tmp_path: Path) -> None:
+    model = shaken(transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**LLAMA, head_dim=8)))
+    write_gguf(tmp_path / "m.gguf", model, without=["gemma3.rope.freq_base"])
+    run(tmp_path / "m.gguf", tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["rope_parameters"]["full_attention"]["rope_theta"] == 10000.0
 
 
 def test_a_mamba_computes_what_its_model_computed_and_has_no_training_length(tmp_path: Path) -> None:

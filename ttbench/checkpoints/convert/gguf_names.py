@@ -113,7 +113,7 @@ _GEMMA3_27B_LAYERS = 62  # its scores are divided by the root of another width t
 
 
 def _gemma3(keys: Mapping[str, Any]) -> dict[str, Any]:
-    found = _attention({"rope.freq_base": 1000000.0, **keys})
+    found = _attention(keys)
     theta, num_layers = found.pop("rope_theta"), keys["block_count"]
     large = num_layers == _GEMMA3_27B_LAYERS
     kinds = ["full_attention" if (i + 1) % _GEMMA3_PERIOD == 0 else "sliding_attention" for i in range(num_layers)]

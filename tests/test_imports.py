@@ -177,6 +177,17 @@ def test_names_of_test_files_are_used_once() -> None:
     assert [name for name, number in names.items() if number > 1] == []
 
 
+def test_a_class_of_the_package_has_a_name_of_its_own() -> None:
+    """One name, one thing."""
+    names = collections.Counter(
+        node.name
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert [name for name, number in names.items() if number > 1] == []
+
+
 def test_no_file_names_a_path_of_one_machine() -> None:
     pattern = re.compile(r"(?<![\w.-])/(?:work|root|home|opt|farm)/\w")
     for folder in ("ttbench", "suites", "docs", "scripts", "tests"):

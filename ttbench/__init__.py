@@ -181,7 +181,7 @@ def figure(rows: pd.DataFrame, folder: str | Path) -> list[Path]:
     from pathlib import Path
 
     from ttbench.report.published import draw_all
-    from ttbench.report.table import summarise
+    from ttbench.report.table import tabulate
 
     Path(folder).mkdir(parents=True, exist_ok=True)
-    return draw_all(summarise(rows), Path(folder))
+    return draw_all(tabulate(rows), Path(folder))

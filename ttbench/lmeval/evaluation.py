@@ -56,7 +56,7 @@ class Aggregate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class TaskOutcome:
     """What lm-eval found."""
 
     task: str
@@ -131,7 +131,7 @@ def missing_data(error: BaseException, *, task: str) -> str:
     )
 
 
-def evaluate(task: LMEvalTask, model: EngineLM, *, num_fewshot: int | None, limit: int | None) -> Outcome:
+def evaluate(task: LMEvalTask, model: EngineLM, *, num_fewshot: int | None, limit: int | None) -> TaskOutcome:
     """Run a task that `load_task` gave; its settings are changed in place.
 
     Args:
@@ -152,7 +152,7 @@ def evaluate(task: LMEvalTask, model: EngineLM, *, num_fewshot: int | None, limi
     samples = tuple(found["samples"][name])
     asked = sorted({(sample["doc_id"], sample["doc_hash"]) for sample in samples})
     source = [task.get_config(key) for key in ("dataset_path", "dataset_name")]
-    return Outcome(
+    return TaskOutcome(
         task=name,
         version=str(found["versions"][name]),
         release=version("lm-eval"),

@@ -48,14 +48,20 @@ _STYLES = {"oom": "yellow", "too_long": "yellow", "too_short": "yellow", "unsupp
 
 
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
+    """`tabulate`, and `attrs["comparisons"]`: all checkpoints compared in pairs, as records, which `render` words."""
+    table = tabulate(rows)
+    table.attrs["comparisons"] = words.records(compare_pairs(rows, all_pairs(sides(rows))))
+    return table
+
+
+def tabulate(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per metric, line and point, tidy and sorted as declared; missing values are null, never NaN.
 
     Columns: task, metric, label, unit, better, statistic; checkpoint and its digests (null for a reference such as a
     compressor, which belongs to the corpus); settings and `param_*`; the axes, `context_len` first; value, low, high
     (95 %), method, num_clusters, num_samples, num_failed (cells), num_outliers, status, reason, extrapolated, noisy,
     and checked where rows say what probes found.
-    `attrs["metrics"]` and `attrs["figures"]` are those of the rows; `attrs["comparisons"]` holds the paired comparisons
-    of all checkpoints as records, which `render` puts into words, and `attrs["notes"]` says which names stand for one
+    `attrs["metrics"]` and `attrs["figures"]` are those of the rows; `attrs["notes"]` says which names stand for one
     checkpoint.
 
     Raises:
@@ -73,7 +79,6 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     table.attrs["metrics"] = rows.attrs["metrics"]
     table.attrs["figures"] = rows.attrs.get("figures", {})
     table.attrs["corpus_notes"] = corpus_notes(rows)
-    table.attrs["comparisons"] = words.records(compare_pairs(rows, all_pairs(sides(rows))))
     table.attrs["notes"] = twins(rows)
     return table
 

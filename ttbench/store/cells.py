@@ -12,21 +12,21 @@ from typing import Any
 from ttbench.errors import StoreError
 from ttbench.store.files import store_error
 from ttbench.store.record import CellRecord, parse_cell
-from ttbench.store.segments import Entry, Stretch, indexes, read_index, whole
+from ttbench.store.segments import IndexEntry, Stretch, indexes, read_index, whole
 from ttbench.types import ANSWERS, LASTING, Status, digest
 
 # Where the record of a cell is: in a file of its own, or in a segment.
-Place = Path | Entry
+Place = Path | IndexEntry
 
 
 def cell_id_of(place: Place) -> str:
     """The cell whose record the place holds. In `others/` a file's name goes on with its writer's."""
-    return place.cell_id if isinstance(place, Entry) else place.name.partition(".")[0]
+    return place.cell_id if isinstance(place, IndexEntry) else place.name.partition(".")[0]
 
 
 def read_cell(place: Place) -> CellRecord:
     """Read a cell. Raises StoreError when it is missing, damaged, misplaced or of an unknown schema."""
-    where = place.text.path if isinstance(place, Entry) else place
+    where = place.text.path if isinstance(place, IndexEntry) else place
     try:
         return parse_cell(place.read_bytes().decode("utf-8"), cell_id=cell_id_of(place))
     except OSError as error:
@@ -87,9 +87,9 @@ class Holdings:
         return found
 
     @cached_property
-    def entries(self) -> dict[str, list[Entry]]:
+    def entries(self) -> dict[str, list[IndexEntry]]:
         """Entries of segments, the one that stands first, if it is whole."""
-        found: dict[str, list[Entry]] = {}
+        found: dict[str, list[IndexEntry]] = {}
         for index in indexes(self._folder):
             for entry in read_index(index):
                 found.setdefault(entry.cell_id, []).append(entry)
@@ -148,10 +148,10 @@ class Holdings:
 
         Cells in segments are looked at, and not parsed: their digests say that they are what was written.
         """
-        alone: list[Entry] = []
+        alone: list[IndexEntry] = []
         for cell_id in cell_ids:
             places = self.places(cell_id)
-            if len(places) == 1 and isinstance(places[0], Entry):
+            if len(places) == 1 and isinstance(places[0], IndexEntry):
                 alone.append(places[0])
                 continue
             found: list[tuple[Place, Status]] = []

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ttbench.store.cells import Holdings, Place, read_cell
 from ttbench.store.folders import run_folders, run_of
-from ttbench.store.segments import Entry
+from ttbench.store.segments import IndexEntry
 from ttbench.types import Cell
 
 ENOUGH = 5000  # cells that an estimate goes by
@@ -29,7 +29,7 @@ def origins(places: Iterable[Place]) -> list[Origin]:
     """Which runs measured the cells in these places, newest first."""
     started: dict[str, list[str]] = {}
     for place in places:
-        if isinstance(place, Entry):
+        if isinstance(place, IndexEntry):
             # Segments are taken over whole, and not each record is read.
             started.setdefault(run_of(place).name, []).append(place.ended)
             continue

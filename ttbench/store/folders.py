@@ -13,7 +13,7 @@ from ttbench.errors import StoreError
 from ttbench.machine.disk import sync
 from ttbench.store.cells import Place
 from ttbench.store.files import store_error
-from ttbench.store.segments import Entry
+from ttbench.store.segments import IndexEntry
 
 
 def new_folder(root: Path, name: str) -> Path:
@@ -37,7 +37,7 @@ def new_folder(root: Path, name: str) -> Path:
 
 def run_of(place: Place) -> Path:
     """The folder of the run that a cell is in."""
-    return (place.text.path if isinstance(place, Entry) else place).parent.parent
+    return (place.text.path if isinstance(place, IndexEntry) else place).parent.parent
 
 
 def run_folders(root: Path | str) -> list[Path]:

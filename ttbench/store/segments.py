@@ -2,7 +2,7 @@
 
     segments/<writer>.jsonl           texts of cells, one after the other, each as a file of its own would hold it
              <writer>.evidence.jsonl  their evidence likewise
-             <writer>.index           a line per cell: see `Entry`; the last field is a checksum of the line
+             <writer>.index           a line per cell: see `IndexEntry`; the last field is a checksum of the line
 
 A cell is stored when its line in the index is on the disk: evidence, text and line are synced in this order. What a
 killed writer or a full disk left between two lines belongs to no cell and is passed over. A line whose checksum, or a
@@ -59,7 +59,7 @@ class Stretch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class IndexEntry:
     """A line of an index: a cell, what became of it, and where it is."""
 
     cell_id: str
@@ -127,7 +127,7 @@ def indexes(run: Path) -> list[Path]:
     return [index for part in ("segments", TAKEN) for index in sorted((run / part).glob("[!.]*.index"))]
 
 
-def read_index(path: Path) -> Iterator[Entry]:
+def read_index(path: Path) -> Iterator[IndexEntry]:
     """The entries of an index, in the order in which they were written; damaged lines are passed over.
 
     Of a segment that was taken over, entries that are no lasting answers are passed over, too. Raises StoreError when
@@ -140,7 +140,7 @@ def read_index(path: Path) -> Iterator[Entry]:
     yield from _entries(path, data)
 
 
-def _entries(path: Path, data: bytes) -> Iterator[Entry]:
+def _entries(path: Path, data: bytes) -> Iterator[IndexEntry]:
     """The entries in lines of an index."""
     foreign = path.parent.name == TAKEN
     cells, evidence = path.with_suffix(".jsonl"), path.with_suffix(".evidence.jsonl")
@@ -153,7 +153,7 @@ def _entries(path: Path, data: bytes) -> Iterator[Entry]:
             continue
         cell_id, status, ended, found, environment = fields[:5]
         start, length, told_start, told_length = map(int, fields[5:])
-        yield Entry(
+        yield IndexEntry(
             cell_id=cell_id,
             status=status,  # type: ignore[arg-type]  # one of the words, as looked up above
             ended=ended,
@@ -170,9 +170,9 @@ class Listed:
     def __init__(self, run: Path) -> None:
         self._run = run
         self._ends: dict[Path, int] = {}  # bytes of each index that were read, up to the end of a line
-        self._entries: dict[str, list[Entry]] = {}
+        self._entries: dict[str, list[IndexEntry]] = {}
 
-    def entries(self, cell_id: str) -> list[Entry]:
+    def entries(self, cell_id: str) -> list[IndexEntry]:
         """The entries of a cell. Raises StoreError when an index cannot be read."""
         for index in indexes(self._run):
             start = self._ends.get(index, 0)
@@ -189,9 +189,9 @@ class Listed:
         return self._entries.get(cell_id, [])
 
 
-def whole(entries: Iterable[Entry]) -> Iterator[Entry]:
+def whole(entries: Iterable[IndexEntry]) -> Iterator[IndexEntry]:
     """Those of the entries whose cells are what was written, looked at segment by segment."""
-    by_path: dict[Path, list[Entry]] = {}
+    by_path: dict[Path, list[IndexEntry]] = {}
     for entry in entries:
         by_path.setdefault(entry.text.path, []).append(entry)
     for path, held in by_path.items():

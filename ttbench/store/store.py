@@ -236,7 +236,7 @@ class Store:
         Of a cell in a segment, a run that has segments takes over the whole segment, others the cell alone.
         """
         source = run_of(place)
-        if isinstance(place, segments.Entry) and self.segmented:
+        if isinstance(place, segments.IndexEntry) and self.segmented:
             self._adopt_environment(source, place.environment)
             if place.index not in self._taken:
                 segments.take_over(place.index, self.folder)
@@ -251,7 +251,7 @@ class Store:
             write_new(target, evidence.read_bytes())
         elif evidence.is_file():
             link_or_copy(evidence, target)
-        if isinstance(place, segments.Entry):
+        if isinstance(place, segments.IndexEntry):
             write_new(self.cell_path(cell_id), place.read_bytes())
         else:
             link_or_copy(place, self.cell_path(cell_id))
@@ -296,7 +296,7 @@ class Store:
                 continue
             if found is not None:
                 place, record = found
-                if isinstance(place, segments.Entry):
+                if isinstance(place, segments.IndexEntry):
                     shown[place.cell_id] = place.digest
                 yield _asked(record, entry)
         if damage is not None:

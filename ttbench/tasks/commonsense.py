@@ -39,7 +39,7 @@ from ttbench.tasks.view import EvidencePart, EvidenceTable, NamedValues, rest
 from ttbench.types import Metric, Sample, Scalar
 
 if TYPE_CHECKING:
-    from ttbench.lmeval.evaluation import Aggregate, Outcome
+    from ttbench.lmeval.evaluation import Aggregate, TaskOutcome
     from ttbench.lmeval.model import EngineLM, Extent
 
 # For plans only: questions of a task, tokens of one with its choices.
@@ -215,7 +215,7 @@ def _model(bench: Bench) -> EngineLM:
     )
 
 
-def _shared_keys(outcome: Outcome, model: EngineLM, params: CommonsenseParams) -> dict[str, Scalar]:
+def _shared_keys(outcome: TaskOutcome, model: EngineLM, params: CommonsenseParams) -> dict[str, Scalar]:
     """What is the same for every row of a cell."""
     reasons = [OTHER_SPLITS[outcome.task]] if outcome.task in OTHER_SPLITS else []
     if params.limit is not None and params.limit < outcome.num_questions:
@@ -246,7 +246,7 @@ NO_NUMBERS: dict[str, Any] = dict.fromkeys(
 
 def _question(
     sample: Mapping[str, Any],
-    outcome: Outcome,
+    outcome: TaskOutcome,
     extents: Mapping[tuple[str | None, int | None, int], Extent],
     shared: Mapping[str, Scalar],
     *,

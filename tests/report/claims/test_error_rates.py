@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ttbench.report.claims.claim import Claim, Origin, Party, PrimaryCell, Scope
-from ttbench.report.claims.measures import Measured
+from ttbench.report.claims.claim import Claim, ClaimSource, Party, PrimaryCell, Scope
+from ttbench.report.claims.measures import ClaimNumber
 from ttbench.report.claims.ruling import NOT_DECIDED, decide
 from ttbench.report.statistics import fits, stats
 
@@ -19,7 +19,7 @@ def claim_of(rule: str, direction: str | None) -> Claim:
     return Claim(
         id="border",
         statement="A sentence.",
-        sources=(Origin(kind="press", work="An article", outlet="A paper"),),
+        sources=(ClaimSource(kind="press", work="An article", outlet="A paper"),),
         scope=Scope(says="anything"),
         cell=PrimaryCell(
             task="latency",
@@ -60,7 +60,7 @@ def test_on_the_border_any_of_five_claims_is_decided_at_most_five_times_in_a_hun
             made = fits.mean_of_rounds(values, level=level)
             assert made.low is not None
             assert made.high is not None
-            measured = Measured(kind="slope", estimate=made, noun="round")
+            measured = ClaimNumber(kind="slope", estimate=made, noun="round")
             decided.append(decide(claim, measured, (made.low, made.high))[0] != NOT_DECIDED)
         any_decided += any(decided)
     # 5 of 100 are asked for; three standard errors of 400 tables are 3.3

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ttbench.errors import SuiteError, UnknownNameError
-from ttbench.report.claims.claim import Claim, Printed
+from ttbench.report.claims.claim import Claim, PrintedSides
 from ttbench.report.claims.claim_files import field_claims
 from ttbench.report.claims.printed import all_borne_out, borne_out
 from ttbench.report.papers.numbers import PublishedNumber, read_published
@@ -93,7 +93,7 @@ def test_swapped_sides_swap_the_answer() -> None:
 
 def changed(name: str, **fields: Any) -> Claim:
     claim = FIELD[name]
-    assert isinstance(claim.printed, Printed)
+    assert isinstance(claim.printed, PrintedSides)
     return dataclasses.replace(claim, printed=dataclasses.replace(claim.printed, **fields))
 
 

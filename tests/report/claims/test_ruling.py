@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 from rows import CONTEXTS, TRANSFORMER, TTT, Model, make_rows, needle_rows, perplexity_rows, timing_rows
 
-from ttbench.report.claims.claim import Claim, Origin, Party, PrimaryCell, Scope
-from ttbench.report.claims.measures import Measured
+from ttbench.report.claims.claim import Claim, ClaimSource, Party, PrimaryCell, Scope
+from ttbench.report.claims.measures import ClaimNumber
 from ttbench.report.claims.ruling import CONTRADICTED, NOT_DECIDED, SUPPORTED, Ruling, decide, rule_on
 from ttbench.report.statistics.stats import Estimate
 
-ORIGIN = Origin(kind="press", work="An article", outlet="A paper")
+ORIGIN = ClaimSource(kind="press", work="An article", outlet="A paper")
 
 
 def claim_of(rule: str = "superior", *, scope: Scope | None = None, name: str = "claim", **cell: Any) -> Claim:
@@ -55,8 +55,10 @@ def rows() -> pd.DataFrame:
     )
 
 
-def effect(low: float, high: float, kind: str) -> Measured:
-    return Measured(kind=kind, estimate=Estimate(value=(low + high) / 2, low=low, high=high, method="t"), noun="round")
+def effect(low: float, high: float, kind: str) -> ClaimNumber:
+    return ClaimNumber(
+        kind=kind, estimate=Estimate(value=(low + high) / 2, low=low, high=high, method="t"), noun="round"
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from ttbench.registry import ARCHITECTURES, TASKS
 from ttbench.report.papers import preset as presets
 from ttbench.report.papers.curves import named
 from ttbench.report.papers.numbers import PublishedNumber, read_published
-from ttbench.report.papers.preset import Measured, PaperFigure, PaperPanel, Preset, Printed, read_preset
+from ttbench.report.papers.preset import PanelNumber, PaperFigure, PaperPanel, Preset, PrintedNumbers, read_preset
 from ttbench.runs.options import Options
 from ttbench.runs.suite import find_suite, list_suites, load_suite, runnable_suites
 
@@ -34,7 +34,7 @@ PANELS = [
 numbers_of = functools.cache(read_published)
 
 
-def printed(name: str, wanted: Printed) -> list[PublishedNumber]:
+def printed(name: str, wanted: PrintedNumbers) -> list[PublishedNumber]:
     return [number for number in numbers_of(wanted.paper or name) if wanted.holds(number)]
 
 
@@ -127,7 +127,7 @@ def test_what_is_measured_exists_and_the_suite_measures_it(
         assert any(measures(panel.measured, task.task, task.options) for task in suite.tasks)
 
 
-def measures(measured: Measured, task: str, options: Options) -> bool:
+def measures(measured: PanelNumber, task: str, options: Options) -> bool:
     """Whether a task of a suite gives the rows that a panel asks for."""
     given: dict[str, Any] = {f"param_{name}": value for name, value in (options.get("params") or {}).items()}
     given |= {name: value for name, value in options.items() if name != "params"}

@@ -46,7 +46,7 @@ class RowSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class CandidateLine:
     """One checkpoint under one set of settings, at one place of the other axes: its rows by context."""
 
     checkpoint: str
@@ -75,8 +75,8 @@ class Candidate:
     """What could decide a claim: a line of a, one of b, their contexts, and why they are outside of its scope."""
 
     source: str
-    a: Line
-    b: Line | None
+    a: CandidateLine
+    b: CandidateLine | None
     contexts: tuple[int, ...]  # of a comparison that of a, then that of b; else all that count
     outside: tuple[tuple[str, str], ...]  # what, and how, puts it outside of the scope; empty: nothing
 
@@ -122,7 +122,7 @@ def _metrics_needed(cell: PrimaryCell) -> list[str]:
     return [*dict.fromkeys((cell.metric, *cell.times, *cell.over, *(name for party in parties for name in party.plus)))]
 
 
-def _lines(source: RowSource, cell: PrimaryCell, metrics: Sequence[Metric]) -> list[Line]:
+def _lines(source: RowSource, cell: PrimaryCell, metrics: Sequence[Metric]) -> list[CandidateLine]:
     """The lines of the cell's metric; the other metrics stand beside it at the same place, or at all places."""
     by_metric: dict[str, dict[tuple[Key, Key, int], RowGroup]] = {}
     for metric in metrics:
@@ -140,7 +140,7 @@ def _lines(source: RowSource, cell: PrimaryCell, metrics: Sequence[Metric]) -> l
         numbers = {cell.metric: group, **{name: other for name, other in others.items() if other is not None}}
         lines.setdefault((line, places), {})[context] = numbers
     return [
-        Line(
+        CandidateLine(
             checkpoint=str(dict(line)["checkpoint"]),
             settings=dict(line),
             places=dict(places),
@@ -150,7 +150,7 @@ def _lines(source: RowSource, cell: PrimaryCell, metrics: Sequence[Metric]) -> l
     ]
 
 
-def _is_of(line: Line, party: Party, cell: PrimaryCell) -> bool:
+def _is_of(line: CandidateLine, party: Party, cell: PrimaryCell) -> bool:
     wanted = {"architecture": party.architecture, "checkpoint": party.checkpoint, "attention": party.attention}
     if any(values and words.plain(line.settings.get(name)) not in values for name, values in wanted.items()):
         return False
@@ -159,7 +159,7 @@ def _is_of(line: Line, party: Party, cell: PrimaryCell) -> bool:
     return all(words.plain(line.places.get(axis)) in values for axis, values in party.axes.items())
 
 
-def _comparable(one: Line, two: Line, cell: PrimaryCell) -> bool:
+def _comparable(one: CandidateLine, two: CandidateLine, cell: PrimaryCell) -> bool:
     """Whether two lines were measured alike, but for what their parties ask to differ, and share what they must."""
     assert cell.b is not None
     if one is two and cell.a.context == cell.b.context:
@@ -179,14 +179,14 @@ def _comparable(one: Line, two: Line, cell: PrimaryCell) -> bool:
     return all(one.places.get(axis) == two.places.get(axis) for axis in axes)
 
 
-def _same_size(one: Line, two: Line) -> bool:
+def _same_size(one: CandidateLine, two: CandidateLine) -> bool:
     sizes = [line.first("num_params") for line in (one, two)]
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         return False
     return max(sizes) <= min(sizes) * (1 + SAME_SIZE)  # type: ignore[type-var,operator]  # both are numbers
 
 
-def _together(claim: Claim, source: str, one: Line, two: Line) -> Candidate | None:
+def _together(claim: Claim, source: str, one: CandidateLine, two: CandidateLine) -> Candidate | None:
     """A pair at the contexts of the claim, else at the nearest that both have; None where there are none."""
     cell = claim.cell
     assert cell.b is not None
@@ -216,7 +216,7 @@ def _far_from(context: int) -> Callable[[tuple[int, int]], float]:
     return lambda pair: abs(math.log(pair[0] / context))
 
 
-def _alone(claim: Claim, source: str, line: Line) -> Candidate | str:
+def _alone(claim: Claim, source: str, line: CandidateLine) -> Candidate | str:
     """One line with the contexts that count, or why it has too few."""
     cell, outside = claim.cell, [*_outside(claim.scope, [line])]
     if cell.statistic == "number":
@@ -234,7 +234,7 @@ def _alone(claim: Claim, source: str, line: Line) -> Candidate | str:
     return Candidate(source=source, a=line, b=None, contexts=contexts, outside=tuple(outside))
 
 
-def _outside(scope: Scope, lines: Sequence[Line]) -> Iterator[tuple[str, str]]:
+def _outside(scope: Scope, lines: Sequence[CandidateLine]) -> Iterator[tuple[str, str]]:
     """What puts lines outside of a scope, whatever the context."""
     least, most = scope.least_params, scope.most_params
     for line in lines if least is not None or most is not None else ():
@@ -248,7 +248,7 @@ def _outside(scope: Scope, lines: Sequence[Line]) -> Iterator[tuple[str, str]]:
         yield from ((name, value) for value in found if allowed and value not in allowed)
 
 
-def _untrained(scope: Scope, line: Line, context: int) -> str:
+def _untrained(scope: Scope, line: CandidateLine, context: int) -> str:
     """The training context of a line where it is not as the scope asks for; empty: it is."""
     train_ctx = line.settings.get("train_ctx")
     if scope.trained == "any":

@@ -1,7 +1,7 @@
 """The nouns of `ttbench claims`: a claim, where it was made, what it is about, and the one number that decides it.
 
     Claim -> PrimaryCell (parties a and b) -> a number with an interval -> Rule -> supported, contradicted, not decided
-          -> Printed (the paper's own numbers) -> the same Rule, without an interval
+          -> PrintedSides (the paper's own numbers) -> the same Rule, without an interval
 
 A claim is data: a YAML file holds nothing else, and each field below is a key of it (docs/claims.md).
 """
@@ -26,7 +26,7 @@ Words = tuple[Text, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class ClaimSource:
     """Where a claim was made."""
 
     kind: Literal["paper", "press"]
@@ -96,7 +96,7 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Printed:
+class PrintedSides:
     """The paper's own numbers that bear on a claim: lines of results/published/<paper>.csv."""
 
     paper: Name
@@ -120,14 +120,14 @@ class Claim:
 
     id: Name
     statement: Text  # in our own words
-    sources: tuple[Origin, ...]
+    sources: tuple[ClaimSource, ...]
     scope: Scope
     cell: PrimaryCell
     rule: Annotated[
         str, Field(pattern=f"^{RULE.pattern}$", description="superior, non-inferior(M), equivalent(M) or constant")
     ]
     margin_source: Text | None = None
-    printed: Printed | None = None
+    printed: PrintedSides | None = None
     not_printed: Text | None = None  # why there is nothing to compute: "only drawn", "a press sentence"
     where: str = ""  # file and line
 

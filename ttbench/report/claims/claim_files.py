@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ttbench.errors import UnknownNameError
-from ttbench.report.claims.claim import RULE, Claim, Printed
+from ttbench.report.claims.claim import RULE, Claim, PrintedSides
 from ttbench.strict_yaml.nodes import Node, read_yaml
 from ttbench.strict_yaml.typed import read
 
@@ -122,7 +122,7 @@ def _flaws_of_cell(claim: Claim) -> Iterable[str]:
         yield "a context of one party needs one of the other, and none of the cell"
 
 
-def _flaws_of_printed(printed: Printed) -> Iterable[str]:
+def _flaws_of_printed(printed: PrintedSides) -> Iterable[str]:
     if bool(printed.b) != (printed.statistic == "comparison"):
         yield "printed numbers need side b for a comparison, and for nothing else"
     if (printed.reference is not None) != (printed.statistic in (*FITS, "number")):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ttbench.report import summary, words
-from ttbench.report.claims.candidates import Candidate, Line, Numbers
+from ttbench.report.claims.candidates import Candidate, CandidateLine, Numbers
 from ttbench.report.claims.claim import Claim, PrimaryCell, Rule
 from ttbench.report.comparison.effects import POSITIVE_ONLY, Ready, effect_of, ready_to_compare
 from ttbench.report.statistics import fits, stats
@@ -24,7 +24,7 @@ NOT_FINITE, NOT_POSITIVE = "its numbers are not all finite", "its numbers are no
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class ClaimNumber:
     """A number with its interval."""
 
     kind: str  # difference, ratio, slope, curvature
@@ -46,7 +46,7 @@ class Measured:
         return None if made.low is None or made.high is None else (made.low, made.high)
 
 
-Measure = Callable[[float], Measured]  # by the level of the interval
+Measure = Callable[[float], ClaimNumber]  # by the level of the interval
 
 
 def measure_of(claim: Claim, candidate: Candidate) -> Measure | str:
@@ -105,9 +105,9 @@ def _comparison(cell: PrimaryCell, candidate: Candidate) -> Measure | str:
     if not _finite(ready):
         return NOT_FINITE
 
-    def measured(level: float) -> Measured:
+    def measured(level: float) -> ClaimNumber:
         effect = effect_of(ready, level=level)
-        return Measured(
+        return ClaimNumber(
             kind=effect.kind,
             estimate=effect.estimate,
             noun=summary.noun_of(metric),
@@ -172,8 +172,10 @@ def _number(cell: PrimaryCell, candidate: Candidate) -> Measure | str:
     if len(names) > 1 and _alike(values) and not _alike(own):
         # The times differ and are gone from the product: what is left was counted, and is the same in every round.
         counted = Estimate(value=float(values[0]), method=EXACT, num_clusters=len(values))
-        return lambda _: Measured(kind=RATIO, estimate=counted, noun=summary.ROUND)
-    return lambda level: Measured(kind=RATIO, estimate=stats.estimate_rounds(values, level=level), noun=summary.ROUND)
+        return lambda _: ClaimNumber(kind=RATIO, estimate=counted, noun=summary.ROUND)
+    return lambda level: ClaimNumber(
+        kind=RATIO, estimate=stats.estimate_rounds(values, level=level), noun=summary.ROUND
+    )
 
 
 def _alike(values: np.ndarray) -> bool:
@@ -191,7 +193,7 @@ def _spread(cell: PrimaryCell, candidate: Candidate) -> Measure | str:
     if not all(0 < value < math.inf for value in values):
         return NOT_POSITIVE
     made = Estimate(value=max(values) / min(values), method=EXACT, num_clusters=len(values))
-    return lambda _: Measured(
+    return lambda _: ClaimNumber(
         kind=RATIO, estimate=made, noun="context", value_a=max(values), value_b=min(values), unit=metric.unit
     )
 
@@ -210,7 +212,7 @@ def _fit(cell: PrimaryCell, candidate: Candidate) -> Measure | str:
     fit = fits.slopes if cell.statistic == "slope" else fits.curvatures
     values = fit(candidate.contexts, made)
     unit = candidate.a.numbers[candidate.contexts[0]][cell.metric].metric.unit
-    return lambda level: Measured(
+    return lambda level: ClaimNumber(
         kind=cell.statistic, estimate=fits.mean_of_rounds(values, level=level), noun=summary.ROUND, unit=unit
     )
 
@@ -220,7 +222,7 @@ def _from_below(cell: PrimaryCell) -> bool:
     return cell.direction == "higher"
 
 
-def _costs(line: Line, name: str, contexts: Sequence[int]) -> np.ndarray | str:
+def _costs(line: CandidateLine, name: str, contexts: Sequence[int]) -> np.ndarray | str:
     """The costs of each shared round at each context, [R, T], or why there are none."""
     by_context = [_rounds(line.numbers[context], [name], line.told(), combine=sum) for context in contexts]
     for made in by_context:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ttbench.errors import SuiteError, UnknownNameError
 from ttbench.report import words
-from ttbench.report.claims.claim import Claim, Printed
+from ttbench.report.claims.claim import Claim, PrintedSides
 from ttbench.report.claims.measures import favour_of, region
 from ttbench.report.papers.numbers import PublishedNumber, read_published
 from ttbench.report.statistics import fits
@@ -118,7 +118,7 @@ def _values(number: PublishedNumber, column: str) -> tuple[str, ...]:
 
 
 def _comparisons(
-    claim: Claim, printed: Printed, ones: Sequence[PublishedNumber], others: Sequence[PublishedNumber]
+    claim: Claim, printed: PrintedSides, ones: Sequence[PublishedNumber], others: Sequence[PublishedNumber]
 ) -> list[_Held]:
     """Each number of a with each of b that agrees with it in the columns that match."""
     kind = RATIO if printed.compared == "ratio" else DIFFERENCE
@@ -141,7 +141,7 @@ def _comparisons(
     return held
 
 
-def _curves(claim: Claim, printed: Printed, ones: Sequence[PublishedNumber]) -> list[_Held]:
+def _curves(claim: Claim, printed: PrintedSides, ones: Sequence[PublishedNumber]) -> list[_Held]:
     """Each line over the contexts that `at` tells: numbers that agree in the columns that match."""
     by_line: dict[tuple[tuple[str, ...], ...], list[PublishedNumber]] = {}
     for number in ones:
@@ -168,7 +168,7 @@ def _curves(claim: Claim, printed: Printed, ones: Sequence[PublishedNumber]) -> 
 
 
 def _judge(
-    claim: Claim, printed: Printed, number: float, kind: str, told: str, numbers: Sequence[PublishedNumber]
+    claim: Claim, printed: PrintedSides, number: float, kind: str, told: str, numbers: Sequence[PublishedNumber]
 ) -> _Held:
     rule = claim.parsed_rule
     rule = rule if printed.margin is None else replace(rule, margin=printed.margin)
@@ -183,11 +183,11 @@ def _judge(
     )
 
 
-def _number(number: PublishedNumber, printed: Printed) -> float:
+def _number(number: PublishedNumber, printed: PrintedSides) -> float:
     return number.value if printed.column == "value" else float(number.num_params or 0)
 
 
-def _text(number: PublishedNumber, printed: Printed) -> str:
+def _text(number: PublishedNumber, printed: PrintedSides) -> str:
     """The number as it is printed, with its unit."""
     if printed.column == "num_params":
         return f"{number.num_params or 0:,} parameters"

@@ -23,7 +23,7 @@ import pandas as pd
 
 from ttbench.report.claims.candidates import Candidate, RowSource, find
 from ttbench.report.claims.claim import Claim
-from ttbench.report.claims.measures import Measure, Measured, favour_of, measure_of, region
+from ttbench.report.claims.measures import ClaimNumber, Measure, favour_of, measure_of, region
 from ttbench.report.statistics import stats
 
 Decision = Literal["supported", "contradicted", "not decided"]
@@ -38,7 +38,7 @@ class Finding:
     candidate: Candidate
     decision: Decision  # by the rule alone, scope apart
     reason: str  # why it is not decided; empty otherwise
-    measured: Measured | None = None  # None: it could not be measured
+    measured: ClaimNumber | None = None  # None: it could not be measured
     level: float | None = None  # of the interval; None without one
 
     @property
@@ -161,7 +161,7 @@ def _finding(claim: Claim, candidate: Candidate, made: Measure | str, level: flo
     return Finding(candidate=candidate, decision=decision, reason=reason, measured=measured, level=exact)
 
 
-def decide(claim: Claim, measured: Measured, ends: tuple[float, float]) -> tuple[Decision, str]:
+def decide(claim: Claim, measured: ClaimNumber, ends: tuple[float, float]) -> tuple[Decision, str]:
     """The rule: where an interval lies to the region in which the claim is true."""
     cell, rule = claim.cell, claim.parsed_rule
     favours = sorted(favour_of(end, measured.kind, cell.direction, cell.reference) for end in ends)

@@ -9,9 +9,9 @@ from rich.console import Group
 from rich.text import Text
 
 from ttbench.report import words
-from ttbench.report.claims.candidates import Line, party_told
+from ttbench.report.claims.candidates import CandidateLine, party_told
 from ttbench.report.claims.claim import Claim, Party
-from ttbench.report.claims.measures import Measured
+from ttbench.report.claims.measures import ClaimNumber
 from ttbench.report.claims.printed import Borne
 from ttbench.report.claims.ruling import CONTRADICTED, NOT_DECIDED, SUPPORTED, Finding, Ruling, Rulings, outside_told
 from ttbench.report.statistics.stats import counted
@@ -191,7 +191,7 @@ def rule_told(claim: Claim) -> str:
     return text if claim.margin_source is None else f"{text}. Margin: {claim.margin_source}"
 
 
-def _side(line: Line, party: Party) -> str:
+def _side(line: CandidateLine, party: Party) -> str:
     """A side in words, with its attention where the claim is about that."""
     return f"{line.told()}, attention {line.settings['attention']}" if party.attention else line.told()
 
@@ -214,7 +214,7 @@ def _told(claim: Claim, finding: Finding) -> str:
     )
 
 
-def _number(claim: Claim, measured: Measured, level: float | None) -> str:
+def _number(claim: Claim, measured: ClaimNumber, level: float | None) -> str:
     made, ends = measured.estimate, measured.ends()
     if claim.cell.statistic == "spread":
         value = words.scale(measured.unit, [measured.value_a], statistic="count")
@@ -231,7 +231,7 @@ def _number(claim: Claim, measured: Measured, level: float | None) -> str:
     return f"{text} ({low} to {high} at {100 * level:.4g}%, {basis})"
 
 
-def _effect(measured: Measured, value: float, *, bare: bool = False) -> str:
+def _effect(measured: ClaimNumber, value: float, *, bare: bool = False) -> str:
     """A number as people read it: `0.52 times`, `-0.53 bits per byte`, `slope 1.02`."""
     if measured.kind == "curvature":
         return f"{value:.2g}" if bare else f"c = {value:.2g} {measured.unit} per token squared"

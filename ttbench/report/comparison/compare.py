@@ -28,6 +28,7 @@ from ttbench.report.columns import Part, all_rows
 from ttbench.report.comparison.effects import Effect, Ready, least_to_be_shown, ready_to_compare, verdict_of
 from ttbench.report.comparison.families import judge
 from ttbench.report.comparison.matching import Points, by_settings, differing_settings, spread
+from ttbench.report.comparison.seeds import beside_noise
 from ttbench.report.comparison.sentences import caption, effect, sentences
 from ttbench.report.comparison.side_by_side import SideBySide
 from ttbench.report.comparison.variants import SHOWN, Side, read_variant, side_of, spellings
@@ -50,7 +51,8 @@ def compare(rows: pd.DataFrame, a: str, b: str, *, rows_b: pd.DataFrame | None =
     it; `low`, `high` and `joint_p` are made for all `num_points` comparisons of the metric together. `verdict` is "a
     better", "b better", "smaller than matters", "no difference shown", "not judged", "not comparable" or "see" another
     metric, and `reason` says why not. `p` is of the point alone and decides nothing.
-    `detectable` is the smallest difference that as many samples would show four times in five.
+    `detectable` is the smallest difference that as many samples would show four times in five. A difference that
+    training with another seed could make is "within training noise", where rows tell it.
 
     Raises:
         UnknownNameError: no row of that checkpoint.
@@ -59,7 +61,7 @@ def compare(rows: pd.DataFrame, a: str, b: str, *, rows_b: pd.DataFrame | None =
     one, two = read_side(rows, a), read_side(rows if rows_b is None else rows_b, b)
     if one.variant.settings == two.variant.settings:
         require_two(one, two, rows)
-    result = compare_sides([(one, two)])
+    result = compare_sides([(one, two)], among=[rows] if rows_b is None else [rows, rows_b])
     result.attrs["left_out"] = [*dict.fromkeys((*one.left_out, *two.left_out))]
     return result
 
@@ -95,11 +97,15 @@ def _axes(rows: pd.DataFrame) -> list[str]:
 def compare_pairs(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
     """`compare` for several pairs, which are judged together."""
     found = {text: read_side(rows, text) for text in dict.fromkeys(itertools.chain(*pairs))}
-    return compare_sides([(found[a], found[b]) for a, b in pairs])
+    return compare_sides([(found[a], found[b]) for a, b in pairs], among=[rows])
 
 
-def compare_sides(pairs: Sequence[tuple[Side, Side]]) -> pd.DataFrame:
-    """`compare` for pairs of sides, whose rows may come from different places; they are judged together."""
+def compare_sides(pairs: Sequence[tuple[Side, Side]], *, among: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """`compare` for pairs of sides, whose rows may come from different places; they are judged together.
+
+    `among` are the rows in which trainings with other seeds are looked for; `ttbench.report.comparison.seeds` says what
+    they add.
+    """
     records: list[dict[str, Any]] = []
     if not pairs:
         return tidy(records)
@@ -119,7 +125,7 @@ def compare_sides(pairs: Sequence[tuple[Side, Side]]) -> pd.DataFrame:
                 records += _judge([cell for one, two in pairs for cell in _cells(found, metric, one, two)])
     result = tidy(records)
     result.attrs["metrics"] = {task: [metric.to_json() for metric in metrics] for task, metrics in declared.items()}
-    return result
+    return beside_noise(result, [*{side.text: side for pair in pairs for side in pair}.values()], among)
 
 
 Found = tuple[dict[str, Any], Ready | str]  # a record without its verdict; what is compared, or why nothing is

@@ -18,7 +18,7 @@ COST = {"s", "bytes"}  # units of what a checkpoint takes rather than of what it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class BoardPlace:
     """One checkpoint on one metric."""
 
     name: str
@@ -44,7 +44,7 @@ class Board:
     context_len: int  # tokens
     is_cost: bool  # seconds or bytes
     extrapolated: bool  # beyond the training context of some
-    places: tuple[Place, ...]  # the best value first
+    places: tuple[BoardPlace, ...]  # the best value first
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -106,7 +106,7 @@ def shared_values(here: Sequence[words.Record]) -> dict[str, float]:
     return {name: value for name, (_, value) in found.items()}
 
 
-def _place(name: str, value: float, here: Sequence[words.Record], *, num: int) -> Place:
+def _place(name: str, value: float, here: Sequence[words.Record], *, num: int) -> BoardPlace:
     over, under, unknown = [], [], []
     for entry in here:
         if name in (entry["a"], entry["b"]):
@@ -116,7 +116,7 @@ def _place(name: str, value: float, here: Sequence[words.Record], *, num: int) -
                 unknown.append(other)
             elif entry["verdict"] in (A_BETTER, B_BETTER):
                 (over if entry["verdict"] == better else under).append(other)
-    return Place(
+    return BoardPlace(
         name=name,
         value=value,
         best=1 + len(under),

@@ -20,15 +20,11 @@ import pandas as pd
 from ttbench.errors import UsageError
 from ttbench.report import words
 from ttbench.report.comparison.compare import compare_sides, read_side, require_two
-from ttbench.report.comparison.variants import Side, sides
-from ttbench.report.head_to_head import seeds
+from ttbench.report.comparison.variants import sides
 from ttbench.report.head_to_head.crossings import Crossing, crossings
 from ttbench.report.head_to_head.fronts import Front, fronts
 from ttbench.report.head_to_head.leaderboard import Board, boards
-from ttbench.report.summary import A_BETTER, B_BETTER, NOT_COMPARABLE, NOT_JUDGED, WITHIN_NOISE
-
-# Where no recipe was trained with several seeds (`ttbench.report.head_to_head.seeds`).
-TRAINING_NOISE = "one training run each: training noise not known"
+from ttbench.report.summary import A_BETTER, B_BETTER, NOT_COMPARABLE, NOT_JUDGED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +90,7 @@ def head_to_head(rows: pd.DataFrame | Sequence[pd.DataFrame], names: Sequence[st
     for (one, two), own in zip(pairs, (own for own, _ in itertools.combinations(frames, 2)), strict=True):
         if one.variant.settings == two.variant.settings:
             require_two(one, two, own)
-    verdicts, training_noise = _with_seeds(compare_sides(pairs), found, frames)
-    verdicts = _worded(verdicts)
+    verdicts = _worded(compare_sides(pairs, among=frames))
     entries = words.records(verdicts)
     places = boards(entries)
     return HeadToHead(
@@ -104,45 +99,8 @@ def head_to_head(rows: pd.DataFrame | Sequence[pd.DataFrame], names: Sequence[st
         boards=tuple(places),
         crossings=tuple(crossings(entries)),
         fronts=tuple(fronts(places, entries)),
-        training_noise=training_noise,
+        training_noise=verdicts.attrs["training_noise"],
         left_out=tuple(dict.fromkeys(text for one in found for text in one.left_out)),
-    )
-
-
-def _with_seeds(
-    verdicts: pd.DataFrame, found: Sequence[Side], frames: Sequence[pd.DataFrame]
-) -> tuple[pd.DataFrame, str]:
-    """The comparisons beside what other seeds of training do to them, and a sentence on where that is known from."""
-    contents = {side.text: next(iter(seeds.recipes_of(side.rows).values()), None) for side in found}
-    # Seeds that nobody asked for tell as much as those that stand in the table.
-    unlike = list({id(frame): frame for frame in frames}.values())
-    every = pd.concat([frame.astype(object) for frame in unlike], ignore_index=True)
-    every.attrs["metrics"] = {task: m for frame in unlike for task, m in frame.attrs.get("metrics", {}).items()}
-    known = seeds.spreads(every)
-    recipes = {text: None if content is None else content[0] for text, content in contents.items()}
-    entries = words.records(verdicts)
-    noises = [seeds.noise_of(entry, recipes, known) for entry in entries]
-    made = verdicts.copy()
-    made.attrs = verdicts.attrs
-    made["training_sd"] = pd.array([None if noise is None else noise.sd for noise in noises], dtype="Float64")
-    made["training_seeds"] = pd.array([None if noise is None else noise.num_seeds for noise in noises], dtype="Int64")
-    told = [
-        WITHIN_NOISE if entry["verdict"] in (A_BETTER, B_BETTER) and seeds.is_within(entry, noise) else entry["verdict"]
-        for entry, noise in zip(entries, noises, strict=True)
-    ]
-    made["verdict"] = pd.Series(told, dtype=object, index=made.index)
-    if not known:
-        return made, TRAINING_NOISE
-    many = max(spread.num_seeds for spread in known)
-    assumed = sorted({name for noise in noises if noise is not None for name in noise.assumed})
-    others = (
-        f"; {', '.join(assumed)}, one training each, are taken to be as noisy as the noisiest of them"
-        if assumed
-        else ""
-    )
-    return made, (
-        f"training noise: the standard deviation over up to {many} trainings that differ in their seed alone; a "
-        f"difference of less than {seeds.WITHIN:.0f} of them is {WITHIN_NOISE}{others}"
     )
 
 

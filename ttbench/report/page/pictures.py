@@ -19,7 +19,7 @@ from ttbench.types import Figure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
+class PagePicture:
     """One figure: charts side by side, each with a name where there are several, and the table beneath."""
 
     title: str
@@ -28,7 +28,9 @@ class Picture:
     table: Markup
 
 
-def pictures(declared: Sequence[Figure], everything: Sequence[Record], *, names: Sequence[str]) -> Iterator[Picture]:
+def pictures(
+    declared: Sequence[Figure], everything: Sequence[Record], *, names: Sequence[str]
+) -> Iterator[PagePicture]:
     """The figures of a task, of each corpus apart.
 
     Args:
@@ -49,7 +51,7 @@ def pictures(declared: Sequence[Figure], everything: Sequence[Record], *, names:
 
 def _picture(
     figure: Figure, title: str, entries: Sequence[Record], others: Sequence[Record], names: Sequence[str]
-) -> Picture | None:
+) -> PagePicture | None:
     if figure.kind == "roofline":
         return _roofline(figure, title, entries, others, names)
     axes = (figure.x_axis, figure.y_axis) if figure.kind == "heatmap" else None
@@ -58,7 +60,7 @@ def _picture(
         return None
     in_words = () if isinstance(judged, prose.Picture) else (_instead(judged),)
     made = _heatmap(figure, title, entries) if axes else _curves(figure, title, entries, others, names)
-    return made if not in_words else Picture(title=title, captions=in_words, charts=(), table=made.table)
+    return made if not in_words else PagePicture(title=title, captions=in_words, charts=(), table=made.table)
 
 
 def _instead(judged: str) -> str:
@@ -70,7 +72,7 @@ def _instead(judged: str) -> str:
 
 def _curves(
     figure: Figure, title: str, entries: Sequence[Record], others: Sequence[Record], names: Sequence[str]
-) -> Picture:
+) -> PagePicture:
     beneath = [[entry for entry in others if entry["metric"] == metric] for metric in figure.references]
     beneath = [part for part in beneath if part]
     scale = words.of_metric([entry for part in (entries, *beneath) for entry in part])
@@ -95,7 +97,7 @@ def _curves(
         told.append("Dashed lines and hollow marks are beyond the training context.")
     rows = {(line,): mine for line, mine in {**lines, **references}.items()}
     table = numbers(rows, scale, x_axis=CONTEXT, caption=title, corner=("checkpoint",))
-    return Picture(title=title, captions=tuple(told), charts=(("", spec),), table=table)
+    return PagePicture(title=title, captions=tuple(told), charts=(("", spec),), table=table)
 
 
 def _dashed(line: Sequence[Record]) -> list[Record]:
@@ -107,7 +109,7 @@ def _dashed(line: Sequence[Record]) -> list[Record]:
     return [{**entry, "last_inside": goes_on and entry is inside[-1]} for entry in ordered]
 
 
-def _heatmap(figure: Figure, title: str, entries: Sequence[Record]) -> Picture:
+def _heatmap(figure: Figure, title: str, entries: Sequence[Record]) -> PagePicture:
     x_axis, y_axis = figure.x_axis, figure.y_axis
     _, _, varying = words.settings(entries)
     others = [axis for axis in _other_axes(entries[0], x_axis, y_axis) if axis != CONTEXT or _several(entries)]
@@ -132,7 +134,7 @@ def _heatmap(figure: Figure, title: str, entries: Sequence[Record]) -> Picture:
     told.append(f"Each cell is in {scale.unit}; dark is low and light is high, from 0 to 100 in every panel.")
     if x_axis == CONTEXT and any(entry["extrapolated"] is True for entry in entries):
         told.append("* beyond the training context.")
-    return Picture(title=title, captions=tuple(told), charts=tuple(specs), table=table)
+    return PagePicture(title=title, captions=tuple(told), charts=tuple(specs), table=table)
 
 
 def _several(entries: Sequence[Record]) -> bool:
@@ -141,7 +143,7 @@ def _several(entries: Sequence[Record]) -> bool:
 
 def _roofline(
     figure: Figure, title: str, entries: Sequence[Record], others: Sequence[Record], names: Sequence[str]
-) -> Picture | None:
+) -> PagePicture | None:
     moved, memory, arithmetic = (
         [entry for entry in others if entry["metric"] == metric] for metric in (figure.x_axis, *figure.references)
     )
@@ -162,7 +164,7 @@ def _roofline(
     }
     table = numbers(rows, scale, x_axis=CONTEXT, caption=f"{title}, {scale.unit}", corner=("checkpoint", "phase"))
     told = ("Grey: the machine's ceilings, memory on the slope and arithmetic on the flat part.",)
-    return Picture(title=title, captions=told, charts=(("", spec),), table=table)
+    return PagePicture(title=title, captions=told, charts=(("", spec),), table=table)
 
 
 def _captions(entries: Sequence[Record], scale: Scale) -> list[str]:

@@ -12,19 +12,20 @@ from typing import Any
 import pandas as pd
 
 from ttbench.report import words
+from ttbench.report.comparison import seeds
 from ttbench.report.comparison.sentences import sentences
 from ttbench.report.comparison.variants import sides
 from ttbench.report.drawing.figures import headlines
 from ttbench.report.head_to_head import crossings
 from ttbench.report.head_to_head.leaderboard import Board
 from ttbench.report.head_to_head.rendering import front_sentence
-from ttbench.report.head_to_head.verdicts import TRAINING_NOISE, HeadToHead, head_to_head
+from ttbench.report.head_to_head.verdicts import HeadToHead, head_to_head
 from ttbench.report.overview import OverviewColumn, overview
 from ttbench.report.page.charts import interval_text
 from ttbench.report.page.markup import Markup, element, join, name
-from ttbench.report.page.pictures import Picture, legend, scrolled
+from ttbench.report.page.pictures import PagePicture, legend, scrolled
 from ttbench.report.statistics.stats import counted
-from ttbench.report.table import marks_of, summarise
+from ttbench.report.table import marks_of, tabulate
 from ttbench.report.words import Record
 
 
@@ -34,7 +35,7 @@ class PageSource:
 
     label: str  # what they were called
     rows: pd.DataFrame
-    table: pd.DataFrame  # of `ttbench.report.table.summarise`
+    table: pd.DataFrame  # of `ttbench.report.table.tabulate`
     entries: Sequence[Record]  # the table as records
     found: HeadToHead | None  # of all pairs; None for one checkpoint alone
     evidence: str  # a sentence: what of the samples is in the page, and what is not
@@ -59,8 +60,8 @@ class PageSource:
 
 
 def source_of(label: str, rows: pd.DataFrame, *, evidence: str) -> PageSource:
-    """Rows as `ttbench.store.rows` reads them, summarised and compared once."""
-    table = summarise(rows)
+    """Rows as `ttbench.store.rows` reads them, tabulated and compared once."""
+    table = tabulate(rows)
     found = head_to_head(rows) if len(sides(rows)) > 1 else None
     entries = words.records(table)
     return PageSource(label=label, rows=rows, table=table, entries=entries, found=found, evidence=evidence)
@@ -119,9 +120,9 @@ def verdicts(sources: Sequence[PageSource]) -> Markup:
     notes += dict.fromkeys(text for each in found for text in each.left_out)
     nothing = None if parts else element("p", "There is nothing to compare: no two checkpoints were measured alike.")
     told = [element("p", note) for note in notes]
-    noises = dict.fromkeys(each.training_noise for each in found) or [TRAINING_NOISE]
-    seeds = " ".join(f"{text[:1].upper()}{text[1:]}." for text in noises)
-    how = f"{_HOW} {seeds} No verdict is about an architecture. {_WHERE}"
+    noises = dict.fromkeys(each.training_noise for each in found) or [seeds.NOT_KNOWN]
+    trainings = " ".join(f"{text[:1].upper()}{text[1:]}." for text in noises)
+    how = f"{_HOW} {trainings} No verdict is about an architecture. {_WHERE}"
     return section("verdicts", "Verdicts", parts, nothing, told, element("p", how, class_="note"))
 
 
@@ -273,7 +274,7 @@ def _strip(column: OverviewColumn, entry: Record) -> Markup | None:
     return element("svg", axis, line, dot, viewBox="0 0 100 12", class_=kind, aria_hidden="true", focusable="false")
 
 
-def task_section(source: PageSource, task: str, found: Sequence[Picture], *, key: str, several: bool) -> Markup:
+def task_section(source: PageSource, task: str, found: Sequence[PagePicture], *, key: str, several: bool) -> Markup:
     """Figures, each with its table; then places for the tables that a script fills."""
     entries = source.of_task(task)
     constant, asked, _ = words.settings(entries)

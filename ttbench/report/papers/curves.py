@@ -19,7 +19,7 @@ from ttbench.report import summary, words
 from ttbench.report.columns import Part, all_rows
 from ttbench.report.drawing.paper_panels import PUBLISHED, RERUN, STAND_IN, Curve, CurvePoint, place_name
 from ttbench.report.papers.numbers import PublishedNumber
-from ttbench.report.papers.preset import Measured, PaperCheckpoint, PaperFigure, PaperModel, PaperPanel, Preset
+from ttbench.report.papers.preset import PanelNumber, PaperCheckpoint, PaperFigure, PaperModel, PaperPanel, Preset
 from ttbench.report.summary import RowGroup
 from ttbench.types import Metric, Scalar
 
@@ -43,7 +43,7 @@ class PaperLine:
     weights: str | None = None
     note: str = ""
     source: str = ""
-    measured: Measured | None = None  # by what it was measured
+    measured: PanelNumber | None = None  # by what it was measured
     label: str = ""  # of its metric, where it was measured
     stands_for: tuple[str, ...] = ()  # models of the figure
 
@@ -122,7 +122,7 @@ class PaperRows:
         """Rows as `ttbench.store.rows.read_rows` gives them."""
         return cls(part=all_rows(rows), metrics=rows.attrs.get("metrics", {}))
 
-    def groups(self, measured: Measured) -> Iterator[RowGroup]:
+    def groups(self, measured: PanelNumber) -> Iterator[RowGroup]:
         """The numbers of a panel: its metric along its axis, of the rows that have all that `where` asks."""
         declared = [each for each in self.metrics.get(measured.task, ()) if each["name"] == measured.metric]
         part = self.part.equal({"task": measured.task, **measured.where})
@@ -160,7 +160,7 @@ def measured_lines(
 
 def _all_lines(
     panel: PaperPanel,
-    measured: Measured,
+    measured: PanelNumber,
     figure: PaperFigure,
     theirs: Mapping[str, Sequence[PaperCheckpoint]],
     sources: Sequence[PaperRows],
@@ -223,7 +223,7 @@ def needs(preset: Preset, panel: PaperPanel, model: PaperModel, theirs: Sequence
 
 def _lines(
     panel: PaperPanel,
-    measured: Measured,
+    measured: PanelNumber,
     figure: PaperFigure,
     model: PaperModel,
     theirs: Sequence[PaperCheckpoint],
@@ -248,7 +248,7 @@ def _lines(
 
 def _line(
     panel: PaperPanel,
-    measured: Measured,
+    measured: PanelNumber,
     figure: PaperFigure,
     model: PaperModel,
     theirs: Sequence[PaperCheckpoint],
@@ -295,7 +295,7 @@ def _text(value: Scalar) -> str | None:
     return None if value is None else str(value)
 
 
-def _departure(paper: Measured | None, ours: Measured) -> str:
+def _departure(paper: PanelNumber | None, ours: PanelNumber) -> str:
     """In what the protocol of a stand-in differs from the paper's."""
     if paper is None:
         return f"task {ours.task}, which is not what the paper measured"
@@ -308,7 +308,7 @@ def _departure(paper: Measured | None, ours: Measured) -> str:
     return f"another protocol: {', '.join(told)}" if told else "another protocol"
 
 
-def protocol(measured: Measured) -> str:
+def protocol(measured: PanelNumber) -> str:
     """By what something was measured, in a few words: `code, fixed`, `batch size 1`."""
     return ", ".join(
         f"{_setting(name)} {value}" if isinstance(value, int) else str(value) for name, value in measured.where.items()

@@ -41,7 +41,7 @@ Naming = Literal["model", "variant", "benchmark", "metric", "method", "num_param
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Printed:
+class PrintedNumbers:
     """Which published numbers: those that have all these values; what is not given may be anything."""
 
     table: str
@@ -72,7 +72,7 @@ class Fact:
     source: str  # place in the paper
     of: str = ""  # which of its models or settings
     unit: str = ""
-    printed: Printed | None = None  # where `results/published` has it, in the same unit
+    printed: PrintedNumbers | None = None  # where `results/published` has it, in the same unit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +88,7 @@ class PaperCheckpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class PanelNumber:
     """Which rows of a run, and which number of them."""
 
     task: str
@@ -112,13 +112,13 @@ class PaperPanel:
     log: bool = False  # upright axis of curves
     x_label: str = ""  # of curves
     x_log: bool = True
-    printed: Printed | None = None
+    printed: PrintedNumbers | None = None
     series: Naming = "model"  # column of published numbers that tells lines apart
     category: Naming = "model"  # of dots: column that names the places
     points: Annotated[int, Field(ge=0)] = 0  # published numbers that `printed` finds
     unprinted: str = ""  # why there are none, where there are none
-    measured: Measured | None = None  # the paper's protocol
-    stand_in: Measured | None = None  # what is drawn of our models, where it is not `measured`
+    measured: PanelNumber | None = None  # the paper's protocol
+    stand_in: PanelNumber | None = None  # what is drawn of our models, where it is not `measured`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

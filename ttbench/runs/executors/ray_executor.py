@@ -56,7 +56,7 @@ def ended_with(code: int) -> tuple[Status, str]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class RayPlacement:
     """What a task is given by Ray."""
 
     num_cpus: int
@@ -181,7 +181,7 @@ class _RayRun:
         start = self._ray.remote(_starter()).options(**options)
         return start.remote(command(self._work, task, self._file), variables, log, self._file.prologue)
 
-    def _place(self, task: ClusterTask) -> Place:
+    def _place(self, task: ClusterTask) -> RayPlacement:
         """What a task is given: the cores of its cells; to time, all of one node, so that nothing runs beside it."""
         cpus, node_id = self._file.cpus or task.threads, None
         if task.kind == "timing":
@@ -190,7 +190,7 @@ class _RayRun:
                 largest = max(alive, key=lambda node: (node["Resources"]["CPU"], node["NodeID"]))
                 cpus, node_id = int(largest["Resources"]["CPU"]), largest["NodeID"]
         memory = group_bytes(self._work.plan, task.cells)
-        return Place(num_cpus=cpus, num_gpus=int(task.on_gpu), memory=memory, node_id=node_id)
+        return RayPlacement(num_cpus=cpus, num_gpus=int(task.on_gpu), memory=memory, node_id=node_id)
 
     def _outcome(self, reference: Any) -> tuple[Status, str]:
         try:
@@ -199,7 +199,7 @@ class _RayRun:
         except Exception as error:
             return ended_by(error)
 
-    def _give_up(self, waiting: dict[Any, ClusterTask], places: Mapping[int, Place]) -> None:
+    def _give_up(self, waiting: dict[Any, ClusterTask], places: Mapping[int, RayPlacement]) -> None:
         """Nothing of the run has been running for as long as tasks may wait: those that are left find no place."""
         there = self._ray.cluster_resources()
         has = f"{there.get('CPU', 0):g} CPUs, {there.get('GPU', 0):g} GPUs, {there.get('memory', 0) / 1024**3:.1f} GiB"

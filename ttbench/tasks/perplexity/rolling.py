@@ -55,7 +55,7 @@ class ScoredSpan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tape:
+class RollingTape:
     """All that is read, one entry per place."""
 
     documents: tuple[Document, ...]
@@ -77,7 +77,7 @@ class Totals:
     num_reused: Int[np.ndarray, "N"]  # of num_tokens, those that were known already
 
 
-def lay_tape(documents: Sequence[Document], tokenizer: Tokenizer, *, bos_id: int | None) -> Tape:
+def lay_tape(documents: Sequence[Document], tokenizer: Tokenizer, *, bos_id: int | None) -> RollingTape:
     """Encode the documents one by one and join them, each behind `bos_id` unless that is None."""
     bos = np.array([] if bos_id is None else [bos_id], dtype=np.int64)
     ids, owner, num_bytes, starts = [], [], [], [0]
@@ -87,7 +87,7 @@ def lay_tape(documents: Sequence[Document], tokenizer: Tokenizer, *, bos_id: int
         num_bytes += [np.zeros(len(bos), dtype=np.int64), tokenizer.byte_lengths(encoded)]
         owner.append(np.full(len(bos) + len(encoded), index))
         starts.append(starts[-1] + len(owner[-1]))
-    return Tape(
+    return RollingTape(
         documents=tuple(documents),
         ids=np.concatenate(ids),
         owner=np.concatenate(owner),
@@ -96,7 +96,9 @@ def lay_tape(documents: Sequence[Document], tokenizer: Tokenizer, *, bos_id: int
     )
 
 
-def lay_rolling(documents: Sequence[Document], tokenizer: Tokenizer, *, max_len: int) -> tuple[Tape, list[ScoredSpan]]:
+def lay_rolling(
+    documents: Sequence[Document], tokenizer: Tokenizer, *, max_len: int
+) -> tuple[RollingTape, list[ScoredSpan]]:
     """Text and windows of `lme-rolling`.
 
     Raises:
@@ -114,7 +116,7 @@ def lay_rolling(documents: Sequence[Document], tokenizer: Tokenizer, *, max_len:
 
 def lay_strided(
     documents: Sequence[Document], tokenizer: Tokenizer, *, max_len: int, stride: int
-) -> tuple[Tape, list[ScoredSpan]]:
+) -> tuple[RollingTape, list[ScoredSpan]]:
     """Text and windows of `hf-stride`.
 
     Raises:
@@ -168,7 +170,7 @@ def strided_spans(num_tokens: int, *, max_len: int, stride: int) -> list[ScoredS
 
 
 def score_spans(
-    tape: Tape,
+    tape: RollingTape,
     spans: Sequence[ScoredSpan],
     engine: Engine,
     *,
@@ -226,7 +228,7 @@ def _batches(spans: Sequence[ScoredSpan], *, batch_size: int) -> Iterator[list[S
             yield alike[start : start + batch_size]
 
 
-def _score_batch(tape: Tape, batch: Sequence[ScoredSpan], engine: Engine) -> list[Float[np.ndarray, "S"]]:
+def _score_batch(tape: RollingTape, batch: Sequence[ScoredSpan], engine: Engine) -> list[Float[np.ndarray, "S"]]:
     """Nats of each window's targets."""
     ids = np.stack([tape.ids[span.begin : span.end - 1] for span in batch])
     targets = np.full(ids.shape, UNSCORED)

@@ -21,9 +21,13 @@ import pandas as pd
 
 from ttbench.report import summary
 from ttbench.report.columns import Part, all_rows
-from ttbench.report.words import Record
+from ttbench.report.comparison.variants import Side
+from ttbench.report.summary import A_BETTER, B_BETTER, WITHIN_NOISE
+from ttbench.report.words import Record, records
 from ttbench.types import Scalar
 
+# Where no recipe was trained with several seeds.
+NOT_KNOWN = "one training run each: training noise not known"
 WITHIN = 2.0  # standard deviations that a difference must reach
 LEAST = 2  # seeds that a standard deviation needs
 
@@ -47,6 +51,63 @@ class DifferenceNoise:
     sd: float  # in the unit of the difference
     num_seeds: int  # of the recipes that it rests on
     assumed: tuple[str, ...]  # sides without seeds of their own
+
+
+def beside_noise(comparisons: pd.DataFrame, sides: Sequence[Side], among: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The comparisons with what other seeds of training do to them, and without the wins that chance of training makes.
+
+    Columns `training_sd` and `training_seeds` are there where several seeds of a recipe are; `attrs["training_noise"]`
+    is a sentence on what is known.
+
+    Args:
+        comparisons: as `ttbench.report.comparison.compare.compare_sides` makes them.
+        sides: all that stand in them.
+        among: rows in which seeds are looked for. Seeds that nobody asked for tell as much as those in the comparisons.
+    """
+    known = spreads(_together(among))
+    if not known:
+        comparisons.attrs["training_noise"] = NOT_KNOWN
+        return comparisons
+    recipes = {side.text: next((recipe for recipe, _ in recipes_of(side.rows).values()), None) for side in sides}
+    entries = records(comparisons)
+    noises = [noise_of(entry, recipes, known) for entry in entries]
+    made = comparisons.copy()
+    made.attrs = comparisons.attrs
+    made["training_sd"] = pd.array([None if noise is None else noise.sd for noise in noises], dtype="Float64")
+    made["training_seeds"] = pd.array([None if noise is None else noise.num_seeds for noise in noises], dtype="Int64")
+    told = [
+        WITHIN_NOISE if entry["verdict"] in (A_BETTER, B_BETTER) and is_within(entry, noise) else entry["verdict"]
+        for entry, noise in zip(entries, noises, strict=True)
+    ]
+    made["verdict"] = pd.Series(told, dtype=object, index=made.index)
+    made.attrs["training_noise"] = _sentence(known, noises)
+    return made
+
+
+def _together(among: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The rows of trainings that say their seed, of all frames."""
+    unlike = list({id(frame): frame for frame in among if recipes_of(frame)}.values())
+    if not unlike:
+        return pd.DataFrame()
+    if len(unlike) == 1:
+        return unlike[0]
+    every = pd.concat([frame.astype(object) for frame in unlike], ignore_index=True)
+    every.attrs["metrics"] = {task: m for frame in unlike for task, m in frame.attrs.get("metrics", {}).items()}
+    return every
+
+
+def _sentence(known: Sequence[SeedSpread], noises: Sequence[DifferenceNoise | None]) -> str:
+    many = max(spread.num_seeds for spread in known)
+    assumed = sorted({name for noise in noises if noise is not None for name in noise.assumed})
+    others = (
+        f"; {', '.join(assumed)}, one training each, are taken to be as noisy as the noisiest of them"
+        if assumed
+        else ""
+    )
+    return (
+        f"training noise: the standard deviation over up to {many} trainings that differ in their seed alone; a "
+        f"difference of less than {WITHIN:.0f} of them is {WITHIN_NOISE}{others}"
+    )
 
 
 def spreads(rows: pd.DataFrame) -> list[SeedSpread]:

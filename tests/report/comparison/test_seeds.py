@@ -12,9 +12,11 @@ from rich.console import Console
 from rows import TRANSFORMER, TTT, Model, make_rows, needle_rows, perplexity_rows, timing_rows
 
 from ttbench.report import words
+from ttbench.report.comparison.compare import compare
+from ttbench.report.comparison.seeds import NOT_KNOWN, recipes_of, spreads
 from ttbench.report.head_to_head.rendering import render
-from ttbench.report.head_to_head.seeds import recipes_of, spreads
-from ttbench.report.head_to_head.verdicts import TRAINING_NOISE, HeadToHead, head_to_head
+from ttbench.report.head_to_head.verdicts import HeadToHead, head_to_head
+from ttbench.report.table import summarise
 
 
 def trained(model: Model, recipe: str, seed: int, *, bits: float = 0.0, name: str | None = None) -> Model:
@@ -68,6 +70,27 @@ def test_a_difference_under_twice_the_noise_is_no_win(apart: float, within: bool
     assert [place.worst for place in board.places] == ([2, 2] if within else [1, 2])
 
 
+def test_the_sentence_under_a_run_calls_no_difference_a_win_that_chance_of_training_makes() -> None:
+    """`ttbench run` and `show` take their sentences from `compare` and `summarise`."""
+    lone = dataclasses.replace(TTT, name="lone", bits=TTT.bits + 0.02)
+    rows = rows_of(*SEEDS, lone)
+    alone = compare(rows, "ttt-linear-2", "lone")
+    (entry,) = (e for e in words.records(alone) if e["metric"] == "bits_per_byte")
+    assert entry["verdict"] == "within training noise"
+    told = [e for e in summarise(rows).attrs["comparisons"] if (e["a"], e["b"]) == ("ttt-linear-2", "lone")]
+    assert next(e["verdict"] for e in told if e["metric"] == "bits_per_byte") == "within training noise"
+
+
+def test_seeds_on_the_other_side_of_two_places_count() -> None:
+    rows = rows_of(*SEEDS)
+    other = rows_of(dataclasses.replace(TTT, name="lone", bits=TTT.bits + 0.02))
+    (entry,) = (
+        e for e in words.records(compare(other, "lone", "ttt-linear-2", rows_b=rows)) if e["metric"] == "bits_per_byte"
+    )
+    assert entry["verdict"] == "within training noise"
+    assert entry["training_seeds"] == 3
+
+
 def test_swapping_the_sides_mirrors_the_noise() -> None:
     lone = dataclasses.replace(TTT, name="lone", bits=TTT.bits + 0.02)
     rows = rows_of(*SEEDS, lone)
@@ -80,8 +103,8 @@ def test_swapping_the_sides_mirrors_the_noise() -> None:
 def test_seeds_of_other_recipes_or_one_alone_tell_nothing() -> None:
     for models in ([SEEDS[0], trained(TTT, "r9", 2)], [SEEDS[0], TRANSFORMER], [TTT, TRANSFORMER]):
         found = head_to_head(rows_of(*models))
-        assert found.training_noise == TRAINING_NOISE
-        assert all(entry["training_sd"] is None for entry in words.records(found.verdicts))
+        assert found.training_noise == NOT_KNOWN
+        assert "training_sd" not in found.verdicts
 
 
 def test_one_training_under_two_names_is_one_seed() -> None:
@@ -112,7 +135,7 @@ def test_the_terminal_shows_the_noise_beside_the_verdicts() -> None:
         in text
     )
     assert "a difference of less than 2 of them is within training noise" in text
-    assert TRAINING_NOISE not in text
+    assert NOT_KNOWN not in text
 
 
 def test_words_and_verdict_of_two_sides_say_the_same() -> None:

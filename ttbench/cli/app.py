@@ -120,6 +120,7 @@ def compare(
     logs: Annotated[
         bool, typer.Option("--from", help="A and B are folders of logs by lm-eval, inspect_ai or lighteval.")
     ] = False,
+    form: options.TableFormat = None,
     out: options.Out = RUNS,
     json: options.Json = False,
 ) -> None:
@@ -131,9 +132,9 @@ def compare(
     from ttbench.cli.commands import verdict_commands as verdicts
 
     if logs:
-        verdicts.compare_foreign(names or [], runs=run or [], as_json=json)
+        verdicts.compare_foreign(names or [], runs=run or [], form=form, as_json=json)
     else:
-        verdicts.compare(names or [], runs=run or [], root=out, as_json=json)
+        verdicts.compare(names or [], runs=run or [], root=out, form=form, as_json=json)
 
 
 gating.fill(command)
@@ -153,13 +154,17 @@ def figures(
     ] = None,
     paper: options.Paper = None,
     into: options.Into = None,
+    form: options.TableFormat = None,
     out: options.Out = RUNS,
     json: options.Json = False,
 ) -> None:
-    """Rebuild tables and figures from their rows."""
+    """Rebuild tables and figures from their rows.
+
+    The tables are CSV of six digits; --format markdown or latex writes each beside it too, csv every digit.
+    """
     from ttbench.cli.commands import figure_commands
 
-    figure_commands.figures(folder or [], paper=paper, into=into, root=out, as_json=json)
+    figure_commands.figures(folder or [], paper=paper, into=into, form=form, root=out, as_json=json)
 
 
 @command()
@@ -210,17 +215,20 @@ def show(
         int | None,
         typer.Option(min=0, metavar="NUMBER", help="Of the cell, from 0: its prompt, answer and log-probabilities."),
     ] = None,
-    form: Annotated[
-        str | None, typer.Option("--format", metavar="FORMAT", help="The table as markdown, latex (booktabs) or csv.")
-    ] = None,
+    form: options.TableFormat = None,
+    checkpoint: options.Only = None,
     out: options.Out = RUNS,
     json: options.Json = False,
 ) -> None:
-    """Show a run, a cell or a sample of it, or published results."""
-    if form is not None:
-        from ttbench.cli.commands import result_commands as results
+    """Show a run, a cell or a sample of it, or published results.
 
-        results.show_formatted(run, form, whole=cell is None and sample is None and not json, root=out)
+    --format model-index prints what was measured of one checkpoint as metadata of a model card.
+    """
+    if form is not None or checkpoint is not None:
+        from ttbench.cli.formats import format_commands as formats
+
+        whole = cell is None and sample is None and not json
+        formats.show_formatted(run, form, checkpoint=checkpoint, whole=whole, root=out)
         return
     from ttbench.cli.commands import result_commands as results
 

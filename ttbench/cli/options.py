@@ -141,6 +141,20 @@ RunName = Annotated[
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again, even where an earlier run has the result.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for programs.")]
+TableFormat = Annotated[
+    str | None,
+    typer.Option("--format", metavar="FORMAT", help="Tables as markdown, latex (booktabs) or csv.", show_default=False),
+]
+Only = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="NAME",
+        help="Its rows alone.  [default: all]",
+        autocompletion=complete("checkpoints"),
+        show_default=False,
+    ),
+]
 Names = Annotated[
     list[str] | None,
     typer.Argument(metavar="NAME", help="Entries of the recipe.  [default: all of them]", show_default=False),

@@ -21,6 +21,7 @@ from ttbench.errors import CorpusError
 if TYPE_CHECKING:
     import datasets
 
+HUB = "hf"  # kind of the corpora that are datasets of the hub
 _SHOWN = 3  # names in a list that may be long
 # The splits of a dataset whose meaning needs no guess.
 _HUB_SPLITS = {"train": "train", "validation": "valid", "valid": "valid", "test": "test"}
@@ -108,7 +109,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Address:
+class HubAddress:
     """What `hf:NAME[:CONFIG][@SPLIT][#COLUMN]` names."""
 
     text: str
@@ -125,14 +126,15 @@ class _Address:
         return f"hf:{self.name}{''.join(shown)}"
 
 
-def _address(text: str) -> _Address:
+def hub_address(text: str) -> HubAddress:
+    """Read what follows `hf:`."""
     rest, _, column = text.partition("#")
     if os.path.exists(os.path.expanduser(rest)):
         # A folder's name may hold the marks.
-        return _Address(text=text, name=rest, config=None, split=None, column=column or "text")
+        return HubAddress(text=text, name=rest, config=None, split=None, column=column or "text")
     rest, _, split = rest.partition("@")
     name, _, config = rest.partition(":")
-    return _Address(text=text, name=name, config=config or None, split=split or None, column=column or "text")
+    return HubAddress(text=text, name=name, config=config or None, split=split or None, column=column or "text")
 
 
 def hub_corpus(dataset: str) -> Corpus:
@@ -144,7 +146,7 @@ def hub_corpus(dataset: str) -> Corpus:
     """
     import datasets  # seconds to import, and only this function needs it
 
-    address = _address(dataset)
+    address = hub_address(dataset)
     try:
         builder = datasets.load_dataset_builder(address.name, address.config)
         loaded = datasets.load_dataset(address.name, address.config)
@@ -170,7 +172,7 @@ def hub_corpus(dataset: str) -> Corpus:
     return make_corpus(f"hf:{dataset}", splits, source=f"dataset {dataset}", notes=tuple(notes))
 
 
-def _unloadable(address: _Address, error: Exception) -> CorpusError:
+def _unloadable(address: HubAddress, error: Exception) -> CorpusError:
     """What to say when a dataset cannot be loaded; where it has several configurations, that one must be named."""
     import datasets
 
@@ -189,7 +191,7 @@ def _unloadable(address: _Address, error: Exception) -> CorpusError:
     return CorpusError(f"corpus 'hf:{address.text}' cannot be loaded: {first}")
 
 
-def _wanted(address: _Address, known: Sequence[str]) -> dict[str, str]:
+def _wanted(address: HubAddress, known: Sequence[str]) -> dict[str, str]:
     """Splits to read, with the meaning of each. Raises CorpusError where none is named test and none was chosen."""
     if address.split is not None:
         if address.split not in known:
@@ -205,7 +207,7 @@ def _wanted(address: _Address, known: Sequence[str]) -> dict[str, str]:
     return wanted
 
 
-def _choices(address: _Address, builder: Any) -> Iterable[str]:
+def _choices(address: HubAddress, builder: Any) -> Iterable[str]:
     """What `datasets` has chosen by itself: a configuration, and the files of a folder."""
     configs: Mapping[str, object] = builder.builder_configs or {}
     if address.config is None and len(configs) > 1:
@@ -219,7 +221,7 @@ def _choices(address: _Address, builder: Any) -> Iterable[str]:
         yield f"left out by datasets: {_listed([file.relative_to(root).as_posix() for file in left])}"
 
 
-def _texts(address: _Address, split: str, rows: datasets.Dataset) -> Sequence[str | None]:
+def _texts(address: HubAddress, split: str, rows: datasets.Dataset) -> Sequence[str | None]:
     """The column of texts. Raises CorpusError when there is none, or it holds something else."""
     import datasets
 

@@ -3,6 +3,7 @@
     results/<suite>/<device>/rows.parquet       raw rows and their environments, at most 2 MiB: the record
                              table.csv          `summarise`: one line per number
                              comparisons.csv    every pair of checkpoints, on the same targets
+                             table.md .tex      both tables for a page or a paper, where that is asked for
                              <figure>.png .svg .pdf, <figure>_column.pdf
                              figures.md         all figures, and what is told in words or as a table instead
 
@@ -27,6 +28,9 @@ import pyarrow.parquet as pq
 from ttbench.errors import StoreError, UsageError
 from ttbench.report import words
 from ttbench.report.drawing import figures, prose
+from ttbench.report.formats.number_sheets import number_sheet
+from ttbench.report.formats.verdict_sheets import comparison_sheet
+from ttbench.report.formats.writing import CSV, csv_text, write_sheet
 from ttbench.report.table import summarise
 from ttbench.store.files import write_whole
 from ttbench.store.rows import metadata, read_rows
@@ -37,8 +41,8 @@ MAX_ROWS_BYTES = 2 * 1024**2
 Warn = Callable[[str], None]
 
 
-def write_results(rows: pd.DataFrame, folder: Path, *, warn: Warn | None = None) -> list[Path]:
-    """Write rows and everything made from them into `folder`; returns the files. For `warn` see `write_derived`.
+def write_results(rows: pd.DataFrame, folder: Path, *, form: str | None = None, warn: Warn | None = None) -> list[Path]:
+    """Write rows and everything made from them into `folder`; returns the files. For the rest see `write_derived`.
 
     Raises:
         UsageError: the rows take more than 2 MiB; the folder is left as it was.
@@ -51,7 +55,7 @@ def write_results(rows: pd.DataFrame, folder: Path, *, warn: Warn | None = None)
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / ROWS, data)
-    return [folder / ROWS, *derive(folder, warn=warn)]
+    return [folder / ROWS, *derive(folder, form=form, warn=warn)]
 
 
 def rows_bytes(rows: pd.DataFrame) -> bytes:
@@ -70,30 +74,36 @@ def rows_bytes(rows: pd.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def derive(folder: Path, *, into: Path | None = None, warn: Warn | None = None) -> list[Path]:
-    """Make the CSVs and figures of `folder` from its rows, there or `into` another folder; returns the files.
+def derive(folder: Path, *, into: Path | None = None, form: str | None = None, warn: Warn | None = None) -> list[Path]:
+    """Make the tables and figures of `folder` from its rows, there or `into` another folder; returns the files.
 
-    For `warn` see `write_derived`.
+    For the rest see `write_derived`.
 
     Raises StoreError when the folder holds no rows.
     """
     if not (folder / ROWS).is_file():
         raise StoreError(f"{folder} holds no {ROWS}; name a folder that does, such as results/<suite>/<device>")
-    return write_derived(summarise(read_rows(folder / ROWS)), into or folder, warn=warn)
+    return write_derived(summarise(read_rows(folder / ROWS)), into or folder, form=form, warn=warn)
 
 
-def write_derived(table: pd.DataFrame, folder: Path, *, warn: Warn | None = None) -> list[Path]:
+def write_derived(
+    table: pd.DataFrame, folder: Path, *, form: str | None = None, warn: Warn | None = None
+) -> list[Path]:
     """Write a summary, its comparisons and its figures into `folder`, the same bytes each time; returns the files.
 
     Args:
         table: of `summarise`.
         folder: exists.
+        form: of `ttbench.report.formats.writing.FORMATS`: "csv" writes the tables with every digit, another one writes
+            them in this format too.
         warn: told in one line of each figure that cannot be drawn, which costs that figure alone; None: it raises.
     """
-    files = [_write_csv(table, folder / "table.csv")]
-    comparisons = pd.DataFrame(table.attrs["comparisons"])
-    if len(comparisons):
-        files.append(_write_csv(comparisons, folder / "comparisons.csv"))
+    compared = table.attrs["comparisons"]
+    tables = {"table": table} | ({"comparisons": pd.DataFrame(compared)} if compared else {})
+    files = [_write_csv(frame, folder / f"{name}.csv", whole=form == CSV) for name, frame in tables.items()]
+    if form not in (None, CSV):
+        sheets = {"table": number_sheet(table), "comparisons": comparison_sheet(compared)}
+        files += [write_sheet(sheets[name], folder / name, form) for name in tables]
     drawn = draw_all(table, folder, warn=warn)
     text = prose.page([path for path in drawn if path.suffix == ".png"], figures.not_drawn(table))
     if text:
@@ -126,21 +136,21 @@ def _draw(name: str, draw: Callable[[], Sequence[Path]], *, warn: Warn | None) -
         return ()
 
 
-def _write_csv(frame: pd.DataFrame, path: Path) -> Path:
-    entries = [{name: _shown(value) for name, value in entry.items()} for entry in words.records(frame)]
+def _write_csv(frame: pd.DataFrame, path: Path, *, whole: bool) -> Path:
+    """A table with six digits of its numbers, or with the `whole` of them."""
+    entries = [{name: _shown(value, whole) for name, value in entry.items()} for entry in words.records(frame)]
     # columns without a single value say nothing, and a word for people follows from the column that it is about
     names = [
         str(name) for name in frame.columns if name != "counts" and any(entry[name] is not None for entry in entries)
     ]
-    text = pd.DataFrame(entries, columns=names, dtype=object).to_csv(index=False, lineterminator="\n")
-    write_whole(path, text.encode())
+    write_whole(path, csv_text(names, entries).encode())
     return path
 
 
-def _shown(value: object) -> object:
+def _shown(value: object, whole: bool) -> object:
     if isinstance(value, dict | list):
         return json.dumps(value, sort_keys=True)
-    return f"{value:.6g}" if isinstance(value, float) else value
+    return f"{value:.6g}" if isinstance(value, float) and not whole else value
 
 
 _DERIVED = {".csv", ".png", ".svg", ".pdf"}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from ttbench.report.drawing.paper_panels import (
 )
 from ttbench.report.papers.curves import NOT_RUN
 from ttbench.report.papers.preset import Preset, read_preset
-from ttbench.report.papers.write import COLUMNS, PAGE, as_csv, drawings, fill, write_paper
+from ttbench.report.papers.write import COLUMNS, PAGE, as_csv, drawings, fill, paper_sheet, write_paper
 
 FOLDER = Path(__file__).parents[3] / "suites" / "papers"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -262,6 +264,42 @@ def test_the_csv_is_the_one_that_every_machine_writes(pinned: Preset) -> None:
     golden = Path(__file__).parents[2] / "golden" / "papers"
     for name in ("ablation", "perplexity_pile"):
         assert found[name] == (golden / f"ttt_{name}.csv").read_text(encoding="utf-8"), name
+
+
+def test_numbers_of_a_panel_in_two_units_are_two_tables(pinned: Preset) -> None:
+    figure, panels = next(each for each in fill(pinned, [ours()]) if each[0].name == "perplexity_pile")
+    place = next(index for index, line in enumerate(panels[0].lines) if line.points)
+    lines = list(panels[0].lines)
+    lines[place] = dataclasses.replace(lines[place], unit="nats")
+    mixed = dataclasses.replace(panels[0], lines=tuple(lines))
+    units = {(line.name, line.word): line.unit for line in mixed.lines if line.points}
+    assert len(set(units.values())) == 2
+    sheet = paper_sheet(figure, [mixed])
+    assert sum(len(table.rows) for table in sheet.printed) == len(sheet.records)
+    told = []
+    for table in sheet.printed:
+        (unit,) = {units[row[0], row[1]] for row in table.rows if row[3]}
+        assert f"value ({unit})" in table.heads
+        told.append(unit)
+    assert sorted(told) == sorted(set(units.values()))
+
+
+def test_a_csv_may_have_every_digit(pinned: Preset) -> None:
+    filled = next(each for each in fill(pinned, [ours()]) if each[0].name == "perplexity_pile")
+    six, whole = (list(csv.DictReader(io.StringIO(as_csv(*filled, whole=each)))) for each in (False, True))
+    exact = [point.value for panel in filled[1] for line in panel.lines for point in line.points]
+    assert [float(row["value"]) for row in whole if row["value"]] == exact
+    assert [row["value"] for row in six if row["value"]] == [f"{value:.6g}" for value in exact]
+
+
+def test_a_paper_is_written_in_a_format_too(pinned: Preset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ttbench.report.papers.write.draw_figure", lambda *given, warn: [])
+    files = write_paper(pinned, [ours()], tmp_path, form="markdown", warn=lambda text: None)
+    assert {path.suffix for path in files} == {".csv", ".md"}
+    assert {path.stem for path in files if path.suffix == ".md" and path.name != PAGE} == {
+        figure.name for figure in pinned.figures
+    }
+    assert "| 15.91 |" in (tmp_path / "ablation.md").read_text(encoding="utf-8")
 
 
 def test_a_figure_that_has_no_folder_to_go_to_is_wrong_use(pinned: Preset, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ttbench.cli import console, listing
 from ttbench.cli import gather as reading
 from ttbench.errors import UsageError
+from ttbench.report.formats.writing import require_format
 from ttbench.report.published import ROWS, derive, write_results
 from ttbench.store.rows import read_rows
 from ttbench.strict_yaml.nodes import package_folder
@@ -15,20 +16,30 @@ from ttbench.strict_yaml.nodes import package_folder
 FOLDER = Path("figures")  # of papers, where no other is named
 
 
-def figures(folders: Sequence[str], *, paper: str | None, into: Path | None, root: Path, as_json: bool) -> None:
-    """Make CSVs and figures: in each folder from its rows, `into` one from several runs, or those of a paper."""
+def figures(
+    folders: Sequence[str], *, paper: str | None, into: Path | None, form: str | None, root: Path, as_json: bool
+) -> None:
+    """Make tables and figures: in each folder from its rows, `into` one from several runs, or those of a paper.
+
+    Args:
+        form: of the tables, beside the CSV with six digits that there always is.
+
+    Raises UnknownNameError for a format that there is not.
+    """
+    if form is not None:
+        require_format(form)
     if paper is not None:
-        files = _paper(paper, folders, into=into, root=root)
+        files = _paper(paper, folders, into=into, form=form, root=root)
     elif into is not None:
         runs = [listing.find_run(name, root) for name in folders or [listing.LAST]]
         rows = reading.rows_of_runs(runs)
         reading.say_age(rows, "of these runs")
-        files = write_results(rows, into, warn=console.warn)
+        files = write_results(rows, into, form=form, warn=console.warn)
     else:
         sources = _sources(folders, root=root)
         for source in sources:
             reading.say_age(read_rows(source / ROWS), str(source))
-        files = [path for source in sources for path in derive(source, warn=console.warn)]
+        files = [path for source in sources for path in derive(source, form=form, warn=console.warn)]
     if as_json:
         console.print_json([str(path) for path in files])
     else:
@@ -44,7 +55,7 @@ def _sources(folders: Sequence[str], *, root: Path) -> list[Path]:
     return sources
 
 
-def _paper(name: str, folders: Sequence[str], *, into: Path | None, root: Path) -> list[Path]:
+def _paper(name: str, folders: Sequence[str], *, into: Path | None, form: str | None, root: Path) -> list[Path]:
     """The figures of a paper, from the rows named, else from the results here, else from those of the package."""
     from ttbench.report.papers.preset import find_preset
     from ttbench.report.papers.write import write_paper
@@ -57,4 +68,4 @@ def _paper(name: str, folders: Sequence[str], *, into: Path | None, root: Path) 
         paths = reading.published_rows(reading.RESULTS) or reading.published_rows(shipped)
         sources = [path.parent for path in paths]
     rows = [read_rows(source / ROWS) for source in sources]
-    return write_paper(preset, rows, into or FOLDER / name, warn=console.warn)
+    return write_paper(preset, rows, into or FOLDER / name, form=form, warn=console.warn)

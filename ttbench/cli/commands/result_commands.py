@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ttbench.cli import console, listing, published_cells
 from ttbench.cli import gather as reading
 from ttbench.cli.console import Column
-from ttbench.errors import UnknownNameError, UsageError
+from ttbench.errors import UsageError
 from ttbench.report import words
-from ttbench.report.formats import FORMATS, formatted
 from ttbench.report.published import ROWS
 from ttbench.report.table import render, summarise
 from ttbench.runs.suite import format_len
@@ -363,14 +361,3 @@ def _took(view: Mapping[str, Any]) -> str:
 
 def _short(value: Any) -> Any:
     return f"{value:.6g}" if isinstance(value, float) else value
-
-
-def show_formatted(run: str, form: str, *, whole: bool, root: Path) -> None:
-    """Print the table of a run in a format. Raises UnknownNameError for another one, UsageError beside a cell."""
-    if form not in FORMATS:
-        raise UnknownNameError("format", form, known=FORMATS)
-    if not whole:
-        raise UsageError("--format is for the table of a whole run; leave out CELL, --sample and --json")
-    rows = reading.rows_named([run], root)
-    reading.say_age(rows, run)
-    sys.stdout.write(formatted(summarise(rows), form))

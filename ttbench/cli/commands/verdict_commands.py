@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rich.text import Text
 from ttbench.cli import console
 from ttbench.cli import gather as reading
 from ttbench.cli.console import Column
+from ttbench.cli.formats.format_commands import require_one_form
 from ttbench.errors import UsageError
 from ttbench.report import words
 from ttbench.report.claims import telling
@@ -21,18 +23,22 @@ from ttbench.report.comparison.sentences import caption, effect
 from ttbench.report.comparison.variants import read_variant
 from ttbench.report.foreign.reading import compare_logs
 from ttbench.report.foreign.scores import BENCHMARK
+from ttbench.report.formats.verdict_sheets import comparison_sheet, verdict_sheets
+from ttbench.report.formats.writing import written
 from ttbench.report.head_to_head.rendering import render
 from ttbench.report.head_to_head.verdicts import HeadToHead, head_to_head, said
 
 
-def compare(names: Sequence[str], *, runs: Sequence[str], root: Path, as_json: bool) -> None:
+def compare(names: Sequence[str], *, runs: Sequence[str], root: Path, form: str | None, as_json: bool) -> None:
     """Print what differs between checkpoints or settings of one, from the runs named or from all.
 
     Args:
         names: two or more; none: every checkpoint of the runs.
+        form: the tables alone, in this format.
 
     Raises UsageError for one name alone, and where no two of them can be compared in anything.
     """
+    require_one_form(form, as_json=as_json)
     if len(names) == 1:
         raise UsageError(f"'{names[0]}' alone cannot be compared; name two checkpoints, or none to compare all")
     if names:
@@ -48,20 +54,29 @@ def compare(names: Sequence[str], *, runs: Sequence[str], root: Path, as_json: b
         console.say(text, style="yellow")
     if not found.num_comparable:
         raise UsageError(_nothing(found))
+    if form is not None:
+        # in the text of the terminal it stands beneath the tables
+        console.say(found.training_noise)
+        sys.stdout.write(written(verdict_sheets(found), form))
+        return
     console.print_json(found.to_json()) if as_json else console.print_rich(render(found))
 
 
-def compare_foreign(places: Sequence[str], *, runs: Sequence[str], as_json: bool) -> None:
+def compare_foreign(places: Sequence[str], *, runs: Sequence[str], form: str | None, as_json: bool) -> None:
     """Print what differs between two folders of logs that other tools wrote.
 
     Raises UsageError for other than two folders, and for logs that cannot be read or share nothing.
     """
+    require_one_form(form, as_json=as_json)
     if len(places) != 2 or runs:
         raise UsageError("--from takes two folders of logs and nothing else: ttbench compare --from DIR_A DIR_B")
     made = compare_logs(*map(Path, places))
     for text in made.remarks:
         console.say(text, style="yellow")
     entries = words.records(made.found)
+    if form is not None:
+        sys.stdout.write(written([comparison_sheet(entries, place=BENCHMARK)], form))
+        return
     if as_json:
         console.print_json({"comparisons": [entry | {"said": said(entry)} for entry in entries]})
         return

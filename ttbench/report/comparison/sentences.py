@@ -206,6 +206,14 @@ def effect(entry: Record) -> str:
     return size + unit if entry["low"] is None else f"{size}{unit} ({low} to {high})"
 
 
+def effect_numbers(entry: Record) -> tuple[str, str, str]:
+    """Effect, low and high as `effect` tells them, each without a unit; empty where there is none."""
+    if entry["effect"] is None:
+        return "", "", ""
+    size, low, high = _numbers(entry)
+    return (size, "", "") if entry["low"] is None else (size, low, high)
+
+
 def _numbers(entry: Record) -> tuple[str, str, str]:
     """Effect and interval, with enough digits to tell the ends from each other and from "none"."""
     # without an interval its place is taken by the effect

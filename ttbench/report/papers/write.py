@@ -1,6 +1,7 @@
 """Files of a paper's figures: for each a CSV and its drawings, and one page that says what is what.
 
     <folder>/<figure>.csv                 every number, with its word, source and note; what was not run has a line too
+             <figure>.md or .tex          the same as tables, where that is asked for
              <figure>.png .svg .pdf       and <figure>_column.pdf
              README.md                    the figures and their tables
 
@@ -10,16 +11,18 @@ The same numbers give the same bytes: CSV everywhere, with six digits, drawings 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from ttbench.errors import UsageError
+from ttbench.report import words
 from ttbench.report.drawing.canvas import style
 from ttbench.report.drawing.figures import write_drawings
 from ttbench.report.drawing.paper_panels import PUBLISHED, RERUN, STAND_IN, Curve, PanelDrawing, draw_paper
+from ttbench.report.formats.writing import CSV, Printed, Sheet, csv_text, write_sheet
 from ttbench.report.papers.curves import NOT_RUN, PaperLine, PaperRows, measured_lines, protocol, published_lines
 from ttbench.report.papers.numbers import read_published
 from ttbench.report.papers.preset import PaperFigure, PaperPanel, Preset
@@ -68,8 +71,12 @@ def fill(preset: Preset, sources: Sequence[pd.DataFrame]) -> list[tuple[PaperFig
     return filled
 
 
-def write_paper(preset: Preset, sources: Sequence[pd.DataFrame], folder: Path, *, warn: Warn) -> list[Path]:
+def write_paper(
+    preset: Preset, sources: Sequence[pd.DataFrame], folder: Path, *, form: str | None = None, warn: Warn
+) -> list[Path]:
     """Write CSV, drawings and page of every figure of a paper into `folder`; returns the files.
+
+    The CSV has six digits, or all of them where `form` is "csv"; another `form` is written beside it.
 
     Raises UsageError where the folder cannot be made, and what `fill` raises.
     """
@@ -81,16 +88,63 @@ def write_paper(preset: Preset, sources: Sequence[pd.DataFrame], folder: Path, *
     files = []
     for figure, panels in filled:
         path = folder / f"{figure.name}.csv"
-        write_whole(path, as_csv(figure, panels).encode())
-        files += [path, *draw_figure(preset, figure, panels, folder, warn=warn)]
+        write_whole(path, as_csv(figure, panels, whole=form == CSV).encode())
+        files.append(path)
+        if form not in (None, CSV):
+            files.append(write_sheet(paper_sheet(figure, panels), folder / figure.name, form))
+        files += [*draw_figure(preset, figure, panels, folder, warn=warn)]
     write_whole(folder / PAGE, page(preset, filled).encode())
     return [*files, folder / PAGE]
 
 
-def as_csv(figure: PaperFigure, panels: Sequence[FilledPanel]) -> str:
-    """Every number of a figure, and a line for each that is not there."""
+def as_csv(figure: PaperFigure, panels: Sequence[FilledPanel], *, whole: bool = False) -> str:
+    """Every number of a figure, with six digits or the `whole` of them, and a line for each that is not there."""
     entries = [entry for panel in panels for line in panel.lines for entry in _entries(figure, panel.panel, line)]
-    return pd.DataFrame(entries, columns=list(COLUMNS), dtype=object).to_csv(index=False, lineterminator="\n")
+    if not whole:
+        entries = [
+            {name: _six(value) if isinstance(value, float | int) else value for name, value in entry.items()}
+            for entry in entries
+        ]
+    return csv_text(COLUMNS, entries)
+
+
+def paper_sheet(figure: PaperFigure, panels: Sequence[FilledPanel]) -> Sheet:
+    """The numbers of a figure, a table for each panel and unit."""
+    return Sheet(
+        kind="published",
+        records=[entry for panel in panels for line in panel.lines for entry in _entries(figure, panel.panel, line)],
+        printed=[_printed(panel.panel, lines) for panel in panels for lines in _alike(panel)],
+    )
+
+
+def _alike(filled: FilledPanel) -> Iterator[list[PaperLine]]:
+    """The lines of a panel whose numbers can stand in one column; a line without numbers goes with the first."""
+    kinds = dict.fromkeys((line.unit, _label(filled.panel, line)) for line in filled.lines if line.points)
+    lost = [line for line in filled.lines if not line.points]
+    for place, kind in enumerate(kinds):
+        found = [line for line in filled.lines if line.points and (line.unit, _label(filled.panel, line)) == kind]
+        yield [*found, *(lost if place == 0 else [])]
+    if lost and not kinds:
+        yield lost
+
+
+def _label(panel: PaperPanel, line: PaperLine) -> str:
+    """What the numbers of a line are; those of a stand-in may be of another metric."""
+    return line.label if line.word == STAND_IN and line.measured is panel.stand_in else panel.label
+
+
+def _printed(panel: PaperPanel, lines: Sequence[PaperLine]) -> Printed:
+    unit, rows = lines[0].unit, []
+    for line in lines:
+        for point in line.points:
+            ends = (_six(point.low) or "", _six(point.high) or "")
+            rows.append([line.name, line.word, point.name, point.printed or _six(point.value) or "", *ends, line.note])
+        if not line.points:
+            rows.append([line.name, line.word, "", "", "", "", line.note])
+    axis = next((line.axis for line in lines if line.axis), "")
+    numbers = [f"{name} ({unit})" if unit else name for name in ("value", "low", "high")]
+    title = f"{panel.title}: {_label(panel, lines[0])}"
+    return Printed(title=title, heads=["line", "word", words.axis(axis) or "place", *numbers, "note"], rows=rows)
 
 
 def _entries(figure: PaperFigure, panel: PaperPanel, line: PaperLine) -> list[dict[str, object]]:
@@ -112,8 +166,8 @@ def _entries(figure: PaperFigure, panel: PaperPanel, line: PaperLine) -> list[di
         return [shared]
     return [
         shared
-        | {"place": point.name, "at": _six(point.at), "value": _six(point.value), "printed": point.printed}
-        | {"low": _six(point.low), "high": _six(point.high)}
+        | {"place": point.name, "at": point.at, "value": point.value, "printed": point.printed}
+        | {"low": point.low, "high": point.high}
         for point in line.points
     ]
 
@@ -162,8 +216,7 @@ def _drawing(
     stands_in = lines[0].word == STAND_IN
     source = lines[0].measured
     axis = next((line.axis for line in lines if line.axis), "")
-    unit = lines[0].unit
-    label = lines[0].label if stands_in and source is panel.stand_in else panel.label
+    unit, label = lines[0].unit, _label(panel, lines[0])
     curves = []
     for line in lines:
         place = shown.index(line.name) if line.name in shown else None

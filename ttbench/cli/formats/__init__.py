@@ -1,0 +1,1 @@
+"""What was measured, for papers, pages, model cards and other tools."""

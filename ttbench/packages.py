@@ -3,12 +3,15 @@
 A package may register models with transformers (`AutoModelForCausalLM.register`), which engine hf then runs. It is
 named by `--import`, or declares an entry point in the group `ttbench.imports`, whose value is the module to import.
 What was imported here is part of the digest of the code (`ttbench.code`), for it can change any number.
+
+Packages that extras of ttbench bring are asked for here too.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+import importlib.util
+from collections.abc import Iterable, Mapping
 
 from ttbench.errors import UsageError
 from ttbench.registry import entry_points
@@ -32,6 +35,28 @@ def import_packages(names: Iterable[str] = ()) -> None:
             )
             raise UsageError(f"{what}: '{name}' cannot be imported: {type(error).__name__}: {error}; {hint}") from error
         _imported[name] = None
+
+
+def require_extra(what: str, packages: Mapping[str, str], *, extra: str) -> None:
+    """Raises UsageError where a package of an extra is missing, and says how to install it.
+
+    Args:
+        what: needs them, as in "a report".
+        packages: module -> distribution.
+        extra: of ttbench.
+    """
+    missing = [name for module, name in packages.items() if not _is_installed(module)]
+    if missing:
+        raise UsageError(
+            f"{what} needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed; "
+            f"install with: pip install 'ttbench[{extra}]'"
+        )
+
+
+def _is_installed(module: str) -> bool:
+    """A folder of that name in the working folder, such as W&B leaves, is no package."""
+    spec = importlib.util.find_spec(module)
+    return spec is not None and spec.origin is not None
 
 
 def imported() -> tuple[str, ...]:

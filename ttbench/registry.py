@@ -2,7 +2,7 @@
 
 Strings, so that the bottom layer never imports the top one and listing names imports nothing. Other packages add
 theirs through the entry-point groups `ttbench.architectures`, `ttbench.tasks`, `ttbench.engines`, `ttbench.executors`,
-`ttbench.corpora` and `ttbench.corpus_kinds`.
+`ttbench.corpora`, `ttbench.corpus_kinds` and `ttbench.exporters`.
 """
 
 from __future__ import annotations
@@ -191,5 +191,14 @@ CORPUS_KINDS = Registry(
         "text": "ttbench.corpora.texts:text_corpus",
         "hf": "ttbench.corpora.texts:hub_corpus",
         "genomic-benchmarks": "ttbench.corpora.genomic_benchmarks:open_benchmark",
+    },
+)
+
+EXPORTERS = Registry(
+    "exporter",
+    group="ttbench.exporters",
+    built_in={
+        "wandb": "ttbench.report.exports.wandb_exporter:EXPORTER",
+        "mlflow": "ttbench.report.exports.mlflow_exporter:EXPORTER",
     },
 )

@@ -38,7 +38,7 @@ HOME = "TTBENCH_TEST_HOME"
 ELSEWHERE = ("XDG_DATA_HOME", "XDG_STATE_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_ASSETS_CACHE", "HF_TOKEN_PATH")
 ELSEWHERE += ("HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE", "PYTORCH_TRANSFORMERS_CACHE", "MPLCONFIGDIR", "MPLBACKEND")
 # What other packages may add to.
-PLUG_INS = ("architectures", "tasks", "corpora", "engines")
+PLUG_INS = ("architectures", "tasks", "corpora", "engines", "exporters")
 # pytest names the test here, and libraries mark that they were imported: sklearn, lm-eval, torch's inductor.
 OWN_VARIABLES = ("PYTEST_CURRENT_TEST", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "HF_XET_HIGH_PERFORMANCE")
 OWN_VARIABLES += ("TORCHINDUCTOR_CACHE_DIR",)

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from ttbench.cli import kernel_app, options, streams
-from ttbench.cli.surface import claiming, clusters, conversion, doctoring, gating, training
+from ttbench.cli.surface import claiming, clusters, conversion, doctoring, exporting, gating, training
 from ttbench.errors import TtbenchError
 from ttbench.version import __version__
 
@@ -233,6 +233,9 @@ def show(
     from ttbench.cli.commands import result_commands as results
 
     results.show(run, cell, sample=sample, root=out, as_json=json)
+
+
+exporting.fill(command)
 
 
 runs_app = typer.Typer(

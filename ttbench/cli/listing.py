@@ -18,7 +18,7 @@ from ttbench.adapt.experts import CARD, library_folders, read_card
 from ttbench.checkpoints.naming import zoo_folders
 from ttbench.checkpoints.sizes.sizes import sizes
 from ttbench.errors import SuiteError, TtbenchError, UnknownNameError, UsageError
-from ttbench.registry import ARCHITECTURES, CORPORA, EXECUTORS, TASKS, Registry
+from ttbench.registry import ARCHITECTURES, CORPORA, EXECUTORS, EXPORTERS, TASKS, Registry
 from ttbench.types import RANDOM
 
 if TYPE_CHECKING:
@@ -389,6 +389,7 @@ def names(noun: str, root: Path = RUNS) -> list[str]:
             from ttbench.checkpoints import catalogue
 
             return [*zoo_folders(), *catalogue.names(), *(f"{RANDOM}:{name}" for name in sizes())]
-        return {"tasks": sorted(TASKS), "executors": sorted(EXECUTORS), "nouns": list(NOUNS)}[noun]
+        registries = {"tasks": TASKS, "executors": EXECUTORS, "exporters": EXPORTERS}
+        return list(NOUNS) if noun == "nouns" else sorted(registries[noun])
     except TtbenchError:
         return []

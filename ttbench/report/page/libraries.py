@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.resources
-import importlib.util
 import json
 import re
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 
 from ttbench.errors import CacheError, UsageError
 from ttbench.machine.user_cache import cache_folder, write_note
+from ttbench.packages import require_extra
 
 PACKAGES = {"altair": "altair", "vl_convert": "vl-convert-python", "itables": "itables"}
 _CHARTS = "globalThis.ttbenchEmbed = vegaEmbed;"  # what is left of the bundle for the page to call
@@ -40,12 +40,7 @@ class Libraries:
 
 def require_installed() -> None:
     """Raises UsageError where a package of the extra is missing, and says how to install it."""
-    missing = [name for module, name in PACKAGES.items() if importlib.util.find_spec(module) is None]
-    if missing:
-        raise UsageError(
-            f"a report needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed; "
-            "install with: pip install 'ttbench[report]'"
-        )
+    require_extra("a report", PACKAGES, extra="report")
 
 
 def installed() -> Libraries:

@@ -1,0 +1,1 @@
+"""What was measured, handed to tools that keep track of experiments."""

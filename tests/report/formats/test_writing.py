@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from ttbench.cli.app import app
 from ttbench.report.formats.number_sheets import number_sheet
-from ttbench.report.formats.writing import Printed, Sheet, written
+from ttbench.report.formats.writing import Printed, RecordSheet, written
 from ttbench.report.table import summarise
 
 ROOT = Path(__file__).parents[3]
@@ -96,15 +96,15 @@ def test_what_must_be_said_of_a_number_stands_beside_it() -> None:
 
 def test_minus_is_a_sign_in_latex_and_empty_columns_are_left_out() -> None:
     table = Printed(title="t", heads=["a", "b", "c"], rows=[["-1.5", "", "x-y"], ["2,000", "", ""]])
-    text = written([Sheet(kind="number", records=[], printed=[table])], "latex")
+    text = written([RecordSheet(kind="number", records=[], printed=[table])], "latex")
     assert "\\begin{tabular}{rl}" in text
     assert "$-$1.5 & x-y \\\\\n2,000 &  \\\\" in text
 
 
 def test_several_sheets_are_one_csv_table() -> None:
     sheets = [
-        Sheet(kind="one", records=[{"a": 1, "b": 0.1}], printed=[]),
-        Sheet(kind="two", records=[{"b": 0.2, "c": "x"}], printed=[]),
+        RecordSheet(kind="one", records=[{"a": 1, "b": 0.1}], printed=[]),
+        RecordSheet(kind="two", records=[{"b": 0.2, "c": "x"}], printed=[]),
     ]
     assert written(sheets, "csv") == "table,a,b,c\none,1,0.1,\ntwo,,0.2,x\n"
 

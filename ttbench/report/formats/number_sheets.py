@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from ttbench.report import words
-from ttbench.report.formats.writing import Printed, Sheet
+from ttbench.report.formats.writing import Printed, RecordSheet
 from ttbench.report.table import EXTRAPOLATED, NOISY, PARTLY, UNCHECKED, marks_of
 from ttbench.report.words import Record, Scale
 
@@ -21,14 +21,16 @@ NOTES = {
 }
 
 
-def number_sheet(summary: pd.DataFrame) -> Sheet:
+def number_sheet(summary: pd.DataFrame) -> RecordSheet:
     """Every number of `ttbench.report.table.summarise`, of each metric a table."""
     entries = words.records(summary)
     axes = dict.fromkeys(axis for entry in entries for axis in entry["axes"].split(",") if axis)
     _, _, varying = words.settings(entries) if entries else ([], [], [])
     names = [*_HEAD, *(name for name in varying if name not in axes), *axes, *_TAIL]
     records = [{name: entry.get(name) for name in names} for entry in entries]
-    return Sheet(kind="number", records=records, printed=[_table(part) for part in words.by(entries, "task", "metric")])
+    return RecordSheet(
+        kind="number", records=records, printed=[_table(part) for part in words.by(entries, "task", "metric")]
+    )
 
 
 def _table(entries: Sequence[Record]) -> Printed:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from ttbench.report import words
 from ttbench.report.comparison.sentences import effect_numbers
 from ttbench.report.formats.number_sheets import NOTES, in_unit, plain, scaled, setting_cell, setting_head
-from ttbench.report.formats.writing import Printed, Sheet
+from ttbench.report.formats.writing import Printed, RecordSheet
 from ttbench.report.head_to_head.crossings import Crossing
 from ttbench.report.head_to_head.fronts import Front
 from ttbench.report.head_to_head.leaderboard import Board
@@ -21,7 +21,7 @@ _TAIL = (*_SIDES, "unit", "kind", *_ENDS, "level", "joint_p", "verdict", "winner
 _TAIL = (*_TAIL, "training_sd", "num_pairs", "num_points", "extrapolated")
 
 
-def verdict_sheets(found: HeadToHead) -> list[Sheet]:
+def verdict_sheets(found: HeadToHead) -> list[RecordSheet]:
     """All that was found head to head, a sheet for each kind."""
     boards = {(board.task, board.metric): board for board in found.boards}
     return [
@@ -32,7 +32,7 @@ def verdict_sheets(found: HeadToHead) -> list[Sheet]:
     ]
 
 
-def comparison_sheet(entries: Sequence[Record], *, place: str = "context_len") -> Sheet:
+def comparison_sheet(entries: Sequence[Record], *, place: str = "context_len") -> RecordSheet:
     """Paired comparisons, of each metric a table.
 
     Args:
@@ -48,7 +48,7 @@ def comparison_sheet(entries: Sequence[Record], *, place: str = "context_len") -
     records = [{name: entry[name] for name in kept} for entry in entries]
     labels = {(entry["task"], entry["metric"]): entry["label"] for entry in entries}
     printed = [_comparisons(part, place, labels) for part in words.by(entries, "task", "metric")]
-    return Sheet(kind="comparison", records=records, printed=printed)
+    return RecordSheet(kind="comparison", records=records, printed=printed)
 
 
 def _comparisons(entries: Sequence[Record], place: str, labels: Mapping[tuple[str, str], str]) -> Printed:
@@ -91,7 +91,7 @@ def _verdict(entry: Record, labels: Mapping[tuple[str, str], str]) -> str:
     return said(entry) if judged is None or entry["effect"] is None else f"see {judged}"
 
 
-def _places(boards: Sequence[Board]) -> Sheet:
+def _places(boards: Sequence[Board]) -> RecordSheet:
     shared = ("task", "metric", "settings", "context_len")
     records = [
         {name: getattr(board, name) for name in shared}
@@ -100,7 +100,7 @@ def _places(boards: Sequence[Board]) -> Sheet:
         for board in boards
         for place in board.places
     ]
-    return Sheet(kind="place", records=records, printed=list(map(_board, boards)))
+    return RecordSheet(kind="place", records=records, printed=list(map(_board, boards)))
 
 
 def _board(board: Board) -> Printed:
@@ -122,7 +122,7 @@ def _board(board: Board) -> Printed:
     return Printed(title=title, heads=[*heads, "not judged against"], rows=rows)
 
 
-def _crossings(crossings: Sequence[Crossing]) -> Sheet:
+def _crossings(crossings: Sequence[Crossing]) -> RecordSheet:
     records = [one.to_json() for one in crossings]
     shown, none = [], []
     for one in crossings:
@@ -139,10 +139,10 @@ def _crossings(crossings: Sequence[Crossing]) -> Sheet:
         Printed(title="crossings", heads=[*heads, *ends, "how"], rows=shown),
         Printed(title="no crossing shown", heads=["metric", "a", "b", *ends], rows=none),
     ]
-    return Sheet(kind="crossing", records=records, printed=printed)
+    return RecordSheet(kind="crossing", records=records, printed=printed)
 
 
-def _fronts(fronts: Sequence[Front], boards: Mapping[tuple[str, str], Board]) -> Sheet:
+def _fronts(fronts: Sequence[Front], boards: Mapping[tuple[str, str], Board]) -> RecordSheet:
     records, printed = [], []
     for front in fronts:
         quality, cost = boards[front.task, front.quality], boards[front.cost_task, front.cost]
@@ -163,7 +163,7 @@ def _fronts(fronts: Sequence[Front], boards: Mapping[tuple[str, str], Board]) ->
         heads = ["checkpoint", in_unit(quality.label, scales[0]), in_unit(cost.label, scales[1]), "on the front"]
         heads.append("shown to be worse in both than")
         printed.append(Printed(title=title, heads=heads, rows=rows))
-    return Sheet(kind="front", records=records, printed=printed)
+    return RecordSheet(kind="front", records=records, printed=printed)
 
 
 def _scale(board: Board, values: Sequence[float]) -> Scale:

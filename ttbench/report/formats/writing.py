@@ -1,6 +1,6 @@
 """A table before it has a format, and what writes it as Markdown, LaTeX (booktabs) or CSV.
 
-Sheet  -- records, raw and unrounded: CSV, with a column `unit`
+RecordSheet  -- records, raw and unrounded: CSV, with a column `unit`
       '-- printed: tables of one metric each, scaled and rounded, one unit to a column: Markdown and LaTeX
 """
 
@@ -53,7 +53,7 @@ class Printed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sheet:
+class RecordSheet:
     """Records of one kind, and the tables that people read of them."""
 
     kind: str  # what a record is: number, comparison, place, crossing, front
@@ -67,7 +67,7 @@ def require_format(form: str, known: Sequence[str] = FORMATS) -> None:
         raise UnknownNameError("format", form, known=known)
 
 
-def written(sheets: Sequence[Sheet], form: str) -> str:
+def written(sheets: Sequence[RecordSheet], form: str) -> str:
     """Sheets as one text in one of FORMATS.
 
     CSV is one table: of several sheets the column `table` tells their kinds apart, and a column that a kind does not
@@ -82,7 +82,7 @@ def written(sheets: Sequence[Sheet], form: str) -> str:
     return _HEADS[form] + "\n".join(_TABLES[form](table) for table in tables)
 
 
-def write_sheet(sheet: Sheet, path: Path, form: str) -> Path:
+def write_sheet(sheet: RecordSheet, path: Path, form: str) -> Path:
     """Write a sheet beside what else is called `path`, with the suffix of its format; returns the file."""
     file = path.with_name(path.name + SUFFIXES[form])
     write_whole(file, written([sheet], form).encode())

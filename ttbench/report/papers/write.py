@@ -22,7 +22,7 @@ from ttbench.report import words
 from ttbench.report.drawing.canvas import style
 from ttbench.report.drawing.figures import write_drawings
 from ttbench.report.drawing.paper_panels import PUBLISHED, RERUN, STAND_IN, Curve, PanelDrawing, draw_paper
-from ttbench.report.formats.writing import CSV, Printed, Sheet, csv_text, write_sheet
+from ttbench.report.formats.writing import CSV, Printed, RecordSheet, csv_text, write_sheet
 from ttbench.report.papers.curves import NOT_RUN, PaperLine, PaperRows, measured_lines, protocol, published_lines
 from ttbench.report.papers.numbers import read_published
 from ttbench.report.papers.preset import PaperFigure, PaperPanel, Preset
@@ -108,9 +108,9 @@ def as_csv(figure: PaperFigure, panels: Sequence[FilledPanel], *, whole: bool = 
     return csv_text(COLUMNS, entries)
 
 
-def paper_sheet(figure: PaperFigure, panels: Sequence[FilledPanel]) -> Sheet:
+def paper_sheet(figure: PaperFigure, panels: Sequence[FilledPanel]) -> RecordSheet:
     """The numbers of a figure, a table for each panel and unit."""
-    return Sheet(
+    return RecordSheet(
         kind="published",
         records=[entry for panel in panels for line in panel.lines for entry in _entries(figure, panel.panel, line)],
         printed=[_printed(panel.panel, lines) for panel in panels for lines in _alike(panel)],

@@ -34,7 +34,7 @@ PYRIGHT_ENV := PYRIGHT_PYTHON_IGNORE_WARNINGS=1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup bench real estimates commonsense architectures peers page exports genomes genomics languages test check lint types pytest
-.PHONY: chaos scale gemma slurm ray gpu docs mutants lowest newest format columns launches figures mqar calibration zoo wheel constraints clean distclean
+.PHONY: chaos scale gemma slurm ray gpu docs mutants lowest newest python format columns launches figures mqar calibration zoo wheel constraints clean distclean
 
 help:  ## list the goals
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -162,6 +162,13 @@ lowest:  ## run the tests with the lowest versions that pyproject.toml allows; P
 newest:  ## run the tests with the highest versions, on the newest Python that is found or on PYTHON=
 	@VENV=.venv-newest sh scripts/setup.sh newest
 	@$(TEST_ENV) .venv-newest/bin/python -m pytest -q -p no:cacheprovider $(OLD_AND_NEW) -n $(JOBS)
+
+# The pinned versions on another interpreter, in an environment of its own.
+OTHER = .venv-$(notdir $(PYTHON))
+python:  ## run the tests on another Python, in an environment of its own: make python PYTHON=python3.13
+	@$(if $(PYTHON),,echo "name the interpreter: make python PYTHON=python3.13" >&2; exit 2)
+	@VENV=$(OTHER) sh scripts/setup.sh
+	@$(TEST_ENV) $(OTHER)/bin/python -m pytest -q -p no:cacheprovider -n $(JOBS)
 
 format: $(STAMP)  ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix .

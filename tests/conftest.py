@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import signal
 import sys
@@ -13,8 +13,6 @@ from types import ModuleType
 import jaxtyping
 import pytest
 import torch
-
-from ttbench.runs.times import calibration
 
 # A shell that runs the tests in the background hands down an ignored Ctrl-C, which some of them press.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -28,12 +26,7 @@ import guard  # noqa: E402
 guard.isolate()
 guard.poison()
 guard.as_a_process()
-# Shapes and dtypes that the operations' annotations claim are checked at every call, of arguments and of results.
-# Not in `kernels/fused/`, whose functions Triton reads as text.
-PACKAGE = importlib.util.find_spec("ttbench")
-assert PACKAGE is not None
-OPS = sorted(path.stem for path in (Path(PACKAGE.origin or "").parent / "kernels").glob("[!_]*.py"))
-jaxtyping.install_import_hook([f"ttbench.kernels.{name}" for name in OPS], "guard.checked")
+guard.check_shapes()
 # Read by Triton when it is imported: without a GPU its kernels are interpreted.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -62,8 +55,19 @@ def _test_leaves_global_state_alone(
 
 
 @pytest.fixture(autouse=True)
+def _annotations_hold(
+    request: pytest.FixtureRequest, _test_leaves_global_state_alone: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a test marked `wrong_types` gives must be refused by the code itself, as it is where nothing is hooked."""
+    if request.node.get_closest_marker("wrong_types"):
+        monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture(autouse=True)
 def no_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     """No process that measures this machine for an estimate, and none that an earlier one left in the user's cache."""
+    from ttbench.runs.times import calibration
+
     monkeypatch.setattr(calibration, "_measure", lambda missing: {})
     monkeypatch.setattr(calibration, "_folder", lambda: Path("/nonexistent"))
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import os
 import re
 import subprocess
 import sys
+import typing
+from collections.abc import Callable
 from pathlib import Path
 
+import guard
 import pytest
 import torch
 
 from ttbench.kernels.attention import chunked
+from ttbench.models.base import SequenceModel
+from ttbench.models.transformer import Transformer
 
 TESTS = Path(__file__).parent
 # What each of them does to the process, and what the guard must call it.
@@ -116,6 +123,9 @@ def test_a_fixture_of_a_module_is_guarded_too(report: str) -> None:
 
 # Memory and shapes
 
+# They do without jaxtyping when they run, and what they claim passes through modules that are checked.
+ONLY_FOR_THE_TYPE_CHECKER = ("ttbench.runs.worker", "ttbench.tasks.view")
+
 
 def test_memory_that_nobody_wrote_is_not_a_number() -> None:
     like = torch.zeros(2, 3, dtype=torch.bfloat16)
@@ -136,3 +146,68 @@ def test_an_operation_called_with_other_shapes_than_it_says_is_an_error(changed:
     with pytest.raises(Exception, match="Type-check error") as caught:
         chunked(**{**given, **changed})
     assert type(caught.value).__name__ == "TypeCheckError"
+
+
+IDS = torch.zeros(2, 3, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: model(IDS[0]),
+        lambda model: model(IDS.float()),
+        lambda model: model.prefill(IDS[0], model.new_state(2, 3)),
+        lambda model: model.step(IDS, model.new_state(2, 3), 256),
+        lambda model: model.head(IDS),
+        lambda model: model.turns(IDS),
+    ],
+    ids=["forward-shape", "forward-dtype", "prefill", "step", "head", "positions"],
+)
+def test_a_method_of_a_model_called_with_other_shapes_than_it_says_is_an_error(
+    call: Callable[[SequenceModel], object],
+) -> None:
+    with torch.no_grad(), pytest.raises(Exception, match=r"checking the parameters of ttbench\.models") as caught:
+        call(Transformer.tiny())
+    assert type(caught.value).__name__ == "TypeCheckError"
+
+
+def test_a_method_of_a_model_that_returns_other_shapes_than_it_says_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = Transformer.tiny()
+    assert model(IDS).shape == (2, 3, 32)
+    monkeypatch.setattr(model, "embed", torch.nn.Identity())
+    with pytest.raises(Exception, match=r"the return value of ttbench\.models\.stack\.Stack\._stream"):
+        model(IDS)
+
+
+def test_self_stands_for_the_class_of_the_method() -> None:
+    assert type(Transformer.tiny()) is Transformer
+    made: typing.Any = type("Made", (Transformer,), {"__new__": lambda cls, config: torch.nn.Identity()})
+    with pytest.raises(Exception, match=r"the return value of ttbench\.models\.stack\.Stack\.from_config"):
+        made.tiny()
+
+
+def test_every_module_that_names_shapes_is_checked() -> None:
+    """Those that import jaxtyping, and those that import a name for one of its annotations from them."""
+    hooked = guard.shaped_modules()
+    assert {name.split(".")[1] for name in hooked} >= {"adapt", "engines", "kernels", "models", "tasks"}
+    loaded = {name: importlib.import_module(name) for name in hooked}
+    assert [name for name, module in loaded.items() if "jaxtyping" not in type(module.__loader__).__module__] == []
+    for path in sorted((TESTS.parent / "ttbench").rglob("*.py")):
+        name = ".".join(path.relative_to(TESTS.parent).with_suffix("").parts)
+        imports = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.ImportFrom)]
+        named = [
+            f"{node.module}.{alias.name}"
+            for node in imports
+            for alias in node.names
+            if node.module == "jaxtyping"
+            or guard.names_a_shape(getattr(loaded.get(str(node.module)), alias.name, None))
+        ]
+        assert name in hooked or name in ONLY_FOR_THE_TYPE_CHECKER or not named, f"{name} imports {named}"
+
+
+@pytest.mark.wrong_types
+def test_what_a_user_gives_of_a_wrong_type_reaches_the_code_in_a_test_that_says_so() -> None:
+    with pytest.raises(IndexError):
+        chunked(torch.zeros(3), torch.zeros(3), torch.zeros(3))

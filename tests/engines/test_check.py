@@ -206,6 +206,7 @@ def test_a_leak_that_starts_at_token_600_fails_the_check_and_passes_where_nobody
     assert "500 tokens" in next(result.explanation for result in near if result.name == "later_tokens")
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize("model_class", [Flat, Raising])
 def test_a_plug_in_s_mistake_ends_in_the_probe_s_name_and_one_sentence(model_class: type[Transformer]) -> None:
     results = module.model_probes(model_class.tiny(), device="cpu", looked=200)

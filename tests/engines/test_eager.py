@@ -294,6 +294,7 @@ def test_ids_may_be_anything_that_holds_integers(made: Any) -> None:
     ],
     ids=range(15),
 )
+@pytest.mark.wrong_types
 def test_wrong_input_is_refused_in_words_and_changes_nothing(call: Any, message: str) -> None:
     engine = engine_of()
     engine.reset(2, 9)

@@ -1,6 +1,7 @@
 """What a test must leave as it found it, and what it must not see of the machine: a pytest plugin.
 
     isolate()         the user's home, caches and plug-ins are out of sight
+    check_shapes()    what annotations say of shapes and dtypes is checked at every call
     poison()          memory that torch has not initialised is NaN, or the greatest integer
     as_a_process()    what a command pins for its process ends with the command
     unchanged(where)  global state is put back, and a change of it is an error that names what changed
@@ -12,25 +13,32 @@ put back, after each test.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import importlib.metadata
+import importlib.util
 import logging
+import operator
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Self, Union, get_args, get_origin
 
 import beartype
+import jaxtyping
 import numpy as np
 import pytest
 import torch
 import torch.utils._device
 from typer.testing import CliRunner
+from typing_extensions import is_protocol
 
 # The folder that stands for the home of the user; processes of one session share it.
 HOME = "TTBENCH_TEST_HOME"
@@ -46,8 +54,10 @@ OWN_VARIABLES += ("TORCHINDUCTOR_CACHE_DIR",)
 SILENCED = "transformers"
 
 
-# The checker of annotations: a float may be an int, as everywhere in Python.
-checked = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
+# A float may be an int, as everywhere in Python.
+_check = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
+# A name for annotations of jaxtyping: `Ids = Int[np.ndarray, "T"]`.
+_ALIAS = re.compile(r"^(\w+) = .*\b(?:Bool|Float|Int|UInt|Shaped)\[", re.MULTILINE)
 
 
 # What tests do not see
@@ -89,6 +99,65 @@ def _hide_plug_ins() -> None:
 
     if hidden:
         importlib.metadata.entry_points = visible
+
+
+def check_shapes() -> None:
+    """Check what annotations say, of arguments and results, in every module of ttbench that names shapes.
+
+    Modules that are there already are not: call it before any is imported.
+    """
+    jaxtyping.install_import_hook(shaped_modules(), "guard.checked")
+
+
+def shaped_modules() -> list[str]:
+    """The modules that import jaxtyping, or a name that stands for one of its annotations elsewhere.
+
+    There is none in `kernels/fused/`, whose functions Triton reads as text.
+    """
+    package = importlib.util.find_spec("ttbench")
+    assert package is not None
+    assert package.origin is not None
+    root = Path(package.origin).parent
+    texts = {
+        ".".join(path.relative_to(root.parent).with_suffix("").parts): path.read_text(encoding="utf-8")
+        for path in root.rglob("*.py")
+    }
+    named = {name for name, text in texts.items() if re.search(r"^from jaxtyping import ", text, re.MULTILINE)}
+    aliases = [(name, alias) for name in named for alias in _ALIAS.findall(texts[name])]
+    imports = [rf"^from {re.escape(name)} import (?:\([^)]*|.*)\b{alias}\b" for name, alias in aliases]
+    anywhere = re.compile("|".join(imports), re.MULTILINE)
+    return sorted(named | {name for name, text in texts.items() if anywhere.search(text)})
+
+
+def checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with its annotations checked at every call; what jaxtyping's hook decorates with.
+
+    beartype knows what `Self` is in a class that it decorates, and the hook hands it methods one by one: the class of
+    a method is in its name. A protocol that no `isinstance` takes is for the type checker: any object does here. What
+    an object without a tensor is made from comes from files and options, and is for its class to judge.
+    """
+    hints, owner = function.__annotations__, function.__qualname__.rpartition(".")[0]
+    if function.__name__ == "__init__" and not any(map(names_a_shape, hints.values())):
+        return function
+    hints |= {name: owner if hint is Self else _checkable(hint) for name, hint in hints.items()}
+    return _check(function)
+
+
+def names_a_shape(hint: object) -> bool:
+    """Whether a type is one of jaxtyping's, or is made of one."""
+    own = isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray)
+    return own or any(map(names_a_shape, get_args(hint)))
+
+
+def _checkable(hint: Any) -> Any:
+    """The hint with `object` in place of protocols that no `isinstance` takes."""
+    if get_origin(hint) in (Union, UnionType):
+        return functools.reduce(operator.or_, map(_checkable, get_args(hint)))
+    try:
+        isinstance(None, hint)
+    except TypeError:
+        return object if isinstance(hint, type) and is_protocol(hint) else hint
+    return hint
 
 
 def poison() -> None:

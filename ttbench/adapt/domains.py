@@ -7,7 +7,8 @@
 
 An item is a pure function of (domain, seed, split, index, sizes). Splits never meet: documents belong to one split (see
 `ttbench.corpora.splits`), synthetic ones are drawn from different streams. Experts are trained on `train`, few-shot
-adaptation looks at `valid`, and only `test` is scored. Letters: T tokens.
+adaptation looks at `valid`, and only `test` is scored. Letters: B items, T tokens,
+A tokens of the answer.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Item:
     split: str
     source: str
     prompt: Int[np.ndarray, "T"]  # BOS first, where the tokenizer has one
-    answer: Int[np.ndarray, "T"]
+    answer: Int[np.ndarray, "A"]
     answer_bytes: int
 
 
@@ -228,7 +229,7 @@ def read_domains(text: str) -> list[Domain]:
     return [find_domain(name) for name in dict.fromkeys(part.strip() for part in text.split(","))]
 
 
-def pad(rows: Sequence[Int[np.ndarray, "T"]]) -> Int[np.ndarray, "B T"]:
+def pad(rows: Sequence[Int[np.ndarray, "_"]]) -> Int[np.ndarray, "B T"]:
     """Rows side by side, filled with 0 to the right: what a causal model reads after a row's end changes nothing."""
     filled = np.zeros((len(rows), max(len(row) for row in rows)), dtype=np.int64)
     for place, row in enumerate(rows):

@@ -50,7 +50,7 @@ def read_answers(engine: Engine, items: Sequence[Item]) -> list[ItemAnswer]:
 
 
 def label_nats(
-    engine: Engine, prompt: Int[np.ndarray, "T"], labels: Sequence[Int[np.ndarray, "T"]]
+    engine: Engine, prompt: Int[np.ndarray, "T"], labels: Sequence[Int[np.ndarray, "_"]]
 ) -> Float[np.ndarray, "N"]:
     """Nats of each label after the prompt; the prompt is read once."""
     engine.reset(1, len(prompt) + max(len(label) for label in labels))

@@ -35,7 +35,7 @@ QUESTION = "\n\nThe text above is"
 HELD_OUT = "valid"  # the split that adaptation may look at
 
 
-def question_ids(prompt: Int[np.ndarray, "T"], tokenizer: Tokenizer) -> Int[np.ndarray, "T"]:
+def question_ids(prompt: Int[np.ndarray, "T"], tokenizer: Tokenizer) -> Int[np.ndarray, "_"]:
     """A prompt with the dispatch question after it."""
     return np.concatenate([prompt, tokenizer.encode(QUESTION.encode())])
 

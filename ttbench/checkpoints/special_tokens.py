@@ -206,7 +206,7 @@ def special_contents(spec: Mapping[str, Any], found: SpecialTokens | None) -> se
     return special
 
 
-def before_end(ids: Int[np.ndarray, "T"], end_ids: frozenset[int]) -> Int[np.ndarray, "T"]:
+def before_end(ids: Int[np.ndarray, "T"], end_ids: frozenset[int]) -> Int[np.ndarray, "_"]:
     """What was written before the first token that ends a text; the rest belongs to another text."""
     ends = np.flatnonzero(np.isin(ids, list(end_ids)))
     return ids[: ends[0]] if len(ends) else ids

@@ -12,7 +12,7 @@ the Engine, so one set of probes serves every engine, in the dtype of the run.
 
 Beyond NEAR tokens the text is read once, in the forwards a task would use, and only some of these forwards are repeated
 in pieces and with changed tokens: the last, and others drawn at random.
-Letters: B batch, T tokens.
+Letters: B batch, T tokens, S of a short text, N targets.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ttbench.engines.engine import Engine
 from ttbench.engines.findings import NUM_CUTS, SHORT
 
 Ids = Int[np.ndarray, "T"]
-Nats = Float[np.ndarray, "T"]
+Nats = Float[np.ndarray, "N"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +57,9 @@ FEW = 0.01  # share of tokens that may lie beyond `far`; two at least
 class ProbeText:
     """What is read: random ids, or ids of a text with stretches of random ones."""
 
-    long: Ids  # as many tokens as are looked at, and one more as the last target
-    short: Ids  # SHORT tokens and one more
-    other: Ids  # another short text
+    long: Int[np.ndarray, "T"]  # as many tokens as are looked at, and one more as the last target
+    short: Int[np.ndarray, "S"]  # SHORT tokens and one more
+    other: Int[np.ndarray, "S"]  # another short text
 
 
 def draw_text(ids: Ids | None, *, num_tokens: int, vocab_size: int, seed: int) -> ProbeText:
@@ -97,7 +97,7 @@ class Reader:
     def __init__(self, engine: Engine, tolerance: Tolerance) -> None:
         self.engine, self.tolerance = engine, tolerance
 
-    def read(self, ids: Ids, cuts: Sequence[int] = (), *, changed: int | None = None) -> Nats:
+    def read(self, ids: Ids, cuts: Sequence[int] = (), *, changed: int | None = None) -> Float[np.ndarray, "T-1"]:
         """Losses of ids[1:], read on from the engine's state in pieces that end at `cuts`.
 
         `changed`: from this place on other tokens are read; what is scored stays, so that a model which has seen its
@@ -113,7 +113,7 @@ class Reader:
         ]
         return np.concatenate(parts)
 
-    def fresh(self, ids: Ids, cuts: Sequence[int] = (), *, changed: int | None = None) -> Nats:
+    def fresh(self, ids: Ids, cuts: Sequence[int] = (), *, changed: int | None = None) -> Float[np.ndarray, "T-1"]:
         """The same from an empty state."""
         self.engine.reset(1, len(ids) - 1)
         return self.read(ids, cuts, changed=changed)

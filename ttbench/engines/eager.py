@@ -169,7 +169,7 @@ class EagerEngine:
         return nats.numpy(), top.numpy()
 
     def _judge(
-        self, hidden: Float[Tensor, "B T D"], where: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]
+        self, hidden: Float[Tensor, "B T D"], where: Bool[Tensor, "B T"], targets: Int[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "S"], Bool[Tensor, "S"]]:
         """Nats (float64) of the targets marked in `where`, and which lead, in row order on the host; by slices."""
         rows = where.flatten().nonzero()[:, 0].to(self._device)

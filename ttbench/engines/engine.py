@@ -5,7 +5,7 @@ Ids may be anything `torch.as_tensor` takes, int64, shape [B, T] or [B]. Letters
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ttbench.types import Scalar
 
-Ids = Int[np.ndarray, "..."] | Int[Tensor, "..."]
+Ids = Int[np.ndarray, "..."] | Int[Tensor, "..."] | Sequence[int] | Sequence[Sequence[int]]
 
 
 class Engine(Protocol):

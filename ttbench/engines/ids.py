@@ -41,7 +41,7 @@ def as_ids(
 
 
 def scored_places(
-    ids: Int[Tensor, "B T"], targets: Int[Tensor, "B T"], lengths: Int[np.ndarray, "B"] | None
+    ids: Int[Tensor, "B T"], targets: Int[Tensor, "..."], lengths: Int[np.ndarray, "..."] | None
 ) -> Bool[Tensor, "B T"]:
     """Where a target is scored: not -1, and before its row's length. Raises UsageError when shapes disagree."""
     if targets.shape != ids.shape:

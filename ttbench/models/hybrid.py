@@ -72,11 +72,11 @@ class FullAttention(Attention):
     """Attention to everything, without convolutions."""
 
     @staticmethod
-    def conv_kernel(config: HybridConfig) -> int:
+    def conv_kernel(config: HybridConfig | ReneConfig) -> int:
         return 0
 
     @staticmethod
-    def bias(config: HybridConfig) -> bool:
+    def bias(config: HybridConfig | ReneConfig) -> bool:
         return False
 
 
@@ -88,12 +88,12 @@ class SlidingAttention(FullAttention):
         self.window: int = config.sliding_window or 0
 
     @classmethod
-    def slots(cls, config: HybridConfig) -> dict[str, Slot]:
+    def slots(cls, config: HybridConfig | ReneConfig) -> dict[str, Slot]:
         kept = Slot(shape=(config.num_key_value_heads, (config.sliding_window or 0) - 1, config.head_dim))
         return {"ring_keys": kept, "ring_values": kept}
 
     @classmethod
-    def work(cls, config: HybridConfig) -> StackWork:
+    def work(cls, config: HybridConfig | ReneConfig) -> StackWork:
         whole = FullAttention.work(config)
         return StackWork(
             flops=whole.flops,

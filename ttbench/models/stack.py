@@ -139,6 +139,7 @@ class StackState(State):
 
 # The residual stream, and what is still to be added to it: the next norm does both in one kernel. None: nothing is.
 Stream = tuple[Float[Tensor, "B T W"], Float[Tensor, "B T W"] | None]
+LastOfStream = tuple[Float[Tensor, "B 1 W"], Float[Tensor, "B 1 W"] | None]
 
 
 class Block(nn.Module):
@@ -167,7 +168,7 @@ class Block(nn.Module):
         x, h = self.mixer_norm.read(*self.before(stream, part))
         return self._after(x, self.mixer(h, part, at=at, read=read))
 
-    def last(self, stream: Stream, part: Part | None, *, at: At, read: int) -> Stream:
+    def last(self, stream: Stream, part: Part | None, *, at: At, read: int) -> LastOfStream:
         """As `forward`, of the last token alone."""
         x, h = self.mixer_norm.read(*self.before(stream, part))
         return self._after(x[:, -1:], self.mixer.last(h, part, at=at, read=read))

@@ -235,7 +235,7 @@ def test_every_task_refuses_it_with_the_reason_in_its_row(
     # opened here: the worker's own opening sets threads and denormals of the whole process
     group.engine = load_engine(cell.checkpoint, device=cell.device, dtype=cell.dtype, attention=None)
     record = run_cell(cell, group=group, channel=Silent())
-    assert record.status == "unsupported"
+    assert record.status == "unsupported", record.reason
     assert str(record.reason).startswith("this Skyformer is not causal: its outputs have seen later tokens")
     assert record.samples == ()
     assert record.choices["num_landmarks"] == 16

@@ -5,7 +5,7 @@
 
 Source: Sun, Cetin and Tang 2025, equation 1. KL is taken exactly over the vocabulary at each token written, in the
 paper's direction; the authors' repository computes KL(p || p'). No baseline, as there.
-Letters: B items, T tokens, V vocabulary.
+Letters: B items, T tokens, S = T - 1, V vocabulary.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def forward(model: nn.Module, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def answer_places(items: Sequence[Item], device: torch.device) -> tuple[Bool[Tensor, "B T"], Int[Tensor, "B T"]]:
+def answer_places(items: Sequence[Item], device: torch.device) -> tuple[Bool[Tensor, "B S"], Int[Tensor, "B T"]]:
     """Ids of prompts and answers side by side without their last, and where the next token is of the answer."""
     rows = [np.concatenate([item.prompt, item.answer]) for item in items]
     ids = torch.from_numpy(pad(rows))

@@ -46,8 +46,8 @@ NOT_ASKED = -1
 class Puzzle:
     """What is read after BOS, and what is asked for after BOS and each symbol."""
 
-    symbols: Int[np.ndarray, "T-1"]
     targets: Int[np.ndarray, "T"]  # a symbol, or NOT_ASKED
+    symbols: Int[np.ndarray, "T-1"]
 
 
 def mqar(rng: np.random.Generator, num_tokens: int, num_pairs: int) -> Puzzle:

@@ -234,7 +234,7 @@ class HFEngine:
         return nats.numpy(), top.numpy()
 
     def _judge(
-        self, logits: Float[Tensor, "B T V"], where: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]
+        self, logits: Float[Tensor, "B T V"], where: Bool[Tensor, "B T"], targets: Int[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "S"], Bool[Tensor, "S"]]:
         """Nats (float64) of the targets marked in `where`, and which lead, in row order on the host; by slices."""
         rows = where.flatten().nonzero()[:, 0].to(self._device)

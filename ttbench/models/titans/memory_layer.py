@@ -12,8 +12,8 @@ Without them a memory of two layers grew beyond all numbers within a text of rep
 - a steady momentum repeats a step 1 / (1 - eta) times in all, so theta carries 1 - eta (`damped_step`);
 - the larger the values, the larger the weights and so the curvature of the loss: v too is of length 1 (`unit_norm`;
   "qk" is the paper's).
-Letters: B batch, T tokens, H heads, D head dim, W width, K conv kernel, C chunk, P all weights of the memory, E widths
-in and out of all its layers.
+Letters: B batch, T tokens, H heads, D head dim, W width, K conv kernel, S = K - 1 tokens, C chunk, P all weights of the
+memory, E widths in and out of all its layers.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class MemoryLayer(nn.Module):
             "tail": Slot(shape=(max(config.conv_kernel - 1, 0), 3 * config.hidden_size)),
         }
 
-    def empty_tail(self, x: Float[Tensor, "B T W"]) -> Float[Tensor, "B K-1 3*W"]:
+    def empty_tail(self, x: Float[Tensor, "B T W"]) -> Float[Tensor, "B S 3*W"]:
         """The convolutions' last inputs before the first token, to be advanced."""
         return x.new_zeros(len(x), max(self.config.conv_kernel - 1, 0), 3 * x.shape[2])
 
@@ -115,7 +115,7 @@ class MemoryLayer(nn.Module):
         into.gates.copy_(final.gates)
 
     def project(
-        self, x: Float[Tensor, "B T W"], tail: Float[Tensor, "B K-1 3*W"] | None
+        self, x: Float[Tensor, "B T W"], tail: Float[Tensor, "B S 3*W"] | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """q, k, v [B, T, H, D] and gates [B, T, H, 3] as the op takes them; `tail` is advanced IN PLACE."""
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
@@ -143,7 +143,7 @@ class MemoryLayer(nn.Module):
         self,
         x: Float[Tensor, "B T W"],
         state: MemoryState,
-        tail: Float[Tensor, "B K-1 3*W"] | None,
+        tail: Float[Tensor, "B S 3*W"] | None,
         *,
         offset: int,
     ) -> tuple[Float[Tensor, "B T H D"], MemoryState]:

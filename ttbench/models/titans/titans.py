@@ -84,7 +84,7 @@ class TitansMixer(Mixer):
         """What the persistent vectors leave in the state."""
         self.memory(prefix, part, offset=0)
 
-    def prefixed(self, x: Float[Tensor, "B T W"], part: Part | None) -> Float[Tensor, "B N+T W"]:
+    def prefixed(self, x: Float[Tensor, "B T W"], part: Part | None) -> Float[Tensor, "B _ W"]:
         """The tokens, behind the persistent vectors where nothing was read before."""
         if part is not None or self.persistent is None:
             return x

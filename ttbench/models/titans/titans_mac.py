@@ -17,7 +17,7 @@ of its tokens; P not rotated and not written to the memory; the form of the gate
 
 State per layer: that of the memory, K - 1 inputs of the recall's convolution, and the 2 (2 C + N_p) W keys and values
 of a segment and of P; constant in the context.
-Letters: B batch, T tokens, H heads, D head dim, W width, C segment, N_p persistent vectors, K conv kernel.
+Letters: B batch, T tokens, H heads, D head dim, W width, C segment, N_p persistent vectors, K conv kernel, S = K - 1.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class MACMixer(TitansMixer):
         for name, sinks in zip(("sink_keys", "sink_values"), self.attention.pair(prefix, None), strict=True):
             part[name].copy_(sinks)
 
-    def cues(self, x: Float[Tensor, "B T W"], tail: Float[Tensor, "B K-1 W"] | None) -> Float[Tensor, "B H T D"]:
+    def cues(self, x: Float[Tensor, "B T W"], tail: Float[Tensor, "B S W"] | None) -> Float[Tensor, "B H T D"]:
         """What the memory is asked, of length 1 in each head; `tail` is advanced IN PLACE."""
         r = self.r_proj(x)
         r = F.silu(r) if self.r_conv is None else self.r_conv(r, tail, silu=True)

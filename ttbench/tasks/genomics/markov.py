@@ -8,7 +8,8 @@ valid species (docs/decisions/0015-genomes-and-a-probe.md). The counts are final
 from the document that is scored.
 
 All counts come from one sorted array: a place of the text is the number with the digits x c1 c2 ... c12 in base 4, and
-the places with given x c1..ck are a range of it. Letters: N places.
+the places with given x c1..ck are a range of it. Letters: N places, M that are scored, P that have
+enough bases before them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt
 
 from ttbench.corpora.corpus import Document
 from ttbench.errors import UsageError
@@ -37,7 +38,7 @@ class Markov:
         parts = [_places(bases_of(document), ORDER) for document in documents]
         self._sorted = np.sort(np.concatenate(parts))
 
-    def nats(self, text: Int[np.ndarray, "N"], first: int, *, alpha: float = ALPHA) -> Float[np.ndarray, "N"]:
+    def nats(self, text: Int[np.ndarray, "N"], first: int, *, alpha: float = ALPHA) -> Float[np.ndarray, "M"]:
         """Nats of the bases from `first` on, each after all that stand before it in `text` (codes 0 to 3)."""
         targets = np.arange(first, len(text))
         shares = np.full((len(targets), 4), 0.25)
@@ -79,7 +80,7 @@ def bases_of(document: Document) -> Int[np.ndarray, "N"]:
     return codes.astype(np.int64)
 
 
-def _places(bases: Int[np.ndarray, "N"], order: int) -> Int[np.ndarray, "N"]:
+def _places(bases: Int[np.ndarray, "N"], order: int) -> UInt[np.ndarray, "P"]:
     """Every place that has `order` bases before it, as a number of order + 1 digits: itself, then those before it."""
     num_places = max(0, len(bases) - order)
     key = np.zeros(num_places, dtype=np.uint32)

@@ -6,7 +6,7 @@
                              d3                                     N question
 
 What stands before the needle is read once: a snapshot is taken at each depth, the needle and the rest are read, and
-the state goes back. Letters: T tokens, N candidates.
+the state goes back. Letters: T tokens, G that are generated, N candidates.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Answer:
     """What stands after one prompt."""
 
-    generated: Int[np.ndarray, "T"]  # empty when nothing was to be written
+    generated: Int[np.ndarray, "G"]  # empty when nothing was to be written
     nats: Float[np.ndarray, "N T"]  # of each token of each candidate, the true one first; N = 0: not scored
     prefilled_tokens: int  # read since the answer before
 
@@ -92,7 +92,7 @@ class PromptReader:
         generated = engine.generate(ids[None, -1:], self._num_generated)[0] if self._num_generated else empty
         if self._num_generated and len(self._candidates):
             engine.restore(end)
-        nats = self._score_candidates(ids[-1], end)
+        nats = self._score_candidates(int(ids[-1]), end)
         prefilled, self._prefilled = self._prefilled, 0
         return Answer(generated=np.asarray(generated), nats=nats, prefilled_tokens=prefilled)
 

@@ -6,7 +6,8 @@
     needle   needles that nobody asks for, one a line; places are line ends
 
 Lines are whole, so the last two may be up to a line shorter than asked. Each part is tokenised by itself, so that
-prompts share their prefixes token for token, and a corpus is tokenised once. Letters: T tokens, N places.
+prompts share their prefixes token for token, and a corpus is tokenised once. Letters: T tokens, N places, D documents,
+S and E starts and ends of sentences, P positions of bytes, B = T + 1 bounds of tokens.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ class Hay:
     corpus_digest: str
     names: tuple[str, ...]
     ids: Int[np.ndarray, "T"]
-    document_starts: Int[np.ndarray, "N"]  # first token of each document
-    starts: Int[np.ndarray, "N"]  # tokens with which a sentence begins
-    ends: Int[np.ndarray, "N"]  # tokens before which a sentence has ended
+    document_starts: Int[np.ndarray, "D"]  # first token of each document
+    starts: Int[np.ndarray, "S"]  # tokens with which a sentence begins
+    ends: Int[np.ndarray, "E"]  # tokens before which a sentence has ended
     joint: str  # what stands between a needle and its neighbour: a space, or a new line in text taken by lines
 
     def document_of(self, token: int) -> str:
@@ -81,7 +82,7 @@ class Haystack:
         # At place 0 nothing stands before the needle but the introduction's new line.
         return tokenizer.encode((needle + self.joint if place == 0 else self.joint + needle).encode())
 
-    def with_pieces(self, pieces: Sequence[tuple[int, Int[np.ndarray, "T"]]]) -> Haystack:
+    def with_pieces(self, pieces: Sequence[tuple[int, Int[np.ndarray, "_"]]]) -> Haystack:
         """The haystack with pieces put in at places, by ascending place."""
         if not pieces:
             return self
@@ -94,8 +95,8 @@ class Haystack:
 
 
 def put_in(
-    ids: Int[np.ndarray, "T"], pieces: Sequence[tuple[int, Int[np.ndarray, "T"]]], *, first: int = 0
-) -> Int[np.ndarray, "T"]:
+    ids: Int[np.ndarray, "T"], pieces: Sequence[tuple[int, Int[np.ndarray, "_"]]], *, first: int = 0
+) -> Int[np.ndarray, "_"]:
     """`ids` from token `first` on, with each piece put in after so many tokens of `ids`, by ascending place."""
     parts = []
     for place, piece in pieces:
@@ -173,7 +174,7 @@ def _next_word(text: bytes) -> Int[np.ndarray, "N"]:
     return np.minimum.accumulate(here[::-1])[::-1]
 
 
-def _tokens_at(positions: Int[np.ndarray, "N"], bounds: Int[np.ndarray, "N"]) -> Int[np.ndarray, "N"]:
+def _tokens_at(positions: Int[np.ndarray, "P"], bounds: Int[np.ndarray, "B"]) -> Int[np.ndarray, "_"]:
     """Tokens that begin exactly at these bytes."""
     tokens = np.searchsorted(bounds, positions)
     return tokens[bounds[tokens] == positions]

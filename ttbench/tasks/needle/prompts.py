@@ -7,7 +7,7 @@
     depth mode ruler   every needle at one of 40 depths, drawn without repetition (essay), or before a drawn line
 
 In the grid a needle goes in at the place nearest to its depth. In mode ruler a depth counts sentences, as in RULER's
-code. Letters: T tokens.
+code. Letters: T tokens, H of the head, Q of the question.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 MIN_HAYSTACK_LEN = 64
 
 DepthMode = Literal["grid", "ruler"]
-Piece = tuple[int, Int[np.ndarray, "T"]]  # tokens of the haystack before it, and its ids
+Piece = tuple[int, Int[np.ndarray, "_"]]  # tokens of the haystack before it, and its ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +81,10 @@ class PromptRecipe:
 class Prompt:
     """The parts of a prompt, in tokens."""
 
-    head: Int[np.ndarray, "T"]  # BOS and the introduction
+    head: Int[np.ndarray, "H"]  # BOS and the introduction
     haystack: Int[np.ndarray, "T"]  # with the needles that nobody asks for
     needles: tuple[Piece, ...]  # asked for, by ascending place
-    question: Int[np.ndarray, "T"]
+    question: Int[np.ndarray, "Q"]
 
     @property
     def needle_index(self) -> int:
@@ -195,7 +195,7 @@ def rebuild(
 
 def _frame(
     variant: RulerTask, riddle: Riddle, question: Question, tokenizer: Tokenizer
-) -> tuple[Int[np.ndarray, "T"], Int[np.ndarray, "T"]]:
+) -> tuple[Int[np.ndarray, "H"], Int[np.ndarray, "Q"]]:
     before, after = variant.around(question, riddle.keys[: variant.num_queries])
     bos = np.array([] if tokenizer.bos_id is None else [tokenizer.bos_id], dtype=np.int64)
     return np.concatenate([bos, tokenizer.encode(before.encode())]), tokenizer.encode(after.encode())

@@ -20,7 +20,10 @@ if absent() is not None:
 
 ROOT = Path(__file__).parents[2]
 # Kernels of a layer and token that an architecture may start.
-MOST = {"ttt-linear": 20, "ttt-mlp": 20, "titans-lmm": 20, "transformer": 14, "mamba": 10, "mamba2": 10}
+MOST = {
+    **dict.fromkeys(("ttt-linear", "ttt-mlp", "titans-lmm", "titans-mac", "titans-mag", "titans-mal"), 20),
+    **{"transformer": 14, "mamba": 10, "mamba2": 10},
+}
 
 
 def counted(call: Any) -> dict[str, int]:

@@ -31,6 +31,8 @@ from torch import Tensor
 
 from ttbench.kernels.dispatch.choice import op
 from ttbench.kernels.gating import Mixes, mix
+from ttbench.kernels.inner_inputs import NORM_EPS
+from ttbench.kernels.norm import residual_norm
 from ttbench.kernels.ttt_linear import refill
 
 READS = ("chunk", "token")
@@ -351,3 +353,35 @@ def step(
             for old, new in zip(olds, news, strict=True):
                 old.copy_(new)
     return out.transpose(1, 2)
+
+
+def recall(
+    r: Float[Tensor, "B T _"],
+    weights: Sequence[Float[Tensor, "B H _ _"]],
+    norm_weight: Float[Tensor, "D"],
+    *,
+    eps: float,
+) -> Float[Tensor, "B T _"]:
+    """norm(M(r)), where r is brought to length 1 in each head first; in and out, heads stand side by side.
+
+    Args:
+        r: what the memory is asked.
+        weights: M.
+        norm_weight, eps: of an RMSNorm of each head's answer.
+    """
+    heads = r.to(weights[0].dtype).unflatten(-1, (weights[0].shape[1], -1)).transpose(1, 2)
+    answer = apply(weights, F.normalize(heads, dim=-1, eps=NORM_EPS))
+    normed = residual_norm(answer, None, norm_weight, eps=eps, narrow=False)[1]
+    return normed.transpose(1, 2).flatten(-2).to(r.dtype)
+
+
+@op("memory_recall_step", None)
+def recall_step(
+    r: Float[Tensor, "B 1 _"],
+    weights: Sequence[Float[Tensor, "B H _ _"]],
+    norm_weight: Float[Tensor, "D"],
+    *,
+    eps: float,
+) -> Float[Tensor, "B 1 _"]:
+    """As `recall`, of one token."""
+    return recall(r, weights, norm_weight, eps=eps)

@@ -2,9 +2,10 @@
 
     residual_norm    s = x + delta, and RMSNorm(s)
     gated_norm       norm(y) * act(gate), or norm(y * act(gate))
+    memory_gate      y * silu(norm(m)), or norm(y) * silu(norm(m))
 
 RMSNorm is x / rms(x) * weight, in at least float32. Source: Zhang and Sennrich 2019, eq. 4.
-Letters: B batch, T tokens, D width, E channels that are gated.
+Letters: B batch, T tokens, D width, E channels that are gated; in `memory_gate` H heads, D head dim, W = H D width.
 """
 
 from __future__ import annotations
@@ -92,3 +93,24 @@ def gated_norm(
         assert bias is not None
         normed = F.layer_norm(groups.to(gate.dtype), (size,), weight, bias, eps).flatten(-2).to(within)
     return (normed if gate_first else normed * opened).to(gate.dtype)
+
+
+@op("memory_gate", None)
+def memory_gate(
+    m: Float[Tensor, "B T H D"],
+    y: Float[Tensor, "B T W"],
+    head_weight: Float[Tensor, "D"],
+    weight: Float[Tensor, "W"] | None,
+    *,
+    head_eps: float,
+    eps: float,
+) -> Float[Tensor, "B T W"]:
+    """What a memory answers, normed in each head alone, as the gate of `y`; both meet in the dtype of `y`.
+
+    Args:
+        m: the answers, which may be wider than the model's own dtype.
+        head_weight, head_eps: of the norm of each head.
+        weight, eps: of a norm of `y`; None: y is taken as it is.
+    """
+    gate = F.silu(rms_norm(m, head_weight, eps=head_eps).flatten(-2).to(y.dtype))
+    return (y if weight is None else rms_norm(y, weight, eps=eps)) * gate

@@ -33,6 +33,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ttbench.declare import ColumnDeclaration, whole
+from ttbench.kernels.cached_attention import window_attention_step
+from ttbench.kernels.dispatch.choice import fuses
 from ttbench.models import ring
 from ttbench.models.base import Description, Dialect
 from ttbench.models.hybrid_config import RENE, HybridConfig, ReneConfig
@@ -110,13 +112,15 @@ class SlidingAttention(FullAttention):
         return self(x, part, at=at, read=read)[:, -1:]
 
     def step(self, x: Float[Tensor, "B 1 M"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 M"]:
-        q, k, v = self.project(x, None, at=at)
+        q, k, v = self.mixed(x, None)
         kept = part["ring_keys"], part["ring_values"]
-        return self.merge(ring.step(q, (k, v), kept, position=at.positions, seen_len=variant))
+        out = window_attention_step(q, k, v, at.turns, kept, None, position=at.positions, seen_len=variant)
+        return self.to_stream()(out)
 
     def variant(self, num_tokens: int) -> int:
-        """Keys that the step reads, at most."""
-        return min(bucket_len(num_tokens + 1), self.window)
+        """Keys that the step reads, at most; the whole window, where the kernel itself knows how many there are."""
+        fused = fuses("window_attention_step", self.to_stream().weight)
+        return self.window if fused else min(bucket_len(num_tokens + 1), self.window)
 
     def forward_variant(self, num_tokens: int, chunk_len: int) -> int | None:
         """0 once the ring is full; before, what is in it grows."""
@@ -138,11 +142,8 @@ class FusedAttention(SlidingAttention):
     def to_stream(self) -> nn.Linear:
         return self.out_proj
 
-    def project(
-        self, x: Float[Tensor, "B T W"], part: Part | None, *, at: At
-    ) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B G T D"], Float[Tensor, "B G T D"]]:
-        q, k, v = (y.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for y in self.in_proj(x).split(self.sizes, -1))
-        return q, k, v
+    def mixed(self, x: Float[Tensor, "B T W"], part: Part | None) -> Sequence[Float[Tensor, "B T _"]]:
+        return self.in_proj(x).split(self.sizes, -1)
 
     def merge(self, out: Float[Tensor, "B H T D"]) -> Float[Tensor, "B T W"]:
         return self.out_proj(out.transpose(1, 2).flatten(-2))

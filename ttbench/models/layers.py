@@ -10,9 +10,11 @@ from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ttbench.kernels.dispatch.choice import takes_twins
 from ttbench.kernels.norm import residual_norm
 from ttbench.kernels.short_conv import short_conv
 from ttbench.kernels.swiglu import swiglu
@@ -82,6 +84,44 @@ def convolve(
     convs = cast("list[ShortConv]", [*convs])
     biases = [conv.bias for conv in convs if conv.bias is not None]
     return short_conv(inputs, [conv.weight for conv in convs], biases, tail, silu=silu, residual=residual)
+
+
+def join_(maps: Sequence[nn.Linear]) -> None:
+    """Lay the weights of linear maps of one input behind each other in memory, for `project`; all keep their names.
+
+    Each stays a parameter of its own, of the same shape and the same numbers, at another address.
+    """
+    weights = [each.weight for each in maps]
+    if not _lie_behind_each_other(weights):
+        # what a parameter holds is an inference tensor before and after, or is none
+        with torch.inference_mode(weights[0].is_inference()), torch.no_grad():
+            whole = torch.cat([weight.detach() for weight in weights])
+            for weight, part in zip(weights, whole.split([len(weight) for weight in weights]), strict=True):
+                weight.data = part
+
+
+def project(x: Float[Tensor, "... D"], maps: Sequence[nn.Linear]) -> tuple[Float[Tensor, "... _"], ...]:
+    """The linear maps of one input, without biases: one product where `join_` was called and fused kernels run.
+
+    A step of decoding reads each weight once, and on a GPU each product that it starts costs as much as a small one
+    takes. Elsewhere each map is a product of its own, so that no number depends on how weights lie.
+    """
+    if takes_twins(x) and not torch.is_grad_enabled():
+        weights, sizes = [each.weight for each in maps], [each.out_features for each in maps]
+        if _lie_behind_each_other(weights):
+            width = weights[0].shape[1]
+            return F.linear(x, weights[0].as_strided((sum(sizes), width), (width, 1))).split(sizes, -1)
+    return tuple(each(x) for each in maps)
+
+
+def _lie_behind_each_other(weights: Sequence[Float[Tensor, "_ D"]]) -> bool:
+    """Whether the weights are the rows of one matrix in memory."""
+    storage, at = weights[0].untyped_storage()._cdata, weights[0].storage_offset()
+    for weight in weights:
+        if weight.untyped_storage()._cdata != storage or weight.storage_offset() != at or not weight.is_contiguous():
+            return False
+        at += weight.numel()
+    return True
 
 
 def rotary_angles(

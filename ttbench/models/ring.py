@@ -1,6 +1,7 @@
-"""Attention to a window whose keys and values lie in a ring: that of position p at p % (window - 1).
+"""Attention of several tokens to a window whose keys and values lie in a ring: that of position p at p % (window - 1).
 
-Sinks are keys and values that every token sees besides its window. Everything is written in place.
+One token is `kernels.cached_attention.window_attention_step`. Sinks are keys and values that every token sees besides
+its window. Everything is written in place.
 Letters: B batch, H heads, G key/value heads, T tokens, N = window - 1 places, S sinks, D head dim.
 """
 
@@ -10,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ttbench.kernels import attention, window_attention
+from ttbench.kernels import window_attention
 
 
 def attend(
@@ -41,29 +42,3 @@ def attend(
         parts.append(torch.cat((*before, part), 2) if before else part)
     num_sinks = 0 if sinks is None else sinks[0].shape[2]
     return window_attention.chunked(q, *parts, window=window, num_sinks=num_sinks)
-
-
-def step(
-    q: Float[Tensor, "B H 1 D"],
-    new: tuple[Float[Tensor, "B G 1 D"], Float[Tensor, "B G 1 D"]],
-    ring: tuple[Float[Tensor, "B G N D"], Float[Tensor, "B G N D"]],
-    *,
-    position: Int[Tensor, "1"],
-    seen_len: int,
-    sinks: tuple[Float[Tensor, "B G S D"], Float[Tensor, "B G S D"]] | None = None,
-) -> Float[Tensor, "B H 1 D"]:
-    """As `attend` for one token, which reads at most `seen_len` places of the ring; no sync, no branch on a tensor."""
-    size = ring[0].shape[2]
-    seen_len = min(seen_len, size)
-    # places that no token has filled yet are not seen; sinks and the token's own key come last
-    num_always = 1 if sinks is None else 1 + sinks[0].shape[2]
-    places = torch.arange(seen_len + num_always, device=q.device)
-    seen = ((places < position) | (places >= seen_len))[None, None, None]
-    parts: list[Tensor] = []
-    for i, part in enumerate(new):
-        always = [part] if sinks is None else [sinks[i].expand(len(q), -1, -1, -1), part]
-        parts.append(torch.cat((ring[i][:, :, :seen_len], *always), 2))
-    out = attention.step(q, parts[0], parts[1], seen)
-    for held, part in zip(ring, new, strict=True):
-        held.index_copy_(2, position % size, part)
-    return out

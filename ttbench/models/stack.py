@@ -23,8 +23,9 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from ttbench.errors import UnsupportedError
+from ttbench.kernels.dispatch.choice import takes_twins
 from ttbench.models.base import Dialect, SequenceModel, State, require_no_grad
-from ttbench.models.layers import RMSNorm, SwiGLU, init_weights_, rotary_angles
+from ttbench.models.layers import RMSNorm, SwiGLU, init_weights_, join_, rotary_angles
 from ttbench.models.stack_config import StackConfig
 from ttbench.types import Cost
 
@@ -70,6 +71,7 @@ class At:
 
     positions: Int[Tensor, "T"]  # on the device; the only position that the maths reads
     turns: Any  # what the mixers rotate by, mostly cosines and sines [T, R]; None: no rotation
+    place: Int[Tensor, "1"] | None = None  # of a step: of the token in its mini-batch or chunk, where there are any
 
 
 class Mixer(nn.Module, ABC):
@@ -110,6 +112,10 @@ class Mixer(nn.Module, ABC):
     def forward_variant(self, num_tokens: int, chunk_len: int) -> int | None:
         """Which graph a chunk of `chunk_len` tokens after `num_tokens` needs; as `SequenceModel.forward_variant`."""
         return None
+
+    def maps_of_one_input(self) -> Sequence[Sequence[nn.Linear]]:
+        """Maps that a step gives to `layers.project`, each group without biases."""
+        return ()
 
     def start_weights_(self) -> None:
         """Start values of parameters that `init_weights_` leaves alone or sets differently; called after it."""
@@ -259,6 +265,9 @@ class Stack(SequenceModel):
             name = type(self).__name__
             raise UnsupportedError(f"this {name} is not causal and has no state; it reads whole texts only")
         like, mixers = self.norm.weight, self.mixers(self.config)
+        if takes_twins(like):
+            for group in (group for block in self.blocks() for group in block.mixer.maps_of_one_input()):
+                join_(group)
         slots, rows, counts = _slots(mixers, self.config), [], dict[str, int]()
         for mixer in mixers:
             rows.append({name: counts.get(name, 0) for name in mixer.slots(self.config)})
@@ -314,7 +323,7 @@ class Stack(SequenceModel):
         require_no_grad(state)
         assert isinstance(state, StackState)
         stream: Stream = self._stream(ids[:, None]), None
-        at = At(positions=state.position, turns=self.turns(state.position))
+        at = At(positions=state.position, turns=self.turns(state.position), place=self.place(state.position))
         for i, block in enumerate(self.blocks()):
             stream = block.step(stream, state.layer(i), at=at, variant=variant)
         state.position += 1
@@ -335,6 +344,10 @@ class Stack(SequenceModel):
             return None
         config, dtype = self.config, self.norm.weight.dtype
         return rotary_angles(positions, dim=config.head_dim, theta=config.rope_theta, dtype=dtype)
+
+    def place(self, position: Int[Tensor, "1"]) -> Int[Tensor, "1"] | None:
+        """Place of the token at a position in its mini-batch or chunk, for all layers; None: there are none."""
+        return None
 
     def _stream(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T W"]:
         x = self.embed(ids)

@@ -120,8 +120,8 @@ class TTTMixer(Mixer):
         return self.output(out, x)
 
     def step(self, x: Float[Tensor, "B 1 M"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 M"]:
-        inputs, place = self.inputs(x, part, at.turns), at.positions % self.config.mini_batch_size
-        choice = {"place": place, "last": bool(variant), "operands": self.q_proj.weight.dtype}
+        inputs = self.inputs(x, part, at.turns)
+        choice = {"place": at.place, "last": bool(variant), "operands": self.q_proj.weight.dtype}
         return self.output(self.op.step(*inputs, self._inner(part), **choice), x)
 
     def variant(self, num_tokens: int) -> int:
@@ -273,6 +273,9 @@ class TTT(Stack):
         places = positions % config.mini_batch_size
         cos, sin = rotary_angles(places, dim=config.head_dim, theta=config.rope_theta, dtype=dtype)
         return torch.stack((cos, sin), -1)[:, None]
+
+    def place(self, position: Int[Tensor, "1"]) -> Int[Tensor, "1"]:
+        return position % self.config.mini_batch_size
 
 
 _TINY: Mapping[str, Any] = {"use_gate": True, "share_qk": True, "pre_conv": True, "tie_word_embeddings": True}

@@ -122,6 +122,21 @@ def test_a_kernel_that_fails_its_proof_is_not_used_and_that_is_said(
     assert said in ran["doubled"]
 
 
+@op("twice", None)
+def twice(x: Tensor) -> Tensor:
+    return doubled(x)
+
+
+@torch.inference_mode()
+def test_what_a_proof_runs_is_told_to_nobody(monkeypatch: pytest.MonkeyPatch, offer: Callable[[Twin], None]) -> None:
+    made = twin(lambda x: x * 2)
+    offer(dataclasses.replace(made, name="twice", plain=f"{__name__}:twice"))
+    monkeypatch.setattr(choice, "FUSED", {"twice": "here:TWIN"})
+    with proving(on_any_device=True), watching() as ran:
+        twice(torch.ones(3))
+    assert ran == {"twice": "triton"}, "the plain form of the proof called another op"
+
+
 @torch.inference_mode()
 def test_a_kernel_that_holds_is_used_after_its_proof(offer: Callable[[Twin], None]) -> None:
     calls = []

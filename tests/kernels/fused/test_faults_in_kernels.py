@@ -24,16 +24,58 @@ from ttbench.kernels.fused.operands import interpreted
 # (file, attribute, number of the case, the line as it is, the line as it must not be)
 FAULTS = {
     "the last share is left out of the merge": (
-        *("attention_twin", "STEP", 3),
+        *("attention.attention_twin", "STEP", 3),
         *("for split in range(1, SPLITS):", "for split in range(1, SPLITS - 1):"),
     ),
     "keys behind the position are seen": (
-        *("attention_twin", "STEP", 1),
+        *("attention.attention_twin", "STEP", 1),
         *("stop = tl.minimum(first + share, length)", "stop = first + share"),
     ),
     "a group's queries read its neighbour's keys": (
-        *("attention_twin", "STEP", 1),
+        *("attention.attention_twin", "STEP", 1),
         *("batch, group = row // G, row % G", "batch, group = row // G, row % G * 0"),
+    ),
+    "a full ring hides the key that is written over": (
+        *("attention.window_twin", "WINDOW", 2),
+        *("past, to = tl.minimum(position, N), position % N", "past, to = tl.minimum(position, N - 1), position % N"),
+    ),
+    "a key goes behind the last one of the ring": (
+        *("attention.window_twin", "WINDOW", 2),
+        *("tl.minimum(position, N), position % N", "tl.minimum(position, N), (position + 1) % N"),
+    ),
+    "only the first share writes": (
+        *("attention.window_twin", "WINDOW", 4),
+        *("(first <= Z + to) & (Z + to < stop)", "(split == 0)"),
+    ),
+    "sinks are turned into places of the ring": (
+        *("attention.window_twin", "WINDOW", 2),
+        *("places = (at - Z)[:, None]", "places = at[:, None]"),
+    ),
+    "values are turned like keys": (
+        *("attention.window_twin", "SEGMENT", 1),
+        *(
+            "first_v = tl.load(first_v_ptr + batch * first_v_row + group * D + d, mask=in_d, other=0.0).to(kept)",
+            "first_v = _turned(first_v_ptr + batch * first_v_row + group * D, d, in_d, cos, sin, P, ROTATE).to(kept)",
+        ),
+    ),
+    "the rows of a segment are exchanged": (
+        *("attention.window_twin", "SEGMENT", 1),
+        *("        to += 1", "        to -= 1"),
+    ),
+    "a question keeps its length": (
+        *("neural_memory_recall", "STEP", 0),
+        *("    r *= scale", "    scale = 1.0"),
+    ),
+    "hidden units are left out": (
+        *("neural_memory_recall", "STEP", 1),
+        *("for start in range(0, E, TILE):", "for start in range(0, E // TILE * TILE, TILE):"),
+    ),
+    "all heads of a gate are normed as one": (
+        *("shared.norm_twin", "MEMORY", 0),
+        *(
+            "m *= tl.rsqrt(tl.sum(m * m, 1) / D + head_eps)[:, None]",
+            "m *= tl.rsqrt(tl.sum(m * m) / (H * D) + head_eps)",
+        ),
     ),
     "the second part of the inner weights does not learn": (
         *("ttt_linear_twin", "PREFILL", 5),

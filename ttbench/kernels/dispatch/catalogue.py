@@ -11,13 +11,16 @@ from ttbench.kernels.dispatch.twin import Twin
 
 # op, as it stands in kernel_path -> where its twin is
 FUSED: Mapping[str, str] = {
-    "cached_attention_step": "ttbench.kernels.fused.attention_twin:STEP",
+    "cached_attention_step": "ttbench.kernels.fused.attention.attention_twin:STEP",
     "gated_norm": "ttbench.kernels.fused.shared.norm_twin:GATED",
+    "memory_gate": "ttbench.kernels.fused.shared.norm_twin:MEMORY",
     "memory_inputs": "ttbench.kernels.fused.shared.inputs_twin:MEMORY",
+    "memory_recall_step": "ttbench.kernels.fused.neural_memory_recall:STEP",
     "neural_memory": "ttbench.kernels.fused.neural_memory_twin:PREFILL",
     "neural_memory_step": "ttbench.kernels.fused.neural_memory_twin:STEP",
     "residual_norm": "ttbench.kernels.fused.shared.norm_twin:RESIDUAL",
     "rotate_and_keep_step": "ttbench.kernels.fused.shared.inputs_twin:KEEP",
+    "segment_attention_step": "ttbench.kernels.fused.attention.window_twin:SEGMENT",
     "selective_scan": "ttbench.kernels.fused.state_space.selective_scan_twin:PREFILL",
     "selective_scan_step": "ttbench.kernels.fused.state_space.selective_scan_twin:STEP",
     "short_conv": "ttbench.kernels.fused.shared.short_conv_twin:TWIN",
@@ -29,6 +32,7 @@ FUSED: Mapping[str, str] = {
     "ttt_linear_step": "ttbench.kernels.fused.ttt_linear_twin:STEP",
     "ttt_mlp": "ttbench.kernels.fused.ttt_mlp_twin:PREFILL",
     "ttt_mlp_step": "ttbench.kernels.fused.ttt_mlp_twin:STEP",
+    "window_attention_step": "ttbench.kernels.fused.attention.window_twin:WINDOW",
 }
 
 

@@ -60,9 +60,14 @@ def op(name: str, form: str | None) -> Callable[[Callable[P, R]], Callable[P, R]
 
 def fuses(name: str, like: Tensor) -> bool:
     """Whether the op has a twin that is taken on a tensor's device, for those who plan by it before they call."""
+    return name in FUSED and takes_twins(like)
+
+
+def takes_twins(like: Tensor) -> bool:
+    """Whether twins are taken on a tensor's device."""
     way = way_asked_for()
     taken = way == "fused" or (way == "auto" and like.device.type == "cuda")
-    return taken and name in FUSED and like.dtype != torch.float64 and absent() is None
+    return taken and like.dtype != torch.float64 and absent() is None
 
 
 # Calls that were proved, and why the twin is not used for those that failed.

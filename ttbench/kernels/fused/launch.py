@@ -39,8 +39,14 @@ _MLP_PREFILL: Sizes = {128: Launch(num_warps=8, num_stages=1, tile=64)}
 _MEMORY_STEP: Sizes = {128: Launch(num_warps=8, num_stages=1, tile=16)}
 _MEMORY_PREFILL: Sizes = {128: Launch(num_warps=8, num_stages=1, tile=32)}
 _GATES: Sizes = {64: Launch(num_warps=1, num_stages=1)}  # by chunk
+# tile: hidden units of a memory of two layers, rows of a matrix
+_RECALL: Sizes = {128: Launch(num_warps=4, num_stages=1, tile=32)}
 # of any size: what is read once, element by element, needs no more than a few warps
 _ANY = 1 << 30
+# tile: keys
+_CACHE: Sizes = {64: Launch(num_warps=4, tile=64), _ANY: Launch(num_warps=4, tile=32)}
+# with two stages and tf32 a thread spills up to 550 bytes
+_RING: Sizes = {_ANY: Launch(num_warps=4, num_stages=1, tile=32)}
 
 
 def _everywhere(sizes: Sizes) -> Mapping[str, Sizes]:
@@ -57,6 +63,7 @@ TABLE: Mapping[str, Mapping[str, Sizes]] = {
         "sm_90": _MEMORY_PREFILL,
         "gfx942": {128: Launch(num_warps=4, num_stages=1, tile=16)},
     },
+    "neural_recall": _everywhere(_RECALL),
     "neural_network_step": {"sm_80": _MEMORY_STEP, "sm_90": _MEMORY_STEP, "gfx942": _MEMORY_STEP},
     "ttt_linear_step": {"sm_80": _TTT_STEP, "sm_90": _TTT_STEP, "gfx942": _TTT_STEP},
     "ttt_mlp": {
@@ -79,8 +86,12 @@ TABLE: Mapping[str, Mapping[str, Sizes]] = {
         **_everywhere({_ANY: Launch(num_warps=8, tile=32)}),
         "gfx942": {_ANY: Launch(num_warps=4, num_stages=1, tile=32)},
     },
-    # tile: keys
-    "cached_attention_step": _everywhere({64: Launch(num_warps=4, tile=64), _ANY: Launch(num_warps=4, tile=32)}),
+    "cached_attention_step": {
+        **_everywhere(_CACHE),
+        "sm_80": {64: _CACHE[64], _ANY: Launch(num_warps=4, num_stages=1, tile=32)},
+    },
+    "segment_attention_step": _everywhere(_RING),
+    "window_attention_step": _everywhere(_RING),
 }
 
 

@@ -242,16 +242,12 @@ def _step_builds(target: str) -> tuple[Build, ...]:
 
 
 def _builds(target: str) -> tuple[Build, ...]:
-    def network(chunk_size: int, most: int) -> Build:
-        return _build(
-            network_kernel, "neural_network", target, dim=64, chunk_size=chunk_size, operands="bf16", most=most
-        )
-
     # Two matrices, their momenta and a chunk of tokens: what is left over is the least of a dozen settings.
-    found = [network(32, {"sm_80": 192, "sm_90": 64, "gfx942": 0}[target])]
+    most = {"sm_80": 192, "sm_90": 64, "gfx942": 0}[target]
+    sizes = {"dim": 64, "chunk_size": 32, "operands": "bf16", "most": most}
+    found = [_build(network_kernel, "neural_network", target, **sizes)]
     if target == "sm_90":
         sizes = {"dim": 64, "chunk_size": 64}
-        found.append(network(64, 0))
         found.append(_build(matrix_kernel, "neural_matrix", target, **sizes, operands="bf16", most=32))
         found.append(_build(gates_kernel, "neural_gates", target, **sizes, operands="tf32", most=0))
     return tuple(found)

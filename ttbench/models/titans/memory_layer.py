@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from ttbench.kernels import neural_memory
 from ttbench.kernels.inner_inputs import memory_inputs
 from ttbench.kernels.neural_memory import MemoryState, layer_shapes
-from ttbench.kernels.norm import gated_norm
-from ttbench.models.layers import RMSNorm, ShortConv, convolve
+from ttbench.kernels.norm import gated_norm, memory_gate
+from ttbench.models.layers import RMSNorm, ShortConv, convolve, project
 from ttbench.models.stack import Part, Slot
 from ttbench.models.titans.titans_config import TitansConfig
 
@@ -61,6 +61,11 @@ class MemoryLayer(nn.Module):
             bias = self.gates_proj.bias.view(-1, 3)
             bias.zero_()
             bias[:, 2] = KEEP_BIAS
+
+    @property
+    def maps(self) -> list[nn.Linear]:
+        """Those of q, k and v."""
+        return [self.q_proj, self.k_proj, self.v_proj]
 
     @property
     def inner_dtype(self) -> torch.dtype:
@@ -118,7 +123,7 @@ class MemoryLayer(nn.Module):
         self, x: Float[Tensor, "B T W"], tail: Float[Tensor, "B S 3*W"] | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """q, k, v [B, T, H, D] and gates [B, T, H, 3] as the op takes them; `tail` is advanced IN PLACE."""
-        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        q, k, v = project(x, self.maps)
         if len(self.convs):
             q, k, v = convolve((q, k, v), [self.convs[name] for name in "qkv"], tail, silu=True)
         else:
@@ -151,12 +156,15 @@ class MemoryLayer(nn.Module):
         choice = {"read": self.config.memory_read, "operands": self.norm.weight.dtype}
         return neural_memory.chunked(*self.project(x, tail), state, offset=offset, **choice)
 
-    def merge(self, out: Float[Tensor, "B T H D"], x: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
-        """Normed heads side by side, in the dtype of `x`."""
-        return self.norm(out).flatten(-2).to(x.dtype)
+    def gate(
+        self, out: Float[Tensor, "B T H D"], y: Float[Tensor, "B T W"], norm: RMSNorm | None
+    ) -> Float[Tensor, "B T W"]:
+        """silu of the normed heads side by side, times `y`, which is normed before where there is a norm."""
+        weight, eps = (None, 0.0) if norm is None else (norm.weight, norm.eps)
+        return memory_gate(out, y, self.norm.weight, weight, head_eps=self.norm.eps, eps=eps)
 
     def gated(self, out: Float[Tensor, "B T H D"], gate: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
-        """As `merge`, times silu(gate)."""
+        """The normed heads side by side, times silu(gate)."""
         return gated_norm(
             out.flatten(-2),
             gate,

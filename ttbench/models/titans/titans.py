@@ -33,11 +33,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ttbench.declare import ColumnDeclaration, text, whole
-from ttbench.kernels.norm import gated_norm
+from ttbench.kernels.cached_attention import window_attention_step
 from ttbench.kernels.rotary import rotate_half
 from ttbench.models import ring
 from ttbench.models.base import WorkTerm
-from ttbench.models.layers import RMSNorm
+from ttbench.models.layers import RMSNorm, project
 from ttbench.models.stack import At, Mixer, Part, Slot, Stack, StackWork, own_dialect
 from ttbench.models.titans.memory_layer import MemoryLayer
 from ttbench.models.titans.titans_config import (
@@ -103,9 +103,13 @@ class TitansMixer(Mixer):
         size = self.config.chunk_size
         return (num_tokens + self.num_before(self.config)) % size if chunk_len % size == 0 else None
 
-    def place(self, at: At) -> Int[Tensor, "1"]:
-        """The same on the device, for a step."""
-        return (at.positions + self.num_before(self.config)) % self.config.chunk_size
+    def maps_of_one_input(self) -> list[list[nn.Linear]]:
+        return [self.memory.maps]
+
+    def answer(self, x: Float[Tensor, "B 1 W"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 H D"]:
+        """What the memory answers to one token, which it reads; `part` is advanced in place."""
+        assert at.place is not None
+        return self.memory.step(x, part, place=at.place, last=bool(variant))
 
 
 class LMMMixer(TitansMixer):
@@ -125,7 +129,7 @@ class LMMMixer(TitansMixer):
         return self.o_proj(self.memory.gated(m, self.g_proj(x)))
 
     def step(self, x: Float[Tensor, "B 1 W"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 W"]:
-        m = self.memory.step(x, part, place=self.place(at), last=bool(variant))
+        m = self.answer(x, part, at=at, variant=variant)
         return self.o_proj(self.memory.gated(m, self.g_proj(x)))
 
 
@@ -137,6 +141,11 @@ class TitansAttention(nn.Module):
         width = config.hidden_size
         self.head_dim = config.head_dim
         self.q_proj, self.k_proj, self.v_proj = (nn.Linear(width, width, bias=False) for _ in range(3))
+
+    @property
+    def maps(self) -> list[nn.Linear]:
+        """Those of queries, keys and values."""
+        return [self.q_proj, self.k_proj, self.v_proj]
 
     def heads(self, x: Float[Tensor, "B T W"]) -> Float[Tensor, "B H T D"]:
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
@@ -201,11 +210,13 @@ class WindowMixer(TitansMixer):
 
     def attend_step(self, x: Float[Tensor, "B 1 W"], part: Part, *, at: At) -> Float[Tensor, "B 1 W"]:
         """The same for one token."""
-        assert at.turns is not None
-        q, new = self.attention.queries(x, at.turns), self.attention.pair(x, at.turns)
         kept, sinks = (part["ring_keys"], part["ring_values"]), (part["sink_keys"], part["sink_values"])
-        out = ring.step(q, new, kept, position=at.positions, seen_len=self.config.window, sinks=sinks)
-        return out.transpose(1, 2).flatten(-2)
+        q, k, v = project(x, self.attention.maps)
+        seen_len = self.config.window
+        return window_attention_step(q, k, v, at.turns, kept, sinks, position=at.positions, seen_len=seen_len)
+
+    def maps_of_one_input(self) -> list[list[nn.Linear]]:
+        return [self.memory.maps, self.attention.maps]
 
 
 class MAGMixer(WindowMixer):
@@ -221,24 +232,12 @@ class MAGMixer(WindowMixer):
         return self.output(m, self.attend(x, whole[:, :-num_tokens], part, at=at, read=read))
 
     def step(self, x: Float[Tensor, "B 1 W"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 W"]:
-        m = self.memory.step(x, part, place=self.place(at), last=bool(variant))
+        m = self.answer(x, part, at=at, variant=variant)
         return self.output(m, self.attend_step(x, part, at=at))
 
     def output(self, m: Float[Tensor, "B T H D"], y: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
         """W_o (norm(y) * silu(m))."""
-        gated = gated_norm(
-            y,
-            self.memory.merge(m, y),
-            self.norm.weight,
-            None,
-            eps=self.norm.eps,
-            num_groups=1,
-            kind="rms",
-            activation="silu",
-            gate_first=False,
-            narrow=True,
-        )
-        return self.o_proj(gated)
+        return self.o_proj(self.memory.gate(m, y, self.norm))
 
 
 class MALMixer(WindowMixer):
@@ -267,7 +266,7 @@ class MALMixer(WindowMixer):
         return self.o_proj(self.attend(z[:, -num_tokens:], z[:, :-num_tokens], part, at=at, read=read))
 
     def step(self, x: Float[Tensor, "B 1 W"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 W"]:
-        z = self.between(self.memory.step(x, part, place=self.place(at), last=bool(variant)), x)
+        z = self.between(self.answer(x, part, at=at, variant=variant), x)
         return self.o_proj(self.attend_step(z, part, at=at))
 
 
@@ -303,6 +302,9 @@ class Titans(Stack):
         "max_step": 0.25,
         "num_persistent": 3,
     }
+
+    def place(self, position: Int[Tensor, "1"]) -> Int[Tensor, "1"]:
+        return (position + self.mixer_class.num_before(self.config)) % self.config.chunk_size
 
 
 _LMM = """

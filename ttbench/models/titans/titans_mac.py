@@ -30,10 +30,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ttbench.kernels import attention, neural_memory
-from ttbench.kernels.inner_inputs import NORM_EPS
-from ttbench.kernels.swiglu import swiglu
+from ttbench.kernels.cached_attention import segment_attention_step
 from ttbench.models.base import WorkTerm
-from ttbench.models.layers import RMSNorm, ShortConv
+from ttbench.models.layers import RMSNorm, ShortConv, project
 from ttbench.models.stack import At, Part, Slot, StackWork, own_dialect
 from ttbench.models.titans.memory_layer import MemoryLayer
 from ttbench.models.titans.titans import ATTENTION_KEYS, MIXER_KEYS, Pair, Titans, TitansAttention, TitansMixer
@@ -100,18 +99,12 @@ class MACMixer(TitansMixer):
         for name, sinks in zip(("sink_keys", "sink_values"), self.attention.pair(prefix, None), strict=True):
             part[name].copy_(sinks)
 
-    def cues(self, x: Float[Tensor, "B T W"], tail: Float[Tensor, "B S W"] | None) -> Float[Tensor, "B H T D"]:
-        """What the memory is asked, of length 1 in each head; `tail` is advanced IN PLACE."""
-        r = self.r_proj(x)
-        r = F.silu(r) if self.r_conv is None else self.r_conv(r, tail, silu=True)
-        return F.normalize(self.attention.heads(r.to(self.memory.inner_dtype)), dim=-1, eps=NORM_EPS)
+    def maps_of_one_input(self) -> list[list[nn.Linear]]:
+        return [self.memory.maps, [self.r_proj, *self.attention.maps]]
 
-    def recalled(
-        self, weights: tuple[Tensor, ...], cues: Float[Tensor, "B H T D"], like: Tensor
-    ) -> Float[Tensor, "B T W"]:
-        """h: what the weights answer."""
-        h = self.recall_norm(neural_memory.apply(weights, cues))
-        return h.transpose(1, 2).flatten(-2).to(like.dtype)
+    def cues(self, r: Float[Tensor, "B T W"], tail: Float[Tensor, "B S W"] | None) -> Float[Tensor, "B T W"]:
+        """What the memory is asked, not yet of length 1; `tail` is advanced IN PLACE."""
+        return F.silu(r) if self.r_conv is None else self.r_conv(r, tail, silu=True)
 
     def context(self, h: Float[Tensor, "B T W"], own: Pair, turns: Pair) -> Pair:
         """Keys and values [B, H, 2 T, D] in the order h_0, x_0, h_1, x_1, ..."""
@@ -123,7 +116,7 @@ class MACMixer(TitansMixer):
         assert at.turns is not None
         size, outs = self.config.chunk_size, []
         q, own = self.attention.queries(x, at.turns), self.attention.pair(x, at.turns)
-        cues = self.cues(x, None if part is None else part["recall_tail"])
+        cues, norm = self.cues(self.r_proj(x), None if part is None else part["recall_tail"]), self.recall_norm
         if part is None:
             memory, tail = self.memory.initial(len(x)), self.memory.empty_tail(x)
             rows = x.new_zeros(len(x), 0, x.shape[2]) if self.persistent is None else self.persistent[None]
@@ -135,7 +128,7 @@ class MACMixer(TitansMixer):
             segment = part["segment_keys"], part["segment_values"]
         for start, stop, offset in spans(read, x.shape[1], size):
             turns = at.turns[0][start:stop], at.turns[1][start:stop]
-            h = self.recalled(memory.M, cues[:, :, start:stop], x)
+            h = neural_memory.recall(cues[:, start:stop], memory.M, norm.weight, eps=norm.eps)
             new = self.context(h, (own[0][:, :, start:stop], own[1][:, :, start:stop]), turns)
             keys_values = []
             for i, piece in enumerate(new):
@@ -148,29 +141,20 @@ class MACMixer(TitansMixer):
             y = attention.masked("attention", q[:, :, start:stop], keys_values[0], keys_values[1], mask)
             y = self.norm(y.transpose(1, 2).flatten(-2))
             m, memory = self.memory.run(y, memory, tail, offset=offset)
-            outs.append(self.o_proj(swiglu(self.memory.merge(m, y), y)))
+            outs.append(self.o_proj(self.memory.gate(m, y, None)))
         if part is not None:
             self.memory.store(memory, part)
         return torch.cat(outs, 1)
 
     def step(self, x: Float[Tensor, "B 1 W"], part: Part, *, at: At, variant: int) -> Float[Tensor, "B 1 W"]:
-        assert at.turns is not None
-        place = self.place(at)
-        cues = self.cues(x, part["recall_tail"])
-        h = self.recalled(self.memory.view(part).M, cues, x)
-        new = self.context(h, self.attention.pair(x, at.turns), at.turns)
-        rows = torch.cat((2 * place, 2 * place + 1))
-        segment = part["segment_keys"], part["segment_values"]
-        keys_values = []
-        for held, sink, piece in zip(segment, (part["sink_keys"], part["sink_values"]), new, strict=True):
-            held.index_copy_(2, rows, piece)
-            keys_values.append(torch.cat((sink, held), 2))
-        # rows of the segment before are finite, and not seen
-        seen = torch.arange(keys_values[0].shape[2], device=x.device) < self.config.num_persistent + 2 * (place + 1)
-        y = attention.step(self.attention.queries(x, at.turns), keys_values[0], keys_values[1], seen[None, None, None])
-        y = self.norm(y.transpose(1, 2).flatten(-2))
-        m = self.memory.step(y, part, place=place, last=bool(variant))
-        return self.o_proj(swiglu(self.memory.merge(m, y), y))
+        assert at.place is not None
+        r, q, k, v = project(x, [self.r_proj, *self.attention.maps])
+        norm, weights = self.recall_norm, self.memory.view(part).M
+        h = neural_memory.recall_step(self.cues(r, part["recall_tail"]), weights, norm.weight, eps=norm.eps)
+        h_k, h_v = project(h, [self.attention.k_proj, self.attention.v_proj])
+        segment, sinks = (part["segment_keys"], part["segment_values"]), (part["sink_keys"], part["sink_values"])
+        y = self.norm(segment_attention_step(q, k, v, (h_k, h_v), at.turns, segment, sinks, place=at.place))
+        return self.o_proj(self.memory.gate(self.answer(y, part, at=at, variant=variant), y, None))
 
 
 _SECTION = """

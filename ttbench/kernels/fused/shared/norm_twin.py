@@ -68,6 +68,25 @@ def _gated_norm_kernel(
 
 
 @triton.jit
+def _memory_gate_kernel(
+    m_ptr, y_ptr, head_weight_ptr, weight_ptr, out_ptr, m_stride, y_stride, head_eps, eps,
+    H: tl.constexpr, D: tl.constexpr, NORMED: tl.constexpr, BH: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    h, d = tl.arange(0, BH)[:, None], tl.arange(0, BD)[None, :]
+    inside, channel = (h < H) & (d < D), h * D + d
+    m = tl.load(m_ptr + row * m_stride + channel, mask=inside, other=0.0).to(tl.float32)  # [BH, BD]
+    y = tl.load(y_ptr + row * y_stride + channel, mask=inside, other=0.0).to(tl.float32)
+    m *= tl.rsqrt(tl.sum(m * m, 1) / D + head_eps)[:, None]
+    m *= tl.load(head_weight_ptr + d, mask=d < D, other=0.0).to(tl.float32)
+    if NORMED:
+        y *= tl.rsqrt(tl.sum(tl.sum(y * y, 1), 0) / (H * D) + eps)
+        y *= tl.load(weight_ptr + channel, mask=inside, other=0.0).to(tl.float32)
+    here = row * (H * D) + channel
+    tl.store(out_ptr + here, (y * silu(m)).to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
 def _swiglu_kernel(gate_ptr, up_ptr, out_ptr, size, BD: tl.constexpr):
     i = tl.program_id(0).to(tl.int64) * BD + tl.arange(0, BD)
     inside = i < size
@@ -136,6 +155,27 @@ def _(y, gate, weight, bias, eps, num_groups, layer, gelu, gate_first):
     return torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
 
 
+@torch.library.custom_op("ttbench::memory_gate", mutates_args=())
+def _memory_gate(
+    m: Tensor, y: Tensor, head_weight: Tensor, weight: Tensor, head_eps: float, eps: float, normed: bool
+) -> Tensor:
+    out = torch.empty(y.shape, dtype=y.dtype, device=y.device)
+    num_heads, dim = m.shape[-2:]
+    answers, rows = as_rows(m.flatten(-2)), as_rows(y)
+    settings = pick("norm", size=num_heads * dim, target=target_of(y.device))
+    _memory_gate_kernel[(len(rows),)](
+        answers, rows, head_weight, weight, out, answers.stride(0), rows.stride(0), head_eps, eps,
+        H=num_heads, D=dim, NORMED=normed, BH=triton.next_power_of_2(num_heads), BD=triton.next_power_of_2(dim),
+        num_warps=settings.num_warps,
+    )  # fmt: skip
+    return out
+
+
+@_memory_gate.register_fake
+def _(m, y, head_weight, weight, head_eps, eps, normed):
+    return torch.empty(y.shape, dtype=y.dtype, device=y.device)
+
+
 @torch.library.custom_op("ttbench::swiglu", mutates_args=())
 def _swiglu(gate: Tensor, up: Tensor) -> Tensor:
     out = torch.empty_like(gate)
@@ -160,6 +200,12 @@ def gated_norm(y, gate, weight, bias, *, eps, num_groups, kind, activation, gate
     """As `norm.gated_norm`; norm and gate meet in float32, whatever `narrow` says."""
     bias = weight if bias is None else bias
     return _gated_norm(y, gate, weight, bias, eps, num_groups, kind == "layer", activation == "gelu", gate_first)
+
+
+def memory_gate(m, y, head_weight, weight, *, head_eps, eps) -> Tensor:
+    """As `norm.memory_gate`."""
+    normed = weight is not None
+    return _memory_gate(m, y, head_weight, weight if normed else head_weight, head_eps, eps, normed)
 
 
 def swiglu(gate, up) -> Tensor:
@@ -193,6 +239,16 @@ def _gated_case(*, rows: int, dim: int, groups: int, large: bool = False, shared
     return Case(label=f"rows {rows}, D {dim}, groups {groups}, {shown}", make=make, large=large)
 
 
+def _memory_case(*, B: int, T: int, H: int, D: int, normed: bool, large: bool = False) -> Case:
+    def make(generator: torch.Generator, device: torch.device, dtype: torch.dtype):
+        # the last tokens of more, as those behind persistent vectors are
+        m, y, head_weight, weight = normal(generator, device, dtype, (B, T + 2, H, D), (B, T, H * D), (D,), (H * D,))
+        args = (m.float()[:, 2:], y, head_weight, weight if normed else None)
+        return args, {"head_eps": 1e-5, "eps": 1e-6 if normed else 0.0}
+
+    return Case(label=f"B {B}, T {T}, H {H}, D {D}{', normed' if normed else ''}", make=make, large=large)
+
+
 def _swiglu_case(*shape: int, large: bool = False) -> Case:
     def make(generator: torch.Generator, device: torch.device, dtype: torch.dtype):
         return tuple(normal(generator, device, dtype, shape, shape)), {}
@@ -205,8 +261,8 @@ def _builds(
 ) -> tuple[Build, ...]:
     if target != "sm_90":
         return ()  # the simplest of kernels: one target shows that they compile
-    settings = pick(table, size=size, target=target)
-    return (build_at(kernel, f"{shown}, bf16", settings, constants, pointer="*bf16", kinds={"eps": "fp32"}),)
+    settings, kinds = pick(table, size=size, target=target), {"eps": "fp32", "head_eps": "fp32", "m_ptr": "*fp32"}
+    return (build_at(kernel, f"{shown}, bf16", settings, constants, pointer="*bf16", kinds=kinds),)
 
 
 RESIDUAL = Twin(
@@ -244,6 +300,21 @@ GATED = Twin(
         {"D": 4096, "LAYER": False, "GELU": False, "GATE_FIRST": True, "BD": 4096}, "norm", "D 4096",
     ),
 )  # fmt: skip
+MEMORY = Twin(
+    name="memory_gate",
+    plain="ttbench.kernels.norm:memory_gate",
+    run=memory_gate,
+    refuses=lambda m, y, *rest, **options: no_float64(y) or _wide(y.shape[-1]),
+    label=lambda *args, **kwargs: label("float32"),
+    cases=(
+        _memory_case(B=2, T=1, H=3, D=20, normed=True),
+        _memory_case(B=1, T=3, H=5, D=8, normed=False),
+        _memory_case(B=64, T=1, H=24, D=64, normed=True, large=True),
+    ),
+    builds=lambda target: _builds(
+        _memory_gate_kernel, target, 2048, {"H": 32, "D": 64, "NORMED": True, "BH": 32, "BD": 64}, "norm", "H 32, D 64"
+    ),
+)
 SWIGLU = Twin(
     name="swiglu",
     plain="ttbench.kernels.swiglu:swiglu",

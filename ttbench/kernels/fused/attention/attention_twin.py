@@ -30,6 +30,19 @@ SPLITS = 32  # shares of the keys
 
 
 @triton.jit
+def absorbed(q, k, v, seen, peak, total, out, OPERANDS: tl.constexpr, PRECISION: tl.constexpr):
+    """The largest score, the sum of exponentials and the weighted sum of values, with those of a block of keys."""
+    scores = tl.dot(q, tl.trans(k.to(OPERANDS)), input_precision=PRECISION)  # [BR, BS]
+    scores = tl.where(seen[None, :], scores, float("-inf"))
+    higher = tl.maximum(peak, tl.max(scores, 1))
+    weights = tl.exp(scores - higher[:, None])
+    kept = tl.exp(peak - higher)
+    total = total * kept + tl.sum(weights, 1)
+    out = out * kept[:, None] + tl.dot(weights.to(OPERANDS), v.to(OPERANDS), input_precision=PRECISION)
+    return higher, total, out
+
+
+@triton.jit
 def _split_kernel(
     q_ptr, keys_ptr, values_ptr, position_ptr, peak_ptr, total_ptr, sum_ptr,
     G, scale, q_batch, q_head, keys_batch, keys_head, keys_place, values_batch, values_head, values_place,
@@ -58,14 +71,7 @@ def _split_kernel(
         mask = seen[:, None] & (d < D)[None, :]
         k = tl.load(keys_ptr + at[:, None] * keys_place + d[None, :], mask=mask, other=0.0).to(tl.float32)
         v = tl.load(values_ptr + at[:, None] * values_place + d[None, :], mask=mask, other=0.0).to(tl.float32)
-        scores = tl.dot(q, tl.trans(k.to(OPERANDS)), input_precision=PRECISION)  # [BR, BS]
-        scores = tl.where(seen[None, :], scores, float("-inf"))
-        higher = tl.maximum(peak, tl.max(scores, 1))
-        weights = tl.exp(scores - higher[:, None])
-        kept = tl.exp(peak - higher)
-        total = total * kept + tl.sum(weights, 1)
-        out = out * kept[:, None] + tl.dot(weights.to(OPERANDS), v.to(OPERANDS), input_precision=PRECISION)
-        peak = higher
+        peak, total, out = absorbed(q, k, v, seen, peak, total, out, OPERANDS, PRECISION)
     part = (row * SPLITS + split) * R + r
     tl.store(peak_ptr + part, peak, mask=r < R)
     tl.store(total_ptr + part, total, mask=r < R)
@@ -73,7 +79,7 @@ def _split_kernel(
 
 
 @triton.jit
-def _merge_kernel(
+def merge_kernel(
     peak_ptr, total_ptr, sum_ptr, out_ptr,
     R: tl.constexpr, D: tl.constexpr, SPLITS: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
@@ -111,7 +117,7 @@ def _attend(q: Tensor, keys: Tensor, values: Tensor, position: Tensor, operands:
         BR=max(16, triton.next_power_of_2(group_size)), BS=settings.tile,
         num_warps=settings.num_warps, num_stages=settings.num_stages,
     )  # fmt: skip
-    _merge_kernel[(num_rows, group_size)](peak, total, sums, out, **sizes, num_warps=settings.num_warps)
+    merge_kernel[(num_rows, group_size)](peak, total, sums, out, **sizes, num_warps=settings.num_warps)
     return out
 
 
@@ -152,15 +158,13 @@ def _case(*, B: int, H: int, G: int, D: int, S: int, position: int, large: bool 
 def _builds(target: str) -> tuple[Build, ...]:
     settings, found = pick("cached_attention_step", size=128, target=target), []
     sizes = {"R": 4, "D": 128, "SPLITS": SPLITS, "BD": 128}
-    for operands in ("bf16", "tf32") if target == "sm_90" else ("bf16",):
-        constants = {**sizes, "BR": 16, "BS": settings.tile, **dot_constants(operands, interpret=False)}
-        pointer = "*bf16" if operands == "bf16" else "*fp32"
-        kinds = dict.fromkeys(("peak_ptr", "total_ptr", "sum_ptr"), "*fp32") | {"position_ptr": "*i64", "scale": "fp32"}
-        found.append(
-            build_at(_split_kernel, f"D 128, R 4, {operands}", settings, constants, pointer=pointer, kinds=kinds)
-        )
+    # tf32 takes most registers, and sm_80 has least to spare
+    operands, pointer = ("tf32", "*fp32") if target == "sm_80" else ("bf16", "*bf16")
+    constants = {**sizes, "BR": 16, "BS": settings.tile, **dot_constants(operands, interpret=False)}
+    kinds = dict.fromkeys(("peak_ptr", "total_ptr", "sum_ptr"), "*fp32") | {"position_ptr": "*i64", "scale": "fp32"}
+    found.append(build_at(_split_kernel, f"D 128, R 4, {operands}", settings, constants, pointer=pointer, kinds=kinds))
     if target == "sm_90":
-        found.append(build_at(_merge_kernel, "D 128, R 4", settings, sizes, kinds={"out_ptr": "*bf16"}))
+        found.append(build_at(merge_kernel, "D 128, R 4", settings, sizes, kinds={"out_ptr": "*bf16"}))
     return tuple(found)
 
 

@@ -1,0 +1,1 @@
+"""Fused twins of steps of attention over keys and values that are kept."""

@@ -175,7 +175,7 @@ def test_a_run_prints_the_settings_in_force_an_estimate_and_where_everything_is(
         assert setting in words
     assert "limit=all" in words
     assert "2 cells to do: about" in words
-    assert "time not known: its rates could not be measured" in words
+    assert "time not known: no rates of this machine were measured" in words
     assert "[1/2] fake-quality tiny 64" in words
     assert words.count("[2/2]") == 1
     assert "2 cells: 2 ok" in words

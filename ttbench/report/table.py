@@ -31,7 +31,7 @@ from ttbench.report.comparison.compare import all_pairs, compare_pairs
 from ttbench.report.comparison.sentences import sentences
 from ttbench.report.comparison.variants import sides, twins
 from ttbench.report.drawing.figures import headlines
-from ttbench.report.notes import corpus_notes
+from ttbench.report.notes import task_notes
 from ttbench.report.overview import as_table, overview
 from ttbench.report.tidy import tidy
 from ttbench.report.words import Record, Scale
@@ -78,7 +78,7 @@ def tabulate(rows: pd.DataFrame) -> pd.DataFrame:
     table = tidy(found)
     table.attrs["metrics"] = rows.attrs["metrics"]
     table.attrs["figures"] = rows.attrs.get("figures", {})
-    table.attrs["corpus_notes"] = corpus_notes(rows)
+    table.attrs["task_notes"] = task_notes(rows)
     table.attrs["notes"] = twins(rows)
     return table
 
@@ -86,7 +86,7 @@ def tabulate(rows: pd.DataFrame) -> pd.DataFrame:
 def render(table: pd.DataFrame) -> Group:
     """A summary as a rich renderable, fitted to the width it is printed at."""
     entries = words.records(table)
-    comparisons, notes = table.attrs.get("comparisons", []), table.attrs.get("corpus_notes", {})
+    comparisons, notes = table.attrs.get("comparisons", []), table.attrs.get("task_notes", {})
     tasks = dict.fromkeys(entry["task"] for entry in entries)
     first = overview(entries, headlines(table))
     return Group(
@@ -136,8 +136,8 @@ class Section:
 class TaskTable:
     """The table of one task: metrics as sections, lines in them; in blocks when too wide."""
 
-    def __init__(self, entries: Sequence[Record], sentences: Sequence[str], corpora: Sequence[str] = ()) -> None:
-        self.task, self.sentences, self.corpora = entries[0]["task"], sentences, corpora
+    def __init__(self, entries: Sequence[Record], sentences: Sequence[str], notes: Sequence[str] = ()) -> None:
+        self.task, self.sentences, self.notes = entries[0]["task"], sentences, notes
         contexts = sorted({entry["context_len"] for entry in entries if entry["context_len"] is not None})
         heads: dict[Scalar, str] = {context_len: words.context(context_len) for context_len in contexts}
         self.contexts = TableColumns(axis="context_len", corner="", heads=heads)
@@ -165,7 +165,7 @@ class TaskTable:
                 yield from self._block(mine, columns, block)
         yield Text()
         notes = [f"{mark} {LEGEND[mark]}" for mark in LEGEND if mark in self.marks]
-        notes += [*self.corpora, *self.rests, *self.intervals]
+        notes += [*self.notes, *self.rests, *self.intervals]
         if self.sentences and self.intervals:
             notes.append(
                 "differences are judged in pairs, on the same targets, by their own intervals: a difference can be "

@@ -292,7 +292,7 @@ def print_estimate(plan: Plan, *, done: Mapping[str, Place]) -> None:
     elif known:
         time = f"at least {console.span(sum(known))}: {len(left) - len(known)} of {len(left)} cells cannot be told"
     else:
-        time = "not known: its rates could not be measured; the first cells will tell"
+        time = "not known: no rates of this machine were measured; the first cells will tell"
     if busy():
         time += f"; longer while other programs run (load {measure.load_average():.1f})"
     known_work = f"about {work}, largest state {state}" if unknown < len(left) else "work and state not known"

@@ -33,15 +33,12 @@ _GENERAL = (
 
 
 def method(sources: Sequence[PageSource]) -> Markup:
-    """Statistics, the definition of each metric, marks, and what each corpus asks to be said."""
+    """Statistics, the definition of each metric, marks, and what corpora and busy ceilings ask to be said."""
     marks = [element("li", f"{mark} {meaning}") for mark, meaning in LEGEND.items()]
     notes = [
         element("li", note)
         for note in dict.fromkeys(
-            note
-            for source in sources
-            for found in source.table.attrs.get("corpus_notes", {}).values()
-            for note in found
+            note for source in sources for found in source.table.attrs.get("task_notes", {}).values() for note in found
         )
     ]
     asked = [

@@ -143,7 +143,7 @@ def _window(
     group_size, num_rows = num_heads // num_groups, batch_size * num_groups
     settings = pick("window_attention_step", size=dim, target=target_of(q.device))
     # as many shares as a ring that is full has blocks: the ring's size is fixed, what it holds is not
-    num_splits = min(SPLITS, triton.cdiv(num_sinks + num_places + 1, settings.tile))
+    num_splits = min(SPLITS, -(-(num_sinks + num_places + 1) // settings.tile))
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     peak, total = (torch.empty((num_rows, num_splits, group_size), device=q.device) for _ in range(2))
     sums = out if num_splits == 1 else torch.empty((num_rows, num_splits, group_size, dim), device=q.device)

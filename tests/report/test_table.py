@@ -20,6 +20,7 @@ from ttbench.report.columns import all_rows
 from ttbench.report.statistics import stats
 from ttbench.report.table import render, summarise
 from ttbench.tasks.memory import Memory
+from ttbench.tasks.perplexity.perplexity import Perplexity
 from ttbench.types import Metric
 
 BROKEN = dataclasses.replace(
@@ -90,6 +91,19 @@ def test_compressors_are_one_line_whatever_the_checkpoints(table: pd.DataFrame) 
     mine = lines_of(table, "bzip2_bits_per_byte")
     assert [entry["context_len"] for entry in mine] == list(CONTEXTS)
     assert {(entry["checkpoint"], entry["num_clusters"], entry["extrapolated"]) for entry in mine} == {(None, 34, None)}
+
+
+def test_a_reference_counts_every_window_of_a_document_and_each_of_them_once() -> None:
+    """Of a context mixer, or a Markov model: two checkpoints read the same windows, and a document has several."""
+    made = perplexity_rows([TRANSFORMER, TTT], [512], num_documents=3, windows=2)
+    rows = make_rows(made, metrics={"perplexity": Perplexity.metrics})
+    rows["mixer_nats"] = (100.0 + rows["sample"]).astype("float64")
+    rows["mixer_bytes"] = 256
+    table = summarise(rows)
+    (found,) = lines_of(table, "mixer_bits_per_byte")
+    # six windows of 100, 101 .. 105 nats
+    assert found["value"] == pytest.approx(615 / (6 * 256) / math.log(2))
+    assert found["num_counted"] == 6 * 256
 
 
 def test_a_timing_is_the_geometric_mean_of_the_medians_of_rounds(rows: pd.DataFrame, table: pd.DataFrame) -> None:

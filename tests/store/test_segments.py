@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from stored import fake_cells
 from test_store import failure, record
 
 from ttbench.errors import StoreError
 from ttbench.machine.measure import environment
-from ttbench.runs.plan import plan
 from ttbench.store import earlier, segments, store
 from ttbench.store.cells import read_cell, read_evidence
 from ttbench.store.files import write_whole
@@ -32,21 +32,7 @@ def cells() -> tuple[Cell, ...]:
     sys.path.insert(0, str(Path(__file__).parents[1] / "fakes"))
     try:
         fakes = importlib.import_module("ttbench_fakes")
-        return plan(
-            "fake-quality",
-            checkpoints=[fakes.checkpoint("a"), fakes.checkpoint("b")],
-            context_lens=[512, 1024, 2048],
-            params={},
-            corpus=None,
-            corpus_digest=None,
-            seed=0,
-            dtype="float32",
-            device="cpu",
-            attention="sdpa",
-            batch_size=None,
-            threads=1,
-            machine="m",
-        ).cells
+        return fake_cells([fakes.checkpoint("a"), fakes.checkpoint("b")], [512, 1024, 2048])
     finally:
         sys.path.remove(str(Path(__file__).parents[1] / "fakes"))
 

@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from stored import fake_cells
 
 import ttbench
 from ttbench.errors import StoreError
 from ttbench.machine.measure import environment
-from ttbench.runs.plan import plan
 from ttbench.store.cells import read_cell
 from ttbench.store.earlier import timings
 from ttbench.store.files import write_whole
@@ -30,21 +30,7 @@ from ttbench.types import Cell, Metric, Sample
 
 @pytest.fixture
 def cells(fakes: ModuleType) -> tuple[Cell, ...]:
-    return plan(
-        "fake-quality",
-        checkpoints=[fakes.checkpoint("a"), fakes.checkpoint("b", train_ctx=None)],
-        context_lens=[512, 2048],
-        params={"limit": 2},
-        corpus=None,
-        corpus_digest=None,
-        seed=0,
-        dtype="float32",
-        device="cpu",
-        attention="sdpa",
-        batch_size=None,
-        threads=1,
-        machine="m",
-    ).cells
+    return fake_cells([fakes.checkpoint("a"), fakes.checkpoint("b", train_ctx=None)], [512, 2048], params={"limit": 2})
 
 
 def new_store(root: Path, cells: tuple[Cell, ...]) -> Store:

@@ -8,11 +8,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from stored import fake_cells
 from test_store import failure, new_store, record
 
 from ttbench.errors import StoreError
 from ttbench.machine.measure import environment
-from ttbench.runs.plan import plan
 from ttbench.store.cells import read_cell, read_evidence
 from ttbench.store.record import CellRecord
 from ttbench.store.store import Store, find_done, find_finished
@@ -21,21 +21,7 @@ from ttbench.types import Cell, Sample
 
 @pytest.fixture
 def cell(fakes: ModuleType) -> Cell:
-    [found] = plan(
-        "fake-quality",
-        checkpoints=[fakes.checkpoint("a")],
-        context_lens=[512],
-        params={},
-        corpus=None,
-        corpus_digest=None,
-        seed=0,
-        dtype="float32",
-        device="cpu",
-        attention="sdpa",
-        batch_size=None,
-        threads=1,
-        machine="m",
-    ).cells
+    [found] = fake_cells([fakes.checkpoint("a")], [512])
     return found
 
 

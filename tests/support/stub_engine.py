@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
+from stored import ok_record
 
 from ttbench.checkpoints.tokenizer import ByteTokenizer, Tokenizer
 from ttbench.corpora.corpus import Corpus, Document, make_corpus
-from ttbench.store.record import CellRecord, cell_text, require_declared
+from ttbench.store.record import cell_text, require_declared
 from ttbench.tasks.base import Bench, Task, declared_columns
 from ttbench.types import Cell, Checkpoint, Cost, Sample, Scalar, digest
 
@@ -211,20 +212,6 @@ def run_task(
     )
     samples = list(task.measure(bench))
     # What a worker would refuse to store is refused here too.
-    record = CellRecord(
-        cell=cell,
-        status="ok",
-        reason=None,
-        started="",
-        cell_s=0.0,
-        cell_cpu_s=0.0,
-        load_average=0.0,
-        engine="eager",
-        kernel_path={},
-        metrics=task.metrics,
-        figures=task.figures,
-        samples=tuple(samples),
-        columns=declared_columns(task),
-    )
+    record = ok_record(task, cell, samples, figures=task.figures, columns=declared_columns(task))
     assert cell_text(record).count("\n") == 2 + len(samples)
     return samples

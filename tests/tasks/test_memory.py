@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
+from stored import ok_record
 from stub_engine import stored
 
 from ttbench.errors import TooLongError, UsageError
 from ttbench.machine import measure
 from ttbench.registry import ARCHITECTURES
 from ttbench.report.table import summarise
-from ttbench.store.record import CellRecord
 from ttbench.store.rows import frame, table
 from ttbench.tasks.base import Bench
 from ttbench.tasks.memory import Memory, MemoryParams
@@ -183,19 +183,7 @@ def test_phases_whose_peak_could_not_be_reset_have_no_number_and_say_so(monkeypa
     cell = dataclasses.replace(
         cell_of(GROWING, context_len=100, batch_size=1, dtype="float32", engine="eager", decode_tokens=8), machine="m"
     )
-    record = CellRecord(
-        cell=cell,
-        status="ok",
-        reason=None,
-        started="",
-        cell_s=1.0,
-        cell_cpu_s=1.0,
-        load_average=0.0,
-        engine="eager",
-        kernel_path={},
-        metrics=Memory.metrics,
-        samples=tuple(samples_of(GROWING).values()),
-    )
+    record = ok_record(Memory, cell, [*samples_of(GROWING).values()])
     found = {entry["metric"]: entry for entry in summarise(frame(table([record]))).to_dict("records")}
     assert found["peak_rss_bytes"]["value"] > 0
     for name in ("load_peak_bytes", "prefill_peak_bytes", "decode_peak_bytes", "prefill_working_bytes"):

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from stored import ok_record
 from test_memory import CONSTANT, cell_of
 
 from ttbench.engines.engine import Engine
@@ -15,7 +16,6 @@ from ttbench.machine import measure
 from ttbench.machine.gpu import device_memory
 from ttbench.machine.gpu.device_memory import private_bytes
 from ttbench.report.table import summarise
-from ttbench.store.record import CellRecord
 from ttbench.store.rows import frame, table
 from ttbench.tasks.base import Bench, declared_columns
 from ttbench.tasks.memory import Memory
@@ -131,20 +131,7 @@ def test_no_byte_of_the_host_is_in_a_row(samples: dict[str, Sample]) -> None:
 
 
 def test_the_table_has_the_gpus_peaks_and_none_of_the_hosts(samples: dict[str, Sample]) -> None:
-    record = CellRecord(
-        cell=cell(),
-        status="ok",
-        reason=None,
-        started="",
-        cell_s=1.0,
-        cell_cpu_s=1.0,
-        load_average=0.0,
-        engine="eager",
-        kernel_path={},
-        metrics=Memory.metrics,
-        samples=tuple(samples.values()),
-        columns=declared_columns(Memory),
-    )
+    record = ok_record(Memory, cell(), [*samples.values()], columns=declared_columns(Memory))
     entries = summarise(frame(table([record]))).to_dict("records")
     found = {entry["metric"]: entry["value"] for entry in entries}
     assert found["peak_allocated_bytes"] == pytest.approx(150 * MIB + 4096)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from tiny_training import SCHEDULE
 
 from ttbench.checkpoints.checkpoint import resolve
 from ttbench.cli.commands import checkpoint_commands as checkpoints
@@ -23,13 +24,7 @@ SIZE = {"vocab_size": 257, "hidden_size": 32, "intermediate_size": 48, "num_hidd
 MODEL = {"architecture": "transformer", "lr": 0.01, "autocast": False, "config": {"model_type": "llama", **SIZE}}
 SETTINGS = {
     "recipe": {
-        "seed": 5,
-        "betas": [0.9, 0.95],
-        "weight_decay": 0.1,
-        "clip": 1.0,
-        "warmup": 0.1,
-        "final_lr": 0.1,
-        "answer_weight": 6.0,
+        **SCHEDULE,
         "phases": [{"context_len": 32, "batch_size": 2, "tokens": 64 * 110, "mix": {"copy": 0.5, "prose": 0.5}}],
     },
     "models": {"first": MODEL, "same": MODEL, "other": {**MODEL, "seed": 6}},

@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 import torch
 import yaml
+from tiny_training import SCHEDULE
 
 from ttbench.checkpoints.checkpoint import resolve, zoo_names
 from ttbench.cli.commands import checkpoint_commands as checkpoints
@@ -27,13 +28,7 @@ from ttbench.training.train import Training, train
 
 TINY = {
     "recipe": {
-        "seed": 5,
-        "betas": [0.9, 0.95],
-        "weight_decay": 0.1,
-        "clip": 1.0,
-        "warmup": 0.1,
-        "final_lr": 0.1,
-        "answer_weight": 6.0,
+        **SCHEDULE,
         "phases": [
             {"context_len": 32, "batch_size": 4, "tokens": 1024, "mix": {"copy": 1.0}},
             {"context_len": 64, "batch_size": 2, "tokens": 1024, "mix": {"prose": 0.5, "recall": 0.5}},

@@ -147,7 +147,9 @@ def groups(
     failed = _failed(mine, metric)
     if reference:
         failed = failed.select(np.zeros(len(failed), dtype=bool))
-        counted = counted.once([*columns, *axes, *([metric.cluster] if metric.cluster else [])])
+        # what several checkpoints repeat counts once; several windows of one document all count
+        parts = [name for name in (metric.cluster, metric.numerator, metric.denominator) if name is not None]
+        counted = counted.once([*columns, *axes, *parts])
     ok_lines, lost_lines = _points(counted, columns, axes), _points(failed, columns, axes)
     invalid_lines = _points(_invalid(mine, metric), columns, axes)
     for line in dict.fromkeys((*ok_lines, *lost_lines, *invalid_lines)):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -141,6 +141,36 @@ def draw_windows(
                 )
             )
     return Windows(windows=found, num_documents=len(long))
+
+
+class WindowParams(Protocol):
+    """What a task that scores windows is asked for."""
+
+    @property
+    def limit(self) -> int | None: ...
+    @property
+    def window(self) -> int: ...
+    @property
+    def windows(self) -> int: ...
+    @property
+    def max_context(self) -> int: ...
+
+
+def windows_of(bench: Bench, params: WindowParams) -> Windows:
+    """The windows of a cell, for which the checkpoint has room. Raises as `draw_windows` and `require_room`."""
+    drawn = draw_windows(
+        bench.corpus,
+        bench.tokenizer,
+        seed=bench.cell.seed,
+        context_len=bench.cell.context_len,
+        max_context=params.max_context,
+        size=params.window,
+        num_windows=params.windows,
+        limit=params.limit,
+        memo=bench.memo,
+    )
+    require_room(bench)
+    return drawn
 
 
 def score_in_batches(

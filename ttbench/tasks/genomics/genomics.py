@@ -46,12 +46,11 @@ from ttbench.tasks.rebuilt import window_text
 from ttbench.tasks.view import RebuiltText, TextSource
 from ttbench.tasks.windows import (
     Window,
-    draw_windows,
     fit_batch,
     originals,
-    require_room,
     score_in_batches,
     window_work,
+    windows_of,
 )
 from ttbench.types import Cost, Figure, Metric, Sample
 
@@ -185,18 +184,7 @@ class Genomics(Task):
         self.check(params)
         cell = bench.cell
         reference = _Reference(bench)
-        windows = draw_windows(
-            bench.corpus,
-            bench.tokenizer,
-            seed=cell.seed,
-            context_len=cell.context_len,
-            max_context=params.max_context,
-            size=params.window,
-            num_windows=params.windows,
-            limit=params.limit,
-            memo=bench.memo,
-        ).windows
-        require_room(bench)
+        windows = windows_of(bench, params).windows
         batch_size = self.sequences(params, cell.context_len, cell.batch_size, cost=cell.checkpoint.cost)
         for window, nats in score_in_batches(bench, windows, size=params.window, batch_size=batch_size):
             yield reference.sample(window, nats)

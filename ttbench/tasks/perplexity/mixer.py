@@ -19,10 +19,13 @@ bytes; Witten and Bell (1991), method C. Letters: N bytes of a text, M models, S
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int, UInt
+
+from ttbench.corpora.corpus import Corpus
 
 WORD = "word"
 ORDERS: tuple[int | str, ...] = (0, 1, 2, 3, 4, 6, WORD)
@@ -35,6 +38,8 @@ _LONGEST = 31  # a match's length counts up to here
 NUM_MODELS = 2 * len(ORDERS) + 1
 NUM_SETS = len(_CHOOSING) + 1
 RATE = 0.002  # of the weights' steps; chosen on valid documents of `languages`
+# Texts of the valid split that the weights are learned from: so many, of so many bytes.
+NUM_LESSONS, LESSON = 48, 2_048
 
 _LETTER = np.zeros(256, dtype=bool)
 _LETTER[[*range(48, 58), *range(65, 91), *range(97, 123), *range(128, 256)]] = True
@@ -222,3 +227,11 @@ def softmax(logits: Float[np.ndarray, "256"]) -> Float[np.ndarray, "256"]:
     """Positive numbers in these proportions that sum to 1."""
     raised = np.exp(logits - logits.max())
     return raised / raised.sum()
+
+
+def make_mixer(corpus: Corpus) -> ContextMixer:
+    """A mixer that has read the corpus's train split, and some of its valid split for the weights."""
+    valid = [document.text for document in corpus.documents("valid")]
+    stretches = (text[start : start + LESSON] for start in range(0, max(map(len, valid)), LESSON) for text in valid)
+    lessons = itertools.islice((text for text in stretches if len(text) == LESSON), NUM_LESSONS)
+    return ContextMixer([document.text for document in corpus.documents("train")], lessons)

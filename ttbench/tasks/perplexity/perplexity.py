@@ -35,7 +35,8 @@ nor `stream`, whose memory is that of its own reading.
 
 Statistic: rows are sums of nats, tokens and bytes; bits per byte is the ratio of sums, its interval is over documents,
 since windows of one document resemble each other. `bzip2 -9` and `xz -9` of each scored document, whole, stand on the
-document's first row only, so that sums over rows are sums over documents.
+document's first row only, so that sums over rows are sums over documents. `mixer_nats` is what a context mixer, which
+counts bytes, needs for the same window of `fixed` in the same context, where `make gain` has counted it.
 
 `peak_rss_bytes` of `stream` is the highest resident memory of the process while it read: torch, model, text and what
 cells before it have left included. It stands on the first row.
@@ -66,19 +67,20 @@ from ttbench.tasks.card_scores import CardScore
 from ttbench.tasks.compressors import OncePerDocument
 from ttbench.tasks.perplexity import perplexity_card
 from ttbench.tasks.perplexity.blocks import Nats, lay_out, score_blocks
+from ttbench.tasks.perplexity.counted import values_of
 from ttbench.tasks.perplexity.perplexity_metrics import METRICS
 from ttbench.tasks.perplexity.rolling import lay_rolling, lay_strided, score_spans
 from ttbench.tasks.rebuilt import document_text, window_text
 from ttbench.tasks.view import RebuiltText, TextSource
 from ttbench.tasks.windows import (
     block_work,
-    draw_windows,
     fit_batch,
     originals,
     rank,
     require_room,
     score_in_batches,
     window_work,
+    windows_of,
 )
 from ttbench.types import Cost, Figure, Metric, Sample, Scalar
 
@@ -89,7 +91,7 @@ NO_KEYS: dict[str, Scalar] = dict.fromkeys(
     ("window_start", "shared_context", "position", "position_end", "stride", "bos")
 )
 NO_VALUES: dict[str, int | float | None] = {
-    **dict.fromkeys(("num_words", "page_nats", "page_tokens", "peak_rss_bytes")),
+    **dict.fromkeys(("num_words", "mixer_bytes", "mixer_nats", "page_nats", "page_tokens", "peak_rss_bytes")),
     "reused_tokens": 0,
 }
 # For plans only: test documents of a corpus, and tokens of one, when no limit is given.
@@ -132,9 +134,11 @@ class Perplexity(Task):
         "document_bytes": whole("bytes of the whole document; on its first row", "bytes"),
         "bzip2_bytes": whole("the whole document after bzip2 -9; on its first row", "bytes"),
         "xz_bytes": whole("the whole document after xz -9; on its first row", "bytes"),
+        "mixer_bytes": whole("fixed: bytes of a window that the context mixer was counted on", "bytes"),
         "num_documents": whole("documents that the limit chose from", "documents"),
         "reused_tokens": whole("scored tokens that a longer context of the same process had read", "tokens"),
         "nats": real("negative log-likelihood of the scored tokens", "nats"),
+        "mixer_nats": real("fixed: the context mixer on the same window and context; null: it was not counted", "nats"),
         "page_nats": real("hf-stride: nats with the weights of the page that it follows", "nats"),
         "page_tokens": real("hf-stride: tokens that the page takes itself to score", "tokens"),
     }
@@ -143,7 +147,7 @@ class Perplexity(Task):
             name="bits_per_byte",
             title="Bits per byte against context",
             metric="bits_per_byte",
-            references=("bzip2_bits_per_byte", "xz_bits_per_byte"),
+            references=("mixer_bits_per_byte", "bzip2_bits_per_byte", "xz_bits_per_byte"),
         ),
     )
     isolation: ClassVar[Literal["checkpoint", "cell"]] = "checkpoint"
@@ -241,26 +245,19 @@ class Perplexity(Task):
 
 
 def _measure_fixed(bench: Bench, params: PerplexityParams, batch_size: int) -> Iterator[Sample]:
-    cell = bench.cell
-    drawn = draw_windows(
-        bench.corpus,
-        bench.tokenizer,
-        seed=cell.seed,
-        context_len=cell.context_len,
-        max_context=params.max_context,
-        size=params.window,
-        num_windows=params.windows,
-        limit=params.limit,
-        memo=bench.memo,
-    )
-    require_room(bench)
+    drawn = windows_of(bench, params)
     windows, bos = drawn.windows, "none" if bench.tokenizer.bos_id is None else "window"
     rows = _Rows(bench, bos=bos, num_documents=drawn.num_documents)
     for window, nats in score_in_batches(bench, windows, size=params.window, batch_size=batch_size):
         yield rows.sample(
             window.document,
             keys={"window_start": window.start, "shared_context": window.shared_context},
-            values={"num_tokens": params.window, "num_bytes": window.num_bytes, "nats": float(nats.sum())},
+            values={
+                "num_tokens": params.window,
+                "num_bytes": window.num_bytes,
+                "nats": float(nats.sum()),
+                **values_of(bench, window),
+            },
             evidence={"token_nats": [round(float(value), 5) for value in nats]},
         )
 

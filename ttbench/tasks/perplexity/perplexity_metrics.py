@@ -3,8 +3,44 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
-from ttbench.types import Metric
+from ttbench.types import Metric, Scalar
+
+
+def _perplexity(
+    name: str, label: str, numerator: str, denominator: str, *, where: Mapping[str, Scalar] | None = None
+) -> Metric:
+    return Metric(
+        name=name,
+        label=label,
+        unit="1",
+        better="lower",
+        statistic="exp_ratio",
+        numerator=numerator,
+        denominator=denominator,
+        counts="word" if denominator == "num_words" else "token",
+        cluster="document",
+        where=where or {},
+        restates="bits_per_byte",
+    )
+
+
+def _reference(what: str, label: str, numerator: str, denominator: str, scale: float) -> Metric:
+    """What stands beneath the models' bits per byte."""
+    return Metric(
+        name=f"{what}_bits_per_byte",
+        label=label,
+        unit="bit/byte",
+        better="neither",
+        statistic="ratio",
+        numerator=numerator,
+        denominator=denominator,
+        counts="byte",
+        scale=scale,
+        cluster="document",
+    )
+
 
 METRICS: tuple[Metric, ...] = (
     Metric(
@@ -20,18 +56,7 @@ METRICS: tuple[Metric, ...] = (
         cluster="document",
         smallest_effect=0.005,
     ),
-    Metric(
-        name="perplexity",
-        label="perplexity per token",
-        unit="1",
-        better="lower",
-        statistic="exp_ratio",
-        numerator="nats",
-        denominator="num_tokens",
-        counts="token",
-        cluster="document",
-        restates="bits_per_byte",
-    ),
+    _perplexity("perplexity", "perplexity per token", "nats", "num_tokens"),
     Metric(
         name="bits_per_byte_by_position",
         label="bits per byte from this position on",
@@ -47,32 +72,14 @@ METRICS: tuple[Metric, ...] = (
         where={"param_protocol": "position"},
         smallest_effect=0.005,
     ),
-    Metric(
-        name="page_perplexity",
-        label="perplexity per token as the page weighs it",
-        unit="1",
-        better="lower",
-        statistic="exp_ratio",
-        numerator="page_nats",
-        denominator="page_tokens",
-        counts="token",
-        cluster="document",
+    _perplexity(
+        "page_perplexity",
+        "perplexity per token as the page weighs it",
+        "page_nats",
+        "page_tokens",
         where={"param_protocol": "hf-stride"},
-        restates="bits_per_byte",
     ),
-    Metric(
-        name="word_perplexity",
-        label="perplexity per word",
-        unit="1",
-        better="lower",
-        statistic="exp_ratio",
-        numerator="nats",
-        denominator="num_words",
-        counts="word",
-        cluster="document",
-        where={"param_protocol": "lme-rolling"},
-        restates="bits_per_byte",
-    ),
+    _perplexity("word_perplexity", "perplexity per word", "nats", "num_words", where={"param_protocol": "lme-rolling"}),
     # The cells of a checkpoint share a process: compare contexts of one checkpoint by this, not checkpoints.
     Metric(
         name="stream_peak_rss_bytes",
@@ -84,19 +91,7 @@ METRICS: tuple[Metric, ...] = (
         cluster="round",
         where={"param_protocol": "stream"},
     ),
-    *(
-        Metric(
-            name=f"{compressor}_bits_per_byte",
-            label=f"{compressor} -9 on the same documents",
-            unit="bit/byte",
-            better="neither",
-            statistic="ratio",
-            numerator=f"{compressor}_bytes",
-            denominator="document_bytes",
-            counts="byte",
-            scale=8.0,
-            cluster="document",
-        )
-        for compressor in ("bzip2", "xz")
-    ),
+    _reference("mixer", "context mixer, on the same windows", "mixer_nats", "mixer_bytes", 1 / math.log(2)),
+    _reference("bzip2", "bzip2 -9 on the same documents", "bzip2_bytes", "document_bytes", 8.0),
+    _reference("xz", "xz -9 on the same documents", "xz_bytes", "document_bytes", 8.0),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import shutil
 from pathlib import Path
@@ -35,10 +36,16 @@ def written(rows: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
+def draws_as_committed() -> bool:
+    """Another release of matplotlib draws other lines; tables and pages are equal under each."""
+    return f"matplotlib=={importlib.metadata.version('matplotlib')}\n" in (ROOT / "constraints.txt").read_text()
+
+
 def test_every_committed_table_and_figure_is_made_from_its_rows() -> None:
-    assert {str(folder.relative_to(ROOT)): results.outdated(folder) for folder in COMMITTED} == {
-        str(folder.relative_to(ROOT)): [] for folder in COMMITTED
-    }
+    found = {str(folder.relative_to(ROOT)): results.outdated(folder) for folder in COMMITTED}
+    if not draws_as_committed():
+        found = {folder: [name for name in names if name.endswith((".csv", ".md"))] for folder, names in found.items()}
+    assert found == {str(folder.relative_to(ROOT)): [] for folder in COMMITTED}
     for folder in COMMITTED:
         assert (folder / results.ROWS).stat().st_size <= results.MAX_ROWS_BYTES
 

@@ -148,7 +148,8 @@ def groups(
     if reference:
         failed = failed.select(np.zeros(len(failed), dtype=bool))
         # what several checkpoints repeat counts once; several windows of one document all count
-        parts = [name for name in (metric.cluster, metric.numerator, metric.denominator) if name is not None]
+        whose = metric.cluster or "sample"
+        parts = [name for name in (whose, metric.numerator, metric.denominator) if name is not None]
         counted = counted.once([*columns, *axes, *parts])
     ok_lines, lost_lines = _points(counted, columns, axes), _points(failed, columns, axes)
     invalid_lines = _points(_invalid(mine, metric), columns, axes)

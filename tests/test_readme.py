@@ -39,6 +39,8 @@ def commands(program: str) -> list[Any]:
         for block in blocks(document, "sh"):
             for line in block.splitlines():
                 words = shlex.split(line, comments=True)
+                # where the shell sends the output is not the command's
+                words = words[: words.index(">")] if ">" in words else words
                 if words and words[0] == program:
                     found.setdefault(shlex.join(words), pytest.param(words[1:], id=shlex.join(words)))
     return list(found.values())

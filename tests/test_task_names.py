@@ -49,6 +49,7 @@ COLUMNS_ALLOWED = {
     "report/foreign/scores.py": {"item"},  # of a benchmark that another tool ran
     "report/foreign/lm_eval_logs.py": {"acc", "acc_norm", "filter", "document"},  # words of lm-eval's own files
     "report/drawing/rooflines.py": {"phase"},  # the two whose rates are told apart by mark
+    "report/notes.py": {"ceilings_busy"},  # of the ceilings that `drawing/rooflines.py` draws
     "report/statistics/stats.py": {"document", "haystack"},  # what a cluster is, where nobody says
     "cli/price.py": {"document", "num_documents"},  # what a limit chose from
     "cli/sample.py": {"recipe"},  # from which a prompt is made again

@@ -107,6 +107,7 @@ def test_bos_stands_for_no_byte() -> None:
     assert tokenizer.byte_lengths(ids).tolist() == [0, 1, 0, 1]
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize("ids", [[257], [-1], [[65]]])
 def test_ids_outside_the_vocabulary_are_refused(ids: list[Any]) -> None:
     for call in (ByteTokenizer().decode, ByteTokenizer().byte_lengths):

@@ -38,6 +38,7 @@ def find(
     return probe(engine, looked=looked, ids=ids, windows=(), seed=seed)
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize("model_class", FAULTS, ids=lambda each: each.__name__)
 def test_each_planted_fault_is_named_in_one_sentence(model_class: type[Transformer]) -> None:
     found = find(model_class, looked=1300).failed

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ttbench.engines.engine import Engine
 
 UNSCORED, BETWEEN = -1, -1
-Nats = Float[np.ndarray, "T"]
+Nats = Float[np.ndarray, "_"]  # of one block; blocks of several contexts have several lengths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -175,7 +175,7 @@ def score_spans(
     engine: Engine,
     *,
     batch_size: int,
-    known: dict[int, Float[np.ndarray, "S"]],
+    known: dict[int, Float[np.ndarray, "_"]],
     progress: Callable[[int, int], None],
 ) -> Totals:
     """Score every window, up to `batch_size` of one length at a time, so that nothing is ever padded.

@@ -95,7 +95,7 @@ peers: $(PEERS)/.stamp  ## check the models of two Titans packages, and find wha
 	@$(TEST_ENV) $(PEERS)/bin/python scripts/peers.py
 
 # A browser and what drives it, in an environment of their own that sees the packages of .venv.
-$(PAGE)/.stamp: $(STAMP) scripts/page.sh
+$(PAGE)/.stamp: $(STAMP) scripts/page.sh scripts/beside.sh
 	@PAGE=$(PAGE) sh scripts/page.sh
 	@touch $@
 
@@ -103,7 +103,7 @@ page: $(PAGE)/.stamp  ## try a report in Debian's chromium: offline, by keyboard
 	@$(TEST_ENV) $(PAGE)/bin/python scripts/page.py
 
 # The extras of both tools, in an environment of their own that sees the packages of .venv.
-$(EXPORTS)/.stamp: $(STAMP) scripts/exports.sh
+$(EXPORTS)/.stamp: $(STAMP) scripts/exports.sh scripts/beside.sh
 	@EXPORTS=$(EXPORTS) sh scripts/exports.sh
 	@touch $@
 

@@ -22,12 +22,7 @@ if [ ! -x "$CHROMIUM" ]; then
     fi
 fi
 
-# Beside .venv, whose packages it sees, so that neither torch nor anything else is installed twice.
-[ -x "$PAGE/bin/python" ] || .venv/bin/python -m venv "$PAGE"
-site=$("$PAGE/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-.venv/bin/python -c 'import os, sysconfig; print(sysconfig.get_path("purelib")); print(os.getcwd())' >"$site/ttbench-page.pth"
-"$PAGE/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-    vl-convert-python 'playwright>=1.50,<2'
+sh scripts/beside.sh "$PAGE" vl-convert-python 'playwright>=1.50,<2'
 
 if [ ! -f .cache/axe/axe.min.js ]; then
     mkdir -p .cache/axe

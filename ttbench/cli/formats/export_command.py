@@ -10,7 +10,7 @@ from ttbench.cli.formats.format_commands import rows_of_checkpoint
 from ttbench.errors import UsageError
 from ttbench.report.exports.exported import exported, find_exporter
 from ttbench.report.statistics.stats import counted
-from ttbench.report.table import summarise
+from ttbench.report.table import tabulate
 
 FOLDER = Path("exports")  # one for each tool, where no other is named
 
@@ -26,7 +26,7 @@ def export(run: str, *, to: str, folder: Path | None, checkpoint: str | None, ro
     reading.say_age(rows, run)
     if checkpoint is not None:
         rows = rows_of_checkpoint(rows, checkpoint, where=run)
-    models = exported(summarise(rows))
+    models = exported(tabulate(rows))
     if not models:
         raise UsageError(f"{run} holds no number and no status of a checkpoint yet; see: ttbench show {run}")
     place = folder or FOLDER / to

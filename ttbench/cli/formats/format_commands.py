@@ -13,7 +13,8 @@ from ttbench.errors import UnknownNameError, UsageError
 from ttbench.report.formats.model_index import MODEL_INDEX, model_index
 from ttbench.report.formats.number_sheets import number_sheet
 from ttbench.report.formats.writing import FORMATS, require_format, written
-from ttbench.report.table import summarise
+from ttbench.report.statistics.stats import counted
+from ttbench.report.table import tabulate
 
 
 def require_one_form(form: str | None, *, as_json: bool) -> None:
@@ -42,7 +43,7 @@ def show_formatted(run: str, form: str | None, *, checkpoint: str | None, whole:
     if form == MODEL_INDEX:
         _print_model_index(rows, run)
         return
-    sys.stdout.write(written([number_sheet(summarise(rows))], form))
+    sys.stdout.write(written([number_sheet(tabulate(rows))], form))
 
 
 def rows_of_checkpoint(rows: pd.DataFrame, name: str, *, where: str) -> pd.DataFrame:
@@ -59,7 +60,7 @@ def _print_model_index(rows: pd.DataFrame, run: str) -> None:
         raise UsageError(
             f"a model card is of one model, and {run} holds {', '.join(names)}; name one: --checkpoint {names[0]}"
         )
-    made = model_index(summarise(rows))
+    made = model_index(tabulate(rows))
     sys.stdout.write(made.text)
-    lost = "".join(f", {number} numbers {why}" for why, number in made.left_out.items())
-    console.say(f"{made.num_metrics} numbers; not in it, for want of a place: verdicts{lost}")
+    lost = "".join(f", {counted(number, 'number')} {why}" for why, number in made.left_out.items())
+    console.say(f"{counted(made.num_metrics, 'number')}; not in it, for want of a place: verdicts{lost}")

@@ -22,7 +22,7 @@ NOTES = {
 
 
 def number_sheet(summary: pd.DataFrame) -> RecordSheet:
-    """Every number of `ttbench.report.table.summarise`, of each metric a table."""
+    """Every number of `ttbench.report.table.tabulate`, of each metric a table."""
     entries = words.records(summary)
     axes = dict.fromkeys(axis for entry in entries for axis in entry["axes"].split(",") if axis)
     _, _, varying = words.settings(entries) if entries else ([], [], [])

@@ -52,6 +52,19 @@ class Windows:
     num_documents: int  # long enough, before the limit
 
 
+class WindowParams(Protocol):
+    """What a task that scores windows is asked for."""
+
+    @property
+    def limit(self) -> int | None: ...
+    @property
+    def window(self) -> int: ...
+    @property
+    def windows(self) -> int: ...
+    @property
+    def max_context(self) -> int: ...
+
+
 def rank(documents: Sequence[Document], *, seed: int) -> list[Document]:
     """Documents in seeded order; a limit takes the first, so a larger limit only adds."""
     by_name = {document.name: document for document in documents}
@@ -90,19 +103,16 @@ def draw_starts(
 def draw_windows(
     corpus: Corpus,
     tokenizer: Tokenizer,
+    params: WindowParams,
     *,
     seed: int,
     context_len: int,
-    max_context: int,
-    size: int,
-    num_windows: int,
-    limit: int | None,
     memo: dict[Any, Any],
 ) -> Windows:
     """The windows of one cell, document by document.
 
     Documents shorter than the longest context are left out, for every context alike. When none is long enough the
-    longest context falls to the largest power of two that the longest document has room for. `num_windows` are dealt
+    longest context falls to the largest power of two that the longest document has room for. `windows` are dealt
     evenly over the documents; each gives at least one. The limit comes after: it leaves out documents and moves no
     window.
 
@@ -113,6 +123,7 @@ def draw_windows(
         UnsupportedError: a context of `context_len` tokens does not hold a window.
         TooShortError: no document has `context_len` tokens.
     """
+    size = params.window
     if context_len < size:
         raise UnsupportedError(
             f"a context of {context_len:,} tokens does not hold a window of {size:,} targets; ask for at least "
@@ -120,14 +131,15 @@ def draw_windows(
         )
     ranked = rank(corpus.documents("test"), seed=seed)
     lengths = _lengths(corpus, tokenizer, memo=memo)
-    shared_context = max(max_context, context_len)
+    shared_context = max(params.max_context, context_len)
     if max(lengths.values()) <= shared_context:
         shared_context = _largest_shared(lengths, corpus=corpus, context_len=context_len)
     # One token more than the context has: without BOS it is read first.
     long = [document for document in ranked if lengths[document.name] > shared_context]
     before = context_len - size + (tokenizer.bos_id is None)
     found = []
-    for document, count in itertools.islice(zip(long, deal(max(num_windows, len(long)), long), strict=True), limit):
+    counts = deal(max(params.windows, len(long)), long)
+    for document, count in itertools.islice(zip(long, counts, strict=True), params.limit):
         ids = tokenizer.encode(document.text)
         rng = generator(seed, "perplexity", document.name, size, shared_context)
         for start in draw_starts(len(ids), first=shared_context - size + 1, size=size, count=count, rng=rng):
@@ -143,30 +155,14 @@ def draw_windows(
     return Windows(windows=found, num_documents=len(long))
 
 
-class WindowParams(Protocol):
-    """What a task that scores windows is asked for."""
-
-    @property
-    def limit(self) -> int | None: ...
-    @property
-    def window(self) -> int: ...
-    @property
-    def windows(self) -> int: ...
-    @property
-    def max_context(self) -> int: ...
-
-
 def windows_of(bench: Bench, params: WindowParams) -> Windows:
     """The windows of a cell, for which the checkpoint has room. Raises as `draw_windows` and `require_room`."""
     drawn = draw_windows(
         bench.corpus,
         bench.tokenizer,
+        params,
         seed=bench.cell.seed,
         context_len=bench.cell.context_len,
-        max_context=params.max_context,
-        size=params.window,
-        num_windows=params.windows,
-        limit=params.limit,
         memo=bench.memo,
     )
     require_room(bench)
@@ -232,11 +228,11 @@ def _largest_shared(lengths: dict[str, int], *, corpus: Corpus, context_len: int
     return shared
 
 
-def window_work(params: Any, context_len: int, batch_size: int, *, texts: Texts) -> Work | None:
+def window_work(params: WindowParams, context_len: int, batch_size: int, *, texts: Texts) -> Work | None:
     """Windows as `draw_windows` deals them, and the compressors on their documents; None: no text is known.
 
     Args:
-        params: of a task that draws windows: `limit`, `window`, `windows` and `max_context`.
+        params: of the task.
     """
     sizes = texts.sizes.get("test", ())
     if not sizes:

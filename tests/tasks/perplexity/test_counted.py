@@ -42,20 +42,10 @@ def test_the_table_is_the_one_that_the_code_knows_made_by_the_mixer_that_is_here
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_table_holds_the_windows_that_the_task_scores(name: str) -> None:
-    corpus, params = open_corpus(name), PerplexityParams()
+    corpus, params = open_corpus(name), PerplexityParams(limit=NUM_DOCUMENTS)
     memo: dict[Any, Any] = {}
     for context_len in (CONTEXTS[0], CONTEXTS[-1]):
-        drawn = draw_windows(
-            corpus,
-            ByteTokenizer(),
-            seed=0,
-            context_len=context_len,
-            max_context=params.max_context,
-            size=params.window,
-            num_windows=params.windows,
-            limit=NUM_DOCUMENTS,
-            memo=memo,
-        ).windows
+        drawn = draw_windows(corpus, ByteTokenizer(), params, seed=0, context_len=context_len, memo=memo).windows
         wanted = [(corpus.digest, window.document.name, window.start) for window in drawn]
         mine = [line for line in LINES if (line["corpus"], line["context_len"]) == (name, str(context_len))]
         assert [(line["corpus_digest"], line["document"], int(line["window_start"])) for line in mine] == wanted

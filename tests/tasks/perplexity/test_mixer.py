@@ -169,19 +169,9 @@ def test_what_there_is_to_gain_is_measured_on_the_windows_of_the_task() -> None:
     splits = {"train": [document(0)], "valid": [document(1)], "test": [document(n) for n in range(2, 6)]}
     corpus = make_corpus("x", splits, source="y")
     rows = list(measure_gain(corpus, contexts=(256, 512), limit=3))
-    params = PerplexityParams()
+    params = PerplexityParams(limit=3)
     for context_len in (256, 512):
-        drawn = draw_windows(
-            corpus,
-            ByteTokenizer(),
-            seed=0,
-            context_len=context_len,
-            max_context=params.max_context,
-            size=params.window,
-            num_windows=params.windows,
-            limit=3,
-            memo={},
-        )
+        drawn = draw_windows(corpus, ByteTokenizer(), params, seed=0, context_len=context_len, memo={})
         found = [(row.document, row.window_start, row.num_bytes) for row in rows if row.context_len == context_len]
         assert found == [(w.document.name, w.start, 256) for w in drawn.windows]
         assert len(found) == 6

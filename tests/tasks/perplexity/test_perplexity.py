@@ -334,12 +334,14 @@ def test_xz_with_a_small_dictionary_is_as_long_as_xz_9(name: str) -> None:
 
 def test_the_default_sweep_scores_one_window_or_more_in_each_long_document_of_code() -> None:
     corpus = open_corpus("code")
-    options: dict[str, Any] = {"seed": 0, "max_context": 32_768, "size": 256, "num_windows": 12, "memo": {}}
-    short = draw_windows(corpus, ByteTokenizer(), context_len=512, limit=None, **options).windows
-    drawn = draw_windows(corpus, ByteTokenizer(), context_len=32_768, limit=None, **options)
+    options: dict[str, Any] = {"seed": 0, "memo": {}}
+    every = PerplexityParams(limit=None, window=256, windows=12, max_context=32_768)
+    limited = dataclasses.replace(every, limit=PerplexityParams().limit)
+    short = draw_windows(corpus, ByteTokenizer(), every, context_len=512, **options).windows
+    drawn = draw_windows(corpus, ByteTokenizer(), every, context_len=32_768, **options)
     long = drawn.windows
     assert drawn.num_documents == len({window.document.name for window in long}) >= 40
-    dozen = draw_windows(corpus, ByteTokenizer(), context_len=32_768, limit=PerplexityParams().limit, **options)
+    dozen = draw_windows(corpus, ByteTokenizer(), limited, context_len=32_768, **options)
     assert [(w.document.name, w.start) for w in dozen.windows] == [(w.document.name, w.start) for w in long[:12]]
     assert len({window.document.name for window in dozen.windows}) == 12
     assert dozen.num_documents == drawn.num_documents

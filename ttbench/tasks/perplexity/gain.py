@@ -24,7 +24,7 @@ from ttbench.corpora.corpus import Corpus, open_corpus
 from ttbench.errors import TtbenchError
 from ttbench.tasks.perplexity.counted import CountedWindow, mixer_digest
 from ttbench.tasks.perplexity.mixer import make_mixer
-from ttbench.tasks.perplexity.perplexity import PerplexityParams
+from ttbench.tasks.perplexity.perplexity import Perplexity, PerplexityParams
 from ttbench.tasks.windows import draw_windows
 from ttbench.types import digest
 
@@ -36,25 +36,16 @@ def measure_gain(
     corpus: Corpus, *, contexts: Sequence[int] = CONTEXTS, limit: int = NUM_DOCUMENTS, seed: int = 0
 ) -> Iterator[CountedWindow]:
     """The task's windows in every context. Raises TooShortError when no document is long enough."""
-    mixer, memo, params = make_mixer(corpus), {}, PerplexityParams()
+    mixer, made_by, memo = make_mixer(corpus), mixer_digest(), {}
+    params = Perplexity().settle(PerplexityParams(limit=limit), tuple(contexts))
     for context_len in contexts:
-        drawn = draw_windows(
-            corpus,
-            ByteTokenizer(),
-            seed=seed,
-            context_len=context_len,
-            max_context=max(params.max_context, *contexts),
-            size=params.window,
-            num_windows=params.windows,
-            limit=limit,
-            memo=memo,
-        )
+        drawn = draw_windows(corpus, ByteTokenizer(), params, seed=seed, context_len=context_len, memo=memo)
         for window in drawn.windows:
             nats = mixer.nats(window.ids.astype(np.uint8).tobytes(), num_targets=params.window)
             yield CountedWindow(
                 corpus=corpus.name,
                 corpus_digest=corpus.digest,
-                mixer_digest=mixer_digest(),
+                mixer_digest=made_by,
                 context_len=context_len,
                 document=window.document.name,
                 window_start=window.start,

@@ -59,6 +59,7 @@ def _annotations_hold(
     request: pytest.FixtureRequest, _test_leaves_global_state_alone: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a test marked `wrong_types` gives must be refused by the code itself, as it is where nothing is hooked."""
+    guard.calls.clear()
     if request.node.get_closest_marker("wrong_types"):
         monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 

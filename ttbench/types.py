@@ -30,7 +30,7 @@ ATTENTION = ("sdpa", "eager", "flash")
 NO_ATTENTION = "none"
 
 
-def digest(data: bytes | str) -> str:
+def digest(data: bytes | memoryview | str) -> str:
     """Content digest: 128 bits of BLAKE2b in hexadecimal."""
     raw = json_bytes(data) if isinstance(data, str) else data
     return hashlib.blake2b(raw, digest_size=16).hexdigest()

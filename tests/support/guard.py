@@ -1,7 +1,7 @@
 """What a test must leave as it found it, and what it must not see of the machine: a pytest plugin.
 
     isolate()         the user's home, caches and plug-ins are out of sight
-    check_shapes()    what annotations say of shapes and dtypes is checked at every call
+    check_shapes()    what annotations say of shapes and dtypes is checked when functions are called
     poison()          memory that torch has not initialised is NaN, or the greatest integer
     as_a_process()    what a command pins for its process ends with the command
     unchanged(where)  global state is put back, and a change of it is an error that names what changed
@@ -13,6 +13,7 @@ put back, after each test.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import gc
 import importlib.metadata
@@ -25,10 +26,11 @@ import re
 import signal
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
+from types import FunctionType, UnionType
 from typing import Any, Self, Union, get_args, get_origin
 
 import beartype
@@ -56,6 +58,12 @@ SILENCED = "transformers"
 
 # A float may be an int, as everywhere in Python.
 _check = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
+# Calls of a function that are checked in one test, and those that were: what is called for each token of a long text,
+# or each step of a training, says no more when it is called again.
+NUM_CHECKED = 50
+calls: Counter[Callable[..., Any]] = Counter()
+# Within it, a letter of a shape stands for one length. Taken before the hook's decorator stands in this name's place.
+_SHAPES = jaxtyping.jaxtyped("context")
 # A name for annotations of jaxtyping: `Ids = Int[np.ndarray, "T"]`.
 _ALIAS = re.compile(r"^(\w+) = .*\b(?:Bool|Float|Int|UInt|Shaped)\[", re.MULTILINE)
 
@@ -102,11 +110,13 @@ def _hide_plug_ins() -> None:
 
 
 def check_shapes() -> None:
-    """Check what annotations say, of arguments and results, in every module of ttbench that names shapes.
+    """Check what annotations say, of arguments and results, of every function of ttbench that names shapes.
 
     Modules that are there already are not: call it before any is imported.
     """
-    jaxtyping.install_import_hook(shaped_modules(), "guard.checked")
+    jaxtyping.install_import_hook(shaped_modules(), None)
+    # What the hook decorates every function and class with, by this name.
+    jaxtyping.jaxtyped = lambda typechecker: checked
 
 
 def shaped_modules() -> list[str]:
@@ -129,18 +139,42 @@ def shaped_modules() -> list[str]:
     return sorted(named | {name for name, text in texts.items() if anywhere.search(text)})
 
 
-def checked(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with its annotations checked at every call; what jaxtyping's hook decorates with.
+def checked(made: Any) -> Any:
+    """The function, or dataclass, whose annotations are checked at its first calls in a test, if they name a shape.
 
-    beartype knows what `Self` is in a class that it decorates, and the hook hands it methods one by one: the class of
-    a method is in its name. A protocol that no `isinstance` takes is for the type checker: any object does here. What
-    an object without a tensor is made from comes from files and options, and is for its class to judge.
+    jaxtyping's own decorator takes every function, binds its arguments and checks them twice, which doubled the time
+    of tests that run models: types without a shape are for the type checker, which has seen them all.
     """
-    hints, owner = function.__annotations__, function.__qualname__.rpartition(".")[0]
-    if function.__name__ == "__init__" and not any(map(names_a_shape, hints.values())):
-        return function
-    hints |= {name: owner if hint is Self else _checkable(hint) for name, hint in hints.items()}
-    return _check(function)
+    if isinstance(made, type):
+        if dataclasses.is_dataclass(made):
+            made.__init__ = checked(made.__init__)
+        return made
+    hints = {name: _resolved(hint, made.__globals__) for name, hint in made.__annotations__.items()}
+    if not any(map(names_a_shape, hints.values())):
+        return made
+    twin = FunctionType(made.__code__, made.__globals__, made.__name__, made.__defaults__, made.__closure__)
+    twin.__dict__ |= made.__dict__
+    twin.__module__, twin.__qualname__, twin.__kwdefaults__ = made.__module__, made.__qualname__, made.__kwdefaults__
+    twin.__annotations__ = {name: _checkable(hint) for name, hint in hints.items()}
+    check = _check(twin)
+
+    @functools.wraps(made)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if jaxtyping.config.jaxtyping_disable or calls[made] >= NUM_CHECKED:
+            return made(*args, **kwargs)
+        calls[made] += 1
+        with _SHAPES:
+            return check(*args, **kwargs)
+
+    return call
+
+
+def _resolved(hint: Any, names: dict[str, Any]) -> Any:
+    """What an annotation stands for; `Any` where its names are not there yet, or only for the type checker."""
+    try:
+        return eval(hint, names) if isinstance(hint, str) else hint
+    except (NameError, AttributeError):
+        return Any
 
 
 def names_a_shape(hint: object) -> bool:
@@ -150,9 +184,11 @@ def names_a_shape(hint: object) -> bool:
 
 
 def _checkable(hint: Any) -> Any:
-    """The hint with `object` in place of protocols that no `isinstance` takes."""
+    """The hint with `object` in place of `Self` and of protocols, which are for the type checker."""
     if get_origin(hint) in (Union, UnionType):
         return functools.reduce(operator.or_, map(_checkable, get_args(hint)))
+    if hint is Self:
+        return object
     try:
         isinstance(None, hint)
     except TypeError:

@@ -18,8 +18,10 @@ Torch-free and free of pandas, as `ttbench.store.store`.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, get_args
@@ -32,6 +34,7 @@ _STATUSES = frozenset(get_args(Status))
 _NUM_FIELDS = 9
 TAKEN = "taken"  # folder of a run with the segments that it took over
 _AT_ONCE_BYTES = 64 * 1024**2
+_NUM_READERS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,23 +193,28 @@ class Listed:
 
 
 def whole(entries: Iterable[IndexEntry]) -> Iterator[IndexEntry]:
-    """Those of the entries whose cells are what was written, looked at segment by segment."""
+    """Those of the entries whose cells are what was written, looked at segment by segment, some at once."""
     by_path: dict[Path, list[IndexEntry]] = {}
     for entry in entries:
         by_path.setdefault(entry.text.path, []).append(entry)
-    for path, held in by_path.items():
-        try:
-            with open(path, "rb") as file:
-                # Together where they fit: a call of the system for each cell takes as long as its digest.
-                data = file.read() if len(held) > 1 and path.stat().st_size < _AT_ONCE_BYTES else None
-                for entry in held:
-                    place = entry.text
-                    text = place.read_from(file) if data is None else data[place.offset : place.offset + place.length]
-                    if digest(text) == entry.digest:
-                        yield entry
-        except OSError:
-            # A segment that cannot be read answers nothing.
-            continue
+    # Reading and digests, which are nearly all of it, leave Python to other threads.
+    with ThreadPoolExecutor(max_workers=min(_NUM_READERS, len(os.sched_getaffinity(0)))) as readers:
+        for found in readers.map(_whole_of, by_path, by_path.values()):
+            yield from found
+
+
+def _whole_of(path: Path, held: Sequence[IndexEntry]) -> list[IndexEntry]:
+    """The entries of one segment whose cells are what was written. One that cannot be read answers nothing."""
+    found: list[IndexEntry] = []
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        # Together where they fit: a call of the system for each cell takes as long as its digest.
+        data = memoryview(file.read()) if len(held) > 1 and path.stat().st_size < _AT_ONCE_BYTES else None
+        for entry in held:
+            place = entry.text
+            text = place.read_from(file) if data is None else data[place.offset : place.offset + place.length]
+            if digest(text) == entry.digest:
+                found.append(entry)
+    return found
 
 
 def take_over(index: Path, run: Path) -> None:

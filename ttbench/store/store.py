@@ -369,6 +369,11 @@ def find_done(root: Path | str, cell_ids: Iterable[str]) -> dict[str, Place]:
     return found
 
 
+def _counted(planned: Iterable[Mapping[str, Any]]) -> Counter[frozenset[tuple[str, Any]]]:
+    """Planned cells in any order."""
+    return Counter(frozenset(entry.items()) for entry in planned)
+
+
 def find_finished(
     root: Path | str, cells: Sequence[Cell], *, name: str, done: Mapping[str, Place] | None = None
 ) -> Store | None:
@@ -377,7 +382,7 @@ def find_finished(
     A run with an answer that is asked again each time, such as `unsupported`, is not finished. `done`, of
     `find_done`, is not looked at again.
     """
-    wanted = Counter(frozenset(_planned(cell).items()) for cell in cells)
+    wanted, ids = [_planned(cell) for cell in cells], {cell.cell_id for cell in cells}
     for folder in run_folders(root):
         called = folder.name[_STAMP_LEN:]
         if called != name and re.fullmatch(rf"{re.escape(name)}-[0-9]+", called) is None:
@@ -385,13 +390,12 @@ def find_finished(
         store = Store(folder)
         try:
             planned = store.run["cells"]
-            if len(planned) != len(cells) or Counter(frozenset(entry.items()) for entry in planned) != wanted:
+            if planned != wanted and (len(planned) != len(wanted) or _counted(planned) != _counted(wanted)):
                 continue
         except (StoreError, AttributeError, TypeError):
             # Not the list that was written: the run is none of these cells'.
             continue
-        ids = {cell.cell_id for cell in cells}
-        if done is not None and all(cell_id in done and run_of(done[cell_id]) == folder for cell_id in ids):
+        if done is not None and ids <= done.keys() and {run_of(done[cell_id]) for cell_id in ids} == {folder}:
             return store
         found = store.done()
         if len(found) == len(ids) and set(LASTING).issuperset(found.values()):

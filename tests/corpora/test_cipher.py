@@ -69,7 +69,7 @@ def test_a_transcribed_text_is_in_one_other_script_letter_for_letter():
         found = pairs(text.lower(), other.lower())
         assert all(len(new) == 1 for new in found.values()), "a letter is always the same letter"
         letters = {sign for sign in other.lower() if sign.isalpha()}
-        (alphabet,) = [alphabet for alphabet in ALPHABETS if letters <= set(alphabet)]
+        alphabet = min((alphabet for alphabet in ALPHABETS if letters <= set(alphabet)), key=len)
         assert [sign for sign in text if not sign.isalpha()] == [sign for sign in other if not sign.isalpha()]
         assert other == transcribe(text, seed=str(seed))
         seen.add((alphabet, other))
@@ -78,14 +78,22 @@ def test_a_transcribed_text_is_in_one_other_script_letter_for_letter():
 
 
 def test_where_a_script_has_too_few_letters_the_rarest_stay():
-    text = "".join(chr(0x4E00 + i) * (200 - i) for i in range(200))
+    text = "".join(chr(0x4E00 + i) * (700 - i) for i in range(700))
     other = transcribe(text, seed="1")
-    kept = [sign for sign in dict.fromkeys(other) if ord(sign) in range(0x4E00, 0x4E00 + 200)]
-    exchanged = 200 - len(kept)
+    kept = [sign for sign in dict.fromkeys(other) if ord(sign) in range(0x4E00, 0x4E00 + 700)]
+    exchanged = 700 - len(kept)
     assert exchanged in {len(alphabet) for alphabet in ALPHABETS}
-    assert kept == [chr(0x4E00 + i) for i in range(exchanged, 200)]
+    assert kept == [chr(0x4E00 + i) for i in range(exchanged, 700)]
 
 
-def test_no_alphabet_holds_a_capital_a_mark_or_a_letter_of_another():
+def test_an_alphabet_holds_small_letters_each_once():
     assert all(sign.isalpha() and sign == sign.lower() for alphabet in ALPHABETS for sign in alphabet)
-    assert sum(map(len, ALPHABETS)) == len(set("".join(ALPHABETS)))
+    assert all(len(alphabet) == len(set(alphabet)) > 25 for alphabet in ALPHABETS)
+
+
+def test_the_letters_of_every_test_language_are_in_an_alphabet():
+    """Where they were not, as those of Kurdish, Urdu and Uighur, a model was the worse the more it had read."""
+    for document in open_corpus("languages").documents("test"):
+        letters = Counter(sign for sign in document.text.decode().lower() if sign.isalpha())
+        unknown = {sign: count for sign, count in letters.items() if not any(sign in each for each in ALPHABETS)}
+        assert sum(unknown.values()) < 0.001 * letters.total(), (document.name, unknown)

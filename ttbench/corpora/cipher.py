@@ -38,37 +38,50 @@ def encipher(text: str, *, seed: str) -> str:
     return text.translate(str.maketrans(exchanged))
 
 
-# Alphabets as stretches of Unicode that hold small letters, or letters without case, and nothing else.
+def _letters(*spans: tuple[int, int]) -> str:
+    """The small letters, and letters without case, in stretches of Unicode."""
+    signs = (chr(code) for first, last in spans for code in range(first, last + 1))
+    return "".join(sign for sign in signs if sign.isalpha() and sign == sign.lower())
+
+
+# Each with the letters that only some languages of the script have: one who met but the common ones is the surer that
+# no other comes the longer he reads.
 ALPHABETS = tuple(
-    "".join(chr(code) for first, last in spans for code in range(first, last + 1))
+    _letters(*spans)
     for spans in (
         [(0x61, 0x7A)],  # Latin
-        [(0x3B1, 0x3C9)],  # Greek
-        [(0x430, 0x44F)],  # Cyrillic
-        [(0x561, 0x586)],  # Armenian
+        [(0x61, 0x7A), (0xDF, 0x17F), (0x1E00, 0x1EFF)],  # Latin, with marks
+        [(0x61, 0x7A), (0x180, 0x2AF), (0x2BB, 0x2BC)],  # Latin, with the letters of Africa and the Caucasus
+        [(0x370, 0x3CE)],  # Greek
+        [(0x430, 0x45F)],  # Cyrillic
+        [(0x430, 0x52F)],  # Cyrillic, with the letters of languages that are not Slavic
+        [(0x561, 0x587)],  # Armenian
         [(0x5D0, 0x5EA)],  # Hebrew
-        [(0x621, 0x63A), (0x641, 0x64A)],  # Arabic
-        [(0x712, 0x72F)],  # Syriac
+        [(0x620, 0x64A)],  # Arabic
+        [(0x620, 0x64A), (0x671, 0x6D5)],  # Arabic, with the letters of other languages than Arabic
+        [(0x710, 0x72F)],  # Syriac
         [(0x780, 0x7A5)],  # Thaana
         [(0x7CA, 0x7EA)],  # N'Ko
-        [(0x904, 0x939)],  # Devanagari
-        [(0x993, 0x9A8), (0x9AA, 0x9B0)],  # Bengali
-        [(0xA13, 0xA28), (0xA2A, 0xA30)],  # Gurmukhi
-        [(0xA93, 0xAA8), (0xAAA, 0xAB0)],  # Gujarati
-        [(0xB13, 0xB28), (0xB2A, 0xB30)],  # Odia
-        [(0xC12, 0xC28), (0xC2A, 0xC33)],  # Telugu
-        [(0xC92, 0xCA8), (0xCAA, 0xCB3)],  # Kannada
-        [(0xD12, 0xD28), (0xD2A, 0xD39)],  # Malayalam
-        [(0xD9A, 0xDB1), (0xDB3, 0xDBB)],  # Sinhala
-        [(0xE01, 0xE2E)],  # Thai
-        [(0xF49, 0xF6C)],  # Tibetan
+        [(0x904, 0x939), (0x958, 0x961)],  # Devanagari
+        [(0x985, 0x9B9), (0x9CE, 0x9CE), (0x9DC, 0x9E1), (0x9F0, 0x9F1)],  # Bengali
+        [(0xA05, 0xA39), (0xA59, 0xA5E)],  # Gurmukhi
+        [(0xA85, 0xAB9)],  # Gujarati
+        [(0xB05, 0xB39), (0xB5C, 0xB61)],  # Odia
+        [(0xC05, 0xC39)],  # Telugu
+        [(0xC85, 0xCB9)],  # Kannada
+        [(0xD05, 0xD39)],  # Malayalam
+        [(0xD85, 0xDC6)],  # Sinhala
+        [(0xE01, 0xE30)],  # Thai
+        [(0xE81, 0xEB0)],  # Lao
+        [(0xF40, 0xF6C)],  # Tibetan
         [(0x1000, 0x102A)],  # Myanmar
         [(0x10D0, 0x10F0)],  # Georgian
-        [(0x1200, 0x1246)],  # Ethiopic
+        [(0x1200, 0x135A)],  # Ethiopic
         [(0x1780, 0x17B3)],  # Khmer
-        [(0x1820, 0x1842)],  # Mongolian
-        [(0x3042, 0x3093)],  # Hiragana
-        [(0xAC00, 0xAC4F)],  # Hangul
+        [(0x1820, 0x1878)],  # Mongolian
+        [(0x3041, 0x3096)],  # Hiragana
+        [(0x30A1, 0x30FA)],  # Katakana
+        [(0xAC00, 0xAE4F)],  # Hangul, its first syllables
     )
 )
 
@@ -79,7 +92,7 @@ def transcribe(text: str, *, seed: str) -> str:
     The commonest letters are exchanged first; where the alphabet is too small the rest stays, and so do blanks, digits
     and punctuation. Unlike `encipher` the text does not keep its length in bytes.
     """
-    order = _order(f"script-1\n{seed}")
+    order = _order(f"script-2\n{seed}")
     alphabet = min(ALPHABETS, key=order)
     counts = Counter(small for sign in text if sign.isalpha() and len(small := sign.lower()) == 1)
     letters = sorted(counts, key=lambda letter: (-counts[letter], letter))

@@ -28,6 +28,7 @@ from ttbench.runs.sweep import RunInterrupted
 from ttbench.store.rows import read_rows
 
 ROOT = Path(__file__).parents[2]
+FAKES = Path(__file__).parents[1] / "fakes"
 GOLDEN = Path(__file__).parents[1] / "golden" / "cli.txt"
 HEAVY = ("torch", "pandas", "datasets", "transformers", "rich.table")
 
@@ -69,6 +70,25 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fakes: ModuleType) -> 
     """An empty current folder, with the fake tasks installed."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def finished(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A folder with a run of two checkpoints, tiny and other, on the same trials; and what the command printed."""
+    folder, other = tmp_path_factory.mktemp("finished"), tmp_path_factory.mktemp("checkpoints") / "other"
+    torch.manual_seed(1)
+    save_checkpoint(Transformer.tiny(), other, dtype="float32", extra={"train_ctx": 64, "tokenizer": "bytes"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FAKES))
+        patch.chdir(folder)
+        return folder, run_fake(checkpoint, "--checkpoint", str(other))
+
+
+@pytest.fixture
+def both(here: Path, finished: tuple[Path, Any]) -> Path:
+    """The current folder, with that run."""
+    shutil.copytree(finished[0], here, dirs_exist_ok=True)
+    return here
 
 
 # Help and start-up
@@ -160,12 +180,12 @@ def run_fake(checkpoint: Path, *words: str) -> Any:
     return invoke("run", "fake-quality", "--checkpoint", str(checkpoint), "--ctx", "64,128", *words)
 
 
-def test_a_run_prints_the_settings_in_force_an_estimate_and_where_everything_is(here: Path, checkpoint: Path) -> None:
-    result = run_fake(checkpoint)
+def test_a_run_prints_the_settings_in_force_an_estimate_and_where_everything_is(finished: tuple[Path, Any]) -> None:
+    folder, result = finished
     assert result.exit_code == 0
     words = " ".join(result.stderr.split())
     for setting in (
-        "checkpoints tiny",
+        "checkpoints tiny, other",
         "context 64, 128 tokens",
         "device=cpu",
         "dtype=float32",
@@ -174,18 +194,17 @@ def test_a_run_prints_the_settings_in_force_an_estimate_and_where_everything_is(
     ):
         assert setting in words
     assert "limit=all" in words
-    assert "2 cells to do: about" in words
+    assert "4 cells to do: about" in words
     assert "time not known: no rates of this machine were measured" in words
-    assert "[1/2] fake-quality tiny 64" in words
-    assert words.count("[2/2]") == 1
-    assert "2 cells: 2 ok" in words
-    (rows,) = (here / "runs").glob("*/rows.parquet")
-    assert str(rows.relative_to(here)) in words
+    assert "[1/4] fake-quality tiny 64" in words
+    assert words.count("[4/4]") == 1
+    assert "4 cells: 4 ok" in words
+    (rows,) = (folder / "runs").glob("*/rows.parquet")
+    assert str(rows.relative_to(folder)) in words
     assert "hits" in result.stdout
 
 
-def test_the_same_command_again_measures_nothing_and_says_so(here: Path, checkpoint: Path) -> None:
-    run_fake(checkpoint)
+def test_the_same_command_again_measures_nothing_and_says_so(both: Path, checkpoint: Path) -> None:
     again = run_fake(checkpoint)
     assert again.exit_code == 0
     assert "2 cells, all answered by earlier runs" in " ".join(again.stderr.split())
@@ -262,12 +281,11 @@ def test_plan_starts_nothing(here: Path, checkpoint: Path) -> None:
 # Looking at things
 
 
-def test_list_and_show_find_what_a_run_left(here: Path, checkpoint: Path) -> None:
-    run_fake(checkpoint)
+def test_list_and_show_find_what_a_run_left(both: Path) -> None:
     (run,) = json.loads(invoke("list", "runs", "--json").stdout)
-    assert run["statuses"] == {"ok": 2}
+    assert run["statuses"] == {"ok": 4}
     shown = json.loads(invoke("show", "last", "--json").stdout)
-    assert [cell["status"] for cell in shown["cells"]] == ["ok", "ok"]
+    assert [cell["status"] for cell in shown["cells"]] == ["ok"] * 4
     cell_id = shown["cells"][0]["cell_id"]
     cell = json.loads(invoke("show", run["name"], cell_id[:9], "--json").stdout)
     assert [sample["trial"] for sample in cell["samples"]] == [0, 1, 2]
@@ -280,16 +298,6 @@ def test_list_and_show_find_what_a_run_left(here: Path, checkpoint: Path) -> Non
     assert "--sample 0 needs a cell" in invoke("show", "last", "--sample", "0").stderr
     assert run["name"] in invoke("list", "runs").stdout
     assert run["name"] in invoke("list").stdout
-
-
-@pytest.fixture
-def both(here: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run of two checkpoints, tiny and other, on the same trials."""
-    other = tmp_path_factory.mktemp("checkpoints") / "other"
-    torch.manual_seed(1)
-    save_checkpoint(Transformer.tiny(), other, dtype="float32", extra={"train_ctx": 64, "tokenizer": "bytes"})
-    assert run_fake(checkpoint, "--checkpoint", str(other)).exit_code == 0
-    return here
 
 
 @pytest.mark.parametrize("words", [[], ["--run", "last"]], ids=["all runs", "one run"])

@@ -18,6 +18,7 @@ import functools
 import gc
 import importlib.metadata
 import importlib.util
+import inspect
 import logging
 import operator
 import os
@@ -34,6 +35,7 @@ from types import FunctionType, UnionType
 from typing import Any, Self, Union, get_args, get_origin
 
 import beartype
+import beartype.door
 import jaxtyping
 import numpy as np
 import pytest
@@ -57,7 +59,8 @@ SILENCED = "transformers"
 
 
 # A float may be an int, as everywhere in Python.
-_check = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
+CONF = beartype.BeartypeConf(is_pep484_tower=True)
+_check = beartype.beartype(conf=CONF)
 # Calls of a function that are checked in one test, and those that were: what is called for each token of a long text,
 # or each step of a training, says no more when it is called again.
 NUM_CHECKED = 50
@@ -156,7 +159,8 @@ def checked(made: Any) -> Any:
     twin.__dict__ |= made.__dict__
     twin.__module__, twin.__qualname__, twin.__kwdefaults__ = made.__module__, made.__qualname__, made.__kwdefaults__
     twin.__annotations__ = {name: _checkable(hint) for name, hint in hints.items()}
-    check = _check(twin)
+    # The arguments of a generator would be looked at when it is first asked, amidst the lengths of who asks.
+    check = _arguments_checked(twin) if inspect.isgeneratorfunction(made) else _check(twin)
 
     @functools.wraps(made)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -165,6 +169,17 @@ def checked(made: Any) -> Any:
         calls[made] += 1
         with _SHAPES:
             return check(*args, **kwargs)
+
+    return call
+
+
+def _arguments_checked(made: FunctionType) -> Callable[..., Any]:
+    signature = inspect.signature(made)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            beartype.door.die_if_unbearable(value, made.__annotations__.get(name, Any), conf=CONF)
+        return made(*args, **kwargs)
 
     return call
 

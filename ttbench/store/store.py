@@ -369,11 +369,6 @@ def find_done(root: Path | str, cell_ids: Iterable[str]) -> dict[str, Place]:
     return found
 
 
-def _counted(planned: Iterable[Mapping[str, Any]]) -> Counter[frozenset[tuple[str, Any]]]:
-    """Planned cells in any order."""
-    return Counter(frozenset(entry.items()) for entry in planned)
-
-
 def find_finished(
     root: Path | str, cells: Sequence[Cell], *, name: str, done: Mapping[str, Place] | None = None
 ) -> Store | None:
@@ -390,9 +385,10 @@ def find_finished(
         store = Store(folder)
         try:
             planned = store.run["cells"]
-            if planned != wanted and (len(planned) != len(wanted) or _counted(planned) != _counted(wanted)):
+            # In the order of the plan, or in another.
+            if planned != wanted and Counter(map(canonical_json, planned)) != Counter(map(canonical_json, wanted)):
                 continue
-        except (StoreError, AttributeError, TypeError):
+        except (StoreError, AttributeError, TypeError, ValueError):
             # Not the list that was written: the run is none of these cells'.
             continue
         if done is not None and ids <= done.keys() and {run_of(done[cell_id]) for cell_id in ids} == {folder}:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,8 @@ def test_lm_eval_runs_on_a_checkpoint_and_prints_its_own_table(task_folder: Path
     arguments = "checkpoint=ttt-linear,threads=1"
     found = invoke("run", "--model_args", arguments, "--tasks", "tiny_choice", "--include_path", str(task_folder))
     assert found.exit_code == 0, found.output
-    assert "|tiny_choice|    1.5|none  |     0|acc     |↑  |" in found.stdout
+    # With the widths of the columns that its version gives them.
+    assert re.search(r"\|tiny_choice\| *1\.5\|none *\| *0\|acc *\|↑ *\|", found.stdout)
     assert sys.argv is before
 
 

@@ -20,7 +20,7 @@ Letters: B batch, T tokens, H heads, D head dim, C chunk, L memory layers, I and
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -207,25 +207,27 @@ def chunked(
     q, k, v, gates = (x.transpose(1, 2) for x in (q, k, v, gates))  # [B, H, T, D]
     head = min(num_tokens, (chunk_size - offset) % chunk_size)
     body = (num_tokens - head) // chunk_size * chunk_size
+    rest = num_tokens - head - body
+    sizes = [size for size in (head, *[chunk_size] * (body // chunk_size), rest) if size]
+
+    def mixes() -> Iterator[Mixes | None]:
+        """Those of each chunk, of BLOCK whole ones at once."""
+        if head:
+            yield None
+        for start in range(head, head + body, BLOCK * chunk_size):
+            block = gates[:, :, start : min(start + BLOCK * chunk_size, head + body)].unflatten(2, (-1, chunk_size))
+            made = mix(block)
+            yield from (made.chunk(n) for n in range(block.shape[2]))
+        if rest:
+            yield None
+
     state, outs = initial_state, []
-
-    def run(start: int, stop: int, offset: int, mixes: Mixes | None) -> None:
-        nonlocal state
-        span = slice(start, stop)
-        out, state = chunk(
-            q[:, :, span], k[:, :, span], v[:, :, span], gates[:, :, span], state, offset=offset, read=read, mixes=mixes
-        )
+    # Split and not sliced: the gradient of a slice is as long as the text, and there is one for each chunk.
+    parts = zip(*(x.split(sizes, 2) for x in (q, k, v, gates)), strict=True)
+    for part, mixed in zip(parts, mixes(), strict=True):
+        out, state = chunk(*part, state, offset=offset, read=read, mixes=mixed)
         outs.append(out)
-
-    if head:
-        run(0, head, offset, None)
-    for start in range(head, head + body, BLOCK * chunk_size):
-        stop = min(start + BLOCK * chunk_size, head + body)
-        mixes = mix(gates[:, :, start:stop].unflatten(2, (-1, chunk_size)))
-        for n, at in enumerate(range(start, stop, chunk_size)):
-            run(at, at + chunk_size, 0, mixes.chunk(n))
-    if head + body < num_tokens:
-        run(head + body, num_tokens, 0, None)
+        offset = 0
     return torch.cat(outs, 2).transpose(1, 2), state
 
 

@@ -158,13 +158,14 @@ def chunked(
     """
     size, num_tokens = tau.shape[0], q.shape[1]
     q, k, v, lam = (x.transpose(1, 2) for x in (q, k, v, lam[..., None]))  # [B, H, T, D]
-    state, outs, start = initial_state, [], 0
-    while start < num_tokens:
-        stop = min(num_tokens, start + size - offset)
-        q_n, k_n, v_n, lam_n = (x[:, :, start:stop] for x in (q, k, v, lam))
-        out, state = _mini_batch(q_n, k_n, v_n, lam_n, tau, norm_weight, norm_bias, state, offset=offset)
+    state, outs = initial_state, []
+    first = min(num_tokens, size - offset)
+    sizes = [first, *(min(size, num_tokens - start) for start in range(first, num_tokens, size))]
+    # Split and not sliced: the gradient of a slice is as long as the text, and there is one for each mini-batch.
+    for part in zip(*(x.split(sizes, 2) for x in (q, k, v, lam)), strict=True):
+        out, state = _mini_batch(*part, tau, norm_weight, norm_bias, state, offset=offset)
         outs.append(out)
-        start, offset = stop, 0
+        offset = 0
     return torch.cat(outs, 2).transpose(1, 2), state
 
 

@@ -126,10 +126,14 @@ class MACMixer(TitansMixer):
             memory, tail = self.memory.view(part), part["tail"]
             sinks = [part["sink_keys"], part["sink_values"]]
             segment = part["segment_keys"], part["segment_values"]
-        for start, stop, offset in spans(read, x.shape[1], size):
+        pieces = list(spans(read, x.shape[1], size))
+        # Split and not sliced: the gradient of a slice is as long as the text, and there is one for each segment.
+        sizes = [stop - start for start, stop, _ in pieces]
+        inputs = zip(cues.split(sizes, 1), q.split(sizes, 2), *(each.split(sizes, 2) for each in own), strict=True)
+        for (start, stop, offset), (cue, query, *pair) in zip(pieces, inputs, strict=True):
             turns = at.turns[0][start:stop], at.turns[1][start:stop]
-            h = neural_memory.recall(cues[:, start:stop], memory.M, norm.weight, eps=norm.eps)
-            new = self.context(h, (own[0][:, :, start:stop], own[1][:, :, start:stop]), turns)
+            h = neural_memory.recall(cue, memory.M, norm.weight, eps=norm.eps)
+            new = self.context(h, (pair[0], pair[1]), turns)
             keys_values = []
             for i, piece in enumerate(new):
                 seen = [sinks[i], piece]
@@ -138,7 +142,7 @@ class MACMixer(TitansMixer):
                     segment[i][:, :, 2 * offset : 2 * (offset + stop - start)] = piece
                 keys_values.append(torch.cat(seen, 2))
             mask = visible(offset=offset, num_tokens=stop - start, num_always=sinks[0].shape[2], device=x.device)
-            y = attention.masked("attention", q[:, :, start:stop], keys_values[0], keys_values[1], mask)
+            y = attention.masked("attention", query, keys_values[0], keys_values[1], mask)
             y = self.norm(y.transpose(1, 2).flatten(-2))
             m, memory = self.memory.run(y, memory, tail, offset=offset)
             outs.append(self.o_proj(self.memory.gate(m, y, None)))

@@ -224,8 +224,8 @@ def chunked(
     state, outs = initial_state, []
     # Split and not sliced: the gradient of a slice is as long as the text, and there is one for each chunk.
     parts = zip(*(x.split(sizes, 2) for x in (q, k, v, gates)), strict=True)
-    for part, mixed in zip(parts, mixes(), strict=True):
-        out, state = chunk(*part, state, offset=offset, read=read, mixes=mixed)
+    for (q_n, k_n, v_n, gates_n), mixed in zip(parts, mixes(), strict=True):
+        out, state = chunk(q_n, k_n, v_n, gates_n, state, offset=offset, read=read, mixes=mixed)
         outs.append(out)
         offset = 0
     return torch.cat(outs, 2).transpose(1, 2), state

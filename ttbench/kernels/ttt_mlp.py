@@ -162,8 +162,9 @@ def chunked(
     first = min(num_tokens, size - offset)
     sizes = [first, *(min(size, num_tokens - start) for start in range(first, num_tokens, size))]
     # Split and not sliced: the gradient of a slice is as long as the text, and there is one for each mini-batch.
-    for part in zip(*(x.split(sizes, 2) for x in (q, k, v, lam)), strict=True):
-        out, state = _mini_batch(*part, tau, norm_weight, norm_bias, state, offset=offset)
+    parts = zip(*(x.split(sizes, 2) for x in (q, k, v, lam)), strict=True)
+    for q_n, k_n, v_n, lam_n in parts:
+        out, state = _mini_batch(q_n, k_n, v_n, lam_n, tau, norm_weight, norm_bias, state, offset=offset)
         outs.append(out)
         offset = 0
     return torch.cat(outs, 2).transpose(1, 2), state

@@ -83,6 +83,11 @@ def test_a_run_gives_tidy_rows_and_the_same_command_again_measures_nothing(fakes
     assert json.loads((newest / "run.json").read_text())["command"].startswith(
         "ttbench.run('fake-quality', ctx='512..4k', checkpoints="
     )
+    # as a run that was killed between its last cell and its rows
+    (newest / "rows.parquet").unlink()
+    pd.testing.assert_frame_equal(run_task("fake-quality", **{**options, "ctx": "512..4k"}), more)  # type: ignore[arg-type]
+    pd.testing.assert_frame_equal(read_rows(newest / "rows.parquet"), more)
+    assert run_folders(tmp_path / "runs")[0] == newest
 
 
 def test_quality_cells_share_a_process_and_timing_cells_do_not(fakes: ModuleType, tmp_path: Path) -> None:

@@ -115,6 +115,9 @@ def run_cells(
     cells = [*plan.cells, *plan.twins, *(skip.cell for skip in plan.skips)]
     finished = None if fresh else find_finished(out, cells, name=name, done=done)
     if finished is not None:
+        if not (finished.folder / "rows.parquet").is_file():
+            # It was stopped between its last cell and its rows.
+            finished.write_rows()
         return RunResult(
             folder=finished.folder,
             statuses=finished.done(),

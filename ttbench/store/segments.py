@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import BinaryIO, get_args
 
 from ttbench.machine.disk import sync
+from ttbench.machine.measure import num_cores
 from ttbench.store.files import link_or_copy, make_folder, store_error
 from ttbench.types import LASTING, Status, digest
 
@@ -198,7 +199,7 @@ def whole(entries: Iterable[IndexEntry]) -> Iterator[IndexEntry]:
     for entry in entries:
         by_path.setdefault(entry.text.path, []).append(entry)
     # Reading and digests, which are nearly all of it, leave Python to other threads.
-    with ThreadPoolExecutor(max_workers=min(_NUM_READERS, len(os.sched_getaffinity(0)))) as readers:
+    with ThreadPoolExecutor(max_workers=min(_NUM_READERS, num_cores())) as readers:
         for found in readers.map(_whole_of, by_path, by_path.values()):
             yield from found
 

@@ -386,7 +386,8 @@ def find_finished(
         try:
             planned = store.run["cells"]
             # In the order of the plan, or in another.
-            if planned != wanted and Counter(map(canonical_json, planned)) != Counter(map(canonical_json, wanted)):
+            counts = (Counter(map(canonical_json, each)) for each in (planned, wanted))
+            if len(planned) != len(wanted) or (planned != wanted and next(counts) != next(counts)):
                 continue
         except (StoreError, AttributeError, TypeError, ValueError):
             # Not the list that was written: the run is none of these cells'.

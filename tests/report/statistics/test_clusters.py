@@ -147,7 +147,9 @@ def test_the_committed_intervals_hold_the_truth_in_93_to_97_of_100(table: str) -
     ],
 )
 def test_equal_checkpoints_are_seldom_told_apart(table: str, column: str, most: float) -> None:
-    assert (committed(table)[column] <= most).all()
+    found = committed(table)
+    assert len(found) == len(calibration.CASES[table])
+    assert (found[column] <= most).all()
 
 
 def test_the_page_prints_the_committed_tables() -> None:
@@ -168,7 +170,9 @@ def test_the_page_prints_the_committed_tables() -> None:
     held = [value for (documents, _, num), value in found.items() if documents in THREE_KINDS and num >= 12]
     assert f"{100 * min(held):.1f} to {100 * max(held):.1f} of 100 data sets" in text
     assert f"a false verdict in at most {100 * (1 - min(held)):.1f} of 100" in text
-    wrong = 100 * committed("verdicts")["false verdicts"]
+    verdicts = committed("verdicts")
+    assert f"{verdicts['data sets'].min():,} tables of each of the {len(verdicts)} kinds" in text
+    wrong = 100 * verdicts["false verdicts"]
     told = f"{wrong.min():.1f} to {wrong.max():.1f} of 100 tables, {wrong.mean():.1f} on average"
     assert f"any false verdict in {told}" in text
 

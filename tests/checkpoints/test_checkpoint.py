@@ -244,6 +244,40 @@ def test_the_zoo_comes_before_folders_and_folders_before_the_hub(
     assert (like_hub.name, like_hub.provenance) == ("name", "local")
 
 
+def test_zoo_names_all_that_ships_and_nobody_twice(
+    made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("mamba2", "s4d", "titans-mag", "transformer-conv", "ttt-linear")
+    monkeypatch.setattr(module, "zoo_folders", lambda: dict.fromkeys(names, made["ttt-linear"]))
+    assert module.spelled_out(["a", "s4d"]) == ["a", "s4d"]
+    assert module.spelled_out(["s4d", "zoo", "a"]) == [
+        "s4d",
+        "mamba2",
+        "titans-mag",
+        "transformer-conv",
+        "ttt-linear",
+        "a",
+    ]
+    with pytest.raises(UsageError, match="'zoo' is every checkpoint of the zoo, and one is wanted here: mamba2, s4d, "):
+        resolve("zoo")
+    # a folder of that name is still within reach, and one hears of it
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(made["transformer"], tmp_path / "zoo")
+    said: list[str] = []
+    monkeypatch.setattr(module, "_say", said.append)
+    assert len(module.spelled_out(["zoo"])) == len(names)
+    assert said == ["'zoo' is every checkpoint of the zoo here; for the folder of that name write ./zoo"]
+    assert resolve(f".{os.sep}zoo").architecture == "transformer"
+
+
+def test_four_are_measured_where_nobody_names_one(made: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("mamba2", "s4d", "titans-mag", "transformer-conv", "ttt-linear")
+    monkeypatch.setattr(module, "zoo_folders", lambda: dict.fromkeys(names, made["ttt-linear"]))
+    assert module.default_names() == ("transformer-conv", "ttt-linear", "mamba2", "titans-mag")
+    monkeypatch.setattr(module, "zoo_folders", lambda: dict.fromkeys(names[:3], made["ttt-linear"]))
+    assert module.default_names() == names[:3]
+
+
 def test_a_name_that_nothing_has_gets_a_suggestion(made: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "zoo_folders", lambda: dict(made))
     with pytest.raises(UnknownNameError, match="unknown checkpoint 'transfromer'; did you mean 'transformer'"):

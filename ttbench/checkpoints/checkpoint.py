@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -31,6 +31,8 @@ from ttbench.packages import import_packages
 from ttbench.registry import ARCHITECTURES, ENGINES
 from ttbench.types import INT64, RANDOM, Checkpoint, Cost, canonical_json, digest
 
+ZOO = "zoo"  # the name of all checkpoints that ship, where several can be named
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
@@ -42,9 +44,31 @@ class Identity:
     config: Any  # the architecture's own config
 
 
+# What is measured where nobody names a checkpoint: attention and three states of constant size, of three families.
+SHOWN = ("transformer-conv", "ttt-linear", "mamba2", "titans-mag")
+
+
 def zoo_names() -> tuple[str, ...]:
     """Names of the checkpoints that ship with the package, sorted."""
     return tuple(sorted(zoo_folders()))
+
+
+def default_names() -> tuple[str, ...]:
+    """Names of the SHOWN that ship; of a zoo with fewer than four checkpoints, all."""
+    names = zoo_names()
+    return names if len(names) < len(SHOWN) else tuple(name for name in SHOWN if name in names)
+
+
+def spelled_out(names: Sequence[str | Checkpoint]) -> list[str | Checkpoint]:
+    """The names with ZOO replaced by all of the zoo's; what comes twice by that is taken once."""
+    if ZOO not in names:
+        return list(names)
+    if Path(ZOO, CONFIG).is_file():
+        _say(f"'{ZOO}' is every checkpoint of the zoo here; for the folder of that name write ./{ZOO}")
+    found: list[str | Checkpoint] = []
+    for name in names:
+        found += [each for each in (zoo_names() if name == ZOO else (name,)) if each not in found]
+    return found
 
 
 def resolve(name: str, *, dtype: str = "float32", engine: str = "eager") -> Checkpoint:
@@ -59,12 +83,14 @@ def resolve(name: str, *, dtype: str = "float32", engine: str = "eager") -> Chec
         engine: that will run it, and decides which folders it can read.
 
     Raises:
-        UsageError: an unknown dtype or engine.
+        UsageError: an unknown dtype or engine, or `zoo`, which is several.
         UnknownNameError: no zoo name, no folder, not in the catalogue, and not written like a hub id.
         CheckpointError: it cannot be found, read or identified.
         WeightsError: its weight files are broken or do not fit its config.json.
     """
     import_packages()
+    if name == ZOO:
+        raise UsageError(f"'{ZOO}' is every checkpoint of the zoo, and one is wanted here: {', '.join(zoo_names())}")
     if sizes.is_random(name):
         return _random(name, dtype=dtype, engine=engine)
     zoo = zoo_folders()

@@ -65,8 +65,8 @@ class Options(TypedDict, total=False):
             metavar="NAME|DIR|ID",
             many=True,
             complete="checkpoints",
-            help="Zoo or catalogue name, folder, hub id with @revision, or random:SIZE; may be repeated.  "
-            "[default: the task's, mostly the whole zoo]",
+            help="Zoo or catalogue name, folder, hub id with @revision, or random:SIZE; zoo is all of the zoo. "
+            "May be repeated.  [default: the task's, mostly four of the zoo]",
         ),
     ]
     corpus: Annotated[

@@ -180,7 +180,7 @@ def _resolve(names: Sequence[str | Checkpoint] | None, *, dtype: str, engine: st
     if names is not None and len(known) == len(names):
         return tuple(known)
     # Late: identifying a checkpoint takes its architecture, and so torch.
-    from ttbench.checkpoints.checkpoint import resolve, zoo_names
+    from ttbench.checkpoints.checkpoint import default_names, resolve, spelled_out
 
-    names = zoo_names() if names is None else names
-    return tuple(name if isinstance(name, Checkpoint) else resolve(name, dtype=dtype, engine=engine) for name in names)
+    found = default_names() if names is None else spelled_out(names)
+    return tuple(name if isinstance(name, Checkpoint) else resolve(name, dtype=dtype, engine=engine) for name in found)

@@ -1,7 +1,7 @@
 """Suites: YAML files that say which tasks run on which checkpoints over which axes. Data only, checked strictly.
 
     title: Bits per byte against context
-    checkpoints: [transformer, ttt-linear]     # without it: the whole zoo
+    checkpoints: [transformer, ttt-linear]     # without it: four of the zoo; zoo: all of it
     tasks:
       - task: perplexity
         ctx: 1k..32k

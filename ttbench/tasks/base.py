@@ -78,7 +78,7 @@ class Task(ABC):
     corpus_splits: ClassVar[tuple[str, ...]] = ("test",)  # splits of the corpus that are read
     default_batch_size: ClassVar[int] = 1
     imports: ClassVar[tuple[str, ...]] = ()  # slow modules that a worker imports for it, beside torch
-    default_checkpoints: ClassVar[tuple[str, ...] | None] = None  # None: the whole zoo
+    default_checkpoints: ClassVar[tuple[str, ...] | None] = None  # None: four of the zoo
     any_weights: ClassVar[bool] = False  # whether numbers of weights that nobody trained mean something
 
     def num_rounds(self, params: Any) -> int:

@@ -131,12 +131,14 @@ def chunked(
     Looks at the exponents to end a chunk early, so on a GPU every chunk waits for the device once.
     """
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # [B, H, T, D]
-    state, outs, begin = initial_state, [], 0
-    while begin < q.shape[2]:
-        span = slice(begin, begin + CHUNK_LEN)
-        out, state = _chunk(q[:, :, span], k[:, :, span], v[:, :, span], features, state, eps=eps)
-        outs.append(out)
-        begin += out.shape[2]
+    state, outs = initial_state, []
+    # split, not sliced: the gradient of a slice for each chunk would be as long as the text
+    for chunk in zip(*(x.split(CHUNK_LEN, 2) for x in (q, k, v)), strict=True):
+        begin = 0
+        while begin < chunk[0].shape[2]:
+            out, state = _chunk(*(x[:, :, begin:] for x in chunk), features, state, eps=eps)
+            outs.append(out)
+            begin += out.shape[2]
     return torch.cat(outs, 2).transpose(1, 2), state
 
 

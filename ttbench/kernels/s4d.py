@@ -161,9 +161,9 @@ def _chunks(u: Tensor, made: Tensor, read: Tensor, decay: Tensor, x: Tensor) -> 
     y, gained = added[:, :size], added[:, size:].unflatten(1, (-1, 2)).unflatten(-1, (batch_size, num_chunks))
     gained = torch.complex(gained[:, :, 0], gained[:, :, 1])  # [H, states, B, G]
     before = []
-    for chunk in range(num_chunks):
+    for each in gained.unbind(-1):
         before.append(x)
-        x = decay[..., None] * x + gained[..., chunk]
+        x = decay[..., None] * x + each
     states = torch.view_as_real(torch.stack(before, -1))  # [H, states, B, G, 2]
     y = y + read @ states.movedim(-1, 2).flatten(1, 2).flatten(2)
     return y.unflatten(-1, (batch_size, num_chunks)).permute(2, 3, 1, 0).flatten(1, 2), x

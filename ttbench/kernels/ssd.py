@@ -81,9 +81,10 @@ def chunked(
     X = (dt[..., None] * x).movedim(1, 2).unflatten(1, (num_groups, -1))  # [B, G, H/G, T, P]
     B, C = B.movedim(1, 2), C.movedim(1, 2)  # [B, G, T, N]
     h, outs = initial_state.unflatten(1, (num_groups, -1)), []
-    for begin in range(0, x.shape[1], CHUNK_LEN):
-        span = slice(begin, begin + CHUNK_LEN)
-        out, h = _chunk(X[..., span, :], rates[..., span], B[..., span, :], C[..., span, :], h)
+    # split, not sliced: the gradient of a slice for each chunk would be as long as the text
+    chunks = zip(*(part.split(CHUNK_LEN, dim) for part, dim in ((X, 3), (rates, 3), (B, 2), (C, 2))), strict=True)
+    for chunk in chunks:
+        out, h = _chunk(*chunk, h)
         outs.append(out)
     y = outs[0] if len(outs) == 1 else torch.cat(outs, 3)
     return y.flatten(1, 2).movedim(2, 1), h.flatten(1, 2)

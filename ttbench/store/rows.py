@@ -163,6 +163,7 @@ class _Collected:
         self._kinds: dict[str, str] = {}  # of the columns that tasks declare
         self._environments: set[str] = set()
         self._cells, self._samples, self._counts = Growing(), Growing(), list[int]()
+        self._waiting: list[dict[str, Any]] = []  # columns of the cells since the last part
         for record in records:
             self._add(record)
             if self._samples.num_rows >= _PART_ROWS:
@@ -172,7 +173,7 @@ class _Collected:
 
     def _add(self, record: CellRecord) -> None:
         cell, count = _cell_columns(record), max(len(record.samples), 1)
-        self._cells.add({name: (value,) for name, value in cell.items()}, 1)
+        self._waiting.append(cell)
         self._samples.add({"sample": range(count), **_sample_columns(record, cell)}, count)
         self._counts.append(count)
         self._metrics[record.cell.task] = record.metrics
@@ -190,8 +191,9 @@ class _Collected:
     def _end_part(self) -> None:
         fixed = {name: _ARROW[column.kind] for name, column in {**COLUMNS, **SAMPLE}.items()}
         known = fixed | {name: _ARROW[kind] for name, kind in self._kinds.items()}
+        self._cells.add(_columns(self._waiting), len(self._waiting))
         self.parts.append((self._cells.part(known), self._counts, self._samples.part(known)))
-        self._counts = []
+        self._counts, self._waiting = [], []
 
     def schema(self, environments: Mapping[str, str]) -> pa.Schema:
         """Parameters and choices before `sample`, the tasks' own columns after it: as declared, others as they come."""

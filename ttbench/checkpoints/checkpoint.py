@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from ttbench.checkpoints.files import MAX_CONFIG_BYTES, content_digest, json_digest, member, read_json
 from ttbench.checkpoints.fit import check_layers, fit, skeleton
 from ttbench.checkpoints.hub import HubId, fetch_small, fetch_weights, parse_hub_id
-from ttbench.checkpoints.naming import CONFIG, zoo_folders
+from ttbench.checkpoints.naming import CONFIG, GENOMES, zoo_folders
 from ttbench.checkpoints.sizes import sizes
 from ttbench.checkpoints.sources import conversion_hint
 from ttbench.checkpoints.tokenizer import tokenizer_digest
@@ -31,7 +31,7 @@ from ttbench.packages import import_packages
 from ttbench.registry import ARCHITECTURES, ENGINES
 from ttbench.types import INT64, RANDOM, Checkpoint, Cost, canonical_json, digest
 
-ZOO = "zoo"  # the name of all checkpoints that ship, where several can be named
+ZOO = "zoo"  # the name of all checkpoints that ship and read text, where several can be named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +49,8 @@ SHOWN = ("transformer-conv", "ttt-linear", "mamba2", "titans-mag")
 
 
 def zoo_names() -> tuple[str, ...]:
-    """Names of the checkpoints that ship with the package, sorted."""
-    return tuple(sorted(zoo_folders()))
+    """Names of the checkpoints that ship with the package and read text, sorted."""
+    return tuple(sorted(name for name, folder in zoo_folders().items() if folder.parent.name != GENOMES))
 
 
 def default_names() -> tuple[str, ...]:

@@ -19,13 +19,15 @@ from ttbench.errors import UsageError
 from ttbench.types import Checkpoint
 
 CONFIG = "config.json"
+GENOMES = "genomes"  # room of the zoo whose checkpoints read DNA
 REVISION_LEN = 8  # letters of a commit
 
 
 def zoo_folders() -> dict[str, Path]:
-    """Folders of the checkpoints that ship with the package, by name."""
+    """Folders of the checkpoints that ship with the package, by name: those that read text, then those of DNA."""
     folder = Path(str(resources.files("ttbench") / "zoo"))
-    return {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{CONFIG}"))}
+    patterns = (f"*/{CONFIG}", f"{GENOMES}/*/{CONFIG}")
+    return {path.parent.name: path.parent for pattern in patterns for path in sorted(folder.glob(pattern))}
 
 
 def digests_of(folder: Path) -> dict[str, str | None]:

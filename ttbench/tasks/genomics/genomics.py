@@ -117,6 +117,7 @@ class Genomics(Task):
     corpus_splits: ClassVar[tuple[str, ...]] = ("train", "test")
     default_ctx: ClassVar[str] = "128..8k"
     default_corpus: ClassVar[str] = "genomes"
+    default_checkpoints: ClassVar[tuple[str, ...] | None] = ("dna-transformer", "dna-ttt-linear")
     default_batch_size: ClassVar[int] = 8
     metrics: ClassVar[tuple[Metric, ...]] = (
         _bits("bits_per_base", "bits per base", "nats", "num_bases", scale=1 / math.log(2), ours=True),

@@ -137,12 +137,19 @@ def test_genomes_are_those_of_the_results() -> None:
     values += [entry("genomics", f"{name}_bits_per_base", **at)["value"] for name in ("markov", "bzip2")]
     assert [cell for _, cell in rows] == [f"{value:.3f}" for value in values]
     assert f"over {models['dna-transformer']['num_clusters']} stretches" in TEXT
-    found = entry("genomics", "bits_per_base", "comparisons", a="dna-transformer", b="dna-ttt-linear", **at)
-    lead, low, high = -found["effect"], -found["high"], -found["low"]
-    assert f"The transformer's lead is {lead:.3f} ({low:.3f} to {high:.3f})" in TEXT
-    for name in models:
-        far = entry("genomics", "bits_per_base", checkpoint=name, corpus="genomes", context_len=4096)["value"]
-        assert abs(2 - far) < 0.02
+    far = {"corpus": "genomes", "context_len": 4096}
+    for where, sign, said in (
+        (at, -1, "At 256 bases the transformer's lead is"),
+        (far, 1, "there `dna-ttt-linear` leads by"),
+    ):
+        found = entry("genomics", "bits_per_base", "comparisons", a="dna-transformer", b="dna-ttt-linear", **where)
+        low, high = sorted((sign * found["low"], sign * found["high"]))
+        assert f"{said} {sign * found['effect']:.3f} ({low:.3f} to {high:.3f})" in TEXT
+    ends = [entry("genomics", "bits_per_base", checkpoint=name, **far)["value"] for name in models]
+    assert f"it needs {ends[0]:.3f} bits per base, more than the Markov model" in TEXT
+    assert f"and `dna-ttt-linear` {ends[1]:.3f}, as many as at 256" in TEXT
+    assert ends[0] > values[2] > ends[1]
+    assert abs(ends[1] - values[1]) < 0.002
 
 
 def test_the_comparison_in_the_readme_is_what_the_command_prints() -> None:

@@ -274,9 +274,10 @@ def test_zoo_names_all_that_ships_and_nobody_twice(
 def test_four_are_measured_where_nobody_names_one(made: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("mamba2", "s4d", "titans-mag", "transformer-conv", "ttt-linear")
     monkeypatch.setattr(module, "zoo_folders", lambda: dict.fromkeys(names, made["ttt-linear"]))
-    assert module.default_names() == ("transformer-conv", "ttt-linear", "mamba2", "titans-mag")
-    monkeypatch.setattr(module, "zoo_folders", lambda: dict.fromkeys(names[:3], made["ttt-linear"]))
-    assert module.default_names() == names[:3]
+    assert module.default_names() == ("mamba2", "titans-mag", "transformer-conv", "ttt-linear")
+    for held in (names[:3], ("a", "b", "c", "d", "ttt-linear")):
+        monkeypatch.setattr(module, "zoo_folders", lambda held=held: dict.fromkeys(held, made["ttt-linear"]))
+        assert module.default_names() == (*(name for name in held if name != "d"),)
 
 
 def test_a_name_that_nothing_has_gets_a_suggestion(made: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,9 +54,10 @@ def zoo_names() -> tuple[str, ...]:
 
 
 def default_names() -> tuple[str, ...]:
-    """Names of the SHOWN that ship; of a zoo with fewer than four checkpoints, all."""
+    """Names of the SHOWN, sorted; where the zoo lacks some of them, others of it stand in."""
     names = zoo_names()
-    return names if len(names) < len(SHOWN) else tuple(name for name in SHOWN if name in names)
+    first = [name for name in SHOWN if name in names]
+    return tuple(sorted([*first, *(name for name in names if name not in first)][: len(SHOWN)]))
 
 
 def spelled_out(names: Sequence[str | Checkpoint]) -> list[str | Checkpoint]:

@@ -34,7 +34,7 @@ PYRIGHT_ENV := PYRIGHT_PYTHON_IGNORE_WARNINGS=1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup bench real estimates commonsense architectures peers page exports genomes genomics languages test check lint types pytest
-.PHONY: gain results chaos scale gemma slurm ray gpu docs mutants lowest newest python format columns launches figures mqar calibration zoo wheel constraints clean distclean
+.PHONY: gain results chaos scale gemma slurm ray gpu docs mutants lowest newest python format columns launches figures puzzles calibration zoo wheel constraints clean distclean
 
 help:  ## list the goals
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -182,14 +182,23 @@ columns: $(STAMP)  ## make docs/columns.md, docs/rows.schema.json, docs/architec
 launches: $(STAMP)  ## make docs/launches.md, how many kernels a step of each architecture starts
 	@$(BIN)/python scripts/launches.py
 
-# Two layers each, on Zoology's puzzle: `ttbench/zoo/recipe-synthetic.yaml` has the sizes, and more architectures.
-MQAR := transformer transformer-conv ttt-linear mamba mamba2 s4d
-trained/mqar/mqar-%/config.json: | $(STAMP)
-	@$(BIN)/ttbench train mqar-$* --recipe ttbench/zoo/recipe-synthetic.yaml --out trained/mqar --threads 1
+# Small models of `ttbench/zoo/recipe-synthetic.yaml`: recall of pairs at three widths, the other puzzles at one.
+SOLVERS := transformer-conv ttt-linear ttt-mlp mamba mamba2 s4d titans-lmm titans-mac
+MQAR := $(foreach width,-32 _ -128,$(SOLVERS:%=mqar-%$(width:_=)))
+COPYING := $(SOLVERS:%=copying-%)
+TRACKING := $(SOLVERS:%=s5-%) $(SOLVERS:%=parity-%)
+PUZZLES := trained/puzzles
+$(PUZZLES)/%/config.json: | $(STAMP)
+	@$(BIN)/ttbench train $* --recipe ttbench/zoo/recipe-synthetic.yaml --out $(PUZZLES) --threads 1
 
-mqar: $(MQAR:%=trained/mqar/mqar-%/config.json)  ## train six architectures on Zoology's recall of pairs, and draw its figures (an hour; -j2: two at once)
-	@$(BIN)/ttbench run papers/zoology $(MQAR:%=--checkpoint trained/mqar/mqar-%) $(RUN)
+# After training, one process at a time measures; each paper is drawn from the run before it.
+puzzles: $(patsubst %,$(PUZZLES)/%/config.json,$(MQAR) $(COPYING) $(TRACKING))  ## train eight architectures on recall, copying, S5 and parity, and draw the papers' figures (use -j2: two hours; goes on where it stopped)
+	@$(BIN)/ttbench run papers/zoology $(MQAR:%=--checkpoint $(PUZZLES)/%) $(RUN)
 	@$(BIN)/ttbench figures last --paper zoology
+	@$(BIN)/ttbench run papers/repeat-after-me $(COPYING:%=--checkpoint $(PUZZLES)/%) $(RUN)
+	@$(BIN)/ttbench figures last --paper repeat-after-me
+	@$(BIN)/ttbench run papers/illusion-of-state $(TRACKING:%=--checkpoint $(PUZZLES)/%) $(RUN)
+	@$(BIN)/ttbench figures last --paper illusion-of-state
 
 # SUITES="bench needle": only these. Times wait for a quiet machine.
 SUITES ?=

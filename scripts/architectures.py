@@ -1,8 +1,8 @@
 """docs/architectures.md, made from the code: `make columns`.
 
 The table of states and the sections are those of `Description`, which stands in the class of each architecture. The
-table of sizes has every architecture of `ttbench/zoo/recipe-synthetic.yaml`, which holds them at one width, and the
-`tiny()` of one that is not there: the parameters of the model that is built, the state and work that `cost` gives.
+table of sizes has every architecture of `ttbench/zoo/recipe-synthetic.yaml`, at width 64, and the `tiny()` of one that
+is not there: the parameters of the model that is built, the state and work that `cost` gives.
 """
 
 from __future__ import annotations

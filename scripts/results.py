@@ -49,6 +49,11 @@ class Reference:
         """The options as the command line takes them."""
         return [word for name, value in self.options.items() for word in (f"--{name}", str(value))]
 
+    @property
+    def python_options(self) -> Options:
+        """The options as `ttbench.run` takes them."""
+        return cast(Options, {PYTHON_NAMES.get(name, name): value for name, value in self.options.items()})
+
 
 ZOO = {"checkpoint": "zoo"}
 # Quality first, in order of what is read first; times in one stretch at the end.
@@ -91,8 +96,7 @@ def publish(reference: Reference, *, runs: Path, to: Path) -> list[Path]:
     console.say(" ".join(map(quote, ("ttbench", *words))), style="bold")
     # The command shows how far it is; the rows come from what it left, without measuring.
     ttbench_command(words)
-    options = {PYTHON_NAMES.get(name, name): value for name, value in reference.options.items()}
-    rows = ttbench.run(reference.target, out=runs, **cast(Options, options))
+    rows = ttbench.run(reference.target, out=runs, **reference.python_options)
     lost = rows.loc[rows["status"] != "ok", ["checkpoint", "task", "context_len", "status"]].drop_duplicates()
     for entry in lost.to_dict("records"):
         console.say(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,7 +13,6 @@ from rows import TRANSFORMER, TTT, make_rows, perplexity_rows
 
 from ttbench.registry import TASKS
 from ttbench.report.published import ROWS, outdated
-from ttbench.runs.options import Options
 from ttbench.runs.suite import find_suite, load_suite
 from ttbench.runs.sweep import plan_target
 from ttbench.store.rows import read_rows
@@ -34,8 +33,7 @@ def test_what_is_published_is_made_by_the_goal_or_by_one_of_its_own() -> None:
 
 @pytest.mark.parametrize("reference", results.REFERENCES, ids=lambda reference: reference.name)
 def test_each_can_be_planned_and_what_holds_times_is_marked(reference: Any, tmp_path: Path) -> None:
-    options = {results.PYTHON_NAMES.get(name, name): value for name, value in reference.options.items()}
-    plan = plan_target(reference.target, cast(Options, options), out=tmp_path)
+    plan = plan_target(reference.target, reference.python_options, out=tmp_path)
     assert plan.cells or all("genomes" in skip.reason for skip in plan.skips)
     entries = load_suite(find_suite(reference.name)).tasks
     timed = any(metric.name.endswith("_s") for entry in entries for metric in TASKS.load(entry.task).metrics)

@@ -19,6 +19,7 @@ from stored import fake_cells
 import ttbench
 from ttbench.errors import StoreError
 from ttbench.machine.measure import environment
+from ttbench.names import as_text
 from ttbench.store.cells import read_cell
 from ttbench.store.earlier import timings
 from ttbench.store.files import write_whole
@@ -60,6 +61,20 @@ def record(cell: Cell, **changes: Any) -> CellRecord:
 
 def failure(cell: Cell, status: str = "killed") -> CellRecord:
     return record(cell, status=status, reason="why", samples=(), evidence=({"stderr": "boom"},))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a\u2028b", os.fsdecode(b"caf\xe9"), "back\\udce9", '"\t\x00\x7f', "\U0001f40d", "NaN"],
+    ids=["line separator", "bytes that are no UTF-8", "a backslash", "control characters", "beyond 16 bits", "a word"],
+)
+def test_text_and_numbers_of_every_kind_read_back(tmp_path: Path, cells: tuple[Cell, ...], text: str) -> None:
+    values = {"big": 2**63 - 1, "small": 5e-324, "large": 1.7976931348623157e308, "third": 1 / 3, "minus": -0.0}
+    samples = (Sample(keys={"text": text}, values=values),)
+    store = new_store(tmp_path, cells)
+    store.write_cell(record(cells[0], samples=samples))
+    assert repr(read_cell(store.cell_path(cells[0].cell_id)).samples) == repr(samples)
+    assert store.rows()["text"].tolist() == [as_text(text)]
 
 
 def test_a_cell_reads_back_as_it_was_written(tmp_path: Path, cells: tuple[Cell, ...]) -> None:

@@ -14,6 +14,7 @@ import contextlib
 import io
 import itertools
 import json
+import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -126,16 +127,20 @@ def _sample_columns(record: CellRecord, taken: Collection[str]) -> dict[str, lis
     if clash:
         raise StoreError(f"task '{record.cell.task}' names a sample's column {clash[0]!r}, which rows have")
     for values in columns.values():
-        if str in set(map(type, values)):
+        kinds = set(map(type, values))
+        if str in kinds and not (kinds == {str} and all(map(str.isascii, values))):
             values[:] = [as_text(value) if isinstance(value, str) else value for value in values]
     return columns
+
+
+_VALUES = operator.methodcaller("values")
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Columns of rows that mostly have the same names in the same order."""
     names = tuple(rows[0]) if rows else ()
-    if all(tuple(row) == names for row in rows):
-        return dict(zip(names, map(list, zip(*(row.values() for row in rows), strict=True)), strict=True))
+    if list(map(tuple, rows)).count(names) == len(rows):
+        return dict(zip(names, map(list, zip(*map(_VALUES, rows), strict=True)), strict=True))
     found = dict.fromkeys(itertools.chain.from_iterable(rows))
     return {name: [row.get(name) for row in rows] for name in found}
 

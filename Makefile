@@ -19,9 +19,6 @@ PAGE  := .venv-page
 EXPORTS := .venv-exports
 JOBS  ?= 2
 RUN   ?=
-# What `make architectures` trains on a share of the recipe and compares.
-BRIEF := trained/brief
-MODELS := transformer ttt-linear titans-lmm titans-mac titans-mag titans-mal performer reformer skyformer
 
 export VENV PYTHON TORCH
 # Images of containers often set it, and uv compiles nothing: each process would then compile the 1,000 files that
@@ -33,7 +30,7 @@ TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OMP_WAIT_POLICY=passive TOKENIZE
 PYRIGHT_ENV := PYRIGHT_PYTHON_IGNORE_WARNINGS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench real estimates commonsense architectures peers page exports genomes genomics languages test check lint types pytest
+.PHONY: help setup bench real estimates commonsense peers page exports genomes genomics languages test check lint types pytest
 .PHONY: gain results chaos scale gemma slurm ray gpu docs mutants lowest newest python format columns launches figures puzzles calibration zoo wheel constraints clean distclean
 
 help:  ## list the goals
@@ -79,12 +76,6 @@ gemma: $(REAL)/config.json $(GEMMA)/config.json  ## a second pretrained model be
 	@$(BIN)/ttbench run pretrained --engine hf --checkpoint $(REAL) --checkpoint $(GEMMA) $(RUN)
 	@$(if $(TEXT),$(BIN)/ttbench run perplexity --engine hf --corpus "text:$(TEXT)" --ctx 256$(COMMA)1k --checkpoint $(REAL) --checkpoint $(GEMMA) $(RUN))
 	@$(BIN)/ttbench compare $(notdir $(REAL)) $(notdir $(GEMMA))
-
-$(BRIEF)/%/card.md: | $(STAMP)
-	@$(BIN)/ttbench train $* --share 0.04 --out $(BRIEF) --threads 1
-
-architectures: $(MODELS:%=$(BRIEF)/%/card.md)  ## train nine architectures briefly, a thread each (-j2: two at once), and compare them
-	@$(BIN)/ttbench run architectures $(MODELS:%=--checkpoint $(BRIEF)/%) $(RUN)
 
 # Packages that nobody here wrote, in an environment of their own.
 $(PEERS)/.stamp: pyproject.toml constraints.txt scripts/setup.sh scripts/peers.py docs/check-a-foreign-model.md
@@ -174,10 +165,11 @@ format: $(STAMP)  ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-columns: $(STAMP)  ## make docs/columns.md, docs/rows.schema.json, docs/architectures.md and the table in docs/claims.md, from the code
+columns: $(STAMP)  ## make docs/columns.md, docs/rows.schema.json, docs/architectures.md and the tables in docs/claims.md and docs/zoo.md, from the code and the cards
 	@$(BIN)/python scripts/columns.py
 	@$(BIN)/python scripts/architectures.py
 	@$(BIN)/python scripts/claims.py
+	@$(BIN)/python scripts/zoo.py
 
 launches: $(STAMP)  ## make docs/launches.md, how many kernels a step of each architecture starts
 	@$(BIN)/python scripts/launches.py

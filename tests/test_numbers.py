@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,14 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from ttbench.checkpoints.checkpoint import zoo_names
 from ttbench.cli.app import app
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+import zoo  # noqa: E402
+
+sys.path.pop(0)
 PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 TEXT = " ".join(PAGE.split())
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -38,7 +44,7 @@ def entry(suite: str, metric: str, name: str = "table", **where: Any) -> dict[st
 
 def tables(heading: str) -> list[list[str]]:
     """The rows of the tables under a heading, without their two head lines, as cells."""
-    section = PAGE.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    section = re.split(r"\n##+ ", PAGE.partition(f"## {heading}\n")[2], maxsplit=1)[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\|.*\|$", section, re.M)]
     assert len(rows) > 2, heading
     return [rows[0], *rows[2:]]
@@ -49,81 +55,94 @@ def in_words(value: float, extrapolated: bool) -> str:
 
 
 @pytest.mark.parametrize(
-    ("heading", "suite"),
-    [
-        ("Perplexity against context length", "bench"),
-        ("Nine architectures after a short training", "architectures"),
-    ],
+    ("heading", "corpus"), [("Languages that were never read", "languages"), ("Source code", "code")]
 )
-def test_bits_per_byte_are_those_of_the_results(heading: str, suite: str) -> None:
+def test_bits_per_byte_are_those_of_the_results(heading: str, corpus: str) -> None:
     (_, *contexts), *rows = tables(heading)
-    names = [re.sub(r"`(.*)`.*", r"\1", name) for name, *_ in rows]
-    held = {line["checkpoint"] for line in results(suite, "table") if line["metric"] == "bits_per_byte"}
-    assert sorted(names) == sorted(held)
-    for name, (_, *cells) in zip(names, rows, strict=True):
-        for context, cell in zip(contexts, cells, strict=True):
-            found = entry(suite, "bits_per_byte", checkpoint=name, corpus="code", context_len=TOKENS[context])
-            assert cell == in_words(found["value"], found["extrapolated"] in (True, "True")), f"{name} at {context}"
-
-
-def test_the_short_training_is_listed_from_best_to_worst() -> None:
-    _, *rows = tables("Nine architectures after a short training")
-    assert len(rows) == 9
-    values = [float(cells[1]) for cells in rows]
-    assert values == sorted(values)
-    found = entry("architectures", "bits_per_byte", checkpoint="transformer", context_len=256)
-    assert (found["num_samples"], found["num_clusters"]) == (10, 10)
-    assert "Bits per byte of ten windows, one in each of ten files" in TEXT
-
-
-def test_what_is_said_beside_the_bench_is_in_the_results() -> None:
-    bzip2, xz = (
-        entry("bench", f"{name}_bits_per_byte", corpus="code", context_len=256)["value"] for name in ("bzip2", "xz")
-    )
-    assert f"`bzip2 -9` needs {bzip2:.2f} and `xz -9` {xz:.2f} bits per byte" in TEXT
-    names = ("transformer", "transformer-conv", "ttt-linear")
-    foreign = [
-        entry("bench", "bits_per_byte", checkpoint=name, corpus="code-foreign", context_len=1024)["value"]
-        for name in names
+    held = [
+        line for line in results("bench", "table") if line["metric"] == "bits_per_byte" and line["corpus"] == corpus
     ]
-    assert "three checkpoints need {:.2f}, {:.2f} and {:.2f} bits per byte at 1k".format(*foreign) in TEXT
-    for a, words in (
-        ("transformer", "`transformer` needs {:.2f} bits per byte more than `ttt-linear` at 1k ({:.2f} to {:.2f};"),
-        ("transformer-conv", "no difference is shown at 1k ({:.2f}, {:.2f} to {:.2f})"),
-    ):
-        found = entry("bench", "bits_per_byte", "comparisons", a=a, b="ttt-linear", corpus="code", context_len=1024)
-        assert words.format(found["effect"], found["low"], found["high"]) in TEXT
-        assert found["verdict"] == ("b better" if a == "transformer" else "no difference shown")
-        assert found["num_points"] == 36
-    ends = [
-        entry("bench", "bits_per_byte", checkpoint="ttt-linear", corpus="code", context_len=length)["value"]
-        for length in (1024, 16384)
+    names = [name.strip("`") for name, *_ in rows]
+    assert names.pop() == "context mixer"
+    assert sorted(names) == sorted({line["checkpoint"] for line in held})
+    assert [TOKENS[context] for context in contexts] == sorted({line["context_len"] for line in held})
+    assert f"{held[0]['num_clusters']} {'languages' if corpus == 'languages' else 'files'} of" in TEXT
+    for length, *cells in zip(contexts, *(cells for _, *cells in rows), strict=True):
+        at = {"corpus": corpus, "context_len": TOKENS[length]}
+        found = [entry("bench", "bits_per_byte", checkpoint=name, **at) for name in names]
+        told = [in_words(each["value"], each["extrapolated"] in (True, "True")) for each in found]
+        assert cells == [*told, in_words(entry("bench", "mixer_bits_per_byte", **at)["value"], False)], length
+
+
+def bits(name: str, length: str, corpus: str = "languages") -> float:
+    return entry("bench", "bits_per_byte", checkpoint=name, corpus=corpus, context_len=TOKENS[length])["value"]
+
+
+def difference(a: str, b: str, length: str, corpus: str) -> dict[str, Any]:
+    """What a needs more than b."""
+    found = entry("bench", "bits_per_byte", "comparisons", a=a, b=b, corpus=corpus, context_len=TOKENS[length])
+    assert f"{found['num_points']} comparisons of the table together" in TEXT
+    return found
+
+
+def test_what_is_said_of_languages_beside_the_table_is_in_the_results() -> None:
+    held = {line["checkpoint"] for line in results("bench", "table")} - {None}
+    for length in ("1k", "4k"):
+        for name in held - {"transformer-conv"}:
+            found, *_ = [
+                line
+                for line in results("bench", "comparisons")
+                if {line["a"], line["b"]} == {name, "transformer-conv"}
+                and (line["metric"], line["corpus"], line["context_len"])
+                == ("bits_per_byte", "languages", TOKENS[length])
+            ]
+            assert found["verdict"] == ("a better" if found["a"] == "transformer-conv" else "b better"), (name, length)
+    assert min(held, key=lambda name: bits(name, "16k")) == "ttt-linear"
+    found = difference("transformer-conv", "ttt-linear", "16k", "languages")
+    assert f"needs {found['effect']:.2f} bits per byte more ({found['low']:.2f} to {found['high']:.2f})" in TEXT
+    assert f"{bits('ttt-linear', '256') - bits('ttt-linear', '4k'):.2f} bits per byte less at 4k than at 256" in TEXT
+    assert abs(bits("ttt-linear", "16k") - bits("ttt-linear", "4k")) < 0.01
+    gains = [abs(bits(name, "512") - bits(name, "4k")) for name in ("s4d", "transformer")]
+    assert "({:.2f} and {:.2f} from there to 4k)".format(*gains) in TEXT
+    assert difference("s4d", "transformer", "4k", "languages")["verdict"] == "no difference shown"
+    assert bits("transformer", "16k") - bits("transformer", "4k") > 1
+    assert abs(bits("s4d", "16k") - bits("s4d", "4k")) < 0.01
+    mixer = [
+        entry("bench", "mixer_bits_per_byte", corpus="languages", context_len=TOKENS[length])["value"]
+        for length in ("256", "4k", "16k")
     ]
-    assert f"loses {ends[1] - ends[0]:.2f} bits per byte from 1k to 16k" in TEXT
+    assert "falls from {:.2f} bits per byte at 256 to {:.2f} at 4k and {:.2f} at 16k".format(*mixer) in TEXT
+    bzip2 = entry("bench", "bzip2_bits_per_byte", corpus="languages", context_len=256)["value"]
+    assert f"`bzip2 -9` needs {bzip2:.2f} for the complete documents" in TEXT
 
 
-def test_needles_are_those_of_the_cards_and_of_the_results() -> None:
-    _, *rows = tables("Needle in a haystack")
-    for name, *cells in rows:
-        card = (ROOT / "ttbench" / "zoo" / name.strip("`") / "card.md").read_text(encoding="utf-8")
-        scores = [
-            re.search(rf"needles {verb} at {length}, of 100 in `kjv` \| ([\d.]+) ", card)
-            for verb in ("retrieved", "recognised")
-            for length in (512, 1024)
-        ]
-        (state,) = re.findall(r"state \| [\d,]+ bytes at position 0, ([\d,]+) at 1,024", card)
-        assert cells == [*(found[1] for found in scores if found), f"{state} bytes"]
-    found = {
-        (name, length): entry("needle", "retrieval", checkpoint=name, context_len=length, depth=None)
-        for name in ("transformer", "transformer-conv", "ttt-linear")
-        for length in (2048, 4096)
-    }
-    (near, far), others = (
-        [each["value"] for key, each in found.items() if (key[0] == "ttt-linear") == own] for own in (True, False)
-    )
-    assert f"retrieves {near:.0%} at 2k and {far:.0%} at 4k".replace("%", " %") in TEXT
-    assert f"the others {max(others):.0%} or less".replace("%", " %") in TEXT
-    assert {each["num_samples"] for each in found.values()} == {50}
+def test_what_is_said_of_code_beside_the_table_is_in_the_results() -> None:
+    names = {line["checkpoint"] for line in results("bench", "table")} - {None}
+    assert min(names, key=lambda name: bits(name, "4k", "code")) == "ttt-linear"
+    near, far = (difference("transformer-conv", "ttt-linear", length, "code") for length in ("256", "4k"))
+    told = [f"by {each['effect']:.2f}{unit}" for each, unit in ((near, " bits per byte at 256"), (far, " at 4k"))]
+    spans = [f"({each['low']:.2f} to {each['high']:.2f})" for each in (near, far)]
+    assert f"of `transformer-conv` {told[0]} {spans[0]} and {told[1]} {spans[1]}" in TEXT
+    assert {near["verdict"], far["verdict"]} == {"b better"}
+    assert all(bits(name, "4k", "code") >= bits(name, "2k", "code") for name in names)
+    mixer = [
+        entry("bench", "mixer_bits_per_byte", corpus="code", context_len=TOKENS[length])["value"]
+        for length in ("256", "4k")
+    ]
+    assert f"mixer gains {mixer[0] - mixer[1]:.2f} from 256 to 4k" in TEXT
+
+
+def test_recall_is_that_of_the_results() -> None:
+    names = {line["checkpoint"] for line in results("recall", "table")} - {None}
+    for name in ("transformer-conv", "ttt-linear"):
+        found = entry("recall", "mqar", checkpoint=name, context_len=256)
+        told = "{:.0f} % ({:.0f} to {:.0f})".format(*(100 * found[part] for part in ("value", "low", "high")))
+        assert f"`{name}` answers {told}" in TEXT or f"`{name}` {told}" in TEXT
+    for name in names:
+        assert entry("recall", "mqar", checkpoint=name, context_len=2048)["value"] < 0.01
+        assert entry("recall", "copy", checkpoint=name, context_len=256)["value"] == 0
+        if name not in ("transformer-conv", "ttt-linear"):
+            assert entry("recall", "mqar", checkpoint=name, context_len=256)["value"] == 0, name
 
 
 def test_genomes_are_those_of_the_results() -> None:
@@ -160,8 +179,20 @@ def test_the_comparison_in_the_readme_is_what_the_command_prints() -> None:
     assert [line for line in shown.splitlines() if " ".join(line.split()) not in printed] == []
 
 
-def test_the_readme_says_of_its_picture_what_the_comparisons_show() -> None:
-    for b in ("ttt-linear", "transformer-conv"):
-        for length in (512, 1024):
-            at = {"a": "transformer", "b": b, "corpus": "code", "context_len": length}
-            assert entry("bench", "bits_per_byte", "comparisons", **at)["verdict"] == "b better"
+def test_the_readme_says_of_its_picture_what_the_results_say() -> None:
+    names = {line["checkpoint"] for line in results("bench", "table")} - {None}
+    assert min(names, key=lambda name: bits(name, "4k")) == "transformer-conv"
+    for name in ("transformer", "transformer-conv"):
+        assert bits(name, "16k") - bits(name, "4k") > 0.5
+    for name in ("s4d", "ttt-linear"):
+        assert abs(bits(name, "16k") - bits(name, "4k")) < 0.01
+    assert "intervals over 40 languages" in README
+    assert entry("bench", "bits_per_byte", checkpoint="s4d", corpus="languages", context_len=256)["num_clusters"] == 40
+
+
+def test_the_table_of_the_zoo_is_made_from_its_cards() -> None:
+    text = zoo.PAGE.read_text(encoding="utf-8")
+    assert zoo.page(text) == text
+    rows = list(zoo.lines())[2:]
+    assert sorted(re.findall(r"`([^`]+)`", row)[0] for row in rows) == list(zoo_names())
+    assert all(zoo.LACKING not in row.split(" | ")[1:] for row in rows)

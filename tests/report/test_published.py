@@ -50,6 +50,18 @@ def test_every_committed_table_and_figure_is_made_from_its_rows() -> None:
         assert (folder / results.ROWS).stat().st_size <= results.MAX_ROWS_BYTES
 
 
+def test_figures_of_rows_before_do_not_stay_beside_those_of_today(
+    written: Path, rows: pd.DataFrame, tmp_path: Path
+) -> None:
+    folder = tmp_path / "cpu"
+    shutil.copytree(written, folder)
+    (folder / "my_own.png").write_bytes(b"not ours")
+    results.write_results(rows[rows["task"] == "needle"], folder)
+    assert results.outdated(folder) == ["my_own.png"]
+    assert not list(folder.glob("bits_per_byte*"))
+    assert (folder / "needle_by_depth.png").is_file()
+
+
 def test_results_can_be_made_again_with_the_same_bytes_from_the_rows_alone(written: Path, tmp_path: Path) -> None:
     names = {path.name for path in written.iterdir()}
     assert {"rows.parquet", "table.csv", "comparisons.csv", "bits_per_byte.svg", "needle_by_depth.png"} <= names
@@ -103,7 +115,7 @@ def test_a_folder_without_rows_is_refused_with_what_is_allowed(tmp_path: Path) -
 
 # Rows of task versions or checkpoints before today's, from when rows did not carry what they ran on. They are to be
 # measured again with the zoo that is trained anew, and their names go from here then.
-MEASURED_AGAIN = {"adapt", "architectures", "latency", "memory", "needle", "recall"}
+MEASURED_AGAIN = {"adapt", "latency", "memory", "needle"}
 
 
 def test_published_rows_carry_the_environments_that_they_name() -> None:

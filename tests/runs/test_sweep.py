@@ -388,3 +388,23 @@ def test_no_module_of_the_package_hides_a_function_of_its_interface() -> None:
     names = {path.stem for path in Path(ttbench.__file__).parent.iterdir()}
     assert not names & set(ttbench.__all__)
     assert callable(ttbench.run)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [
+        ([("languages", "needle"), ("languages",)], "languages"),
+        ([("languages",), None], "code"),
+        ([("languages",), ("code",)], "code"),
+        ([("dna",)], "code"),
+    ],
+    ids=["all have read others", "one is unknown", "one has read none", "dna"],
+)
+def test_perplexity_reads_languages_where_all_were_trained_on_others_and_code_else(
+    fakes: ModuleType, kinds: list[tuple[str, ...] | None], expected: str, tmp_path: Path
+) -> None:
+    checkpoints = tuple(fakes.checkpoint(f"m{i}", train_kinds=found) for i, found in enumerate(kinds))
+    asked = Options(checkpoints=checkpoints, threads=1, ctx=512)
+    assert {cell.corpus for cell in plan_task("perplexity", asked, out=tmp_path).cells} == {expected}
+    named = Options(checkpoints=checkpoints, threads=1, ctx=512, corpus="kjv")
+    assert {cell.corpus for cell in plan_task("perplexity", named, out=tmp_path).cells} == {"kjv"}

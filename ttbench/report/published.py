@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -106,7 +107,11 @@ def write_derived(
         sheets = {"table": number_sheet(table), "comparisons": comparison_sheet(compared)}
         files += [write_sheet(sheets[name], folder / name, form) for name in tables]
     _remove_stale_tables(folder, kept=files)
+    earlier = _figures_of_page(folder)
     drawn = draw_all(table, folder, warn=warn)
+    for path in earlier - {*drawn}:
+        path.unlink(missing_ok=True)
+    (folder / PAGE).unlink(missing_ok=True)
     text = prose.page([path for path in drawn if path.suffix == ".png"], figures.not_drawn(table))
     if text:
         write_whole(folder / PAGE, text.encode())
@@ -121,6 +126,13 @@ def _remove_stale_tables(folder: Path, *, kept: Sequence[Path]) -> None:
             path = folder / f"{name}{suffix}"
             if path not in kept:
                 path.unlink(missing_ok=True)
+
+
+def _figures_of_page(folder: Path) -> set[Path]:
+    """Files of the figures that an earlier call drew, by its page; those of others are left alone."""
+    page = folder / PAGE
+    names = re.findall(r"]\(([^()/]+)\.png\)", page.read_text(encoding="utf-8")) if page.is_file() else []
+    return {folder / f"{name}{ending}" for name in names for ending in _ENDINGS}
 
 
 def draw_all(table: pd.DataFrame, folder: Path, *, warn: Warn | None = None) -> list[Path]:
@@ -164,6 +176,7 @@ def _shown(value: object, whole: bool) -> object:
     return f"{value:.6g}" if isinstance(value, float) and not whole else value
 
 
+_ENDINGS = (".png", ".svg", ".pdf", "_column.pdf")  # of a figure's files
 _DERIVED = {".csv", ".png", ".svg", ".pdf"}
 
 

@@ -59,7 +59,6 @@ def _plan_point(task: str, options: Options, *, out: str | Path) -> Plan:
     corpus = options.get("corpus")
     if corpus is not None and not needs.needs_corpus:
         raise UsageError(f"task '{task}' reads no corpus; leave --corpus out")
-    corpus = corpus or (needs.default_corpus if needs.needs_corpus else None)
     params = _params(needs, options)
     # Before anything is opened: a misspelt parameter must not cost seconds.
     read_params(needs, params)
@@ -75,16 +74,17 @@ def _plan_point(task: str, options: Options, *, out: str | Path) -> Plan:
     machine = elsewhere.machine or measure.machine_fingerprint()
     threads = options.get("threads") or elsewhere.cpus or measure.default_threads()
     short = shortage(threads) if local else None
-    opened, missing_data = _open(corpus)
+    opened, missing_data = _open(corpus)  # before checkpoints, as it takes less time to be wrong
+    names = several(options["checkpoints"]) if "checkpoints" in options else needs.default_checkpoints
+    checkpoints = _resolve(names, dtype=dtype, engine=engine)
+    if corpus is None and needs.needs_corpus:
+        corpus = needs.corpus_for(checkpoints)
+        opened, missing_data = _open(corpus)
     if opened is not None:
         needs.check_corpus(opened)
     laid_out = plan(
         task,
-        checkpoints=_resolve(
-            several(options["checkpoints"]) if "checkpoints" in options else needs.default_checkpoints,
-            dtype=dtype,
-            engine=engine,
-        ),
+        checkpoints=checkpoints,
         context_lens=parse_ctx(point.get("ctx", needs.default_ctx)),
         params=params,
         corpus=corpus,

@@ -12,7 +12,7 @@ from ttbench.declare import ColumnDeclaration, declared_parameters
 from ttbench.machine.work import Calls, Texts, Work
 from ttbench.tasks.card_scores import CardScore
 from ttbench.tasks.view import EvidencePart, RebuiltText, TextSource, rest
-from ttbench.types import Cell, ColumnType, Cost, Figure, Metric, Sample
+from ttbench.types import Cell, Checkpoint, ColumnType, Cost, Figure, Metric, Sample
 
 if TYPE_CHECKING:
     from ttbench.checkpoints.tokenizer import Tokenizer
@@ -87,6 +87,10 @@ class Task(ABC):
 
     def check(self, params: Any) -> None:
         """Raise UsageError when a combination of parameters has no meaning. The default accepts all."""
+
+    def corpus_for(self, checkpoints: Sequence[Checkpoint]) -> str:
+        """The corpus where none is asked for; one for all checkpoints of a plan, so that they can be compared."""
+        return self.default_corpus
 
     def check_corpus(self, corpus: Corpus) -> None:
         """Raise CorpusError or UsageError when no cell could read this corpus; asked once per plan."""

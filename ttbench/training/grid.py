@@ -27,10 +27,11 @@ ROWS: Mapping[str, tuple[str, int, int]] = {
     "recall_128": ("recall", 128, 64),
     "needle_512": ("needle", 512, 48),
     "needle_1024": ("needle", 1024, 48),
+    "languages_1024": ("languages", 1024, 16),
     "code_1024": ("code", 1024, 16),
     "prose_1024": ("prose", 1024, 16),
 }
-TEXTS = ("code", "prose")
+TEXTS = ("languages", "code", "prose")
 ROWS_AT_ONCE = 8
 
 

@@ -82,7 +82,7 @@ from ttbench.tasks.windows import (
     window_work,
     windows_of,
 )
-from ttbench.types import Cost, Figure, Metric, Sample, Scalar
+from ttbench.types import Checkpoint, Cost, Figure, Metric, Sample, Scalar
 
 PROTOCOLS = ("fixed", "packed", "position", "stream", "hf-stride", "lme-rolling")
 # Those whose longer contexts serve the shorter ones.
@@ -180,6 +180,11 @@ class Perplexity(Task):
         if params.protocol != "fixed":
             return params
         return dataclasses.replace(params, max_context=max(params.max_context, *context_lens))
+
+    def corpus_for(self, checkpoints: Sequence[Checkpoint]) -> str:
+        """Languages that nobody has read, where all checkpoints were trained on others, as the zoo's are; else code."""
+        read = [checkpoint.train_kinds or () for checkpoint in checkpoints]
+        return "languages" if read and all("languages" in kinds for kinds in read) else self.default_corpus
 
     def tokens(self, params: PerplexityParams, context_len: int) -> int:
         """Tokens read: windows with their context, or the documents once."""

@@ -58,7 +58,7 @@ class Reference:
 ZOO = {"checkpoint": "zoo"}
 # Quality first, in order of what is read first; times in one stretch at the end.
 REFERENCES = (
-    # the suite reads twelve documents of 42, so that it takes minutes
+    # the suite reads twelve documents, so that it takes minutes
     Reference(name="bench", options={**ZOO, "limit": 40}),
     Reference(name="long"),
     Reference(name="needle", options=ZOO),
@@ -68,6 +68,7 @@ REFERENCES = (
     Reference(name="genomics"),
     Reference(name="latency", options=ZOO, timed=True),
     Reference(name="memory", options=ZOO, timed=True),
+    Reference(name="attention", timed=True),
     Reference(name="adapt", timed=True),
 )
 

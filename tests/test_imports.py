@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ttbench"
 FILES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = ("torch", "pandas", "datasets", "transformers", "lm_eval", "matplotlib", "scipy", "pyarrow")
+LOOKED_FOR = (*HEAVY, "scipy.stats", "pydantic_core")
 
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
 
@@ -141,7 +142,7 @@ def loaded_after(modules: Sequence[str]) -> dict[str, set[str]]:
         "import importlib, json, sys\n"
         "for name in sys.argv[1:]:\n"
         "    importlib.import_module(name)\n"
-        f"    print(json.dumps([name, [m for m in {(*HEAVY, 'scipy.stats')!r} if m in sys.modules]]))\n"
+        f"    print(json.dumps([name, [m for m in {LOOKED_FOR!r} if m in sys.modules]]))\n"
     )
     out = subprocess.run([sys.executable, "-c", code, *modules], cwd=ROOT, capture_output=True, text=True, check=True)
     return {name: set(held) for name, held in map(json.loads, out.stdout.splitlines())}
@@ -160,7 +161,11 @@ def test_modules_that_say_so_import_no_torch_and_tables_need_no_scipy_stats() ->
 def test_the_bottom_and_the_command_line_import_nothing_heavy() -> None:
     found = loaded_after(["ttbench", "ttbench.types", "ttbench.errors", "ttbench.registry", "ttbench.cli.app"])
     assert len(found) == 5
-    assert {name: held for name, held in found.items() if held} == {}
+    assert {name: held for name, held in found.items() if held & {*HEAVY}} == {}
+
+
+def test_a_worker_whose_memory_is_measured_holds_no_parser_of_its_readers() -> None:
+    assert loaded_after(["ttbench.runs.worker"]) == {"ttbench.runs.worker": set()}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

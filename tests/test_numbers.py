@@ -78,52 +78,72 @@ def bits(name: str, length: str, corpus: str = "languages") -> float:
     return entry("bench", "bits_per_byte", checkpoint=name, corpus=corpus, context_len=TOKENS[length])["value"]
 
 
+SPANS = (("256", "4k"), ("512", "4k"), ("1k", "4k"))
+
+
 def difference(a: str, b: str, length: str, corpus: str) -> dict[str, Any]:
     """What a needs more than b."""
     found = entry("bench", "bits_per_byte", "comparisons", a=a, b=b, corpus=corpus, context_len=TOKENS[length])
-    assert f"{found['num_points']} comparisons of the table together" in TEXT
+    assert f"for all {found['num_points']} comparisons of both tables together" in TEXT
     return found
 
 
+def leads(best: str, length: str, corpus: str) -> set[str]:
+    """The checkpoints that one is shown to be better than."""
+    at = ("bits_per_byte", corpus, TOKENS[length])
+    return {
+        line["b"] if line["a"] == best else line["a"]
+        for line in results("bench", "comparisons")
+        if (line["metric"], line["corpus"], line["context_len"]) == at
+        and line["verdict"] == ("a better" if line["a"] == best else "b better" if line["b"] == best else None)
+    }
+
+
 def test_what_is_said_of_languages_beside_the_table_is_in_the_results() -> None:
-    held = {line["checkpoint"] for line in results("bench", "table")} - {None}
-    for length in ("1k", "4k"):
-        for name in held - {"transformer-conv"}:
-            found, *_ = [
-                line
-                for line in results("bench", "comparisons")
-                if {line["a"], line["b"]} == {name, "transformer-conv"}
-                and (line["metric"], line["corpus"], line["context_len"])
-                == ("bits_per_byte", "languages", TOKENS[length])
-            ]
-            assert found["verdict"] == ("a better" if found["a"] == "transformer-conv" else "b better"), (name, length)
-    assert min(held, key=lambda name: bits(name, "16k")) == "ttt-linear"
+    names = {line["checkpoint"] for line in results("bench", "table")} - {None}
+    for length, best in (("1k", "transformer-conv"), ("4k", "transformer-conv"), ("16k", "ttt-linear")):
+        assert leads(best, length, "languages") == names - {best}
     found = difference("transformer-conv", "ttt-linear", "16k", "languages")
-    assert f"needs {found['effect']:.2f} bits per byte more ({found['low']:.2f} to {found['high']:.2f})" in TEXT
-    assert f"{bits('ttt-linear', '256') - bits('ttt-linear', '4k'):.2f} bits per byte less at 4k than at 256" in TEXT
-    assert abs(bits("ttt-linear", "16k") - bits("ttt-linear", "4k")) < 0.01
-    gains = [abs(bits(name, "512") - bits(name, "4k")) for name in ("s4d", "transformer")]
-    assert "({:.2f} and {:.2f} from there to 4k)".format(*gains) in TEXT
+    assert (
+        f"{found['effect']:.2f} bits per byte more ({found['low']:.2f} to {found['high']:.2f}) than `ttt-linear`"
+        in TEXT
+    )
+    gained = {name: [bits(name, a) - bits(name, b) for a, b in SPANS] for name in names}
+    assert (
+        f"`ttt-linear` gains as far as it was trained**, {gained['ttt-linear'][0]:.2f} bits per byte from 256" in TEXT
+    )
+    assert f"the plain `transformer` {gained['transformer'][1]:.2f} bits per byte**" in TEXT
+    assert abs(gained["s4d"][1]) < 0.01
+    assert gained["transformer-conv"][2] < 0
+    told = "`ttt-linear` gains {:.2f} bits per byte from 512 bytes to 4k, `transformer-conv` {:.2f} and".format(
+        gained["ttt-linear"][1], gained["transformer-conv"][1]
+    )
+    assert told in " ".join(zoo.PAGE.read_text(encoding="utf-8").split())
     assert difference("s4d", "transformer", "4k", "languages")["verdict"] == "no difference shown"
-    assert bits("transformer", "16k") - bits("transformer", "4k") > 1
-    assert abs(bits("s4d", "16k") - bits("s4d", "4k")) < 0.01
+    lost = bits("transformer", "16k") - bits("transformer", "4k")
+    assert f"The transformer needs {lost:.1f} bits per byte more at 16k than at 4k" in TEXT
+    assert all(abs(bits(name, "16k") - bits(name, "4k")) < 0.01 for name in ("s4d", "ttt-linear"))
     mixer = [
-        entry("bench", "mixer_bits_per_byte", corpus="languages", context_len=TOKENS[length])["value"]
+        entry("bench", "mixer_bits_per_byte", corpus="languages", context_len=TOKENS[length])
         for length in ("256", "4k", "16k")
     ]
-    assert "falls from {:.2f} bits per byte at 256 to {:.2f} at 4k and {:.2f} at 16k".format(*mixer) in TEXT
+    values = [each["value"] for each in mixer]
+    assert "falls from {:.2f} bits per byte at 256 to {:.2f} at 4k and {:.2f} at 16k".format(*values) in TEXT
+    assert {each["num_samples"] for each in mixer} == {30}
+    assert "it was counted on 30 of the 40 documents" in TEXT
     bzip2 = entry("bench", "bzip2_bits_per_byte", corpus="languages", context_len=256)["value"]
     assert f"`bzip2 -9` needs {bzip2:.2f} for the complete documents" in TEXT
 
 
 def test_what_is_said_of_code_beside_the_table_is_in_the_results() -> None:
     names = {line["checkpoint"] for line in results("bench", "table")} - {None}
-    assert min(names, key=lambda name: bits(name, "4k", "code")) == "ttt-linear"
+    for length in ("256", "512", "1k", "2k", "4k"):
+        behind = names - {"ttt-linear"} - ({"transformer-conv"} if length in ("1k", "2k") else set())
+        assert leads("ttt-linear", length, "code") == behind
+        assert min(names, key=lambda name: bits(name, length, "code")) == "ttt-linear"
     near, far = (difference("transformer-conv", "ttt-linear", length, "code") for length in ("256", "4k"))
-    told = [f"by {each['effect']:.2f}{unit}" for each, unit in ((near, " bits per byte at 256"), (far, " at 4k"))]
-    spans = [f"({each['low']:.2f} to {each['high']:.2f})" for each in (near, far)]
-    assert f"of `transformer-conv` {told[0]} {spans[0]} and {told[1]} {spans[1]}" in TEXT
-    assert {near["verdict"], far["verdict"]} == {"b better"}
+    told = f"is {near['effect']:.2f} bits per byte at 256 ({near['low']:.2f} to {near['high']:.2f}) and "
+    assert told + f"{far['effect']:.2f} at 4k ({far['low']:.2f} to {far['high']:.2f})" in TEXT
     assert all(bits(name, "4k", "code") >= bits(name, "2k", "code") for name in names)
     mixer = [
         entry("bench", "mixer_bits_per_byte", corpus="code", context_len=TOKENS[length])["value"]

@@ -56,10 +56,41 @@ def test_figures_of_rows_before_do_not_stay_beside_those_of_today(
     folder = tmp_path / "cpu"
     shutil.copytree(written, folder)
     (folder / "my_own.png").write_bytes(b"not ours")
-    results.write_results(rows[rows["task"] == "needle"], folder)
+    with (folder / results.PAGE).open("a") as page:
+        page.write("![mine](my_own.png)\n![gone](gone.png)\n")
+    results.write_results(rows.loc[rows["task"] == "needle"], folder)
     assert results.outdated(folder) == ["my_own.png"]
     assert not list(folder.glob("bits_per_byte*"))
     assert (folder / "needle_by_depth.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "page", [b"![s](summary.png)\n", b"# Figures\n\xff![s](summary.png)\n"], ids=["theirs", "torn"]
+)
+def test_figures_that_no_page_of_ours_names_are_kept(
+    written: Path, rows: pd.DataFrame, tmp_path: Path, page: bytes
+) -> None:
+    folder = tmp_path / "cpu"
+    shutil.copytree(written, folder)
+    (folder / results.PAGE).write_bytes(page)
+    results.write_results(rows.loc[rows["task"] == "needle"], folder)
+    assert (folder / "bits_per_byte.png").is_file()
+
+
+def test_figures_that_cannot_be_drawn_today_are_kept(
+    written: Path, rows: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "cpu"
+    shutil.copytree(written, folder)
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr(results.figures, "draw_summary", broken)
+    told: list[str] = []
+    results.write_results(rows, folder, warn=told.append)
+    assert [line.partition(":")[0] for line in told] == ["figure summary cannot be drawn"]
+    assert (folder / "summary.png").is_file()
 
 
 def test_results_can_be_made_again_with_the_same_bytes_from_the_rows_alone(written: Path, tmp_path: Path) -> None:

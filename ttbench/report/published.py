@@ -108,11 +108,13 @@ def write_derived(
         files += [write_sheet(sheets[name], folder / name, form) for name in tables]
     _remove_stale_tables(folder, kept=files)
     earlier = _figures_of_page(folder)
-    drawn = draw_all(table, folder, warn=warn)
-    for path in earlier - {*drawn}:
-        path.unlink(missing_ok=True)
-    (folder / PAGE).unlink(missing_ok=True)
+    failed: list[str] = []
+    drawn = draw_all(table, folder, warn=warn, failed=failed)
     text = prose.page([path for path in drawn if path.suffix == ".png"], figures.not_drawn(table))
+    # A figure that failed just now may be one of them: old drawings are better than none.
+    if not failed:
+        for path in earlier - {*drawn}:
+            path.unlink(missing_ok=True)
     if text:
         write_whole(folder / PAGE, text.encode())
         files.append(folder / PAGE)
@@ -129,22 +131,33 @@ def _remove_stale_tables(folder: Path, *, kept: Sequence[Path]) -> None:
 
 
 def _figures_of_page(folder: Path) -> set[Path]:
-    """Files of the figures that an earlier call drew, by its page; those of others are left alone."""
-    page = folder / PAGE
-    names = re.findall(r"]\(([^()/]+)\.png\)", page.read_text(encoding="utf-8")) if page.is_file() else []
-    return {folder / f"{name}{ending}" for name in names for ending in _ENDINGS}
+    """Files of the figures that an earlier call drew, by its page and by our mark in them; others are left alone."""
+    try:
+        head, *lines = (folder / PAGE).read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError):
+        return set()
+    found = [re.fullmatch(r"!\[[^]]*]\(([\w.-]{1,200})\.png\)", line) for line in lines] if head == prose.HEAD else []
+    names = [each[1] for each in found if each and figures.is_ours(folder / f"{each[1]}.png")]
+    return {path for name in names for ending in _ENDINGS if (path := folder / f"{name}{ending}").is_file()}
 
 
-def draw_all(table: pd.DataFrame, folder: Path, *, warn: Warn | None = None) -> list[Path]:
-    """Draw every figure that a summary has numbers for into `folder`, the overview first; as `write_derived`."""
-    drawn = list(_draw(figures.SUMMARY, lambda: figures.draw_summary(table, folder), warn=warn))
+def draw_all(
+    table: pd.DataFrame, folder: Path, *, warn: Warn | None = None, failed: list[str] | None = None
+) -> list[Path]:
+    """Draw every figure that a summary has numbers for into `folder`, the overview first; as `write_derived`.
+
+    Args:
+        failed: takes the names of figures that could not be drawn.
+    """
+    lost: list[str] = [] if failed is None else failed
+    drawn = list(_draw(figures.SUMMARY, lambda: figures.draw_summary(table, folder), warn=warn, failed=lost))
     for figure in figures.available(table):
-        told = warn or warnings.warn
-        drawn += _draw(figure.name, functools.partial(figures.draw, figure, table, folder, warn=told), warn=warn)
+        draw = functools.partial(figures.draw, figure, table, folder, warn=warn or warnings.warn)
+        drawn += _draw(figure.name, draw, warn=warn, failed=lost)
     return drawn
 
 
-def _draw(name: str, draw: Callable[[], Sequence[Path]], *, warn: Warn | None) -> Sequence[Path]:
+def _draw(name: str, draw: Callable[[], Sequence[Path]], *, warn: Warn | None, failed: list[str]) -> Sequence[Path]:
     if warn is None:
         return draw()
     try:
@@ -155,6 +168,7 @@ def _draw(name: str, draw: Callable[[], Sequence[Path]], *, warn: Warn | None) -
     # raises is worth less than the numbers.
     except Exception as error:
         first = next(iter(str(error).splitlines()), "")
+        failed.append(name)
         warn(f"figure {name} cannot be drawn: {type(error).__name__}: {first}; the tables are complete")
         return ()
 

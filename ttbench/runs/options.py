@@ -74,7 +74,8 @@ class Options(TypedDict, total=False):
         Flag(
             metavar="CORPUS",
             complete="corpora",
-            help="code, kjv, genomes, text:PATH, hf:DATASET ...  [default: the task's own]",
+            help="code, kjv, genomes, text:PATH, hf:DATASET ...  [default: the task's own; of perplexity languages for "
+            "the zoo, else code]",
         ),
     ]
     protocol: Annotated[str | None, Flag(metavar="NAME", help="Protocol of a task that has several.")]

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
-from pydantic_core import from_json
-
 from ttbench.types import (
     INT64,
     READABLE,
@@ -213,7 +211,12 @@ def _declared(kind: type[Metric] | type[Figure], data: bytes) -> Any:
 def _parsed(line: str) -> Any:
     """JSON as it was written: NaN and infinity, which Python would read, are damage. Raises ValueError."""
     # Bytes of a file's name that are no UTF-8 are escapes of half a character each, which only Python's parser takes.
-    return _DECODER.decode(line) if "\\ud" in line else from_json(line, allow_inf_nan=False)
+    if "\\ud" in line or "\\uD" in line:
+        return _DECODER.decode(line)
+    # Late: workers write records, and their memory is measured.
+    from pydantic_core import from_json
+
+    return from_json(line, allow_inf_nan=False)
 
 
 def _refuse(name: str) -> NoReturn:

@@ -115,6 +115,18 @@ def test_a_curve_is_solid_as_far_as_it_was_trained_and_dashed_beyond(table: pd.D
     assert {"transformer", "ttt-linear", "bzip2 -9", "too short"} <= set(texts)
 
 
+@pytest.mark.parametrize("share", [1, 2], ids=["all", "half"])
+def test_a_reference_that_was_counted_on_a_part_of_what_was_scored_says_so(table: pd.DataFrame, share: int) -> None:
+    entries = entries_of(table, "bits_per_byte")
+    most = entries[0]["num_clusters"]
+    counted = most // share
+    reference = [{**entry, "num_clusters": counted} for entry in entries_of(table, "bzip2_bits_per_byte")]
+    with style():
+        canvas = draw_curves("t", entries, beneath=[reference], names=["transformer", "ttt-linear"], log_y=False)
+    said = " ".join(" ".join(text.get_text() for text in canvas.texts).split())
+    assert (f"bzip2 -9: {counted} of the {most} alone" in said) == (share > 1)
+
+
 def test_cells_without_a_number_have_a_cross_each_below_all_numbers() -> None:
     broken = [dataclasses.replace(model, failures=BROKEN.failures) for model in (TRANSFORMER, TTT)]
     table = summarise(make_rows(perplexity_rows(broken, CONTEXTS, num_documents=12, windows=1)))

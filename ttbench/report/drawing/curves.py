@@ -67,7 +67,11 @@ def draw_curves(
     left, bottom, top = 0.075 + 0.055 * layout.text, 0.058 * layout.text, 0.026 * layout.text
     key = 0.0 if beside else len(keys) * row + 0.08
     sheet = new_sheet(
-        title, subtitle(entries), _explained(entries, whiskers=is_timed(entries)), layout=layout, body=layout.body + key
+        title,
+        subtitle(entries),
+        _explained(entries, beneath, whiskers=is_timed(entries)),
+        layout=layout,
+        body=layout.body + key,
     )
     width = layout.width - left - (longest + 0.3 if beside else 0.12)
     height = layout.body - bottom - top
@@ -240,7 +244,7 @@ def _multiples(
     left, bottom, gap = 0.075 + 0.055 * layout.text, 0.058 * layout.text, 0.14
     head, height = layout.text * 1.6 / 72, layout.body * 0.38
     width = (layout.width - left - 0.12 - gap * (columns - 1)) / columns
-    explained = [*_explained(entries, whiskers=is_timed(entries)), "grey: the other checkpoints"]
+    explained = [*_explained(entries, beneath, whiskers=is_timed(entries)), "grey: the other checkpoints"]
     explained += _told_references(beneath, scale)
     told = [upright_label(entries, scale, log=log_y), *subtitle(entries)]
     sheet = new_sheet(title, told, explained, layout=layout, body=rows * (head + height) + 0.08 * (rows - 1) + bottom)
@@ -279,12 +283,17 @@ def _told_references(beneath: Sequence[Sequence[Record]], scale: Scale) -> list[
     return [f"thin lines: {', '.join(found)}"] if found else []
 
 
-def _explained(entries: Sequence[Record], *, whiskers: bool) -> list[str]:
-    """How to read the marks."""
+def _explained(entries: Sequence[Record], beneath: Sequence[Sequence[Record]], *, whiskers: bool) -> list[str]:
+    """How to read the marks, and which references were counted on a part of what was scored."""
     made = [entry for entry in entries if entry["low"] is not None]
     told = []
     if made:
         told.append(f"{'whiskers' if whiskers else 'band'}: 95% interval over {words.basis(made)}")
+    most = max((entry["num_clusters"] for entry in made), default=0)
+    for reference in beneath:
+        counts = [entry["num_clusters"] for entry in reference if entry["value"] is not None]
+        if counts and min(counts) < most:
+            told.append(f"{_name(reference[0], ())}: {min(counts)} of the {most} alone")
     if any(entry["train_ctx"] is not None for entry in entries):
         told.append("tick: end of the training context")
     if any(entry["extrapolated"] for entry in entries):

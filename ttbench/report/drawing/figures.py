@@ -186,6 +186,16 @@ def write_drawings(drawing: Drawing, folder: Path, name: str) -> tuple[Path, ...
     return tuple(paths)
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a file is a PNG that was drawn here, by what it says of itself."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(1024)
+    except OSError:
+        return False
+    return head.startswith(b"\x89PNG") and b"Software\x00ttbench" in head
+
+
 def _rounded(entry: Record) -> dict[str, Any]:
     """Six significant digits, as in the CSV, so that the last bits of another processor move no pixel."""
     return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in entry.items()}

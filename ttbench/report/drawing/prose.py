@@ -13,6 +13,7 @@ from ttbench.report.drawing.canvas import COLOURS
 from ttbench.report.words import Record, Scale
 
 CONTEXT = "context_len"
+HEAD = "# Figures"  # first line of a page
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ def page(pictures: Sequence[Path], told: Sequence[str]) -> str:
     if not pictures and not told:
         return ""
     parts: list[Any] = [
-        "# Figures\n\nThe same drawings are beside this page as SVG and PDF, and for a column of a paper."
+        f"{HEAD}\n\nThe same drawings are beside this page as SVG and PDF, and for a column of a paper."
     ]
     parts += [f"![{path.stem.replace('_', ' ')}]({path.name})" for path in pictures]
     if told:

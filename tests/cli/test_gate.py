@@ -27,6 +27,7 @@ from ttbench.types import Cell, Sample
 
 ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "results/bench/cpu"
+NUMBERS = read_rows(BENCH / "rows.parquet")["cell_id"].nunique()
 OPTIONS: Options = {"ctx": "64", "checkpoints": ("ttt-linear",), "params": {"rounds": 10}, "threads": 1}
 PREFILL = "latency, ttt-linear: prefill at 64"
 
@@ -63,7 +64,7 @@ def edited(folder: Path, **changes: Any) -> Path:
 
 def test_published_rows_against_themselves_are_green(here: Path) -> None:
     done = gate(str(BENCH), "--baseline", str(BENCH), status=0)
-    assert done.stdout.startswith("green (36 quality numbers); ")
+    assert done.stdout.startswith(f"green ({NUMBERS} quality numbers); ")
 
 
 def test_an_injected_quality_loss_is_red_in_every_file(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,12 +74,12 @@ def test_an_injected_quality_loss_is_red_in_every_file(here: Path, monkeypatch: 
     files = ["--markdown", "gate.md", "--junit", "gate.xml", "--step-summary"]
     done = gate(str(worse), "--baseline", str(BENCH), *files, status=3)
     assert "perplexity, ttt-linear: bits per byte at 1k" in " ".join(done.stdout.split())
-    assert "error: red: 12 of 36" in done.stderr
+    assert f"error: red: 12 of {NUMBERS}" in done.stderr
     text = (here / "gate.md").read_text(encoding="utf-8")
-    assert text.startswith("### ttbench gate: red: 12 of 36")
+    assert text.startswith(f"### ttbench gate: red: 12 of {NUMBERS}")
     assert (here / "summary.md").read_text(encoding="utf-8") == f"before\n{text}"
     suites = ET.parse(here / "gate.xml").getroot()
-    assert (suites.get("tests"), suites.get("failures")) == ("36", "12")
+    assert (suites.get("tests"), suites.get("failures")) == (str(NUMBERS), "12")
     failed = [case.get("classname") for case in suites.iter("testcase") if case.find("failure") is not None]
     assert failed == ["perplexity.ttt-linear"] * 12
     found = json.loads(gate(str(worse), "--baseline", str(BENCH), "--json", status=3).stdout)

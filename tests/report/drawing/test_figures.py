@@ -194,10 +194,12 @@ def test_a_figure_of_one_corpus_has_the_references_of_that_corpus(
 def test_names_at_the_ends_of_lines_never_touch() -> None:
     models = [Model(name=f"model-{index}", bits=1.5 + index / 1000) for index in range(6)]
     table = summarise(make_rows(perplexity_rows(models, [512, 1024], num_documents=10, windows=1, noise=0.0)))
+    # without intervals, which would lie in each other, so that each line has axes of its own
+    entries = [{**entry, "low": None, "high": None} for entry in entries_of(table, "bits_per_byte")]
     with style():
         canvas = draw_curves(
             "t",
-            entries_of(table, "bits_per_byte"),
+            entries,
             beneath=[],
             names=[model.name for model in models],
             log_y=False,

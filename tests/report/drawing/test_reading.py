@@ -105,6 +105,19 @@ def test_nothing_runs_on_beyond_the_last_number_of_a_line() -> None:
     assert max(np.asarray(line.get_xdata()).max() for line in broken) == 2048
 
 
+@pytest.mark.parametrize(("number", "panels"), [(3, None), (4, 4)])
+def test_lines_in_each_others_intervals_are_a_table_of_three_and_panels_of_more(
+    number: int, panels: int | None, tmp_path: Path
+) -> None:
+    models = [Model(name=f"model-{index}", bits=2 + index / 1000) for index in range(number)]
+    table = summarise(make_rows(perplexity_rows(models, [512, 1024], num_documents=12, windows=1)))
+    told = [text for text in figures.not_drawn(table) if text.startswith("**Bits per byte against context.**")]
+    assert len(told) == (panels is None)
+    assert ("bits_per_byte" in {figure.name for figure in figures.available(table)}) == (panels is not None)
+    if panels is not None:
+        assert len(curves(entries_of(table, "bits_per_byte")).axes) == panels
+
+
 @pytest.mark.parametrize(("number", "panels"), [(6, 1), (7, 7)])
 def test_no_colour_stands_for_two_models_and_more_than_six_have_panels(number: int, panels: int) -> None:
     models = [Model(name=f"model-{index}", bits=1.5 + index) for index in range(number)]
@@ -229,4 +242,7 @@ def test_a_heat_map_with_one_number_at_each_context_is_a_sentence() -> None:
     assert {figure.name for figure in figures.available(table)} == {"mqar", "copy"}
     (told,) = figures.not_drawn(table)
     # as table.csv has them
-    assert "by pairs 2, 4, 8, 16, 32: transformer 0, 0, 0, 0, 0%; transformer-conv 39, 19, 17, 7, 3%; " in told
+    shares = table[(table["metric"] == "mqar_by_pairs") & (table["checkpoint"] == "transformer-conv")]
+    percents = ", ".join(f"{100 * share:.0f}" for share in shares.sort_values("context_len")["value"])
+    assert "by pairs 2, 4, 8, 16, 32: " in told
+    assert f"transformer-conv {percents}%; " in told

@@ -156,7 +156,7 @@ def test_compare_gives_one_form_at_a_time(folder: Path) -> None:
 
 
 def test_figures_write_their_tables_in_a_format_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ttbench.report.published.draw_all", lambda table, folder, warn: [])
+    monkeypatch.setattr("ttbench.report.published.draw_all", lambda table, folder, warn, failed: [])
     rows = make_rows(perplexity_rows([TRANSFORMER, TTT], (512,), num_documents=12))
     (tmp_path / ROWS).write_bytes(rows_bytes(rows))
     short = {path.name: path.read_bytes() for path in _listed("figures", str(tmp_path))}

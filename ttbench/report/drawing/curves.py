@@ -2,7 +2,8 @@
 
 Solid as far as the checkpoint was trained, which an upright tick on the line marks; dashed and hollow beyond.
 References are thin grey lines; cells without a number are crosses at the foot, with their status. More lines than
-there are colours are drawn as small multiples: a pair of axes for each, with all the others behind it in grey.
+there are colours, and lines in each other's intervals, are drawn as small multiples: a pair of axes for each, with all
+the others behind it in grey.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ttbench.report import words
-from ttbench.report.drawing import marks
+from ttbench.report.drawing import marks, prose
 from ttbench.report.drawing.canvas import COLOURS, INK, MARKERS, PAGE, Layout, Sheet, new_sheet, subtitle, text_width
 from ttbench.report.words import Record, Scale
 
@@ -58,7 +59,9 @@ def draw_curves(
     scale = _scale(entries, beneath)
     _, _, varying = words.settings(entries)
     lines = words.by(entries, "checkpoint", *varying)
-    if len(lines) > MOST_LINES:
+    made = [entry for entry in entries if entry["value"] is not None]
+    if len(lines) > MOST_LINES or (len(lines) > prose.FEW_LINES and prose.is_mud(made)):
+        # Small multiples have one interval each.
         return _multiples(title, lines, beneath, scale, varying, log_y=log_y, layout=layout)
     keys = [*lines, *(part for reference in beneath for part in words.by(reference, *words.settings(reference)[2]))]
     longest = max(text_width(f"{_name(line[0], varying)} 9.999", layout.text, "bold") for line in keys)

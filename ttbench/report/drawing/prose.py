@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ttbench.report import words
-from ttbench.report.drawing.canvas import COLOURS
 from ttbench.report.words import Record, Scale
 
 CONTEXT = "context_len"
 HEAD = "# Figures"  # first line of a page
+FEW_LINES = 3  # that a table tells better than small multiples, where their intervals cover each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def judge(entries: Sequence[Record], *, title: str, axes: tuple[str, str] | None
         # one column, one row, or a diagonal: a number for each place on the longer axis
         along = y_axis if len(down) >= len(across) else x_axis
         return f"{head}: {_one_column(made, scale, along)}."
-    return f"{head}:\n\n{_table(entries, scale)}" if _is_mud(made) else Picture()
+    return f"{head}:\n\n{_table(entries, scale)}" if num_lines(made) <= FEW_LINES and is_mud(made) else Picture()
 
 
 def _where(entries: Sequence[Record]) -> str:
@@ -80,12 +80,14 @@ def _one_column(entries: Sequence[Record], scale: Scale, along: str) -> str:
     return f"by {'context' if along == CONTEXT else words.axis(along)} {', '.join(shown)}: {'; '.join(told)}"
 
 
-def _is_mud(entries: Sequence[Record]) -> bool:
-    """Whether at more than half of the contexts three lines lie in each other's intervals."""
+def num_lines(entries: Sequence[Record]) -> int:
+    """Lines of a figure of these numbers."""
     _, _, varying = words.settings(entries)
-    if len(words.by(entries, "checkpoint", *varying)) > len(COLOURS):
-        # small multiples have one interval each
-        return False
+    return len(words.by(entries, "checkpoint", *varying))
+
+
+def is_mud(entries: Sequence[Record]) -> bool:
+    """Whether at more than half of the contexts three lines lie in each other's intervals."""
     points = words.by(entries, CONTEXT)
     return sum(any(map(_cover_each_other, combinations(part, 3))) for part in points) > len(points) / 2
 

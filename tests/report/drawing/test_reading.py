@@ -242,7 +242,7 @@ def test_a_heat_map_with_one_number_at_each_context_is_a_sentence() -> None:
     assert {figure.name for figure in figures.available(table)} == {"mqar", "copy"}
     (told,) = figures.not_drawn(table)
     # as table.csv has them
-    shares = table[(table["metric"] == "mqar_by_pairs") & (table["checkpoint"] == "transformer-conv")]
-    percents = ", ".join(f"{100 * share:.0f}" for share in shares.sort_values("context_len")["value"])
+    found = [entry for entry in entries_of(table, "mqar_by_pairs") if entry["checkpoint"] == "transformer-conv"]
+    percents = ", ".join(f"{100 * entry['value']:.0f}" for entry in sorted(found, key=lambda each: each["context_len"]))
     assert "by pairs 2, 4, 8, 16, 32: " in told
     assert f"transformer-conv {percents}%; " in told

@@ -193,7 +193,8 @@ def is_ours(path: Path) -> bool:
             head = file.read(1024)
     except OSError:
         return False
-    return head.startswith(b"\x89PNG") and b"Software\x00ttbench" in head
+    marks = (f"{key}\0{value}".encode() for key, value in _METADATA["png"].items())
+    return head.startswith(b"\x89PNG") and all(mark in head for mark in marks)
 
 
 def _rounded(entry: Record) -> dict[str, Any]:

@@ -4,11 +4,11 @@
     create      the run's folder, with the list of its cells
     work        a fake executor: 1000 workers, in 4 processes, write what they would have measured, in turns
     look-up     the same command again: where is each cell, and is the run finished (each cell's digest is checked)
-    collection  rows.parquet from the cells
+    collection  rows.parquet from the cells, by several processes where there are many cells
 
 Cells are of the task `perplexity` with all its columns; only the numbers are made up. Each step has a process of its
-own, whose processor seconds, wall seconds and peak memory are told. Files are written and not synced: how long a disk
-takes to sync is a property of the disk, and is told apart (`--sync`).
+own, whose processor seconds, wall seconds and peak memory are told, with those of the processes that it started. Files
+are written and not synced: how long a disk takes to sync is a property of the disk, and is told apart (`--sync`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import argparse
 import json
 import random
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from ttbench.machine import measure
 from ttbench.registry import TASKS
 from ttbench.runs.plan import Plan, plan
 from ttbench.store import files, segments
+from ttbench.store.collected import num_processes
 from ttbench.store.files import write_whole
 from ttbench.store.record import CellRecord, now
 from ttbench.store.store import Store, find_done, find_finished
@@ -157,10 +159,14 @@ def step(name: str, root: Path, num_cells: int, *, sync: bool, process: int) -> 
         assert find_finished(root, cells, name="scale", done=done) is not None
     else:
         Store(folders[0]).write_rows()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    # Of processes that collected for this one: the largest, as often as there were any, at the same time as this one.
+    children, helpers = resource.getrusage(resource.RUSAGE_CHILDREN), num_processes(num_cells)
+    helpers = helpers if name == "collection" and helpers > 1 else 0
     return {
-        "wall_s": time.perf_counter() - wall,
-        "cpu_s": time.process_time() - cpu,
-        "peak_bytes": measure.peak_rss(),
+        "wall_s": wall,
+        "cpu_s": cpu + children.ru_utime + children.ru_stime,
+        "peak_bytes": measure.peak_rss() + helpers * children.ru_maxrss * 1024,
         "load": measure.load_average(),
     }
 

@@ -20,7 +20,8 @@ from ttbench.runs.plan import Plan
 from ttbench.runs.progress import Outlook
 from ttbench.runs.request import plan_task
 from ttbench.runs.suite import load_suite
-from ttbench.store.rows import frame, table
+from ttbench.store.collected import table
+from ttbench.store.rows import frame
 from ttbench.store.store import Store, run_folders
 from ttbench.types import Cell
 

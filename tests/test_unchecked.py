@@ -29,7 +29,7 @@ from ttbench.runs.options import Options
 from ttbench.runs.request import plan_task
 from ttbench.runs.suite import load_suite
 from ttbench.runs.worker import Channel, Group, run_cell
-from ttbench.store import rows
+from ttbench.store import collected, rows
 from ttbench.store.record import CellRecord
 from ttbench.types import Cell
 
@@ -104,7 +104,7 @@ def test_what_is_asked_for_unchecked_is_scored_and_marked(tmp_path: Path) -> Non
     path = folder(tmp_path, "looks-ahead")
     record = run(path, unchecked=True)
     assert (record.status, record.checked) == ("ok", "unchecked")
-    frame = rows.frame(rows.table([record]))
+    frame = rows.frame(collected.table([record]))
     assert frame["checked"].tolist() == ["unchecked"] * len(frame)
     table = summarise(frame)
     assert set(table.loc[table["checkpoint"].notna(), "checked"]) == {"unchecked"}
@@ -120,7 +120,11 @@ def test_the_figure_of_an_unchecked_model_says_so(tmp_path: Path) -> None:
     records = [run(path, ctx=ctx, unchecked=True) for ctx in ("256", "512")]
     drawn = draw_curves(
         "bits per byte",
-        [entry for entry in words.records(summarise(rows.frame(rows.table(records)))) if entry["metric"] == METRIC],
+        [
+            entry
+            for entry in words.records(summarise(rows.frame(collected.table(records))))
+            if entry["metric"] == METRIC
+        ],
         beneath=(),
         names=["llama"],
         log_y=False,
@@ -132,8 +136,8 @@ def test_the_figure_of_an_unchecked_model_says_so(tmp_path: Path) -> None:
 
 def test_what_was_measured_unchecked_is_not_pooled_with_the_same_after_its_probes(tmp_path: Path) -> None:
     path = folder(tmp_path, "llama")
-    both = rows.frame(rows.table([run(path), run(path, unchecked=True)]))
-    alone = rows.frame(rows.table([run(path)]))
+    both = rows.frame(collected.table([run(path), run(path, unchecked=True)]))
+    alone = rows.frame(collected.table([run(path)]))
     assert (
         summarise(both)
         .loc[:, ["value", "num_samples", "checked"]]
@@ -214,7 +218,7 @@ def test_a_cell_that_reads_further_than_was_looked_says_so(tmp_path: Path, monke
     monkeypatch.setattr(findings, "affordable", lambda reach, num_tokens: 500)
     record = run(folder(tmp_path, "looks-ahead"))
     assert (record.status, record.checked, record.kernel_path["probed_tokens"]) == ("ok", "partly", "500")
-    table = summarise(rows.frame(rows.table([record])))
+    table = summarise(rows.frame(collected.table([record])))
     assert set(table.loc[table["checkpoint"].notna(), "checked"]) == {"partly"}
 
 

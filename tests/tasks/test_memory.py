@@ -19,7 +19,8 @@ from ttbench.errors import TooLongError, UsageError
 from ttbench.machine import measure
 from ttbench.registry import ARCHITECTURES
 from ttbench.report.table import summarise
-from ttbench.store.rows import frame, table
+from ttbench.store.collected import table
+from ttbench.store.rows import frame
 from ttbench.tasks.base import Bench
 from ttbench.tasks.memory import Memory, MemoryParams
 from ttbench.types import Cell, Checkpoint, Cost, Sample

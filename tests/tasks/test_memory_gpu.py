@@ -16,7 +16,8 @@ from ttbench.machine import measure
 from ttbench.machine.gpu import device_memory
 from ttbench.machine.gpu.device_memory import private_bytes
 from ttbench.report.table import summarise
-from ttbench.store.rows import frame, table
+from ttbench.store.collected import table
+from ttbench.store.rows import frame
 from ttbench.tasks.base import Bench, declared_columns
 from ttbench.tasks.memory import Memory
 from ttbench.types import Sample

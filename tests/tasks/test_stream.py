@@ -21,8 +21,8 @@ from ttbench.report.published import write_derived
 from ttbench.report.table import summarise
 from ttbench.runs.plan import Plan, plan
 from ttbench.runs.process import WorkerProcess
+from ttbench.store.collected import table as rows_table
 from ttbench.store.rows import frame
-from ttbench.store.rows import table as rows_table
 from ttbench.store.store import Store
 from ttbench.tasks.perplexity.blocks import lay_out, score_blocks
 

@@ -16,8 +16,9 @@ from ttbench.cli import console, listing
 from ttbench.errors import UsageError
 from ttbench.report.comparison.variants import Variant, equal
 from ttbench.report.published import ROWS
+from ttbench.store.collected import table
 from ttbench.store.record import CellRecord
-from ttbench.store.rows import frame, read_environments, read_rows, table, tasks_in
+from ttbench.store.rows import frame, read_environments, read_rows, tasks_in
 from ttbench.store.store import Store, run_folders
 from ttbench.strict_yaml.nodes import package_folder
 from ttbench.types import ANSWERS, SCHEMA_VERSION

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ttbench.machine.work import Texts, Work, token_bytes
 from ttbench.registry import TASKS
 from ttbench.tasks.base import Task
-from ttbench.types import Cell, canonical_json
+from ttbench.types import Cell
 
 # Earlier cells of this machine with their wall seconds, without those in which a process began.
 Timings = Sequence[tuple[Cell, float]]
@@ -41,21 +43,22 @@ class Estimator:
     def __init__(self, timings: Timings, texts: Mapping[str, tuple[int, ...]]) -> None:
         """`texts`: bytes of the corpus's documents by split."""
         self._sizes = texts
-        self._alike: dict[str, list[float]] = {}
-        self._similar: dict[str, list[tuple[Work, float, float | None]]] = {}  # work, seconds, FLOP
+        self._alike: dict[tuple[Hashable, ...], list[float]] = {}
+        # Work, seconds, FLOP.
+        self._similar: dict[tuple[Hashable, ...], list[tuple[Work, float, float | None]]] = {}
         tasks = {name: TASKS.load(name)() for name in {cell.task for cell, _ in timings} if name in TASKS}
-        self._earlier: dict[str, set[str]] = {}  # what was measured -> ids of its cells
+        self._earlier: dict[tuple[Hashable, ...], set[str]] = {}  # what was measured -> ids of its cells
         for cell, seconds in timings:
             self._earlier.setdefault(_asked(cell), set()).add(cell.cell_id)
             task = tasks.get(cell.task)
             if task is None or task.version != cell.task_version:
                 continue
             self._alike.setdefault(_key(cell, exact=True), []).append(seconds)
-            work = self._work(task, cell)
+            work, _ = self._work(task, cell)
             self._similar.setdefault(_key(cell, exact=False), []).append((work, seconds, _flops(work, cell)))
 
     def __call__(self, task: Task, cell: Cell) -> CellEstimate:
-        work = self._work(task, cell)
+        work, sequences = self._work(task, cell)
         flops, seconds = _flops(work, cell), None
         alike, similar = self._alike.get(_key(cell, exact=True)), self._similar.get(_key(cell, exact=False), [])
         per_flop = [spent / amount for _, spent, amount in similar if amount]
@@ -64,45 +67,49 @@ class Estimator:
         elif flops is not None and per_flop:
             seconds = statistics.median(per_flop) * flops
         cost = cell.checkpoint.cost
-        state_bytes = None if cost is None else cost.state_nbytes(_longest(cell)) * _sequences(task, cell)
+        state_bytes = None if cost is None else cost.state_nbytes(_longest(cell)) * sequences
         return CellEstimate(
             flops=flops,
             state_bytes=state_bytes,
             seconds=seconds,
             work=work,
             exact=bool(alike),
-            changed=cell.cell_id not in self._earlier.get(_asked(cell), {cell.cell_id}),
+            changed=bool(self._earlier) and cell.cell_id not in self._earlier.get(_asked(cell), {cell.cell_id}),
             similar=tuple((done, spent) for done, spent, _ in similar),
         )
 
-    def _work(self, task: Task, cell: Cell) -> Work:
+    def _work(self, task: Task, cell: Cell) -> tuple[Work, int]:
+        """A cell's work, and how many sequences it reads at once."""
         texts = Texts(sizes=self._sizes, token_bytes=token_bytes(cell.checkpoint.vocab_size))
-        return task.work(task.Params(**cell.params), cell.context_len, _sequences(task, cell), texts=texts)
-
-
-def _sequences(task: Task, cell: Cell) -> int:
-    params, cost = task.Params(**cell.params), cell.checkpoint.cost
-    return task.sequences(params, cell.context_len, cell.batch_size, cost=cost)
+        params = task.Params(**cell.params)
+        sequences = task.sequences(params, cell.context_len, cell.batch_size, cost=cell.checkpoint.cost)
+        return task.work(params, cell.context_len, sequences, texts=texts), sequences
 
 
 def _flops(work: Work, cell: Cell) -> float | None:
     return None if cell.checkpoint.cost is None else work.flops(cell.checkpoint.cost)
 
 
-def _key(cell: Cell, *, exact: bool) -> str:
+def _key(cell: Cell, *, exact: bool) -> tuple[Hashable, ...]:
     """What makes two cells take about as long."""
-    rough = [cell.task, cell.checkpoint.architecture, cell.dtype, cell.placement, cell.engine, cell.attention]
-    rough += [cell.threads, cell.batch_size]
-    size = cell.checkpoint.num_params
-    return canonical_json([*rough, size, cell.context_len, dict(cell.params), cell.corpus] if exact else rough)
+    rough = (cell.task, cell.checkpoint.architecture, cell.dtype, cell.placement, cell.engine, cell.attention)
+    rough += (cell.threads, cell.batch_size)
+    if not exact:
+        return rough
+    return (*rough, cell.checkpoint.num_params, cell.context_len, _hashable(cell.params), cell.corpus)
 
 
-def _asked(cell: Cell) -> str:
+def _asked(cell: Cell) -> tuple[Hashable, ...]:
     """What a cell measures, whatever the code and the packages that do it."""
     identity = cell.identity()
     for name in ("code", "software", "schema", "task_version", "architecture_version"):
         identity.pop(name, None)
-    return canonical_json(identity)
+    return _hashable({**identity, "params": _hashable(identity["params"])})
+
+
+def _hashable(entries: Mapping[str, Any]) -> tuple[Hashable, ...]:
+    """Entries of which equal ones make equal tuples, in whatever order they stand."""
+    return tuple(sorted(entries.items(), key=operator.itemgetter(0)))
 
 
 def _longest(cell: Cell) -> int:

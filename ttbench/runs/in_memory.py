@@ -25,8 +25,9 @@ from ttbench.runs.executors.base import unmeasured
 from ttbench.runs.options import Options, placed
 from ttbench.runs.request import plan_task
 from ttbench.runs.worker import Group, run_cell
+from ttbench.store.collected import table
 from ttbench.store.record import now
-from ttbench.store.rows import frame, table
+from ttbench.store.rows import frame
 from ttbench.types import Cell, Checkpoint
 
 if TYPE_CHECKING:

@@ -117,6 +117,13 @@ def plan(
     _check_request(checkpoints=checkpoints, threads=threads, batch_size=batch_size, timeout_s=timeout_s)
     _check_names(dtype=dtype, engine=engine, attention=attention)
     _refuse_random(task, checkpoints)
+    asked = {"seed": seed, "batch size": batch_size, "threads": threads}
+    _require_storable({**asked, **{f"parameter '{name}'": value for name, value in values.items()}})
+    for context_len in context_lens:
+        _require_storable({"context": context_len})
+    for each in checkpoints:
+        of = f"of checkpoint '{each.name}'"
+        _require_storable({f"{name} {of}": getattr(each, name) for name in ("train_ctx", "num_params", "vocab_size")})
     isolated = task.isolation == "cell"
     code = {
         name: code_digest(architecture=name, task=task_name, engine=engine)
@@ -151,7 +158,6 @@ def plan(
             imports=imports,
             device_map=device_map,
         )
-        _require_storable(cell)
         skip = _skip(task, cell, missing_data=missing_data)
         if skip is not None:
             skips.append(skip)
@@ -162,12 +168,8 @@ def plan(
     return Plan(cells=tuple(cells.values()), skips=tuple(skips), estimates=estimates, twins=tuple(twins.values()))
 
 
-def _require_storable(cell: Cell) -> None:
+def _require_storable(told: Mapping[str, Any]) -> None:
     """Refuse, before anything is measured, what could not be written as rows. Raises UsageError."""
-    told = {"context": cell.context_len, "seed": cell.seed, "batch size": cell.batch_size, "threads": cell.threads}
-    told |= {f"parameter '{name}'": value for name, value in cell.params.items()}
-    of = f"of checkpoint '{cell.checkpoint.name}'"
-    told |= {f"{name} {of}": getattr(cell.checkpoint, name) for name in ("train_ctx", "num_params", "vocab_size")}
     for what, value in told.items():
         if isinstance(value, int) and value not in INT64:
             raise UsageError(f"{what} is {value}; rows hold whole numbers from -2^63 to 2^63 - 1: give a smaller one")

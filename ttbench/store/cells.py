@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,10 @@ from ttbench.types import ANSWERS, LASTING, Status, digest
 
 # Where the record of a cell is: in a file of its own, or in a segment.
 Place = Path | IndexEntry
+# A planned cell as run.json lists it, and where its records are.
+Wanted = tuple[Mapping[str, Any], Sequence[Place]]
+# Fields of a checkpoint that belong to the request, not to what was measured.
+ASKED = ("name", "path", "provenance", "revision")
 
 
 def cell_id_of(place: Place) -> str:
@@ -128,20 +133,8 @@ class Holdings:
         return Ends(records=tuple(sorted(records, key=lambda record: rank(record.status))), error=error)
 
     def standing(self, cell_id: str) -> tuple[Place, CellRecord] | None:
-        """The record that stands and its place; None: there is none.
-
-        Raises StoreError when none of those there can be read.
-        """
-        found: list[tuple[Place, CellRecord]] = []
-        damage: StoreError | None = None
-        for place in self.places(cell_id):
-            try:
-                found.append((place, read_cell(place)))
-            except StoreError as error:
-                damage = error
-        if damage is not None and not found:
-            raise damage
-        return min(found, key=lambda each: rank(each[1].status), default=None)
+        """As `standing` of the cell's places."""
+        return standing(self.places(cell_id))
 
     def statuses(self, cell_ids: Iterable[str]) -> Iterator[tuple[Place, Status]]:
         """The place of the record that stands, and what became of the cell, for those that can be read.
@@ -163,3 +156,50 @@ class Holdings:
             yield from sorted(found, key=lambda each: rank(each[1]))[:1]
         for entry in whole(alone):
             yield entry, entry.status
+
+
+def standing(places: Iterable[Place]) -> tuple[Place, CellRecord] | None:
+    """Of the records of one cell the one that stands, and its place; None: there is none.
+
+    Raises StoreError when none of those there can be read.
+    """
+    found: list[tuple[Place, CellRecord]] = []
+    damage: StoreError | None = None
+    for place in places:
+        try:
+            found.append((place, read_cell(place)))
+        except StoreError as error:
+            damage = error
+    if damage is not None and not found:
+        raise damage
+    return min(found, key=lambda each: rank(each[1].status), default=None)
+
+
+def named(record: CellRecord, entry: Mapping[str, Any]) -> CellRecord:
+    """A record under the name and place asked for in the run that lists it."""
+    asked = {"name": entry["checkpoint"], **{name: entry[name] for name in ASKED if name in entry}}
+    checkpoint = record.cell.checkpoint
+    if all(getattr(checkpoint, name) == value for name, value in asked.items()):
+        return record
+    return dataclasses.replace(record, cell=record.cell.named_as(**asked))
+
+
+def wanted_records(wanted: Iterable[Wanted], shown: dict[str, str]) -> Iterator[CellRecord]:
+    """The records of planned cells, one in memory at a time. Raises StoreError, after the last, at one that is damaged.
+
+    What is given from segments is put into `shown`: cell id -> digest of its text.
+    """
+    damage: StoreError | None = None
+    for entry, places in wanted:
+        try:
+            found = standing(places)
+        except StoreError as error:
+            damage = damage or error
+            continue
+        if found is not None:
+            place, record = found
+            if isinstance(place, IndexEntry):
+                shown[place.cell_id] = place.digest
+            yield named(record, entry)
+    if damage is not None:
+        raise damage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,13 @@ def new_folder(root: Path, name: str) -> Path:
 def run_of(place: Place) -> Path:
     """The folder of the run that a cell is in."""
     return (place.text.path if isinstance(place, IndexEntry) else place).parent.parent
+
+
+def runs_of(places: Iterable[Place]) -> set[Path]:
+    """The folders of the runs that cells are in."""
+    # Cells of a segment share one path, and thousands of cells a few segments.
+    paths = {place.text.path if isinstance(place, IndexEntry) else place for place in places}
+    return {path.parent.parent for path in paths}
 
 
 def run_folders(root: Path | str) -> list[Path]:

@@ -71,12 +71,20 @@ class Growing:
             values.extend([None] * (self.num_rows - len(values)))
             kind = declared.get(name) or type_of(name, values)
             found[name] = array(name, values, kind)
-            self.types[name] = _joined(name, self.types.get(name, pa.null()), kind)
+        self.types = joined(self.types, {name: column.type for name, column in found.items()})
         self._columns, self.num_rows = {}, 0
         return found
 
 
 _KINDS = {pa.bool_(): "bool", pa.int64(): "int", pa.float64(): "float", pa.string(): "str"}
+
+
+def joined(types: Mapping[str, pa.DataType], later: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
+    """Types that hold the values of both, by column, the earlier columns first. Raises StoreError as `type_of`."""
+    found = dict(types)
+    for name, kind in later.items():
+        found[name] = _joined(name, found.get(name, pa.null()), kind)
+    return found
 
 
 def _joined(name: str, one: pa.DataType, other: pa.DataType) -> pa.DataType:

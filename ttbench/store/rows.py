@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import json
-import operator
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +23,8 @@ import pyarrow.parquet as pq
 
 from ttbench.declare import ColumnDeclaration, real, text, truth, whole
 from ttbench.errors import StoreError
-from ttbench.names import as_text
 from ttbench.registry import TASKS
-from ttbench.store.files import write_whole
-from ttbench.store.growing import Growing, Part, disagreement, tables
-from ttbench.store.record import CellRecord
-from ttbench.types import READABLE, Cell, Checkpoint, Figure, Metric, canonical_json, digest
+from ttbench.types import READABLE, canonical_json, digest
 
 # What travels in a schema's metadata and in the `attrs` of a DataFrame.
 METRICS_KEY = b"ttbench.metrics"
@@ -89,62 +83,6 @@ COLUMNS: Mapping[str, ColumnDeclaration] = {
 SAMPLE: Mapping[str, ColumnDeclaration] = {"sample": whole("number of the row within its cell, from 0")}
 
 
-_PART_ROWS = 100_000  # rows that are held as Python objects before they become arrays, and a row group of a file
-_ARROW = {"text": pa.string(), "whole": pa.int64(), "real": pa.float64(), "truth": pa.bool_()}
-
-
-# What the record saw happen goes before what the cell asked for (engine, machine).
-_SOURCES = {
-    name: next((source for source in (CellRecord, Cell, Checkpoint) if name in source.__dataclass_fields__), None)
-    for name in COLUMNS
-}
-
-
-def _cell_columns(record: CellRecord) -> dict[str, Any]:
-    cell, checkpoint = record.cell, record.cell.checkpoint
-    own = {CellRecord: record, Cell: cell, Checkpoint: checkpoint}
-    row = {name: getattr(own[source], name) for name, source in _SOURCES.items() if source is not None}
-    row |= {"schema": cell.schema, "cell_id": cell.cell_id, "checkpoint": checkpoint.name}
-    row["kernel_path"] = canonical_json(dict(record.kernel_path))
-    row["extrapolated"] = None if checkpoint.train_ctx is None else _reach(record) > checkpoint.train_ctx
-    row |= {f"param_{name}": value for name, value in cell.params.items()}
-    row |= {f"choice_{name}": value for name, value in record.choices.items() if value is not None}
-    return {name: as_text(value) if isinstance(value, str) else value for name, value in row.items()}
-
-
-def _reach(record: CellRecord) -> int:
-    """Tokens of the longest sequence: what the samples say was read, before what the plan foresaw."""
-    read = [sample.values[READ] for sample in record.samples if sample.values.get(READ) is not None]
-    planned = record.cell.context_len if record.cell.reach is None else record.cell.reach
-    return int(max(filter(None, read), default=planned))
-
-
-def _sample_columns(record: CellRecord, taken: Collection[str]) -> dict[str, list[Any]]:
-    """The columns of a cell's samples, names as text. Raises StoreError for a name that rows have already."""
-    columns = _columns([sample.keys for sample in record.samples])
-    columns |= _columns([sample.values for sample in record.samples])
-    clash = sorted(columns.keys() & {*taken, *SAMPLE})
-    if clash:
-        raise StoreError(f"task '{record.cell.task}' names a sample's column {clash[0]!r}, which rows have")
-    for values in columns.values():
-        kinds = set(map(type, values))
-        if str in kinds and not (kinds == {str} and all(map(str.isascii, values))):
-            values[:] = [as_text(value) if isinstance(value, str) else value for value in values]
-    return columns
-
-
-_VALUES = operator.methodcaller("values")
-
-
-def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Columns of rows that mostly have the same names in the same order."""
-    names = tuple(rows[0]) if rows else ()
-    if list(map(tuple, rows)).count(names) == len(rows):
-        return dict(zip(names, map(list, zip(*map(_VALUES, rows), strict=True)), strict=True))
-    found = dict.fromkeys(itertools.chain.from_iterable(rows))
-    return {name: [row.get(name) for row in rows] for name in found}
-
-
 def read_environments(folders: Iterable[Path]) -> dict[str, str]:
     """What the cells of these runs ran on, by the digest that rows have: each file's text, checked against its name."""
     found: dict[str, str] = {}
@@ -156,92 +94,6 @@ def read_environments(folders: Iterable[Path]) -> dict[str, str]:
                 with contextlib.suppress(UnicodeDecodeError):
                     found[digest(data)] = data.decode()
     return found
-
-
-class _Collected:
-    """Records as columns: those of cells, and those of their samples, by the part."""
-
-    def __init__(self, records: Iterable[CellRecord]) -> None:
-        self.parts: list[tuple[Part, list[int], Part]] = []
-        self._metrics: dict[str, tuple[Metric, ...]] = {}
-        self._figures: dict[str, tuple[Figure, ...]] = {}
-        self._kinds: dict[str, str] = {}  # of the columns that tasks declare
-        self._environments: set[str] = set()
-        self._cells, self._samples, self._counts = Growing(), Growing(), list[int]()
-        self._waiting: list[dict[str, Any]] = []  # columns of the cells since the last part
-        for record in records:
-            self._add(record)
-            if self._samples.num_rows >= _PART_ROWS:
-                self._end_part()
-        if self._counts or not self.parts:
-            self._end_part()
-
-    def _add(self, record: CellRecord) -> None:
-        cell, count = _cell_columns(record), max(len(record.samples), 1)
-        self._waiting.append(cell)
-        self._samples.add({"sample": range(count), **_sample_columns(record, cell)}, count)
-        self._counts.append(count)
-        self._metrics[record.cell.task] = record.metrics
-        if record.figures is not None:
-            self._figures[record.cell.task] = record.figures
-        self._environments.add(record.environment)
-        for name, kind in record.columns.items():
-            held = self._kinds.setdefault(name, kind)
-            if held != kind and {held, kind} != {"whole", "real"}:
-                raise disagreement(name, sorted((held, kind)))
-            # Whole numbers give way to real ones.
-            if held != kind:
-                self._kinds[name] = "real"
-
-    def _end_part(self) -> None:
-        fixed = {name: _ARROW[column.kind] for name, column in {**COLUMNS, **SAMPLE}.items()}
-        known = fixed | {name: _ARROW[kind] for name, kind in self._kinds.items()}
-        self._cells.add(_columns(self._waiting), len(self._waiting))
-        self.parts.append((self._cells.part(known), self._counts, self._samples.part(known)))
-        self._counts, self._waiting = [], []
-
-    def schema(self, environments: Mapping[str, str]) -> pa.Schema:
-        """Parameters and choices before `sample`, the tasks' own columns after it: as declared, others as they come."""
-        declared = {name: _ARROW[kind] for name, kind in self._kinds.items()}
-        found = {**self._cells.types, **self._samples.types}
-        names = [name for name in dict.fromkeys((*declared, *found)) if name not in COLUMNS and name not in SAMPLE]
-        types: dict[str, pa.DataType] = {name: _ARROW[column.kind] for name, column in COLUMNS.items()}
-        types |= {name: declared.get(name, found.get(name)) for name in names if name.startswith(SETTINGS)}
-        types |= {name: _ARROW[column.kind] for name, column in SAMPLE.items()}
-        types |= {name: declared.get(name, found.get(name)) for name in names if not name.startswith(SETTINGS)}
-        kept = {name: text for name, text in environments.items() if name in self._environments}
-        metrics = {task: [each.to_json() for each in found] for task, found in self._metrics.items()}
-        figures = {task: [each.to_json() for each in found] for task, found in self._figures.items()}
-        carried = {"metrics": metrics, "figures": figures, "environments": kept}
-        return pa.schema(list(types.items()), metadata=metadata(carried))
-
-
-def table(records: Iterable[CellRecord], *, environments: Mapping[str, str] | None = None) -> pa.Table:
-    """The rows of these records under an explicit schema.
-
-    Args:
-        records: of cells.
-        environments: of `read_environments`; those that no record names are left out.
-
-    Raises:
-        StoreError: tasks disagree about a column.
-    """
-    collected = _Collected(records)
-    return pa.concat_tables(tables(collected.parts, collected.schema(environments or {})))
-
-
-def write_parquet(path: Path, records: Iterable[CellRecord], *, environments: Mapping[str, str]) -> None:
-    """Write the rows of these records as a Parquet file, a part at a time: zstd, the same bytes for the same rows.
-
-    Raises StoreError as `table`, or when the file cannot be written.
-    """
-    collected = _Collected(records)
-    schema = collected.schema(environments)
-    buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
-        for part in tables(collected.parts, schema):
-            writer.write_table(part)
-    write_whole(path, buffer.getvalue())
 
 
 def metadata(attrs: Mapping[Any, Any]) -> dict[bytes, bytes]:

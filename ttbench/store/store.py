@@ -43,9 +43,20 @@ from typing import TYPE_CHECKING, Any
 
 from ttbench.errors import StoreError
 from ttbench.store import segments
-from ttbench.store.cells import Ends, Holdings, Place, Survey, cell_id_of, read_cell
+from ttbench.store.cells import (
+    ASKED,
+    Ends,
+    Holdings,
+    Place,
+    Survey,
+    Wanted,
+    cell_id_of,
+    named,
+    read_cell,
+    wanted_records,
+)
 from ttbench.store.files import link_or_copy, make_folder, store_error, write_new, write_whole, writer_name
-from ttbench.store.folders import new_folder, read_run, run_folders, run_of
+from ttbench.store.folders import new_folder, read_run, run_folders, run_of, runs_of
 from ttbench.store.record import CellRecord, cell_text, evidence_lines, now
 from ttbench.types import LASTING, SCHEMA_VERSION, Cell, Environment, Status, canonical_json, digest, json_bytes
 
@@ -55,8 +66,6 @@ if TYPE_CHECKING:
 
 MANY = 1000  # cells of a run, beyond which a file for each of them is too many for a folder
 _STAMP_LEN = len("20000101-000000-")
-# Fields of a checkpoint that belong to the request, not to what was measured.
-ASKED = ("name", "path", "provenance", "revision")
 
 
 def _planned(cell: Cell) -> dict[str, Any]:
@@ -64,15 +73,6 @@ def _planned(cell: Cell) -> dict[str, Any]:
     asked = {name: getattr(cell.checkpoint, name) for name in ASKED}
     head = {"cell_id": cell.cell_id, "task": cell.task, "checkpoint": asked.pop("name")}
     return {**head, "context_len": cell.context_len, "weights_digest": cell.checkpoint.weights_digest, **asked}
-
-
-def _asked(record: CellRecord, entry: Mapping[str, Any]) -> CellRecord:
-    """A record under the name and place asked for in the run that lists it."""
-    asked = {"name": entry["checkpoint"], **{name: entry[name] for name in ASKED if name in entry}}
-    checkpoint = record.cell.checkpoint
-    if all(getattr(checkpoint, name) == value for name, value in asked.items()):
-        return record
-    return dataclasses.replace(record, cell=record.cell.named_as(**asked))
 
 
 class Store:
@@ -188,7 +188,7 @@ class Store:
         place = entries[0] if len(entries) == 1 else self.cell_path(cell_id)
         record = read_cell(place) if found is None else found[1]
         asked = (entry for entry in self.run["cells"] if entry["cell_id"] == cell_id)
-        return next((_asked(record, entry) for entry in asked), record)
+        return next((named(record, entry) for entry in asked), record)
 
     def write_cell(self, record: CellRecord) -> None:
         """Store what became of a cell: evidence first, then the cell itself.
@@ -282,25 +282,11 @@ class Store:
 
         One is in memory at a time.
         """
-        return self._records({})
+        return wanted_records(self._wanted(), {})
 
-    def _records(self, shown: dict[str, str]) -> Iterator[CellRecord]:
-        """The same; what is given from segments is put into `shown`: cell id -> digest of its text."""
+    def _wanted(self) -> list[Wanted]:
         held = Holdings(self.folder)
-        damage: StoreError | None = None
-        for entry in self._entries():
-            try:
-                found = held.standing(entry["cell_id"])
-            except StoreError as error:
-                damage = damage or error
-                continue
-            if found is not None:
-                place, record = found
-                if isinstance(place, segments.IndexEntry):
-                    shown[place.cell_id] = place.digest
-                yield _asked(record, entry)
-        if damage is not None:
-            raise damage
+        return [(entry, held.places(entry["cell_id"])) for entry in self._entries()]
 
     def _entries(self) -> Iterable[Mapping[str, Any]]:
         """The planned cells, once under each name."""
@@ -314,7 +300,7 @@ class Store:
             if cell_id not in found:
                 found[cell_id] = held.ends(cell_id)
             if found[cell_id].records:
-                records.append(_asked(found[cell_id].records[0], entry))
+                records.append(named(found[cell_id].records[0], entry))
         return Survey(
             records=tuple(records),
             damaged={cell_id: ends.error for cell_id, ends in found.items() if ends.error and not ends.records},
@@ -324,17 +310,18 @@ class Store:
     def rows(self) -> pd.DataFrame:
         """One row per sample, one per cell without samples; see `ttbench.store.rows`."""
         # Late: pandas would otherwise be in the memory of every worker, which is measured.
-        from ttbench.store.rows import frame, read_environments, table
+        from ttbench.store.collected import table
+        from ttbench.store.rows import frame, read_environments
 
         return frame(table(self.records(), environments=read_environments([self.folder])))
 
     def write_rows(self) -> Path:
         """Write rows.parquet from the cells; it can be deleted and made again at any time."""
-        from ttbench.store.rows import read_environments, write_parquet
+        from ttbench.store.collected import write_parquet
+        from ttbench.store.rows import read_environments
 
         path = self.folder / "rows.parquet"
-        shown: dict[str, str] = {}
-        write_parquet(path, self._records(shown), environments=read_environments([self.folder]))
+        shown = write_parquet(path, self._wanted(), environments=read_environments([self.folder]))
         if self.segmented:
             lines = (f"{cell_id}\t{found}\n" for cell_id, found in shown.items())
             write_whole(self.folder / "settled", "".join(lines).encode())
@@ -392,7 +379,7 @@ def find_finished(
         except (StoreError, AttributeError, TypeError, ValueError):
             # Not the list that was written: the run is none of these cells'.
             continue
-        if done is not None and ids <= done.keys() and {run_of(done[cell_id]) for cell_id in ids} == {folder}:
+        if done is not None and ids <= done.keys() and runs_of(map(done.__getitem__, ids)) == {folder}:
             return store
         found = store.done()
         if len(found) == len(ids) and set(LASTING).issuperset(found.values()):

@@ -15,7 +15,8 @@ from ttbench.report import words
 from ttbench.report.published import ROWS
 from ttbench.report.table import render, summarise
 from ttbench.runs.suite import format_len
-from ttbench.store.rows import frame, read_rows, table
+from ttbench.store.collected import table
+from ttbench.store.rows import frame, read_rows
 from ttbench.store.store import Store, delete_run
 from ttbench.types import RANDOM
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from made import put
+
 from ttbench.checkpoints.checkpoint import identify
 from ttbench.checkpoints.fit import skeleton
 from ttbench.models.base import Description
@@ -19,7 +21,6 @@ from ttbench.training.recipe import RECIPE, read_recipe
 
 PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
 SIZES = RECIPE.with_name("recipe-synthetic.yaml")
-MADE = "made by `make columns` -->"
 NEAR, FAR = 1024, 32 * 1024  # tokens
 
 
@@ -77,10 +78,7 @@ def sections() -> Iterator[str]:
 def page(text: str) -> str:
     """The page with today's tables and sections between their marks."""
     for part, lines in (("states", states()), ("sizes", sizes()), ("sections", sections())):
-        begin, end = f"<!-- {part}: {MADE}\n", f"<!-- end of {part} -->\n"
-        before, rest = text.split(begin)
-        _, after = rest.split(end)
-        text = before + begin + "".join(f"{line}\n" for line in lines) + end + after
+        text = put(text, part, lines)
     return text
 
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from made import put
+
 from ttbench.report.claims.claim import Claim
 from ttbench.report.claims.claim_files import field_claims
 from ttbench.report.claims.printed import all_borne_out
 from ttbench.report.claims.telling import rule_told, sides_told
 
 PAGE = Path(__file__).parents[1] / "docs" / "claims.md"
-BEGIN, END = "<!-- claims: made by `make columns` -->\n", "<!-- end of claims -->\n"
 
 
-def listed() -> str:
+def lines() -> Iterator[str]:
     """Every claim of the field, with what its paper's own numbers say."""
     claims = field_claims()
     borne = all_borne_out(claims)
-    return "\n".join(line for claim in claims for line in _lines(claim, borne[claim.id].told())) + "\n"
+    yield ""
+    for claim in claims:
+        yield from _lines(claim, borne[claim.id].told())
 
 
 def _lines(claim: Claim, told: str) -> Iterator[str]:
@@ -33,8 +36,7 @@ def _lines(claim: Claim, told: str) -> Iterator[str]:
 
 def page(text: str) -> str:
     """The text of docs/claims.md with the list made anew."""
-    before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}\n{listed()}{END}{rest.partition(END)[2]}"
+    return put(text, "claims", lines())
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import re
 import resource
 import subprocess
 import sys
@@ -24,6 +23,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from made import put
 
 from ttbench.machine import measure
 from ttbench.registry import TASKS
@@ -218,9 +219,7 @@ def main() -> None:
                 lines.append(line(num_cells, name, found, Path(scratch)))
                 print(lines[-1], flush=True)
     if asked.write:
-        text = PAGE.read_text(encoding="utf-8")
-        between = re.compile(r"(?<=<!-- scale -->\n).*?(?=<!-- /scale -->)", re.DOTALL)
-        write_whole(PAGE, between.sub(lambda _: "\n".join([HEAD, *lines]) + "\n", text).encode())
+        write_whole(PAGE, put(PAGE.read_text(encoding="utf-8"), "scale", [HEAD, *lines]).encode())
 
 
 if __name__ == "__main__":

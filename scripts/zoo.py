@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from made import put
+
 from ttbench.checkpoints.checkpoint import zoo_names
 from ttbench.checkpoints.naming import zoo_folders
 
 PAGE = Path(__file__).parents[1] / "docs" / "zoo.md"
-BEGIN, END = "<!-- zoo: made by `make columns` -->\n", "<!-- end of zoo -->\n"
 # Heading -> what the card says of it.
 COLUMNS = {
     "parameters": r"\| parameters \| ([\d,]+);",
@@ -40,9 +41,7 @@ def lines() -> Iterator[str]:
 
 def page(text: str) -> str:
     """The text of docs/zoo.md with the table made anew."""
-    before, _, rest = text.partition(BEGIN)
-    table = "".join(f"{line}\n" for line in lines())
-    return f"{before}{BEGIN}{table}{END}{rest.partition(END)[2]}"
+    return put(text, "zoo", lines())
 
 
 if __name__ == "__main__":

@@ -171,3 +171,14 @@ def test_a_state_grows_where_the_page_says_so(name: str) -> None:
     row = re.search(rf"^\| \[`{name}`\]\(#{name}\) \|([^|]*)\|", PAGE, re.M)
     assert row is not None
     assert ARCHITECTURES.load(name).tiny().state_grows is (row[1].strip() != "no")
+
+
+def test_a_made_part_goes_between_its_marks_or_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
+    put = importlib.import_module("made").put
+    begin, end = "<!-- sizes: made by `make columns` -->\n", "<!-- end of sizes -->\n"
+    page = f"before\n{begin}old\n{end}after\n"
+    assert put(page, "sizes", ["new \\1", "lines"]) == f"before\n{begin}new \\1\nlines\n{end}after\n"
+    for text in (page.replace(end, ""), page.replace(begin, ""), page + page, f"{end}{begin}", ""):
+        with pytest.raises(ValueError, match="not one part 'sizes'"):
+            put(text, "sizes", [])

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
+import sys
 from collections.abc import Iterable, Mapping
 
 from ttbench.errors import UsageError
@@ -35,6 +37,11 @@ def import_packages(names: Iterable[str] = ()) -> None:
             )
             raise UsageError(f"{what}: '{name}' cannot be imported: {type(error).__name__}: {error}; {hint}") from error
         _imported[name] = None
+
+
+def import_path() -> str:
+    """PYTHONPATH for a process that this one starts: it finds what was found here, and the current folder by name."""
+    return os.pathsep.join(entry or os.getcwd() for entry in sys.path)
 
 
 def require_extra(what: str, packages: Mapping[str, str], *, extra: str) -> None:

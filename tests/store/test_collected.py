@@ -8,7 +8,10 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -33,9 +36,13 @@ def cells() -> tuple[Cell, ...]:
         sys.path.remove(str(Path(__file__).parents[1] / "fakes"))
 
 
+def create(root: Path, cells: tuple[Cell, ...]) -> Store:
+    return Store.create(root, name="t", command="c", options={}, cells=cells, environment=environment(), segmented=True)
+
+
 def stored(root: Path, cells: tuple[Cell, ...], *, odd: int | None = None) -> Store:
     """A run in segments: a failure among its cells and, where asked, one whose column holds another kind of value."""
-    made = Store.create(root, name="t", command="c", options={}, cells=cells, environment=environment(), segmented=True)
+    made = create(root, cells)
     for number, cell in enumerate(cells):
         found = failure(cell, "oom") if number == 3 else record(cell)
         if number == odd:
@@ -110,8 +117,8 @@ def test_a_process_that_is_killed_is_told_and_the_others_end(
     started: list[subprocess.Popen[bytes]] = []
     popen = subprocess.Popen
 
-    def start(command: list[str], *, stdin: int, stdout: int) -> subprocess.Popen[bytes]:
-        process = popen(command, stdin=stdin, stdout=stdout)
+    def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        process = popen(command, **options)
         if not started:
             os.kill(process.pid, signal.SIGKILL)
         started.append(process)
@@ -126,23 +133,123 @@ def test_a_process_that_is_killed_is_told_and_the_others_end(
     assert pq.ParquetFile(run.write_rows()).metadata.num_rows == len(run.rows())
 
 
-def test_a_process_ends_when_nobody_reads(tmp_path: Path, cells: tuple[Cell, ...]) -> None:
-    run = stored(tmp_path, cells)
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "ttbench.store.collector"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.close()
-    with process.stdin:
-        pickle.dump([run._wanted()] * 50, process.stdin)
-    assert process.wait(timeout=60) == 0
-    assert process.stderr.read() == b""
-    process.stderr.close()
+def asked(request: bytes, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """What a collector says to a request whose answers nobody reads."""
+    answers, theirs = os.pipe()
+    os.close(answers)
+    command = [sys.executable, "-P", "-m", "ttbench.store.collector", str(theirs)]
+    try:
+        return subprocess.run(
+            command, input=request, pass_fds=[theirs], capture_output=True, timeout=60, check=False, **options
+        )
+    finally:
+        os.close(theirs)
+
+
+def test_a_process_ends_when_nobody_reads_or_asks(tmp_path: Path, cells: tuple[Cell, ...]) -> None:
+    request = pickle.dumps([stored(tmp_path, cells)._wanted()] * 50)
+    for sent in (request, request[:100], b""):
+        found = asked(sent)
+        assert (found.returncode, found.stderr) == (0, b"")
+
+
+def test_an_interrupted_collection_leaves_no_process(
+    tmp_path: Path, cells: tuple[Cell, ...], sliced: pytest.MonkeyPatch
+) -> None:
+    run, started = stored(tmp_path, cells), list[subprocess.Popen[bytes]]()
+    popen = subprocess.Popen
+
+    def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        started.append(popen(["sleep", "60"], **options))
+        if len(started) == 3:
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        return started[-1]
+
+    sliced.setattr(collected.subprocess, "Popen", start)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run.write_rows()
+    assert time.monotonic() - began < 20
+    assert [process.returncode for process in started] == [-signal.SIGKILL] * 3
+
+
+def test_a_process_that_cannot_be_started_leaves_none(
+    tmp_path: Path, cells: tuple[Cell, ...], sliced: pytest.MonkeyPatch
+) -> None:
+    run, started = stored(tmp_path, cells), list[subprocess.Popen[bytes]]()
+    popen = subprocess.Popen
+
+    def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        if len(started) == 2:
+            raise BlockingIOError("no more processes")
+        started.append(popen(["sleep", "60"], **options))
+        return started[-1]
+
+    sliced.setattr(collected.subprocess, "Popen", start)
+    with pytest.raises(BlockingIOError, match="no more processes"):
+        run.write_rows()
+    assert [process.returncode for process in started] == [-signal.SIGKILL] * 2
+
+
+def test_what_modules_print_and_where_they_are_found_does_not_matter(
+    tmp_path: Path, cells: tuple[Cell, ...], sliced: pytest.MonkeyPatch
+) -> None:
+    run, noise = stored(tmp_path / "runs", cells), tmp_path / "noise"
+    noise.mkdir()
+    (noise / "sitecustomize.py").write_text("print('cgarbage\\nx\\n', flush=True)\n")
+    sliced.setenv("PYTHONUNBUFFERED", "1")
+    # Only sys.path leads to it, as in a notebook that adds a checkout.
+    sliced.syspath_prepend(str(noise))
+    sliced.setenv("PYTHONPATH", "")
+    assert pq.ParquetFile(run.write_rows()).metadata.num_rows == len(run.rows())
+
+
+def test_an_error_that_nobody_foresaw_is_raised_as_one_process_raises_it(
+    tmp_path: Path, cells: tuple[Cell, ...], sliced: pytest.MonkeyPatch
+) -> None:
+    made = create(tmp_path, cells)
+    for cell in cells:
+        made.write_cell(record(cell, choices={"k": 2**70}))
+    for processes in (3, 1):
+        sliced.setattr(collected, "num_processes", lambda num_cells, n=processes: n)
+        with pytest.raises(StoreError, match="column 'choice_k' holds values of several kinds"):
+            made.write_rows()
+
+
+LARGE = 2**53 + 1  # which no real number is
+
+
+@pytest.mark.parametrize(
+    ("declared", "first", "second"),
+    [
+        ({"w": "text"}, None, 3),
+        ({"w": "text"}, None, True),
+        ({"w": "truth"}, None, 3),
+        ({"w": "whole"}, None, 1.5),
+        ({"w": "real"}, None, "words"),
+        ({}, LARGE, 1.5),
+        ({"w": "real"}, None, LARGE),
+    ],
+)
+@pytest.mark.parametrize("slice_cells", [1, 2500])
+def test_a_column_holds_what_it_says_or_is_refused(
+    tmp_path: Path,
+    cells: tuple[Cell, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    declared: dict[str, Any],
+    first: Any,
+    second: Any,
+    slice_cells: int,
+) -> None:
+    """Two versions of a task: one declares a column, the other gives it undeclared, in this slice or the next."""
+    monkeypatch.setattr(collected, "SLICE_CELLS", slice_cells)
+    made = create(tmp_path, cells[:2])
+    keys = {} if first is None else {"w": first}
+    made.write_cell(record(cells[0], samples=(Sample(keys=keys, values={}),), columns=declared))
+    made.write_cell(record(cells[1], samples=(Sample(keys={"w": second}, values={}),)))
+    for collect in (made.write_rows, made.rows):
+        with pytest.raises(StoreError, match="column 'w' holds values of several kinds"):
+            collect()
 
 
 def test_slices_are_joined_as_their_cells_would_be(tmp_path: Path, cells: tuple[Cell, ...]) -> None:

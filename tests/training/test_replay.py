@@ -17,7 +17,7 @@ from ttbench.cli.commands import checkpoint_commands as checkpoints
 from ttbench.errors import CheckpointError, GateError, UsageError
 from ttbench.training.card import ship
 from ttbench.training.recipe import Recipe, Trainee, find_trainees, recipe_digest
-from ttbench.training.replay import RECORD, TOLERANCE, read_record, replay
+from ttbench.training.replay import EARLY_TOLERANCE, RECORD, read_record, replay
 from ttbench.training.train import Training, train
 
 SIZE = {"vocab_size": 257, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -59,7 +59,7 @@ def test_the_first_steps_of_a_training_run_again_to_the_bit(shipped):
     assert found.num_steps == 100
     assert found.identical
     assert found.holds
-    assert found.worst == 0.0
+    assert found.early == found.late == 0.0
     assert len(set(found.losses)) > 90
     assert found.losses[-1] < found.losses[0]
 
@@ -92,7 +92,7 @@ def test_another_rate_or_model_and_prettier_losses_are_noticed(shipped, tmp_path
     found = replay(read_record(changed(shipped, tmp_path, change)), num_steps=100)
     assert found.other_rows is None
     assert not found.identical
-    assert found.worst > TOLERANCE
+    assert found.early > EARLY_TOLERANCE
     assert not found.holds
 
 
@@ -102,7 +102,21 @@ def test_losses_that_differ_by_rounding_hold_and_are_not_called_the_same(shipped
     assert found.holds
     assert not found.identical
     # the steps after the last full fifty belong to it
-    assert found.worst == pytest.approx(1e-4, rel=1e-2)
+    assert found.early == pytest.approx(1e-4, rel=1e-2)
+
+
+def test_trainings_may_part_late_and_not_early(shipped, tmp_path):
+    def parted(share, first):
+        losses = [nats * (1 + share * (step >= first)) for step, nats in enumerate(read_record(shipped).losses)]
+        return replay(read_record(changed(shipped, tmp_path, lambda d: d.update(losses=losses))), num_steps=110)
+
+    apart = parted(0.01, 100)
+    assert apart.holds
+    assert apart.late == pytest.approx(0.01 / 1.01)
+    assert apart.early == 0.0
+    assert not parted(0.03, 100).holds
+    assert not parted(0.01, 60).holds
+    assert not parted(0.001, 0).holds
 
 
 def test_steps_that_were_not_written_down_are_not_compared(shipped):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import statistics
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,7 +95,7 @@ def _key(cell: Cell, *, exact: bool) -> tuple[Hashable, ...]:
     rough += (cell.threads, cell.batch_size)
     if not exact:
         return rough
-    return (*rough, cell.checkpoint.num_params, cell.context_len, _hashable(cell.params), cell.corpus)
+    return (*rough, cell.checkpoint.num_params, cell.context_len, _spelled(cell.params), cell.corpus)
 
 
 def _asked(cell: Cell) -> tuple[Hashable, ...]:
@@ -104,12 +103,12 @@ def _asked(cell: Cell) -> tuple[Hashable, ...]:
     identity = cell.identity()
     for name in ("code", "software", "schema", "task_version", "architecture_version"):
         identity.pop(name, None)
-    return _hashable({**identity, "params": _hashable(identity["params"])})
+    return _spelled({**identity, "params": _spelled(identity["params"])})
 
 
-def _hashable(entries: Mapping[str, Any]) -> tuple[Hashable, ...]:
-    """Entries of which equal ones make equal tuples, in whatever order they stand."""
-    return tuple(sorted(entries.items(), key=operator.itemgetter(0)))
+def _spelled(entries: Mapping[str, Any]) -> tuple[Hashable, ...]:
+    """Entries in one order, so that 1, 1.0 and True stay three values, as in a cell's identity."""
+    return tuple((name, repr(entries[name])) for name in sorted(entries))
 
 
 def _longest(cell: Cell) -> int:

@@ -22,6 +22,7 @@ from typing import Literal
 
 from ttbench.machine import cgroups
 from ttbench.machine.measure import available_bytes, worker_variables
+from ttbench.packages import import_path
 from ttbench.store.files import new_file, write_whole, writer_name
 from ttbench.types import Cell, Environment, Status
 
@@ -183,8 +184,7 @@ def _death_handle(pid: int) -> int | None:
 
 def _environment(threads: int) -> dict[str, str]:
     """The parent's environment, import path included, with pinned threads and tracebacks of fatal signals."""
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    return {**os.environ, **worker_variables(threads), "PYTHONPATH": path, "PYTHONFAULTHANDLER": "1"}
+    return {**os.environ, **worker_variables(threads), "PYTHONPATH": import_path(), "PYTHONFAULTHANDLER": "1"}
 
 
 def oom_kills() -> int:

@@ -10,20 +10,23 @@ import contextlib
 import io
 import itertools
 import operator
+import os
 import pickle
+import queue
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ttbench.errors import StoreError
-from ttbench.machine.measure import num_cores
+from ttbench.machine.measure import cpu_quota, num_cores
 from ttbench.names import as_text
+from ttbench.packages import import_path
 from ttbench.store.cells import Wanted, wanted_records
 from ttbench.store.files import write_whole
 from ttbench.store.growing import Growing, Part, disagreement, joined, tables
@@ -155,9 +158,14 @@ class Collected:
         found = {**self._cell_types, **self._sample_types}
         names = [name for name in dict.fromkeys((*declared, *found)) if name not in COLUMNS and name not in SAMPLE]
         types: dict[str, pa.DataType] = {name: _ARROW[column.kind] for name, column in COLUMNS.items()}
-        types |= {name: declared.get(name, found.get(name)) for name in names if name.startswith(SETTINGS)}
+        # What is declared must hold what came undeclared, of another task or version.
+        own = joined(declared, {name: found.get(name, pa.null()) for name in names})
+        for name in declared:
+            if own[name] != declared[name]:
+                raise disagreement(name, ("real", "whole"))
+        types |= {name: own[name] for name in names if name.startswith(SETTINGS)}
         types |= {name: _ARROW[column.kind] for name, column in SAMPLE.items()}
-        types |= {name: declared.get(name, found.get(name)) for name in names if not name.startswith(SETTINGS)}
+        types |= {name: own[name] for name in names if not name.startswith(SETTINGS)}
         kept = {name: text for name, text in environments.items() if name in self._environments}
         metrics = {task: [each.to_json() for each in found] for task, found in self._metrics.items()}
         figures = {task: [each.to_json() for each in found] for task, found in self._figures.items()}
@@ -192,12 +200,11 @@ def write_parquet(path: Path, wanted: Sequence[Wanted], *, environments: Mapping
     damaged, or when the file cannot be written.
     """
     slices = [wanted[start : start + SLICE_CELLS] for start in range(0, len(wanted), SLICE_CELLS)]
-    processes = num_processes(len(wanted))
-    made = map(collect_slice, slices) if processes == 1 else _collected_by(processes, slices)
     collected, shown = Collected(), dict[str, str]()
-    for part, given in made:
-        collected.extend(part)
-        shown |= given
+    with contextlib.closing(_collected_by(num_processes(len(wanted)), slices)) as made:
+        for part, given in made:
+            collected.extend(part)
+            shown |= given
     schema = collected.schema(environments)
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
@@ -214,48 +221,83 @@ def collect_slice(wanted: Sequence[Wanted]) -> tuple[Collected, dict[str, str]]:
 
 
 def num_processes(num_cells: int) -> int:
-    """Processes that collect a run of so many cells: one for each two slices, as far as there are cores."""
+    """Processes that collect a run of so many cells: one for each two slices, as far as there is processor time."""
     num_slices = -(-num_cells // SLICE_CELLS)
-    return max(1, min(num_cores(), num_slices // 2, _MAX_PROCESSES))
+    return max(1, min(int(cpu_quota() or num_cores()), num_slices // 2, _MAX_PROCESSES))
 
 
-def _collected_by(processes: int, slices: Sequence[Sequence[Wanted]]) -> Iterator[tuple[Collected, dict[str, str]]]:
-    """What `collect_slice` gives of each slice, in order, made by processes of which each takes every n-th."""
-    shares = [slices[first::processes] for first in range(processes)]
-    running = [
-        # -P: the current folder must not shadow modules.
-        subprocess.Popen(
-            [sys.executable, "-P", "-m", "ttbench.store.collector"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        for _ in shares
-    ]
-    try:
-        with ThreadPoolExecutor(max_workers=processes) as threads:
-            shared = list(threads.map(_answers, running, shares))
-    finally:
-        for process in running:
-            process.kill()
-            # Waits, and closes the pipes, of which one may hold what nobody reads any more.
-            with contextlib.suppress(BrokenPipeError), process:
-                pass
-    for index in range(len(slices)):
-        answer = shared[index % processes][index // processes]
-        if isinstance(answer, StoreError):
-            raise answer
-        yield answer
+def _collected_by(processes: int, slices: Sequence[Sequence[Wanted]]) -> Generator[tuple[Collected, dict[str, str]]]:
+    """What `collect_slice` gives of each slice, in order: made here, or by processes of which each takes every n-th."""
+    if processes == 1:
+        yield from map(collect_slice, slices)
+        return
+    with contextlib.ExitStack() as stack:
+        running = [stack.enter_context(_Collector(slices[first::processes])) for first in range(processes)]
+        threads = stack.enter_context(ThreadPoolExecutor(max_workers=processes))
+        # First of all when this ends, whatever the reason: threads end when the processes that they read from do.
+        stack.callback(lambda: [collector.kill() for collector in running])
+        told = [queue.SimpleQueue[Any]() for _ in running]
+        for collector, answers in zip(running, told, strict=True):
+            threads.submit(collector.tell, answers)
+        for index in range(len(slices)):
+            answer = told[index % processes].get()
+            if isinstance(answer, BaseException):
+                raise answer
+            yield answer
 
 
-def _answers(process: subprocess.Popen[bytes], share: Sequence[Sequence[Wanted]]) -> list[Any]:
-    """What a process says of the slices of its share: columns, or the StoreError that it met."""
-    requests, answers = process.stdin, process.stdout
-    assert requests is not None
-    assert answers is not None
-    try:
-        with requests:
-            pickle.dump(share, requests, protocol=pickle.HIGHEST_PROTOCOL)
-        return [pickle.load(answers) for _ in share]
-    except (BrokenPipeError, EOFError, pickle.UnpicklingError) as error:
-        raise StoreError(
-            f"a process that collected rows ended early, with exit code {process.wait()} "
-            "(a negative one is the signal that ended it); the cells are kept: the same command collects them again"
-        ) from error
+class _Collector:
+    """A process that collects slices: asked once, it answers them in turn."""
+
+    def __init__(self, share: Sequence[Sequence[Wanted]]) -> None:
+        """Start it. Raises OSError when the machine lets nobody start one."""
+        self._share = share
+        answers, theirs = os.pipe()
+        self._answers = os.fdopen(answers, "rb")
+        try:
+            self._process = subprocess.Popen(
+                # -P: the current folder must not shadow modules.
+                [sys.executable, "-P", "-m", "ttbench.store.collector", str(theirs)],
+                stdin=subprocess.PIPE,
+                # Not for the answers: modules may print while they are imported.
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs],
+                env={**os.environ, "PYTHONPATH": import_path()},
+                # Ctrl-C is for the process that was asked, and ends this one through it.
+                start_new_session=True,
+            )
+        except BaseException:
+            self._answers.close()
+            raise
+        finally:
+            os.close(theirs)
+
+    def tell(self, answers: queue.SimpleQueue[Any]) -> None:
+        """Ask, and put an answer for each slice into the queue, or the error that ended it."""
+        assert self._process.stdin is not None
+        try:
+            with self._process.stdin as requests:
+                pickle.dump(self._share, requests, protocol=pickle.HIGHEST_PROTOCOL)
+            for _ in self._share:
+                answers.put(pickle.load(self._answers))
+        # What cannot be read back has many names, and whoever waits for the answer must not wait for ever.
+        except Exception as error:
+            self.kill()
+            found = StoreError(
+                f"a process that collected rows ended early, with exit code {self._process.wait()} (a negative one is "
+                f"the signal that ended it); the cells are kept: the same command collects them again"
+            )
+            found.__cause__ = error
+            answers.put(found)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._answers.close()
+        # Waits, and closes the pipe to it, which may hold what nobody reads any more.
+        with contextlib.suppress(BrokenPipeError), self._process:
+            self.kill()

@@ -39,8 +39,11 @@ def disagreement(column: str, kinds: Iterable[str]) -> StoreError:
 def array(name: str, values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     """The values as an array of that type. Raises StoreError when they do not fit."""
     try:
+        # Arrow cuts real numbers to whole ones without a word.
+        if pa.types.is_integer(kind) and float in set(map(type, values)):
+            raise pa.ArrowInvalid("real numbers among whole ones")
         return pa.array(values, type=kind)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
         # Another version of the task, or a task that declares nothing, means something else by the name.
         raise disagreement(name, sorted({type(value).__name__ for value in values if value is not None})) from error
 
@@ -110,6 +113,13 @@ def tables(parts: Iterable[tuple[Part, Sequence[int], Part]], schema: pa.Schema)
                 found = cells[field.name].take(places)
             else:
                 found = pa.nulls(len(places))
-            # Whole numbers of one part may be among real ones of another.
-            arrays.append(found if found.type == field.type else found.cast(field.type))
+            arrays.append(found if found.type == field.type else _cast(field.name, found, field.type))
         yield pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _cast(name: str, found: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Whole numbers of one part among real ones of another. Raises StoreError where a real number cannot be them."""
+    try:
+        return found.cast(kind)
+    except pa.ArrowInvalid as error:
+        raise disagreement(name, sorted((_KINDS[found.type], _KINDS[kind]))) from error

@@ -238,11 +238,12 @@ def replay(checkpoint: str, names: Sequence[str], *, num_steps: int | None, thre
     if not found.holds:
         raise GateError(
             f"'{checkpoint}' does not learn here as its folder says: means over {replays.DIGEST_EVERY} steps differ by "
-            f"up to {found.worst:.1%}, where other rounding makes {replays.TOLERANCE:.1%} at most ({same})"
+            f"up to {found.early:.2%} in the first {replays.EARLY_STEPS} steps, where other rounding makes "
+            f"{replays.EARLY_TOLERANCE:.2%} at most, and by {found.late:.1%} after them, where it makes "
+            f"{replays.LATE_TOLERANCE:.1%} at most ({same})"
         )
-    how = (
-        "every loss is the same to the bit" if found.identical else f"losses differ by up to {found.worst:.2%} ({same})"
-    )
+    differ = f"means over {replays.DIGEST_EVERY} losses differ by up to {max(found.early, found.late):.2%} ({same})"
+    how = "every loss is the same to the bit" if found.identical else differ
     console.say(f"'{checkpoint}': {found.num_steps} steps read the same rows, and {how}", style="green")
 
 

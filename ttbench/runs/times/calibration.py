@@ -26,6 +26,7 @@ from ttbench.machine import measure
 from ttbench.machine.rates import Pace, Rates, fit_pace
 from ttbench.machine.user_cache import cache_folder
 from ttbench.machine.work import Work
+from ttbench.packages import import_path
 from ttbench.registry import TASKS
 from ttbench.runs.estimate import CellEstimate
 from ttbench.runs.plan import Plan, groups
@@ -311,8 +312,7 @@ _NAMED = ("start", "module", "corpus", "compress")
 
 def _entries(spec: Mapping[str, Any], threads: int) -> list[dict[str, Any]]:
     """What the measuring process told before it ended; its start is the first entry."""
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    variables = {**os.environ, **measure.worker_variables(threads), "PYTHONPATH": path}
+    variables = {**os.environ, **measure.worker_variables(threads), "PYTHONPATH": import_path()}
     began = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "ttbench.runs.times.calibrate"],

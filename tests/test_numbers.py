@@ -153,6 +153,57 @@ def test_what_is_said_of_code_beside_the_table_is_in_the_results() -> None:
     assert f"mixer gains {mixer[0] - mixer[1]:.2f} from 256 to 4k" in TEXT
 
 
+def needles(metric: str, name: str, context_len: int, question: str) -> dict[str, Any]:
+    return entry("needle", metric, checkpoint=name, context_len=context_len, param_question=question)
+
+
+def test_needles_are_those_of_the_results() -> None:
+    (_, *contexts), *rows = tables("Needle in a haystack")
+    lengths = [TOKENS[context] for context in contexts]
+    assert lengths == sorted({line["context_len"] for line in results("needle", "table")})
+    shown = {"retrieved": set[str](), "recognised": set[str]()}
+    for head, *cells in rows:
+        *names, word = head.split(", ")
+        metric = {"retrieved": "retrieval", "recognised": "recognition"}[word]
+        for name in (quoted.strip("`") for quoted in names):
+            found = [needles(metric, name, length, "cloze") for length in lengths]
+            told = [
+                f"{100 * each['value']:.0f}{'*' if each['extrapolated'] in (True, 'True') else ''}" for each in found
+            ]
+            assert cells == told, name
+            assert {each["num_samples"] for each in found} == {50}
+            shown[word].add(name)
+    names = {line["checkpoint"] for line in results("needle", "table")} - {None}
+    assert shown == {"retrieved": names, "recognised": names}
+    ruler = {name: [needles("retrieval", name, length, "ruler")["value"] for length in lengths] for name in names}
+    assert f"`transformer-conv` retrieves {100 * ruler['transformer-conv'][0]:.0f} % at 512" in TEXT
+    assert max(max(values) for name, values in ruler.items() if name != "transformer-conv") <= 0.02
+    found = [
+        line
+        for line in results("needle", "comparisons")
+        if line["metric"] == "recognition"
+        and line["param_question"] == "cloze"
+        and {line["a"], line["b"]} == {"transformer-conv", "ttt-linear"}
+    ]
+    at = {line["context_len"]: line for line in found}
+    assert at[4096]["verdict"] == "no difference shown"
+    low, high = sorted(abs(100 * at[8192][end]) for end in ("low", "high"))
+    assert f"shown at 8k ({abs(100 * at[8192]['effect']):.0f} points of 100, {low:.1f} to {high:.0f})" in TEXT
+    assert at[8192]["verdict"] in ("a better", "b better")
+    for name in names - {"ttt-linear", "transformer-conv"}:
+        (line,) = [
+            each
+            for each in results("needle", "comparisons")
+            if (each["metric"], each["param_question"], each["context_len"]) == ("recognition", "cloze", 4096)
+            and {each["a"], each["b"]} == {name, "ttt-linear"}
+        ]
+        assert line["verdict"] in ("a better", "b better")
+    assert f"all {found[0]['num_points']} comparisons of a metric together" in TEXT
+    card = (ROOT / "ttbench" / "zoo" / "ttt-linear" / "card.md").read_text(encoding="utf-8")
+    share = re.findall(r"needles retrieved at 512, of 100 in `kjv` \| ([\d.]+) ", card)
+    assert f"has {100 * float(share[0]):.0f} % retrieved at 512" in TEXT
+
+
 def test_recall_is_that_of_the_results() -> None:
     names = {line["checkpoint"] for line in results("recall", "table")} - {None}
     for name in ("transformer-conv", "ttt-linear"):

@@ -114,10 +114,10 @@ def test_a_process_that_is_killed_is_told_and_the_others_end(
     tmp_path: Path, cells: tuple[Cell, ...], sliced: pytest.MonkeyPatch
 ) -> None:
     run = stored(tmp_path, cells)
-    started: list[subprocess.Popen[bytes]] = []
+    started: list[subprocess.Popen[Any]] = []
     popen = subprocess.Popen
 
-    def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    def start(command: list[str], **options: Any) -> subprocess.Popen[Any]:
         process = popen(command, **options)
         if not started:
             os.kill(process.pid, signal.SIGKILL)
@@ -156,10 +156,10 @@ def test_a_process_ends_when_nobody_reads_or_asks(tmp_path: Path, cells: tuple[C
 def test_an_interrupted_collection_leaves_no_process(
     tmp_path: Path, cells: tuple[Cell, ...], sliced: pytest.MonkeyPatch
 ) -> None:
-    run, started = stored(tmp_path, cells), list[subprocess.Popen[bytes]]()
+    run, started = stored(tmp_path, cells), list[subprocess.Popen[Any]]()
     popen = subprocess.Popen
 
-    def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    def start(command: list[str], **options: Any) -> subprocess.Popen[Any]:
         started.append(popen(["sleep", "60"], **options))
         if len(started) == 3:
             threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
@@ -176,10 +176,10 @@ def test_an_interrupted_collection_leaves_no_process(
 def test_a_process_that_cannot_be_started_leaves_none(
     tmp_path: Path, cells: tuple[Cell, ...], sliced: pytest.MonkeyPatch
 ) -> None:
-    run, started = stored(tmp_path, cells), list[subprocess.Popen[bytes]]()
+    run, started = stored(tmp_path, cells), list[subprocess.Popen[Any]]()
     popen = subprocess.Popen
 
-    def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    def start(command: list[str], **options: Any) -> subprocess.Popen[Any]:
         if len(started) == 2:
             raise BlockingIOError("no more processes")
         started.append(popen(["sleep", "60"], **options))

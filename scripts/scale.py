@@ -30,7 +30,6 @@ from ttbench.machine import measure
 from ttbench.registry import TASKS
 from ttbench.runs.plan import Plan, plan
 from ttbench.store import files, segments
-from ttbench.store.collected import num_processes
 from ttbench.store.files import write_whole
 from ttbench.store.record import CellRecord, now
 from ttbench.store.store import Store, find_done, find_finished
@@ -162,8 +161,13 @@ def step(name: str, root: Path, num_cells: int, *, sync: bool, process: int) -> 
         Store(folders[0]).write_rows()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     # Of processes that collected for this one: the largest, as often as there were any, at the same time as this one.
-    children, helpers = resource.getrusage(resource.RUSAGE_CHILDREN), num_processes(num_cells)
-    helpers = helpers if name == "collection" and helpers > 1 else 0
+    children, helpers = resource.getrusage(resource.RUSAGE_CHILDREN), 0
+    if name == "collection":
+        # Late: pandas is in no other step.
+        from ttbench.store.collected import num_processes
+
+        helpers = num_processes(num_cells)
+        helpers = helpers if helpers > 1 else 0
     return {
         "wall_s": wall,
         "cpu_s": cpu + children.ru_utime + children.ru_stime,

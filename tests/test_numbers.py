@@ -23,7 +23,7 @@ sys.path.pop(0)
 PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 TEXT = " ".join(PAGE.split())
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-TOKENS = {"256": 256, "512": 512, "1k": 1024, "2k": 2048, "4k": 4096, "8k": 8192, "16k": 16384}
+TOKENS = {"256": 256, "512": 512, "1k": 1024, "2k": 2048, "4k": 4096, "8k": 8192, "16k": 16384, "32k": 32768}
 
 
 @functools.cache
@@ -202,6 +202,90 @@ def test_needles_are_those_of_the_results() -> None:
     card = (ROOT / "ttbench" / "zoo" / "ttt-linear" / "card.md").read_text(encoding="utf-8")
     share = re.findall(r"needles retrieved at 512, of 100 in `kjv` \| ([\d.]+) ", card)
     assert f"has {100 * float(share[0]):.0f} % retrieved at 512" in TEXT
+
+
+def starred(value: str, found: dict[str, Any]) -> str:
+    return value + "*" * (found["extrapolated"] in (True, "True"))
+
+
+def mebibytes(suite: str, metric: str, digits: int, **where: Any) -> str:
+    found = entry(suite, metric, **where)
+    return starred(f"{found['value'] / 2**20:.{digits}f}", found)
+
+
+def test_memory_is_that_of_the_results() -> None:
+    _, *rows = tables("Memory")
+    names = {line["checkpoint"] for line in results("memory", "table")} - {None}
+    assert {name.strip("`") for name, *_ in rows} == names
+    lengths = (512, 4096, 32768)
+    for name, *cells in rows:
+        at = {"checkpoint": name.strip("`")}
+        told = [mebibytes("memory", "state_bytes", 1, context_len=length, **at) for length in lengths]
+        told += [mebibytes("memory", "prefill_working_bytes", 0, context_len=length, **at) for length in lengths]
+        assert cells == told, name
+    states = {
+        name: entry("memory", "state_bytes", checkpoint=name, context_len=32768)["value"]
+        for name in ("transformer", "ttt-linear")
+    }
+    assert f"it is {states['transformer'] / states['ttt-linear']:.0f} times that of `ttt-linear`" in TEXT
+    for name in names:
+        near, far = (
+            entry("memory", "prefill_working_bytes", checkpoint=name, context_len=length)["value"]
+            for length in (4096, 32768)
+        )
+        assert 2.8 < far / near < 3.2 if name.startswith("transformer") else far / near < 1.25, name
+    eager, tiled = (
+        mebibytes("attention", "prefill_working_bytes", 0, attention=attention, context_len=4096)
+        for attention in ("eager", "sdpa")
+    )
+    assert f"plain attention needs {eager} MiB to read 4k, torch's tiled one {tiled}." in TEXT
+    for length in (256, 1024):
+        values = [
+            entry("attention", "bits_per_byte", attention=name, context_len=length)["value"]
+            for name in ("eager", "sdpa")
+        ]
+        assert max(values) - min(values) < 5e-6
+
+
+def test_times_are_those_of_the_results() -> None:
+    _, *rows = tables("Time")
+    names = {line["checkpoint"] for line in results("latency", "table")} - {None}
+    assert {name.strip("`") for name, *_ in rows} == names
+    for name, *cells in rows:
+        told = []
+        for metric, unit, digits in (("prefill_s", 1, 2), ("decode_s_per_token", 1e-3, 1)):
+            for length in (512, 2048, 8192):
+                found = entry("latency", metric, checkpoint=name.strip("`"), context_len=length, batch_size=1)
+                told.append(starred(f"{found['value'] / unit:.{digits}f}", found))
+        assert cells == told, name
+    held = {
+        (name, length): entry("latency", "prefill_s", checkpoint=name, context_len=length, batch_size=1)["value"]
+        for name in names
+        for length in (2048, 8192)
+    }
+    grown = [f"{held[name, 8192] / held[name, 2048]:.1f}" for name in ("transformer", "transformer-conv")]
+    assert "four times the tokens take {} and {} times as long for `transformer` and".format(*grown) in TEXT
+    grown = [f"{held[name, 8192] / held[name, 2048]:.1f}" for name in ("ttt-linear", "mamba2", "s4d")]
+    assert "and {}, {} and {} times for `ttt-linear`, `mamba2` and `s4d`".format(*grown) in TEXT
+    faster = {
+        metric: {
+            (line["a"], line["b"]) if line["verdict"] == "a better" else (line["b"], line["a"])
+            for line in results("latency", "comparisons")
+            if (line["metric"], line["context_len"], line["batch_size"]) == (metric, 8192, 1)
+            and line["verdict"] in ("a better", "b better")
+        }
+        for metric in ("prefill_s", "decode_s_per_token")
+    }
+    both = ("transformer", "transformer-conv")
+    assert faster["prefill_s"] == {*(("s4d", name) for name in both), ("ttt-linear", "transformer-conv")}
+    constant = {(name, other) for name in ("ttt-linear", "mamba2", "s4d") for other in both}
+    assert constant < faster["decode_s_per_token"]
+    at = {"context_len": 8192, "batch_size": 1}
+    found = entry("latency", "decode_s_per_token", "comparisons", a="transformer", b="ttt-linear", **at)
+    told = f"{found['effect']:.1f} times as fast as `transformer` ({found['low']:.1f} to {found['high']:.1f} times)"
+    assert f"`ttt-linear` {told}" in TEXT
+    noisy = [line["noisy"] for line in results("latency", "table") if line["metric"] in faster]
+    assert sum(flag in (True, "True") for flag in noisy) > len(noisy) / 2
 
 
 def test_recall_is_that_of_the_results() -> None:

@@ -136,9 +136,9 @@ def new_sheet(title: str, told: Sequence[str], explained: Sequence[str], *, layo
     from matplotlib.figure import Figure as Canvas
 
     room = layout.width - 2 * _MARGIN
-    heads = _wrap(title, room, layout.title, "bold")
-    subheads = _wrap(" · ".join(filter(None, told)), room, layout.subtitle)
-    feet = _wrap(" · ".join(filter(None, explained)), room, layout.small)
+    heads = wrap(title, room, layout.title, "bold")
+    subheads = wrap(" · ".join(filter(None, told)), room, layout.subtitle)
+    feet = wrap(" · ".join(filter(None, explained)), room, layout.small)
     head = len(heads) * _line_height(layout.title) + len(subheads) * _line_height(layout.subtitle) + 0.1
     foot = len(feet) * _line_height(layout.small) + 0.1
     height = _MARGIN + head + body + foot
@@ -166,5 +166,8 @@ def _line_height(size: float) -> float:
     return size * 1.35 / 72
 
 
-def _wrap(text: str, room: float, size: float, weight: str = "normal") -> list[str]:
-    return textwrap.wrap(text, int(room / text_width("x", size, weight)), break_on_hyphens=False)
+def wrap(text: str, room: float, size: float, weight: str = "normal") -> list[str]:
+    """Lines of a text that fit into so many inches; there is room for eight letters at least."""
+    if text_width(text, size, weight) <= room:
+        return [text]
+    return textwrap.wrap(text, max(8, int(room / text_width("x", size, weight))), break_on_hyphens=False)

@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from ttbench.report import words
 from ttbench.report.drawing import marks, prose
-from ttbench.report.drawing.canvas import COLOURS, INK, MARKERS, PAGE, Layout, Sheet, new_sheet, subtitle, text_width
+from ttbench.report.drawing.canvas import (
+    COLOURS,
+    INK,
+    MARKERS,
+    PAGE,
+    Layout,
+    Sheet,
+    new_sheet,
+    subtitle,
+    text_width,
+    wrap,
+)
 from ttbench.report.words import Record, Scale
 
 if TYPE_CHECKING:
@@ -59,6 +70,7 @@ def draw_curves(
     scale = _scale(entries, beneath)
     _, _, varying = words.settings(entries)
     lines = words.by(entries, "checkpoint", *varying)
+    varying = _telling(lines, varying)
     made = [entry for entry in entries if entry["value"] is not None]
     if len(lines) > MOST_LINES or (len(lines) > prose.FEW_LINES and prose.is_mud(made)):
         # Small multiples have one interval each.
@@ -123,6 +135,18 @@ def is_unchecked(entry: Record) -> bool:
 def unchecked_mark(entries: Sequence[Record]) -> str:
     """What stands behind a name with such a number, as in the table."""
     return " !" if any(map(is_unchecked, entries)) else ""
+
+
+def _telling(lines: Sequence[Sequence[Record]], varying: Sequence[str]) -> list[str]:
+    """Of what varies, what tells the lines apart: not the rounds, where each batch size has its own number of them."""
+    kept: list[str] = []
+    for name in varying:
+        apart = [
+            len({(line[0]["checkpoint"], *map(line[0].get, held)) for line in lines}) for held in (kept, [*kept, name])
+        ]
+        if apart[1] > apart[0]:
+            kept.append(name)
+    return kept
 
 
 def _name(entry: Record, varying: Sequence[str]) -> str:
@@ -245,15 +269,20 @@ def _multiples(
     columns = layout.panels
     rows = -(-len(lines) // columns)
     left, bottom, gap = 0.075 + 0.055 * layout.text, 0.058 * layout.text, 0.14
-    head, height = layout.text * 1.6 / 72, layout.body * 0.38
+    height = layout.body * 0.38
     width = (layout.width - left - 0.12 - gap * (columns - 1)) / columns
+    names = [_titled(line, scale, varying, width=width + gap / 2, layout=layout) for line in lines]
+    # A row is as high as its longest name.
+    deepest = [max(map(len, names[start : start + columns])) for start in range(0, len(names), columns)]
+    heads = [layout.text * (0.4 + 1.2 * num) / 72 for num in deepest]
     explained = [*_explained(entries, beneath, whiskers=is_timed(entries)), "grey: the other checkpoints"]
     explained += _told_references(beneath, scale)
     told = [upright_label(entries, scale, log=log_y), *subtitle(entries)]
-    sheet = new_sheet(title, told, explained, layout=layout, body=rows * (head + height) + 0.08 * (rows - 1) + bottom)
+    body = sum(heads) + rows * height + 0.08 * (rows - 1) + bottom
+    sheet = new_sheet(title, told, explained, layout=layout, body=body)
     for index, line in enumerate(lines):
         row, column = divmod(index, columns)
-        up = bottom + (rows - 1 - row) * (head + height + 0.08)
+        up = bottom + (rows - 1 - row) * (height + 0.08) + sum(heads[row + 1 :])
         axes = sheet.add_axes(left + column * (width + gap), up, width, height)
         _prepare(axes, entries, beneath, scale, log=log_y, layout=layout, width=width)
         lowest = index + columns >= len(lines)
@@ -270,10 +299,16 @@ def _multiples(
             marks.draw_line(axes, made, scale, COLOURS[0], MARKERS[0], width=1.4, whiskers=is_timed(entries))
         failed = [entry for entry in line if entry["value"] is None]
         marks.draw_crosses(axes, failed, COLOURS[0], 1, size=layout.small)
-        last = f"  {scale.text(made[-1]['value'])}" if made else ""
-        name = _name(line[0], varying) + unchecked_mark(made) + last
-        axes.set_title(name, fontsize=layout.text, fontweight="bold", color=INK, loc="left", pad=3)
+        name = "\n".join(names[index])
+        axes.set_title(name, fontsize=layout.text, fontweight="bold", color=INK, loc="left", pad=3, linespacing=1.2)
     return sheet.canvas
+
+
+def _titled(line: Sequence[Record], scale: Scale, varying: Sequence[str], *, width: float, layout: Layout) -> list[str]:
+    """What stands above a pair of axes: the line's name and its last value, in as many lines as the width asks for."""
+    made = [entry for entry in line if entry["value"] is not None]
+    last = f"  {scale.text(made[-1]['value'])}" if made else ""
+    return wrap(_name(line[0], varying) + unchecked_mark(made) + last, width, layout.text, "bold")
 
 
 def _told_references(beneath: Sequence[Sequence[Record]], scale: Scale) -> list[str]:

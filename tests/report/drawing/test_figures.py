@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.image import imread
+from matplotlib.text import Text
 from rows import TRANSFORMER, TTT, Model, make_rows, needle_rows, perplexity_rows, timing_rows
 
 from ttbench.registry import TASKS
@@ -212,6 +213,38 @@ def test_names_at_the_ends_of_lines_never_touch() -> None:
     assert len(boxes) == 6
     assert all(upper.y0 >= lower.y1 - 2 for lower, upper in itertools.pairwise(boxes))
     assert all(box.x1 <= canvas.bbox.x1 for box in boxes)
+
+
+@pytest.mark.parametrize("layout", [PAGE, COLUMN], ids=["page", "column"])
+def test_names_above_small_multiples_keep_to_their_panels_and_say_what_tells_lines_apart(layout: Layout) -> None:
+    models = [Model(name=f"a-model-with-a-long-name-{index}", bits=1.5 + index / 1000) for index in range(4)]
+    table = summarise(make_rows(perplexity_rows(models, [512, 1024], num_documents=10, windows=1)))
+    # each batch size has rounds of its own, as tasks of one suite may have
+    entries = [
+        {**entry, "batch_size": size, "param_rounds": rounds}
+        for size, rounds in ((1, 5), (8, 3))
+        for entry in entries_of(table, "bits_per_byte")
+    ]
+    shown = [model.name for model in models]
+    with style():
+        canvas = draw_curves("t", entries, beneath=[], names=shown, log_y=False, layout=layout)
+        canvas.draw_without_rendering()
+    names = [
+        next(each for each in axes.get_children() if isinstance(each, Text) and each.get_text().startswith("a-model"))
+        for axes in canvas.axes
+    ]
+    # A word that is wider than a panel is broken; the last one is the value.
+    told = {"".join(name.get_text().split()[:-1]) for name in names}
+    assert told == {f"{name}batchsize{size}" for name in shown for size in (1, 8)}
+    boxes = [name.get_window_extent() for name in names]
+    assert all(box.x1 <= canvas.bbox.x1 for box in boxes)
+    for one, other in itertools.combinations(boxes, 2):
+        assert not one.overlaps(other)
+    for index, name in enumerate(boxes):
+        for place, axes in enumerate(canvas.axes):
+            labels = [label for label in axes.get_xticklabels() if label.get_visible() and label.get_text()]
+            beneath = [axes.bbox, axes.xaxis.label.get_window_extent(), *(each.get_window_extent() for each in labels)]
+            assert place == index or not any(name.overlaps(box) for box in beneath if box.width), (index, place)
 
 
 def test_a_heat_map_has_a_panel_per_checkpoint_and_a_number_or_a_status_everywhere(table: pd.DataFrame) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import io
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -47,10 +48,13 @@ def text_of(rulings: Rulings, borne: dict[str, Borne], width: int) -> str:
 
 def test_claims_that_no_scale_limits_are_decided_on_the_zoo(rulings: Rulings) -> None:
     found = {ruling.claim.id: ruling.decision for ruling in rulings.answers}
-    for name in ("ttt-state-constant", "attention-quadratic", "svf-fewer-parameters", "two-passes-cost-time"):
+    for name in ("ttt-state-constant", "flash-attention-linear-memory", "svf-fewer-parameters", "two-passes-cost-time"):
         assert found[name] == SUPPORTED, name
     assert CONTRADICTED not in found.values()
     assert found["ttt-linear-faster-from-8k"] == NOT_DECIDED
+    # three contexts on a machine whose speed changed: the interval of the curvature reaches below 0
+    (quadratic,) = (ruling for ruling in rulings.answers if ruling.claim.id == "attention-quadratic")
+    assert (quadratic.decision, quadratic.reason) == (NOT_DECIDED, "the interval lies across the margin")
 
 
 def test_a_million_parameters_on_a_cpu_decide_nothing_about_a_billion_on_a_gpu(rulings: Rulings) -> None:
@@ -98,7 +102,12 @@ def test_a_claim_is_told_with_its_source_its_rule_and_its_rows(rulings: Rulings,
     assert text.startswith("two-passes-cost-time: supported Reading a prompt twice")
     assert "said by: Sun, Cetin and Tang 2025, arXiv:2501.06252, table 3" in text
     assert "rule: superior: pass2_s (adapt) of a is higher than that of b" in text
-    assert "transformer, strategy prompt against transformer, strategy base at 256: 3.2" in text
+    told = re.search(r"transformer, strategy prompt against transformer, strategy base at 256: ([\d.]+)", text)
+    ratios = pd.read_csv(ROOT / "results" / "adapt" / "cpu" / "table.csv").query("strategy == 'prompt'")
+    (ratio,) = ratios.loc[ratios["metric"] == "pass_ratio", "value"].tolist()
+    assert told is not None
+    # pass 1 and pass 2 of the prompt, over pass 2 of the base
+    assert float(told[1]) == pytest.approx(1 + ratio, rel=0.1)
     assert "3 rounds): supported (results/adapt/cpu, cells " in text
     assert "the paper's own numbers: holds (3 of 3, copied from others)" in text
 

@@ -161,17 +161,16 @@ def step(name: str, root: Path, num_cells: int, *, sync: bool, process: int) -> 
         Store(folders[0]).write_rows()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     # Of processes that collected for this one: the largest, as often as there were any, at the same time as this one.
-    children, helpers = resource.getrusage(resource.RUSAGE_CHILDREN), 0
+    children, num_children = resource.getrusage(resource.RUSAGE_CHILDREN), 0
     if name == "collection":
         # Late: pandas is in no other step.
         from ttbench.store.collected import num_processes
 
-        helpers = num_processes(num_cells)
-        helpers = helpers if helpers > 1 else 0
+        num_children = num_processes(num_cells)
     return {
         "wall_s": wall,
         "cpu_s": cpu + children.ru_utime + children.ru_stime,
-        "peak_bytes": measure.peak_rss() + helpers * children.ru_maxrss * 1024,
+        "peak_bytes": measure.peak_rss() + num_children * children.ru_maxrss * 1024,
         "load": measure.load_average(),
     }
 

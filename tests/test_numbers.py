@@ -50,8 +50,8 @@ def tables(heading: str) -> list[list[str]]:
     return [rows[0], *rows[2:]]
 
 
-def in_words(value: float, extrapolated: bool) -> str:
-    return f"{value:.2f}{'*' if extrapolated else ''}"
+def starred(value: str, found: dict[str, Any]) -> str:
+    return value + "*" * (found["extrapolated"] in (True, "True"))
 
 
 @pytest.mark.parametrize(
@@ -70,8 +70,8 @@ def test_bits_per_byte_are_those_of_the_results(heading: str, corpus: str) -> No
     for length, *cells in zip(contexts, *(cells for _, *cells in rows), strict=True):
         at = {"corpus": corpus, "context_len": TOKENS[length]}
         found = [entry("bench", "bits_per_byte", checkpoint=name, **at) for name in names]
-        told = [in_words(each["value"], each["extrapolated"] in (True, "True")) for each in found]
-        assert cells == [*told, in_words(entry("bench", "mixer_bits_per_byte", **at)["value"], False)], length
+        told = [starred(f"{each['value']:.2f}", each) for each in found]
+        assert cells == [*told, f"{entry('bench', 'mixer_bits_per_byte', **at)['value']:.2f}"], length
 
 
 def bits(name: str, length: str, corpus: str = "languages") -> float:
@@ -167,9 +167,7 @@ def test_needles_are_those_of_the_results() -> None:
         metric = {"retrieved": "retrieval", "recognised": "recognition"}[word]
         for name in (quoted.strip("`") for quoted in names):
             found = [needles(metric, name, length, "cloze") for length in lengths]
-            told = [
-                f"{100 * each['value']:.0f}{'*' if each['extrapolated'] in (True, 'True') else ''}" for each in found
-            ]
+            told = [starred(f"{100 * each['value']:.0f}", each) for each in found]
             assert cells == told, name
             assert {each["num_samples"] for each in found} == {50}
             shown[word].add(name)
@@ -202,10 +200,6 @@ def test_needles_are_those_of_the_results() -> None:
     card = (ROOT / "ttbench" / "zoo" / "ttt-linear" / "card.md").read_text(encoding="utf-8")
     share = re.findall(r"needles retrieved at 512, of 100 in `kjv` \| ([\d.]+) ", card)
     assert f"has {100 * float(share[0]):.0f} % retrieved at 512" in TEXT
-
-
-def starred(value: str, found: dict[str, Any]) -> str:
-    return value + "*" * (found["extrapolated"] in (True, "True"))
 
 
 def mebibytes(suite: str, metric: str, digits: int, **where: Any) -> str:

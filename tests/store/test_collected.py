@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -153,19 +154,26 @@ def test_a_process_ends_when_nobody_reads_or_asks(tmp_path: Path, cells: tuple[C
         assert (found.returncode, found.stderr) == (0, b"")
 
 
+def sleepers(patch: pytest.MonkeyPatch, *, at_third: Callable[[], None]) -> list[subprocess.Popen[Any]]:
+    """Processes that answer nothing stand in for collectors, as they are started; `at_third` goes before the third."""
+    started, popen = list[subprocess.Popen[Any]](), subprocess.Popen
+
+    def start(command: list[str], **options: Any) -> subprocess.Popen[Any]:
+        if len(started) == 2:
+            at_third()
+        started.append(popen(["sleep", "60"], **options))
+        return started[-1]
+
+    patch.setattr(collected.subprocess, "Popen", start)
+    return started
+
+
 def test_an_interrupted_collection_leaves_no_process(
     tmp_path: Path, cells: tuple[Cell, ...], sliced: pytest.MonkeyPatch
 ) -> None:
-    run, started = stored(tmp_path, cells), list[subprocess.Popen[Any]]()
-    popen = subprocess.Popen
-
-    def start(command: list[str], **options: Any) -> subprocess.Popen[Any]:
-        started.append(popen(["sleep", "60"], **options))
-        if len(started) == 3:
-            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
-        return started[-1]
-
-    sliced.setattr(collected.subprocess, "Popen", start)
+    run = stored(tmp_path, cells)
+    interrupt = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    started = sleepers(sliced, at_third=interrupt.start)
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         run.write_rows()
@@ -176,16 +184,11 @@ def test_an_interrupted_collection_leaves_no_process(
 def test_a_process_that_cannot_be_started_leaves_none(
     tmp_path: Path, cells: tuple[Cell, ...], sliced: pytest.MonkeyPatch
 ) -> None:
-    run, started = stored(tmp_path, cells), list[subprocess.Popen[Any]]()
-    popen = subprocess.Popen
+    def refuse() -> None:
+        raise BlockingIOError("no more processes")
 
-    def start(command: list[str], **options: Any) -> subprocess.Popen[Any]:
-        if len(started) == 2:
-            raise BlockingIOError("no more processes")
-        started.append(popen(["sleep", "60"], **options))
-        return started[-1]
-
-    sliced.setattr(collected.subprocess, "Popen", start)
+    run = stored(tmp_path, cells)
+    started = sleepers(sliced, at_third=refuse)
     with pytest.raises(BlockingIOError, match="no more processes"):
         run.write_rows()
     assert [process.returncode for process in started] == [-signal.SIGKILL] * 2

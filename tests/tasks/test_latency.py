@@ -406,9 +406,9 @@ def test_a_deep_context_makes_decoding_slower_with_attention_and_not_with_ttt(mo
     for name in ("transformer", "ttt-linear"):
         model = ARCHITECTURES.load(name).tiny(**WIDE[name])
         engine = EagerEngine(model, device="cpu", dtype="float32")
-        ratio[name] = decode_cpu_s(engine, 8192) / decode_cpu_s(engine, 64)
-    # measured on idle machines at 1.5 to 2: see docs/methodology.md, "Latency"; other work adds noise to both alike
-    assert ratio["transformer"] > 1.2 * ratio["ttt-linear"], ratio
+        ratio[name] = decode_cpu_s(engine, 16384) / decode_cpu_s(engine, 64)
+    # other work adds noise to both alike
+    assert ratio["transformer"] > 1.5 * ratio["ttt-linear"], ratio
     assert ratio["ttt-linear"] < 2, ratio
 
 

@@ -29,9 +29,14 @@ def cell_id_of(place: Place) -> str:
     return place.cell_id if isinstance(place, IndexEntry) else place.name.partition(".")[0]
 
 
+def path_of(place: Place) -> Path:
+    """The file that holds the record, alone or with others."""
+    return place.text.path if isinstance(place, IndexEntry) else place
+
+
 def read_cell(place: Place) -> CellRecord:
     """Read a cell. Raises StoreError when it is missing, damaged, misplaced or of an unknown schema."""
-    where = place.text.path if isinstance(place, IndexEntry) else place
+    where = path_of(place)
     try:
         return parse_cell(place.read_bytes().decode("utf-8"), cell_id=cell_id_of(place))
     except OSError as error:
@@ -131,10 +136,6 @@ class Holdings:
             except StoreError as damage:
                 error = damage
         return Ends(records=tuple(sorted(records, key=lambda record: rank(record.status))), error=error)
-
-    def standing(self, cell_id: str) -> tuple[Place, CellRecord] | None:
-        """As `standing` of the cell's places."""
-        return standing(self.places(cell_id))
 
     def statuses(self, cell_ids: Iterable[str]) -> Iterator[tuple[Place, Status]]:
         """The place of the record that stands, and what became of the cell, for those that can be read.

@@ -101,8 +101,6 @@ class Collected:
         self._figures: dict[str, tuple[Figure, ...]] = {}
         self._kinds: dict[str, str] = {}  # of the columns that tasks declare
         self._environments: set[str] = set()
-        self._cell_types: dict[str, pa.DataType] = {}
-        self._sample_types: dict[str, pa.DataType] = {}
         cells, samples, counts = Growing(), Growing(), list[int]()
         waiting: list[dict[str, Any]] = []  # columns of the cells since the last part
         for record in records:

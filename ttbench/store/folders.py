@@ -11,9 +11,8 @@ from typing import Any
 
 from ttbench.errors import StoreError
 from ttbench.machine.disk import sync
-from ttbench.store.cells import Place
+from ttbench.store.cells import Place, path_of
 from ttbench.store.files import store_error
-from ttbench.store.segments import IndexEntry
 
 
 def new_folder(root: Path, name: str) -> Path:
@@ -37,14 +36,13 @@ def new_folder(root: Path, name: str) -> Path:
 
 def run_of(place: Place) -> Path:
     """The folder of the run that a cell is in."""
-    return (place.text.path if isinstance(place, IndexEntry) else place).parent.parent
+    return path_of(place).parent.parent
 
 
 def runs_of(places: Iterable[Place]) -> set[Path]:
     """The folders of the runs that cells are in."""
     # Cells of a segment share one path, and thousands of cells a few segments.
-    paths = {place.text.path if isinstance(place, IndexEntry) else place for place in places}
-    return {path.parent.parent for path in paths}
+    return {path.parent.parent for path in set(map(path_of, places))}
 
 
 def run_folders(root: Path | str) -> list[Path]:

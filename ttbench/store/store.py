@@ -53,6 +53,7 @@ from ttbench.store.cells import (
     cell_id_of,
     named,
     read_cell,
+    standing,
     wanted_records,
 )
 from ttbench.store.files import link_or_copy, make_folder, store_error, write_new, write_whole, writer_name
@@ -184,7 +185,7 @@ class Store:
         """A stored cell, under the first name asked for here. Raises StoreError when it is missing or damaged."""
         # While a run grows, the indexes are not read again for each of its cells.
         entries = self._listed.entries(cell_id)
-        found = None if len(entries) == 1 else Holdings(self.folder).standing(cell_id)
+        found = None if len(entries) == 1 else standing(Holdings(self.folder).places(cell_id))
         place = entries[0] if len(entries) == 1 else self.cell_path(cell_id)
         record = read_cell(place) if found is None else found[1]
         asked = (entry for entry in self.run["cells"] if entry["cell_id"] == cell_id)

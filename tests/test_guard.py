@@ -204,11 +204,12 @@ def test_what_a_user_gives_of_a_wrong_type_reaches_the_code_in_a_test_that_says_
         chunked(torch.zeros(3), torch.zeros(3), torch.zeros(3))
 
 
-def test_what_is_called_again_and_again_is_checked_at_its_first_calls_in_a_test() -> None:
+def test_what_is_called_again_and_again_is_checked_at_its_first_calls_and_ever_more_seldom_after_them() -> None:
     given, wrong = torch.zeros(1, 1, 3, 4), torch.zeros(1, 1, 3, 5)
-    for _ in range(guard.NUM_CHECKED - 1):
-        chunked(given, given, given)
-    with pytest.raises(BeartypeCallHintParamViolation):
-        chunked(given, wrong, given)
-    with pytest.raises(RuntimeError):
-        chunked(given, wrong, given)
+    seen = []
+    for number in range(1, 65):
+        with pytest.raises((BeartypeCallHintParamViolation, RuntimeError)) as raised:
+            chunked(given, wrong, given)
+        if raised.type is BeartypeCallHintParamViolation:
+            seen.append(number)
+    assert seen == [1, 2, 3, 4, 8, 16, 32, 64]

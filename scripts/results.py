@@ -1,10 +1,13 @@
 """Measure the reference results again, and publish them in results/: `make results`.
 
-    python scripts/results.py [NAME ...] [--runs FOLDER] [--to FOLDER]
+    python scripts/results.py [NAME ...] [--runs FOLDER] [--to FOLDER] [--fresh]
 
 Each is a suite on checkpoints of the zoo. Cells that an earlier run answered are not measured again, so the same
-command goes on where it was stopped. Times are measured on a quiet machine alone: on a busy one they are left out,
-which is said at the end with exit code 1, and the same command measures them later.
+command goes on where it was stopped. Nor are the numbers of a checkpoint that are published already and that today's
+code would measure alike (cells of the same id): a model that is new in the zoo is measured alone, and its rows are put
+among those of the others. Times are never kept so: those of one result come from one machine at one time, and are
+measured on a quiet one alone. On a busy machine they are left out, which is said at the end with exit code 1, and the
+same command measures them later.
 """
 
 from __future__ import annotations
@@ -14,17 +17,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
+
+import pandas as pd
 
 import ttbench
 from ttbench.cli import console
 from ttbench.errors import TtbenchError
 from ttbench.names import quote
-from ttbench.report.published import write_results
+from ttbench.report.published import ROWS, write_results
 from ttbench.runs.options import Options
+from ttbench.runs.plan import Plan
+from ttbench.runs.sweep import plan_target
 from ttbench.runs.times.calibration import busy
+from ttbench.store.rows import read_rows, together
 
 ROOT = Path(__file__).parents[1]
 DEVICE = "cpu"  # the last folder of a result's path
@@ -36,7 +44,7 @@ class Reference:
     """A published result: the suite of its name, and what `ttbench run` is told beside it."""
 
     name: str  # of its folder too
-    options: Mapping[str, str | int] = field(default_factory=dict)
+    options: Mapping[str, str | int | Sequence[str]] = field(default_factory=dict)
     timed: bool = False  # whether its numbers are times
 
     @property
@@ -47,7 +55,8 @@ class Reference:
     @property
     def words(self) -> list[str]:
         """The options as the command line takes them."""
-        return [word for name, value in self.options.items() for word in (f"--{name}", str(value))]
+        each = {name: [value] if isinstance(value, str | int) else value for name, value in self.options.items()}
+        return [word for name, values in each.items() for value in values for word in (f"--{name}", str(value))]
 
     @property
     def python_options(self) -> Options:
@@ -89,12 +98,51 @@ def ttbench_command(words: Sequence[str]) -> None:
     subprocess.run([sys.executable, "-m", "ttbench", *words], check=True)
 
 
-def publish(reference: Reference, *, runs: Path, to: Path) -> list[Path]:
+def kept(plan: Plan, published: pd.DataFrame) -> set[str]:
+    """The checkpoints of a plan whose every cell has its answer in these rows, and which have no other rows there."""
+    planned: dict[str, set[str]] = {}
+    for cell in (*plan.cells, *plan.twins, *(skip.cell for skip in plan.skips)):
+        planned.setdefault(cell.checkpoint.name, set()).add(cell.cell_id)
+    skipped = {skip.cell.cell_id for skip in plan.skips}
+    answered = published[(published["status"] == "ok") | published["cell_id"].isin(skipped)]
+    found = answered.groupby("checkpoint")["cell_id"].agg(set)
+    lost = set(published["checkpoint"][~published.index.isin(answered.index)])
+    return {name for name, cells in planned.items() if found.get(name) == cells and name not in lost}
+
+
+def publish(reference: Reference, *, runs: Path, to: Path, fresh: bool = False) -> list[Path]:
     """Measure what is missing, and write rows, tables and figures; returns the files.
+
+    Args:
+        fresh: keep no published number.
 
     Raises TtbenchError when the request has no meaning or the rows are too many, and CalledProcessError when the run
     was stopped or could not begin.
     """
+    folder = to / reference.name / DEVICE
+    plan = plan_target(reference.target, reference.python_options, out=runs)
+    cells = (*plan.cells, *plan.twins, *(skip.cell for skip in plan.skips))
+    names = dict.fromkeys(cell.checkpoint.name for cell in cells)
+    parts = []
+    # Suites that name checkpoints of their own may say more of each than its name.
+    if not fresh and not reference.timed and reference.options.get("checkpoint") == "zoo" and (folder / ROWS).is_file():
+        published = read_rows(folder / ROWS)
+        held = kept(plan, published)
+        if held:
+            console.say(f"{reference.name}: published, and kept: {', '.join(name for name in names if name in held)}")
+            parts.append(published[published["checkpoint"].isin(held)])
+            rest = [name for name in names if name not in held]
+            reference = replace(reference, options={**reference.options, "checkpoint": rest})
+    if not parts or reference.options["checkpoint"]:
+        parts.append(measured(reference, runs=runs))
+    rows = together(parts)
+    place = {cell.cell_id: index for index, cell in enumerate(cells)}
+    rows = rows.iloc[rows["cell_id"].map(place).argsort(kind="stable")]
+    return write_results(rows, folder)
+
+
+def measured(reference: Reference, *, runs: Path) -> pd.DataFrame:
+    """The rows of a reference, after its command has measured what is missing in `runs`."""
     words = ["run", reference.target, *reference.words, "--out", str(runs)]
     console.say(" ".join(map(quote, ("ttbench", *words))), style="bold")
     # The command shows how far it is; the rows come from what it left, without measuring.
@@ -105,7 +153,7 @@ def publish(reference: Reference, *, runs: Path, to: Path) -> list[Path]:
         console.say(
             f"{entry['checkpoint']}, {entry['task']} at {entry['context_len']}: {entry['status']}", style="yellow"
         )
-    return write_results(rows, to / reference.name / DEVICE)
+    return rows
 
 
 def main(arguments: Sequence[str] | None = None, *, is_quiet: Callable[[], bool] = quiet) -> int:
@@ -115,6 +163,7 @@ def main(arguments: Sequence[str] | None = None, *, is_quiet: Callable[[], bool]
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(names)}; all without")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (default runs)")
     parser.add_argument("--to", type=Path, default=ROOT / "results", help="folder of the results (default results)")
+    parser.add_argument("--fresh", action="store_true", help="keep no number that is published already")
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.names) - set(names))
     if unknown:
@@ -127,7 +176,7 @@ def main(arguments: Sequence[str] | None = None, *, is_quiet: Callable[[], bool]
             left.append(reference.name)
             continue
         try:
-            files = publish(reference, runs=options.runs, to=options.to)
+            files = publish(reference, runs=options.runs, to=options.to, fresh=options.fresh)
         except TtbenchError as error:
             console.say(f"error: {reference.name}: {error}", style="red")
             return 1

@@ -16,7 +16,7 @@ from test_store import cells, new_store, record  # noqa: F401  a fixture among t
 
 from ttbench.errors import StoreError
 from ttbench.registry import TASKS
-from ttbench.store.rows import METRICS_KEY, read_rows
+from ttbench.store.rows import METRICS_KEY, read_rows, together
 from ttbench.store.store import Store
 from ttbench.tasks.base import Task, declared_columns
 from ttbench.types import Cell, Figure, Sample
@@ -60,9 +60,9 @@ def test_runs_of_a_task_have_one_schema_whatever_is_missing(files: list[Path]) -
 
 def test_runs_are_read_together(files: list[Path]) -> None:
     for order in (files, files[::-1]):
-        together = ds.dataset([str(path) for path in order]).to_table()
-        assert together.num_rows == 4
-        assert together["hits"].to_pylist().count(1) == 2
+        read = ds.dataset([str(path) for path in order]).to_table()
+        assert read.num_rows == 4
+        assert read["hits"].to_pylist().count(1) == 2
         assert len(pd.concat([pd.read_parquet(path) for path in order])) == 4
 
 
@@ -153,3 +153,36 @@ def test_rows_of_before_have_the_figures_that_built_in_tasks_declare_today(tmp_p
     # The probe declares none, so that its metrics say what is drawn; of a task that is gone nobody knows more.
     assert list(figures) == ["memory"]
     assert "state" in [figure["name"] for figure in figures["memory"]]
+
+
+def rows_in(folder: Path, cell: Cell, *samples: dict[str, Any], **changes: Any) -> pd.DataFrame:
+    store = stored(folder, cell, *samples, **changes)
+    return store.rows()
+
+
+def test_rows_of_two_files_are_put_together_as_rows_of_one(tmp_path: Path, cells: tuple[Cell, ...]) -> None:  # noqa: F811
+    one, two = cells[:2]
+    first = rows_in(tmp_path / "1", one, {"document": "a", "hits": 1, "nats": 0.5}, {"document": "b", "steady": True})
+    second = rows_in(tmp_path / "2", two, {"document": "a", "nats": 2.0}, choices={"width": 4})
+    found = together([second, first])
+    assert list(found["document"]) == ["a", "a", "b"]
+    assert found["hits"].tolist() == [pd.NA, 1, pd.NA]
+    assert str(found["hits"].dtype) == "Int64"
+    assert found["choice_width"].tolist() == [4, pd.NA, pd.NA]
+    assert list(found).index("choice_width") < list(found).index("sample") < list(found).index("nats")
+    assert found.attrs["metrics"] == first.attrs["metrics"] == second.attrs["metrics"]
+    assert set(found.attrs["environments"]) == {*first.attrs["environments"], *second.attrs["environments"]}
+    pd.testing.assert_frame_equal(together([first]), first)
+
+
+def test_rows_whose_columns_or_metrics_disagree_are_not_put_together(
+    tmp_path: Path,
+    cells: tuple[Cell, ...],  # noqa: F811
+) -> None:
+    rows = rows_in(tmp_path / "1", cells[0], {"document": "a", "nats": 0.5})
+    with pytest.raises(StoreError, match="column 'nats' holds values of several kinds"):
+        together([rows, rows.assign(nats="many")])
+    other = rows.copy()
+    other.attrs = {**rows.attrs, "metrics": {task: [] for task in rows.attrs["metrics"]}}
+    with pytest.raises(StoreError, match="were measured with other metrics; measure the older ones again"):
+        together([rows, other])

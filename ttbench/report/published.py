@@ -23,7 +23,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ttbench.errors import StoreError, UsageError
@@ -34,7 +33,7 @@ from ttbench.report.formats.verdict_sheets import comparison_sheet
 from ttbench.report.formats.writing import CSV, SUFFIXES, csv_text, write_sheet
 from ttbench.report.table import summarise
 from ttbench.store.files import write_whole
-from ttbench.store.rows import metadata, read_rows
+from ttbench.store.rows import arrow, read_rows
 
 ROWS = "rows.parquet"
 PAGE = "figures.md"
@@ -62,17 +61,8 @@ def write_results(rows: pd.DataFrame, folder: Path, *, form: str | None = None, 
 
 def rows_bytes(rows: pd.DataFrame) -> bytes:
     """Rows as a Parquet file that `ttbench.store.rows.read_rows` reads back with all that their `attrs` tell."""
-    bare = rows.copy(deep=False)
-    # metrics, figures and environments go into the schema under keys of their own, not into pandas' notes
-    bare.attrs = {}
-    table = pa.Table.from_pandas(bare, preserve_index=False)
-    fields = [
-        pa.field(field.name, pa.string() if pa.types.is_large_string(field.type) else field.type)
-        for field in table.schema
-    ]
-    table = table.cast(pa.schema(fields)).replace_schema_metadata(metadata(rows.attrs))
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", compression_level=19)
+    pq.write_table(arrow(rows), buffer, compression="zstd", compression_level=19)
     return buffer.getvalue()
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from ttbench.declare import ColumnDeclaration, real, text, truth, whole
 from ttbench.errors import StoreError
 from ttbench.registry import TASKS
+from ttbench.store.growing import joined
 from ttbench.types import READABLE, canonical_json, digest
 
 # What travels in a schema's metadata and in the `attrs` of a DataFrame.
@@ -122,6 +123,52 @@ def frame(rows: pa.Table) -> pd.DataFrame:
     if "figures" not in found:
         result.attrs["figures"] = _todays_figures(result.attrs["metrics"])
     return result
+
+
+def arrow(rows: pd.DataFrame) -> pa.Table:
+    """The DataFrame as the table that `frame` makes it of again."""
+    bare = rows.copy(deep=False)
+    # metrics, figures and environments go into the schema under keys of their own, not into pandas' notes
+    bare.attrs = {}
+    found = pa.Table.from_pandas(bare, preserve_index=False)
+    fields = [
+        pa.field(field.name, pa.string() if pa.types.is_large_string(field.type) else field.type)
+        for field in found.schema
+    ]
+    return found.cast(pa.schema(fields)).replace_schema_metadata(metadata(rows.attrs))
+
+
+def together(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Rows of several files as those of one, in the order given; a column that a part lacks is missing in its rows.
+
+    Raises StoreError when the parts disagree about the type of a column, or about a task's metrics or figures.
+    """
+    carried: dict[str, dict[str, Any]] = {name: {} for name in CARRIED}
+    types: dict[str, pa.DataType] = {}
+    held = [arrow(part) for part in parts]
+    for part, rows in zip(parts, held, strict=True):
+        types = joined(types, {field.name: field.type for field in rows.schema})
+        for name, found in carried.items():
+            for key, value in part.attrs.get(name, {}).items():
+                if found.setdefault(key, value) != value:
+                    raise StoreError(f"rows of '{key}' were measured with other {name}; measure the older ones again")
+    own = [name for name in types if name not in COLUMNS and name not in SAMPLE]
+    settings = [name for name in own if name.startswith(SETTINGS)]
+    order = [*COLUMNS, *settings, *SAMPLE, *(name for name in own if name not in settings)]
+    schema = pa.schema([(name, types[name]) for name in order if name in types], metadata=metadata(carried))
+    tables = [
+        pa.Table.from_arrays(
+            [
+                rows[field.name].cast(field.type)
+                if field.name in rows.schema.names
+                else pa.nulls(len(rows), field.type)
+                for field in schema
+            ],
+            schema=schema,
+        )
+        for rows in held
+    ]
+    return frame(pa.concat_tables(tables))
 
 
 def _built_in(task: str) -> Any:

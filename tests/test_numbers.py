@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import sys
 from pathlib import Path
@@ -119,11 +120,22 @@ def test_what_is_said_of_languages_beside_the_table_is_in_the_results() -> None:
         gained["ttt-linear"][1], gained["transformer-conv"][1]
     )
     assert told in " ".join(zoo.PAGE.read_text(encoding="utf-8").split())
-    for a, b in (("s4d", "transformer"), ("mamba2", "transformer"), ("mamba2", "s4d")):
+    for a, b in itertools.combinations(("mamba2", "s4d", "skyformer", "transformer"), 2):
         assert difference(a, b, "4k", "languages")["verdict"] == "no difference shown"
     lost = bits("transformer", "16k") - bits("transformer", "4k")
     assert f"The transformer needs {lost:.1f} bits per byte more at 16k than at 4k" in TEXT
     assert all(abs(bits(name, "16k") - bits(name, "4k")) < 0.01 for name in ("s4d", "mamba2", "ttt-linear"))
+    told = "{:.2f} more at 4k than at 1k, and {:.2f} more at 16k than at 4k".format(
+        *(bits("skyformer", a) - bits("skyformer", b) for a, b in (("4k", "1k"), ("16k", "4k")))
+    )
+    assert told in TEXT
+    worst = {"titans-mag", "performer"}
+    assert leads("titans-mag", "4k", "languages") == {"performer"}
+    assert all(worst <= leads(name, "4k", "languages") for name in names - worst)
+    told = "({:.2f} at 16k), `performer` at once ({:.1f} at 8k)".format(
+        *(bits(name, far) - bits(name, "4k") for name, far in (("titans-mag", "16k"), ("performer", "8k")))
+    )
+    assert told in TEXT
     mixer = [
         entry("bench", "mixer_bits_per_byte", corpus="languages", context_len=TOKENS[length])
         for length in ("256", "4k", "16k")
@@ -139,12 +151,13 @@ def test_what_is_said_of_languages_beside_the_table_is_in_the_results() -> None:
 def test_what_is_said_of_code_beside_the_table_is_in_the_results() -> None:
     names = {line["checkpoint"] for line in results("bench", "table")} - {None}
     for length in ("256", "512", "1k", "2k", "4k"):
-        behind = names - {"ttt-linear"} - ({"transformer-conv"} if length in ("1k", "2k") else set())
+        close = {"256": {"mamba2"}, "512": set[str]()}.get(length, {"transformer-conv"})
+        behind = names - {"ttt-linear"} - close
         assert leads("ttt-linear", length, "code") == behind
         assert min(names, key=lambda name: bits(name, length, "code")) == "ttt-linear"
-    near, far = (difference("transformer-conv", "ttt-linear", length, "code") for length in ("256", "4k"))
-    told = f"is {near['effect']:.2f} bits per byte at 256 ({near['low']:.2f} to {near['high']:.2f}) and "
-    assert told + f"{far['effect']:.2f} at 4k ({far['low']:.2f} to {far['high']:.2f})" in TEXT
+    near = difference("transformer-conv", "ttt-linear", "256", "code")
+    told = f"is {near['effect']:.2f} bits per byte at 256 ({near['low']:.2f} to {near['high']:.2f}), and is not shown"
+    assert f"{told} from 1k to 4k, nor is that over `mamba2` at 256" in TEXT
     assert all(bits(name, "4k", "code") >= bits(name, "2k", "code") for name in names)
     mixer = [
         entry("bench", "mixer_bits_per_byte", corpus="code", context_len=TOKENS[length])["value"]
@@ -179,23 +192,22 @@ def test_needles_are_those_of_the_results() -> None:
     found = [
         line
         for line in results("needle", "comparisons")
-        if line["metric"] == "recognition"
-        and line["param_question"] == "cloze"
-        and {line["a"], line["b"]} == {"transformer-conv", "ttt-linear"}
+        if (line["metric"], line["param_question"]) == ("recognition", "cloze")
     ]
-    at = {line["context_len"]: line for line in found}
-    assert at[4096]["verdict"] == "no difference shown"
-    low, high = sorted(abs(100 * at[8192][end]) for end in ("low", "high"))
-    assert f"shown at 8k ({abs(100 * at[8192]['effect']):.0f} points of 100, {low:.1f} to {high:.0f})" in TEXT
-    assert at[8192]["verdict"] in ("a better", "b better")
-    for name in names - {"ttt-linear", "transformer-conv"}:
-        (line,) = [
-            each
-            for each in results("needle", "comparisons")
-            if (each["metric"], each["param_question"], each["context_len"]) == ("recognition", "cloze", 4096)
-            and {each["a"], each["b"]} == {name, "ttt-linear"}
-        ]
-        assert line["verdict"] in ("a better", "b better")
+    shown_at = {
+        (name, length): {
+            line["b"] if line["a"] == name else line["a"]
+            for line in found
+            if line["context_len"] == TOKENS[length]
+            and line["verdict"] == ("a better" if line["a"] == name else "b better" if line["b"] == name else None)
+        }
+        for name in ("ttt-linear", "titans-mag")
+        for length in contexts
+    }
+    for name in ("ttt-linear", "titans-mag"):
+        assert shown_at[name, "4k"] == {"mamba2", "s4d", "performer"}
+        assert shown_at[name, "8k"] == {"mamba2", "s4d", "skyformer", "transformer"}
+        assert not any("transformer-conv" in shown_at[name, length] for length in contexts)
     assert f"all {found[0]['num_points']} comparisons of a metric together" in TEXT
     card = (ROOT / "ttbench" / "zoo" / "ttt-linear" / "card.md").read_text(encoding="utf-8")
     share = re.findall(r"needles retrieved at 512, of 100 in `kjv` \| ([\d.]+) ", card)
@@ -332,8 +344,14 @@ def test_the_comparison_in_the_readme_is_what_the_command_prints() -> None:
 def test_the_readme_says_of_its_picture_what_the_results_say() -> None:
     names = {line["checkpoint"] for line in results("bench", "table")} - {None}
     assert min(names, key=lambda name: bits(name, "4k")) == "transformer-conv"
-    for name in ("transformer", "transformer-conv"):
+    for name in ("transformer", "transformer-conv", "skyformer", "performer"):
         assert bits(name, "16k") - bits(name, "4k") > 0.5
+    assert (
+        0
+        < bits("titans-mag", "8k") - bits("titans-mag", "4k")
+        < bits("titans-mag", "16k") - bits("titans-mag", "4k")
+        < 0.2
+    )
     for name in ("s4d", "mamba2", "ttt-linear"):
         assert abs(bits(name, "16k") - bits(name, "4k")) < 0.01
     assert "intervals over 40 languages" in README

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import json
 import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from rows import TRANSFORMER, TTT, make_rows, needle_rows, perplexity_rows
+from rows import TRANSFORMER, TTT, Model, make_rows, needle_rows, perplexity_rows
 
 from ttbench.errors import StoreError, UsageError
 from ttbench.report import published as results
@@ -48,6 +49,16 @@ def test_every_committed_table_and_figure_is_made_from_its_rows() -> None:
     assert found == {str(folder.relative_to(ROOT)): [] for folder in COMMITTED}
     for folder in COMMITTED:
         assert (folder / results.ROWS).stat().st_size <= results.MAX_ROWS_BYTES
+
+
+def test_every_pair_of_many_checkpoints_is_compared(tmp_path: Path) -> None:
+    names = list("abcdefg")
+    results.write_results(
+        make_rows(perplexity_rows([Model(name=name) for name in names], [512], num_documents=12)), tmp_path
+    )
+    found = pd.read_csv(tmp_path / "comparisons.csv").query("metric == 'bits_per_byte'")
+    assert sorted(zip(found["a"], found["b"], strict=True)) == list(itertools.combinations(names, 2))
+    assert set(found["num_points"]) == {21}
 
 
 def test_figures_of_rows_before_do_not_stay_beside_those_of_today(

@@ -75,7 +75,7 @@ def derive(folder: Path, *, into: Path | None = None, form: str | None = None, w
     """
     if not (folder / ROWS).is_file():
         raise StoreError(f"{folder} holds no {ROWS}; name a folder that does, such as results/<suite>/<device>")
-    return write_derived(summarise(read_rows(folder / ROWS)), into or folder, form=form, warn=warn)
+    return write_derived(summarise(read_rows(folder / ROWS), every_pair=True), into or folder, form=form, warn=warn)
 
 
 def write_derived(

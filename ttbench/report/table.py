@@ -47,10 +47,15 @@ LEGEND = {
 _STYLES = {"oom": "yellow", "too_long": "yellow", "too_short": "yellow", "unsupported": "yellow"}
 
 
-def summarise(rows: pd.DataFrame) -> pd.DataFrame:
-    """`tabulate`, and `attrs["comparisons"]`: all checkpoints compared in pairs, as records, which `render` words."""
-    table = tabulate(rows)
-    table.attrs["comparisons"] = words.records(compare_pairs(rows, all_pairs(sides(rows))))
+def summarise(rows: pd.DataFrame, *, every_pair: bool = False) -> pd.DataFrame:
+    """`tabulate`, and `attrs["comparisons"]`: checkpoints compared in pairs, as records, which `render` words.
+
+    Args:
+        every_pair: of many checkpoints too, which are too many to read; else see `all_pairs`.
+    """
+    table, names = tabulate(rows), sides(rows)
+    pairs = all_pairs(names, most=len(names)) if every_pair else all_pairs(names)
+    table.attrs["comparisons"] = words.records(compare_pairs(rows, pairs))
     return table
 
 

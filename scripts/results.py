@@ -101,12 +101,12 @@ def ttbench_command(words: Sequence[str]) -> None:
 def kept(plan: Plan, published: pd.DataFrame) -> set[str]:
     """The checkpoints of a plan whose every cell has its answer in these rows, and which have no other rows there."""
     planned: dict[str, set[str]] = {}
-    for cell in (*plan.cells, *plan.twins, *(skip.cell for skip in plan.skips)):
+    for cell in plan.every_cell:
         planned.setdefault(cell.checkpoint.name, set()).add(cell.cell_id)
-    skipped = {skip.cell.cell_id for skip in plan.skips}
-    answered = published[(published["status"] == "ok") | published["cell_id"].isin(skipped)]
-    found = answered.groupby("checkpoint")["cell_id"].agg(set)
-    lost = set(published["checkpoint"][~published.index.isin(answered.index)])
+    skipped = [skip.cell.cell_id for skip in plan.skips]
+    answered = (published["status"] == "ok") | published["cell_id"].isin(skipped)
+    lost = set(published.loc[~answered, "checkpoint"])
+    found = published.groupby("checkpoint")["cell_id"].agg(set)
     return {name for name, cells in planned.items() if found.get(name) == cells and name not in lost}
 
 
@@ -120,25 +120,27 @@ def publish(reference: Reference, *, runs: Path, to: Path, fresh: bool = False) 
     was stopped or could not begin.
     """
     folder = to / reference.name / DEVICE
-    plan = plan_target(reference.target, reference.python_options, out=runs)
-    cells = (*plan.cells, *plan.twins, *(skip.cell for skip in plan.skips))
-    names = dict.fromkeys(cell.checkpoint.name for cell in cells)
-    parts = []
     # Suites that name checkpoints of their own may say more of each than its name.
-    if not fresh and not reference.timed and reference.options.get("checkpoint") == "zoo" and (folder / ROWS).is_file():
-        published = read_rows(folder / ROWS)
-        held = kept(plan, published)
-        if held:
-            console.say(f"{reference.name}: published, and kept: {', '.join(name for name in names if name in held)}")
-            parts.append(published[published["checkpoint"].isin(held)])
-            rest = [name for name in names if name not in held]
-            reference = replace(reference, options={**reference.options, "checkpoint": rest})
-    if not parts or reference.options["checkpoint"]:
-        parts.append(measured(reference, runs=runs))
-    rows = together(parts)
-    place = {cell.cell_id: index for index, cell in enumerate(cells)}
-    rows = rows.iloc[rows["cell_id"].map(place).argsort(kind="stable")]
+    whole = fresh or reference.timed or reference.options.get("checkpoint") != "zoo" or not (folder / ROWS).is_file()
+    rows = measured(reference, runs=runs) if whole else completed(reference, read_rows(folder / ROWS), runs=runs)
     return write_results(rows, folder)
+
+
+def completed(reference: Reference, published: pd.DataFrame, *, runs: Path) -> pd.DataFrame:
+    """The rows of a reference of the zoo: those published that are kept, and what is measured of other checkpoints."""
+    plan = plan_target(reference.target, reference.python_options, out=runs)
+    held = kept(plan, published)
+    if not held:
+        return measured(reference, runs=runs)
+    names = dict.fromkeys(cell.checkpoint.name for cell in plan.every_cell)
+    console.say(f"{reference.name}: published, and kept: {', '.join(name for name in names if name in held)}")
+    parts = [published[published["checkpoint"].isin(held)]]
+    rest = [name for name in names if name not in held]
+    if rest:
+        parts.append(measured(replace(reference, options={**reference.options, "checkpoint": rest}), runs=runs))
+    rows = together(parts)
+    place = {cell.cell_id: index for index, cell in enumerate(plan.every_cell)}
+    return rows.iloc[rows["cell_id"].map(place).argsort(kind="stable")]
 
 
 def measured(reference: Reference, *, runs: Path) -> pd.DataFrame:

@@ -6,6 +6,7 @@ import functools
 import itertools
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -89,15 +90,20 @@ def difference(a: str, b: str, length: str, corpus: str) -> dict[str, Any]:
     return found
 
 
-def leads(best: str, length: str, corpus: str) -> set[str]:
-    """The checkpoints that one is shown to be better than."""
-    at = ("bits_per_byte", corpus, TOKENS[length])
+def shown_behind(best: str, lines: Iterable[dict[str, Any]]) -> set[str]:
+    """The checkpoints that these comparisons show one to be better than."""
     return {
         line["b"] if line["a"] == best else line["a"]
-        for line in results("bench", "comparisons")
-        if (line["metric"], line["corpus"], line["context_len"]) == at
-        and line["verdict"] == ("a better" if line["a"] == best else "b better" if line["b"] == best else None)
+        for line in lines
+        if line["verdict"] == ("a better" if line["a"] == best else "b better" if line["b"] == best else None)
     }
+
+
+def leads(best: str, length: str, corpus: str) -> set[str]:
+    """The checkpoints that one is shown to be better than in bits per byte."""
+    at = ("bits_per_byte", corpus, TOKENS[length])
+    lines = results("bench", "comparisons")
+    return shown_behind(best, (each for each in lines if (each["metric"], each["corpus"], each["context_len"]) == at))
 
 
 def test_what_is_said_of_languages_beside_the_table_is_in_the_results() -> None:
@@ -195,12 +201,7 @@ def test_needles_are_those_of_the_results() -> None:
         if (line["metric"], line["param_question"]) == ("recognition", "cloze")
     ]
     shown_at = {
-        (name, length): {
-            line["b"] if line["a"] == name else line["a"]
-            for line in found
-            if line["context_len"] == TOKENS[length]
-            and line["verdict"] == ("a better" if line["a"] == name else "b better" if line["b"] == name else None)
-        }
+        (name, length): shown_behind(name, (each for each in found if each["context_len"] == TOKENS[length]))
         for name in ("ttt-linear", "titans-mag")
         for length in contexts
     }

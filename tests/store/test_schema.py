@@ -156,8 +156,7 @@ def test_rows_of_before_have_the_figures_that_built_in_tasks_declare_today(tmp_p
 
 
 def rows_in(folder: Path, cell: Cell, *samples: dict[str, Any], **changes: Any) -> pd.DataFrame:
-    store = stored(folder, cell, *samples, **changes)
-    return store.rows()
+    return stored(folder, cell, *samples, **changes).rows()
 
 
 def test_rows_of_two_files_are_put_together_as_rows_of_one(tmp_path: Path, cells: tuple[Cell, ...]) -> None:  # noqa: F811

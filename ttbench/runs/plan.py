@@ -47,6 +47,11 @@ class Plan:
     twins: tuple[Cell, ...] = ()  # cells asked for under a second name: measured once, with rows under both
 
     @property
+    def every_cell(self) -> tuple[Cell, ...]:
+        """The cells that have rows, in their order: those that run, under each of their names, then those skipped."""
+        return (*self.cells, *self.twins, *(skip.cell for skip in self.skips))
+
+    @property
     def flops(self) -> float:
         """FLOP of all cells that have a formula."""
         return sum(estimate.flops or 0.0 for estimate in self.estimates.values())

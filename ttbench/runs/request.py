@@ -124,8 +124,7 @@ def _sizes(corpus: Corpus) -> dict[str, tuple[int, ...]]:
 
 def _named(plan: Plan) -> Plan:
     """The plan with names that tell its checkpoints apart. Raises UsageError when nothing does."""
-    cells = (*plan.cells, *plan.twins, *(skip.cell for skip in plan.skips))
-    name_of = tell_apart(cell.checkpoint for cell in cells)
+    name_of = tell_apart(cell.checkpoint for cell in plan.every_cell)
 
     def named(cell: Cell) -> Cell:
         return cell.named_as(name=name_of(cell.checkpoint))

@@ -112,7 +112,7 @@ def run_cells(
     executor = open_executor(placed or Placement())
     done = {} if fresh else find_done(out, [cell.cell_id for cell in plan.cells])
     skips = {skip.cell.cell_id: skip for skip in plan.skips}
-    cells = [*plan.cells, *plan.twins, *(skip.cell for skip in plan.skips)]
+    cells = plan.every_cell
     finished = None if fresh else find_finished(out, cells, name=name, done=done)
     if finished is not None:
         if not (finished.folder / "rows.parquet").is_file():

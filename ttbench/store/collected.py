@@ -31,7 +31,7 @@ from ttbench.store.cells import Wanted, wanted_records
 from ttbench.store.files import write_whole
 from ttbench.store.growing import Growing, Part, disagreement, joined, tables
 from ttbench.store.record import CellRecord
-from ttbench.store.rows import COLUMNS, READ, SAMPLE, SETTINGS, metadata
+from ttbench.store.rows import COLUMNS, READ, SAMPLE, in_order, metadata
 from ttbench.types import Cell, Checkpoint, Figure, Metric, canonical_json
 
 SLICE_CELLS = 2500  # cells that are collected together
@@ -155,20 +155,17 @@ class Collected:
         declared = {name: _ARROW[kind] for name, kind in self._kinds.items()}
         found = {**self._cell_types, **self._sample_types}
         names = [name for name in dict.fromkeys((*declared, *found)) if name not in COLUMNS and name not in SAMPLE]
-        types: dict[str, pa.DataType] = {name: _ARROW[column.kind] for name, column in COLUMNS.items()}
         # What is declared must hold what came undeclared, of another task or version.
         own = joined(declared, {name: found.get(name, pa.null()) for name in names})
         for name in declared:
             if own[name] != declared[name]:
                 raise disagreement(name, ("real", "whole"))
-        types |= {name: own[name] for name in names if name.startswith(SETTINGS)}
-        types |= {name: _ARROW[column.kind] for name, column in SAMPLE.items()}
-        types |= {name: own[name] for name in names if not name.startswith(SETTINGS)}
+        types = own | {name: _ARROW[column.kind] for name, column in {**COLUMNS, **SAMPLE}.items()}
         kept = {name: text for name, text in environments.items() if name in self._environments}
         metrics = {task: [each.to_json() for each in found] for task, found in self._metrics.items()}
         figures = {task: [each.to_json() for each in found] for task, found in self._figures.items()}
         carried = {"metrics": metrics, "figures": figures, "environments": kept}
-        return pa.schema(list(types.items()), metadata=metadata(carried))
+        return pa.schema([(name, types[name]) for name in in_order(types)], metadata=metadata(carried))
 
     def tables(self, schema: pa.Schema) -> Iterator[pa.Table]:
         """The rows, a part at a time; one empty table where there are none."""

@@ -125,6 +125,20 @@ def frame(rows: pa.Table) -> pd.DataFrame:
     return result
 
 
+def in_order(names: Iterable[str]) -> list[str]:
+    """Columns as rows have them: parameters and choices before `sample`, the tasks' own after it."""
+    given = dict.fromkeys(names)
+    own = [name for name in given if name not in COLUMNS and name not in SAMPLE]
+    settings = [name for name in own if name.startswith(SETTINGS)]
+    values = [name for name in own if not name.startswith(SETTINGS)]
+    return [
+        *(name for name in COLUMNS if name in given),
+        *settings,
+        *(name for name in SAMPLE if name in given),
+        *values,
+    ]
+
+
 def arrow(rows: pd.DataFrame) -> pa.Table:
     """The DataFrame as the table that `frame` makes it of again."""
     bare = rows.copy(deep=False)
@@ -148,27 +162,13 @@ def together(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     held = [arrow(part) for part in parts]
     for part, rows in zip(parts, held, strict=True):
         types = joined(types, {field.name: field.type for field in rows.schema})
-        for name, found in carried.items():
+        for name, known in carried.items():
             for key, value in part.attrs.get(name, {}).items():
-                if found.setdefault(key, value) != value:
+                if known.setdefault(key, value) != value:
                     raise StoreError(f"rows of '{key}' were measured with other {name}; measure the older ones again")
-    own = [name for name in types if name not in COLUMNS and name not in SAMPLE]
-    settings = [name for name in own if name.startswith(SETTINGS)]
-    order = [*COLUMNS, *settings, *SAMPLE, *(name for name in own if name not in settings)]
-    schema = pa.schema([(name, types[name]) for name in order if name in types], metadata=metadata(carried))
-    tables = [
-        pa.Table.from_arrays(
-            [
-                rows[field.name].cast(field.type)
-                if field.name in rows.schema.names
-                else pa.nulls(len(rows), field.type)
-                for field in schema
-            ],
-            schema=schema,
-        )
-        for rows in held
-    ]
-    return frame(pa.concat_tables(tables))
+    # What is null in one part, or whole numbers where another has real ones, takes the type of both.
+    found = pa.concat_tables(held, promote_options="permissive")
+    return frame(found.select(in_order(types)).replace_schema_metadata(metadata(carried)))
 
 
 def _built_in(task: str) -> Any:

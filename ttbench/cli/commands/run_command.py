@@ -195,7 +195,7 @@ def print_header(plan: Plan, request: Request) -> None:
     """The settings in force, task by task, on stderr."""
     console.say(f"ttbench {__version__}: {request.target}", style="bold")
     by_task: dict[str, list[Cell]] = {}
-    for cell in (*plan.cells, *plan.twins, *(skip.cell for skip in plan.skips)):
+    for cell in plan.every_cell:
         by_task.setdefault(cell.task, []).append(cell)
     for task, cells in by_task.items():
         settings = {

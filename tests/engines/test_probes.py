@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from faulty import FAULTS, AheadFrom6000, AheadOnText
+from faulty import (
+    FAULTS,
+    AheadByForty,
+    AheadFrom600,
+    AheadFrom6000,
+    AheadOnText,
+    SeldomAhead,
+    SeldomAheadFrom6000,
+    Turning,
+    TurningFrom6000,
+    TurningOften,
+)
 
 from ttbench.engines.check import TEXT
 from ttbench.engines.consistency import draw_cuts, draw_text
 from ttbench.engines.eager import EagerEngine
+from ttbench.engines.engine import Engine
 from ttbench.engines.kinds import load_engine
 from ttbench.engines.probes import Findings
 from ttbench.engines.probing import probe
@@ -32,10 +46,20 @@ def build(model_class: type[Any]) -> Any:
 
 
 def find(
-    model_class: type[Any], *, looked: int, dtype: str = "float32", ids: np.ndarray | None = IDS, seed: int = 5
+    model_class: type[Any],
+    *,
+    looked: int,
+    dtype: str = "float32",
+    ids: np.ndarray | None = IDS,
+    seed: int = 5,
+    exact: Callable[[], Engine] | None = None,
 ) -> Findings:
     engine = EagerEngine(build(model_class), device="cpu", dtype=dtype)
-    return probe(engine, looked=looked, ids=ids, windows=(), seed=seed)
+    return probe(engine, looked=looked, ids=ids, windows=(), seed=seed, exact=exact)
+
+
+def told(found: Findings, name: str) -> str:
+    return next(result.explanation for result in found.results if result.name == name)
 
 
 @pytest.mark.wrong_types
@@ -76,6 +100,60 @@ def test_a_leak_far_out_is_found_by_who_looks_that_far() -> None:
 @pytest.mark.parametrize("name", ["transformer", "ttt-linear", "titans-mag"])
 def test_single_forwards_far_out_pass_where_there_is_no_fault(name: str) -> None:
     assert find(ARCHITECTURES.load(name), looked=6500).failed is None
+
+
+@pytest.mark.parametrize(("model_class", "looked"), [(Turning, 1300), (TurningFrom6000, 7500)])
+def test_choices_that_rounding_turns_are_told_from_a_look_ahead_in_float64(
+    model_class: type[Transformer], looked: int
+) -> None:
+    found = find(model_class, looked=looked)
+    assert found.failed is not None
+    assert "looks ahead" in found.failed.explanation
+    asked = find(
+        model_class, looked=looked, exact=lambda: EagerEngine(build(model_class), device="cpu", dtype="float64")
+    )
+    assert asked.failed is None, asked.failed
+
+
+def test_what_turned_is_told() -> None:
+    found = find(Turning, looked=1300, exact=lambda: EagerEngine(build(Turning), device="cpu", dtype="float64"))
+    words = told(found, "later_tokens")
+    assert "in float64; here 6 of 1" in words
+    assert words.endswith("where rounding turns a choice")
+
+
+@pytest.mark.parametrize(("model_class", "looked"), [(SeldomAhead, 1300), (SeldomAheadFrom6000, 7500)])
+def test_a_seldom_look_ahead_of_a_model_of_choices_is_found_in_float64(
+    model_class: type[Transformer], looked: int
+) -> None:
+    found = find(
+        model_class, looked=looked, exact=lambda: EagerEngine(build(model_class), device="cpu", dtype="float64")
+    ).failed
+    assert found is not None
+    assert found.name == ("later_tokens" if looked == 1300 else "far")
+    assert "in float64: " in found.explanation
+    assert found.explanation.endswith("the model looks ahead")
+
+
+@pytest.mark.parametrize("model_class", [TurningOften, AheadFrom600, AheadByForty])
+def test_float64_is_not_asked_of_more_than_rounding_does_nor_of_other_models(model_class: type[Transformer]) -> None:
+    def never() -> Engine:
+        raise AssertionError
+
+    found = find(model_class, looked=1300, exact=never).failed
+    assert found is not None
+    assert (found.name, "looks ahead" in found.explanation) == ("later_tokens", True)
+
+
+def test_reformer_of_the_zoo_passes_where_half_precision_turns_its_buckets() -> None:
+    def opened(dtype: str) -> Engine:
+        return load_engine("reformer", device="cpu", dtype=dtype, attention=None)
+
+    alone = probe(opened("bfloat16"), looked=1300, ids=IDS, windows=(), seed=1).failed
+    assert alone is not None
+    assert "looks ahead" in alone.explanation
+    exact = functools.partial(opened, "float64")
+    assert probe(opened("bfloat16"), looked=1300, ids=IDS, windows=(), seed=1, exact=exact).failed is None
 
 
 def test_a_model_that_behaves_on_random_ids_is_found_on_the_text_of_the_run() -> None:

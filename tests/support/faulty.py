@@ -71,6 +71,52 @@ class AheadAtEnds(Ahead):
         return ((torch.arange(ids.shape[1]) + start) % 64 == 63).expand_as(ids)
 
 
+class SeldomAhead(Transformer):
+    """Makes discrete choices, it says: one token in 200 feels the last one that is read with it, a little."""
+
+    discrete_choices = True
+    spacing = 200
+    beyond = 0  # tokens before which none does
+
+    def feels(self, ids: Tensor) -> bool:
+        """Whether it looks ahead at all."""
+        return ids.shape[1] > 1
+
+    def forward(self, ids: Tensor, state: State | None = None) -> Tensor:
+        start = place(state)
+        out = super().forward(ids, state)
+        if not self.feels(ids):
+            return out
+        places = torch.arange(ids.shape[1]) + start
+        feeling = (places % self.spacing == 150 % self.spacing) & (places >= self.beyond)
+        return out + 0.1 * feeling[:, None] * self.embed(ids[:, -1:])
+
+
+class Turning(SeldomAhead):
+    """Does so in less than float64 alone: as where rounding, which other shapes change, turns a choice."""
+
+    def feels(self, ids: Tensor) -> bool:
+        return super().feels(ids) and self.embed.weight.dtype != torch.float64
+
+
+class SeldomAheadFrom6000(SeldomAhead):
+    """From token 6,000 on."""
+
+    beyond = 6000
+
+
+class TurningFrom6000(Turning):
+    """From token 6,000 on."""
+
+    beyond = 6000
+
+
+class TurningOften(Turning):
+    """At every second token, which rounding does not do."""
+
+    spacing = 2
+
+
 class AheadOnText(Ahead):
     """Behaves on random ids, and so on every probe of random ids: looks ahead where eight bytes are text."""
 

@@ -41,9 +41,9 @@ class Tolerance:
     far: float  # nats; of single tokens likewise
 
 
-# Measured on every architecture of the registry and the zoo (tests/engines/test_consistency.py): float32 stays below a
-# tenth of these. A choice among discrete ways (a bucket of LSH attention, an expert) may flip with rounding, so a few
-# tokens may lie beyond `far`.
+# Measured on every architecture of the registry and the zoo (tests/engines/test_probes.py): float32 stays below a
+# tenth of these. A choice among discrete ways (a bucket of LSH attention, an expert) may turn with rounding, so a few
+# tokens may lie beyond `far`, and more beyond `same` where nothing moves in float64 (`Session.unmoved`).
 TOLERANCES = {
     "float64": Tolerance(same=1e-9, mean=1e-7, far=1e-6),
     "float32": Tolerance(same=1e-3, mean=1e-3, far=1e-2),

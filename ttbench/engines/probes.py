@@ -11,6 +11,11 @@
 
 A worker asks them in the run's dtype before the first score, and `ttbench check` in float64. What a model raises, or
 returns in another shape, is a failed probe in one sentence.
+
+A model that chooses among discrete ways (`discrete_choices`: a bucket of LSH attention) can choose otherwise once
+later tokens change the shapes in which it computes, and with them the rounding. Where losses move no more than other
+shapes may move them, `later_tokens` and `far` ask it the same in float64: there rounding turns no choice, and a look
+ahead moves what it moved before.
 Letters: B batch, T tokens, V vocabulary.
 """
 
@@ -18,13 +23,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from ttbench.engines.check_result import CheckResult, counted, not_applicable
-from ttbench.engines.consistency import Ids, Nats, ProbeText, Reader, Tolerance, draw_cuts
+from ttbench.engines.consistency import TOLERANCES, Ids, Nats, ProbeText, Reader, Tolerance, draw_cuts
 from ttbench.engines.engine import Engine
 from ttbench.engines.findings import EXAMINED, NEAR, SHORT
 from ttbench.errors import CellAnswer
@@ -45,7 +50,14 @@ class Findings:
 
 @torch.inference_mode()
 def ask(
-    engine: Engine, text: ProbeText, tolerance: Tolerance, *, windows: Sequence[int], seed: int, causal: bool = True
+    engine: Engine,
+    text: ProbeText,
+    tolerance: Tolerance,
+    *,
+    windows: Sequence[int],
+    seed: int,
+    causal: bool = True,
+    exact: Callable[[], Engine] | None = None,
 ) -> Findings:
     """Run the probes in order; the first one that fails is the last, since what follows builds on it.
 
@@ -53,8 +65,9 @@ def ask(
         text: what is read; `text.long` says how far is looked.
         windows: lengths at which the model changes how it computes, where they are known; cuts stand about them.
         causal: False: the model says itself that it reads whole texts only, so the probes of a state do not apply.
+        exact: opens the same model in float64, where it makes discrete choices that rounding can turn; else None.
     """
-    session = Session(engine, text, tolerance, windows=windows, seed=seed, causal=causal)
+    session = Session(engine, text, tolerance, windows=windows, seed=seed, causal=causal, exact=exact)
     probes: dict[str, Callable[[], CheckResult]] = {"interface": session.interface, "rows": session.rows}
     if causal:
         probes |= {
@@ -93,9 +106,17 @@ class Session:
     """One run of the probes over one engine."""
 
     def __init__(
-        self, engine: Engine, text: ProbeText, tolerance: Tolerance, *, windows: Sequence[int], seed: int, causal: bool
+        self,
+        engine: Engine,
+        text: ProbeText,
+        tolerance: Tolerance,
+        *,
+        windows: Sequence[int],
+        seed: int,
+        causal: bool,
+        exact: Callable[[], Engine] | None = None,
     ) -> None:
-        self.engine, self.text, self.seed, self.causal = engine, text, seed, causal
+        self.engine, self.text, self.seed, self.causal, self.exact = engine, text, seed, causal, exact
         self.reader = Reader(engine, tolerance)
         self.windows = sorted({window for window in windows if window > 1})
         self.num_tokens = len(text.long) - 1
@@ -187,12 +208,32 @@ class Session:
         self._small_bytes = self.engine.state_bytes
         whole, found = self.whole, self.reader.fresh(self.near, changed=cut)
         told = f"losses of {num_tokens} tokens up to token {cut} when only later tokens change"
-        result = self.reader.same("later_tokens", found[:cut], whole[:cut], told)
+        result = self.unmoved("later_tokens", found[:cut], whole[:cut], told, begin=0, end=num_tokens)
         if result.passed:
             return result
         words = "the same text read twice, with a reset between"
         again = self.reader.same("read_again", self.reader.fresh(self.near), whole, words)
         return again if again.passed is False else _looks_ahead(result)
+
+    def unmoved(self, name: str, found: Nats, whole: Nats, words: str, *, begin: int, end: int) -> CheckResult:
+        """Judge losses from token `begin` up to a cut, of a text to `end`, when only what follows the cut changes.
+
+        The model is asked again in float64 where it makes discrete choices and rounding may be what moves them.
+        """
+        result = self.reader.same(name, found, whole, words, first=begin)
+        if result.passed or self.exact is None or not self.reader.alike(name, found, whole, words).passed:
+            return result
+        reader, ids, cut = Reader(self.exact(), TOLERANCES["float64"]), self.text.long, len(whole)
+        reader.engine.reset(1, self.num_tokens)
+        if begin:
+            reader.read(ids[: begin + 1])
+        saved = reader.engine.snapshot()
+        before = reader.read(ids[begin : end + 1])
+        reader.engine.restore(saved)
+        after = reader.read(ids[begin : end + 1], changed=cut)
+        again = reader.same(name, after[:cut], before[:cut], f"{words}, in float64", first=begin)
+        moved = f"{result.explanation.removeprefix(words).lstrip(': ')}, where rounding turns a choice"
+        return again if again.passed is False else replace(again, explanation=f"{again.explanation}; here {moved}")
 
     def pieces(self) -> CheckResult:
         """The near text in pieces."""
@@ -253,7 +294,7 @@ class Session:
         self.engine.restore(saved)
         changed = self.reader.read(ids, changed=cut)
         words = f"losses up to token {begin + cut} when only later tokens change"
-        result = self.reader.same("far", changed[:cut], whole[:cut], words, first=begin)
+        result = self.unmoved("far", changed[:cut], whole[:cut], words, begin=begin, end=end)
         if result.passed is False:
             return _looks_ahead(result)
         self.engine.restore(saved)
@@ -269,7 +310,7 @@ class Session:
         whole = self.reader.fresh(ids)
         found = self.reader.fresh(ids, changed=cut)
         words = f"losses of {self.num_tokens} tokens up to token {cut} when only later tokens change"
-        result = self.reader.same("far", found[:cut], whole[:cut], words)
+        result = self.unmoved("far", found[:cut], whole[:cut], words, begin=0, end=self.num_tokens)
         return _looks_ahead(result) if result.passed is False else result
 
     def read_again(self) -> CheckResult:
@@ -302,14 +343,7 @@ def reads_on(engine: Engine) -> bool:
 
 
 def _looks_ahead(result: CheckResult) -> CheckResult:
-    return CheckResult(
-        name=result.name,
-        passed=False,
-        measured=result.measured,
-        limit=result.limit,
-        unit=result.unit,
-        explanation=f"{result.explanation}: the model looks ahead",
-    )
+    return replace(result, passed=False, explanation=f"{result.explanation}: the model looks ahead")
 
 
 def _decoded(engine: Engine, ids: Ids, *, rows: int = 1) -> Nats:

@@ -5,6 +5,7 @@ How far is looked, and where findings are kept, is told in `ttbench.engines.find
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -15,6 +16,7 @@ from ttbench.engines.check_result import CheckResult
 from ttbench.engines.consistency import TOLERANCES, Ids, Tolerance, draw_text
 from ttbench.engines.engine import Engine
 from ttbench.engines.findings import SHORT, Verdict
+from ttbench.engines.kinds import load_engine
 from ttbench.engines.probes import Findings, Session, ask, guarded
 from ttbench.types import Checkpoint, canonical_json, digest
 
@@ -43,9 +45,11 @@ def vouch(
     known = None if note is None else findings.recall(note, key)
     if known is not None and known.answers(looked):
         return known
-    found = probe(
-        engine, looked=looked, ids=text(looked + 1), windows=(), seed=int(digest(canonical_json(key))[:8], 16)
+    exact = functools.partial(
+        load_engine, checkpoint, device=engine.device, dtype="float64", attention=attention, engine=engine.name
     )
+    seed = int(digest(canonical_json(key))[:8], 16)
+    found = probe(engine, looked=looked, ids=text(looked + 1), windows=(), seed=seed, exact=exact)
     failed = found.failed
     verdict = Verdict(
         looked=found.looked,
@@ -72,11 +76,32 @@ def encode(texts: Iterable[bytes], tokenizer: Tokenizer, *, num_tokens: int) -> 
     return np.concatenate(parts)
 
 
-def probe(engine: Engine, *, looked: int, ids: Ids | None, windows: Sequence[int], seed: int) -> Findings:
-    """Ask an engine all probes, on `looked` tokens of `ids` with random stretches, or on random ones."""
+def probe(
+    engine: Engine,
+    *,
+    looked: int,
+    ids: Ids | None,
+    windows: Sequence[int],
+    seed: int,
+    exact: Callable[[], Engine] | None = None,
+) -> Findings:
+    """Ask an engine all probes, on `looked` tokens of `ids` with random stretches, or on random ones.
+
+    Args:
+        exact: opens the same model in float64; asked where the model makes discrete choices, and has that precision.
+    """
     causal = getattr(engine.model, "strictly_causal", True)
+    turns = getattr(engine.model, "discrete_choices", False) and not engine.float32_inside and engine.dtype != "float64"
     text = draw_text(ids, num_tokens=looked, vocab_size=engine.vocab_size, seed=seed)
-    return ask(engine, text, tolerance(engine), windows=windows, seed=seed, causal=causal)
+    return ask(
+        engine,
+        text,
+        tolerance(engine),
+        windows=windows,
+        seed=seed,
+        causal=causal,
+        exact=exact if turns else None,
+    )
 
 
 def probe_interface(engine: Engine) -> CheckResult:

@@ -199,6 +199,7 @@ class Reformer(Stack):
         letters={"R": "num_hashes", "N": "num_buckets", "m": "bucket_keys"},
         kept_channels="2 W",
     )
+    discrete_choices = True  # of buckets, which rounding can turn (ttbench.engines.probes)
     mixer_class = ReformerMixer
     config_class = ReformerConfig
     CHOICES: ClassVar[Mapping[str, ColumnDeclaration]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import itertools
 import json
@@ -59,6 +60,29 @@ def test_every_pair_of_many_checkpoints_is_compared(tmp_path: Path) -> None:
     found = pd.read_csv(tmp_path / "comparisons.csv").query("metric == 'bits_per_byte'")
     assert sorted(zip(found["a"], found["b"], strict=True)) == list(itertools.combinations(names, 2))
     assert set(found["num_points"]) == {21}
+
+
+def test_of_several_seeds_the_first_is_drawn_and_all_stand_in_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds = [
+        dataclasses.replace(TTT, name=name, settings={**TTT.settings, "train_recipe": "r", "train_seed": seed})
+        for name, seed in (("first", 1), ("again", 2))
+    ]
+    drawn: list[set[str]] = []
+    monkeypatch.setattr(
+        results.figures, "draw", lambda figure, table, folder, **_: drawn.append({*table["checkpoint"]}) or []
+    )
+    monkeypatch.setattr(
+        results.figures, "draw_summary", lambda table, folder: drawn.append({*table["checkpoint"]}) or []
+    )
+    results.write_results(make_rows(perplexity_rows((TRANSFORMER, *seeds), (512, 1024))), tmp_path)
+    assert drawn
+    assert all(names - {None} == {"transformer", "first"} for names in drawn)
+    assert {"first", "again"} <= {*pd.read_csv(tmp_path / "table.csv")["checkpoint"]}
+    compared = pd.read_csv(tmp_path / "comparisons.csv")
+    assert {*compared["a"], *compared["b"]} == {"transformer", "first"}
+    assert (compared.loc[compared["metric"] == "bits_per_byte", "training_seeds"] == 2).all()
 
 
 def test_figures_of_rows_before_do_not_stay_beside_those_of_today(

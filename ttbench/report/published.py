@@ -100,7 +100,7 @@ def write_derived(
     earlier = _figures_of_page(folder)
     failed: list[str] = []
     drawn = draw_all(table, folder, warn=warn, failed=failed)
-    text = prose.page([path for path in drawn if path.suffix == ".png"], figures.not_drawn(table))
+    text = prose.page([path for path in drawn if path.suffix == ".png"], figures.not_drawn(_first_trainings(table)))
     # A figure that failed just now may be one of them: old drawings are better than none.
     if not failed:
         for path in earlier - {*drawn}:
@@ -136,15 +136,24 @@ def draw_all(
 ) -> list[Path]:
     """Draw every figure that a summary has numbers for into `folder`, the overview first; as `write_derived`.
 
+    Of trainings that differ in their seed alone the first is drawn.
+
     Args:
         failed: takes the names of figures that could not be drawn.
     """
     lost: list[str] = [] if failed is None else failed
+    table = _first_trainings(table)
     drawn = list(_draw(figures.SUMMARY, lambda: figures.draw_summary(table, folder), warn=warn, failed=lost))
     for figure in figures.available(table):
         draw = functools.partial(figures.draw, figure, table, folder, warn=warn or warnings.warn)
         drawn += _draw(figure.name, draw, warn=warn, failed=lost)
     return drawn
+
+
+def _first_trainings(table: pd.DataFrame) -> pd.DataFrame:
+    """A summary without those that another checkpoint of it was trained as, but for the seed."""
+    again = table["checkpoint"].isin(list(table.attrs.get("trained_again", ())))
+    return table[~again] if again.any() else table
 
 
 def _draw(name: str, draw: Callable[[], Sequence[Path]], *, warn: Warn | None, failed: list[str]) -> Sequence[Path]:

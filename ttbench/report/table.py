@@ -28,6 +28,7 @@ from rich.text import Text
 from ttbench.report import summary, words
 from ttbench.report.columns import all_rows
 from ttbench.report.comparison.compare import all_pairs, compare_pairs
+from ttbench.report.comparison.seeds import trained_again
 from ttbench.report.comparison.sentences import sentences
 from ttbench.report.comparison.variants import sides, twins
 from ttbench.report.drawing.figures import headlines
@@ -50,10 +51,14 @@ _STYLES = {"oom": "yellow", "too_long": "yellow", "too_short": "yellow", "unsupp
 def summarise(rows: pd.DataFrame, *, every_pair: bool = False) -> pd.DataFrame:
     """`tabulate`, and `attrs["comparisons"]`: checkpoints compared in pairs, as records, which `render` words.
 
+    Of trainings that differ in their seed alone the first is compared; the others tell its training noise.
+
     Args:
         every_pair: of many checkpoints too, which are too many to read; else see `all_pairs`.
     """
     table, names = tabulate(rows), sides(rows)
+    firsts = [text for text in names if text not in table.attrs["trained_again"]]
+    names = firsts if len(firsts) > 1 else names
     pairs = all_pairs(names, most=len(names)) if every_pair else all_pairs(names)
     table.attrs["comparisons"] = words.records(compare_pairs(rows, pairs))
     return table
@@ -66,8 +71,8 @@ def tabulate(rows: pd.DataFrame) -> pd.DataFrame:
     compressor, which belongs to the corpus); settings and `param_*`; the axes, `context_len` first; value, low, high
     (95 %), method, num_clusters, num_samples, num_failed (cells), num_outliers, status, reason, extrapolated, noisy,
     and checked where rows say what probes found.
-    `attrs["metrics"]` and `attrs["figures"]` are those of the rows; `attrs["notes"]` says which names stand for one
-    checkpoint.
+    `attrs["metrics"]` and `attrs["figures"]` are those of the rows; `attrs["trained_again"]` are the checkpoints that
+    another one was trained as, but for the seed; `attrs["notes"]` says this, and which names stand for one checkpoint.
 
     Raises:
         UsageError: the rows carry no metric declarations.
@@ -84,7 +89,11 @@ def tabulate(rows: pd.DataFrame) -> pd.DataFrame:
     table.attrs["metrics"] = rows.attrs["metrics"]
     table.attrs["figures"] = rows.attrs.get("figures", {})
     table.attrs["task_notes"] = task_notes(rows)
-    table.attrs["notes"] = twins(rows)
+    table.attrs["trained_again"] = trained_again(rows)
+    table.attrs["notes"] = [
+        *twins(rows),
+        *(f"{name} is {first} trained again with another seed" for name, first in table.attrs["trained_again"].items()),
+    ]
     return table
 
 

@@ -13,7 +13,7 @@ from rows import TRANSFORMER, TTT, Model, make_rows, needle_rows, perplexity_row
 
 from ttbench.report import words
 from ttbench.report.comparison.compare import compare
-from ttbench.report.comparison.seeds import NOT_KNOWN, recipes_of, spreads
+from ttbench.report.comparison.seeds import NOT_KNOWN, recipes_of, spreads, trained_again
 from ttbench.report.head_to_head.rendering import render
 from ttbench.report.head_to_head.verdicts import HeadToHead, head_to_head
 from ttbench.report.table import summarise
@@ -72,12 +72,12 @@ def test_a_difference_under_twice_the_noise_is_no_win(apart: float, within: bool
 
 def test_the_sentence_under_a_run_calls_no_difference_a_win_that_chance_of_training_makes() -> None:
     """`ttbench run` and `show` take their sentences from `compare` and `summarise`."""
-    lone = dataclasses.replace(TTT, name="lone", bits=TTT.bits + 0.02)
+    lone = dataclasses.replace(TTT, name="lone", bits=TTT.bits + 0.01)
     rows = rows_of(*SEEDS, lone)
-    alone = compare(rows, "ttt-linear-2", "lone")
+    alone = compare(rows, "ttt-linear-1", "lone")
     (entry,) = (e for e in words.records(alone) if e["metric"] == "bits_per_byte")
     assert entry["verdict"] == "within training noise"
-    told = [e for e in summarise(rows).attrs["comparisons"] if (e["a"], e["b"]) == ("ttt-linear-2", "lone")]
+    told = [e for e in summarise(rows).attrs["comparisons"] if (e["a"], e["b"]) == ("ttt-linear-1", "lone")]
     assert next(e["verdict"] for e in told if e["metric"] == "bits_per_byte") == "within training noise"
 
 
@@ -146,3 +146,32 @@ def test_words_and_verdict_of_two_sides_say_the_same() -> None:
     assert "the difference between ttt-linear-2 and lone is within training noise (lone minus ttt-linear-2:" in text
     assert "bits per byte more than" not in text
     assert "in needles retrieved, one standard deviation: ttt-linear-2 and lone at 512 depth 0" in text
+
+
+def test_of_several_seeds_the_first_is_compared_and_the_others_are_told() -> None:
+    rows = rows_of(*reversed(SEEDS), TRANSFORMER)
+    assert trained_again(rows) == {"ttt-linear-2": "ttt-linear-1", "ttt-linear-3": "ttt-linear-1"}
+    table = summarise(rows, every_pair=True)
+    assert {(entry["a"], entry["b"]) for entry in table.attrs["comparisons"]} == {("ttt-linear-1", "transformer")}
+    assert {entry["training_seeds"] for entry in table.attrs["comparisons"] if entry["metric"] == "bits_per_byte"} == {
+        3
+    }
+    assert set(table["checkpoint"].dropna()) == {"transformer", *(model.name for model in SEEDS)}
+    assert "ttt-linear-3 is ttt-linear-1 trained again with another seed" in table.attrs["notes"]
+
+
+def test_seeds_alone_are_compared_with_each_other() -> None:
+    table = summarise(rows_of(*SEEDS))
+    assert {(entry["a"], entry["b"]) for entry in table.attrs["comparisons"]} == {
+        ("ttt-linear-1", "ttt-linear-2"),
+        ("ttt-linear-1", "ttt-linear-3"),
+        ("ttt-linear-2", "ttt-linear-3"),
+    }
+
+
+def test_a_name_of_several_trainings_and_one_seed_under_two_names_are_left_alone() -> None:
+    twice = [trained(TTT, "r1", 1, bits=0.01, name="a"), trained(TTT, "r1", 1, bits=0.01, name="b")]
+    assert trained_again(rows_of(*twice, TRANSFORMER)) == {}
+    again = trained(TTT, "r1", 2, bits=0.02, name="a")
+    assert trained_again(make_rows(perplexity_rows([twice[0]], (512,)), perplexity_rows([again], (512,)))) == {}
+    assert trained_again(rows_of(TRANSFORMER, TTT)) == {}

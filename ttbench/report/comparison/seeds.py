@@ -138,6 +138,23 @@ def recipes_of(rows: pd.DataFrame) -> dict[str, tuple[str, int]]:
     return {str(weights): (str(recipe), int(seed)) for weights, recipe, seed in known.itertuples(index=False)}
 
 
+def trained_again(rows: pd.DataFrame) -> dict[str, str]:
+    """Checkpoints of the rows that are trained as another one of them, with a later seed -> that one, of the first."""
+    recipes = recipes_of(rows)
+    if not recipes:
+        return {}
+    named = rows[["checkpoint", "weights_digest"]].drop_duplicates()
+    trainings: dict[str, set[tuple[str, int] | None]] = {}
+    for name, weights in named.itertuples(index=False):
+        trainings.setdefault(str(name), set()).add(recipes.get(str(weights)))
+    # A name that stands for several trainings, or for one that is not known, is left as it is.
+    known = {name: training for name, (training, *more) in trainings.items() if training is not None and not more}
+    first: dict[str, tuple[int, str]] = {}
+    for name, (recipe, seed) in known.items():
+        first[recipe] = min(first.get(recipe, (seed, name)), (seed, name))
+    return {name: first[recipe][1] for name, (recipe, seed) in known.items() if seed > first[recipe][0]}
+
+
 def _of_metric(
     whole: Part, task: str, metric: summary.Metric, recipes: Mapping[str, tuple[str, int]]
 ) -> Iterator[SeedSpread]:

@@ -24,7 +24,7 @@ from typing import cast
 import pandas as pd
 
 import ttbench
-from ttbench.checkpoints.checkpoint import seed_names
+from ttbench.checkpoints.checkpoint import zoo_names
 from ttbench.cli import console
 from ttbench.errors import TtbenchError
 from ttbench.names import quote
@@ -34,6 +34,7 @@ from ttbench.runs.plan import Plan
 from ttbench.runs.sweep import plan_target
 from ttbench.runs.times.calibration import busy
 from ttbench.store.rows import read_rows, together
+from ttbench.training.recipe import read_recipe
 
 ROOT = Path(__file__).parents[1]
 DEVICE = "cpu"  # the last folder of a result's path
@@ -65,22 +66,22 @@ class Reference:
         return cast(Options, {PYTHON_NAMES.get(name, name): value for name, value in self.options.items()})
 
 
-# What differs between seeds is training noise, which times do not have.
 ZOO = {"checkpoint": "zoo"}
-ZOO_AND_SEEDS = {"checkpoint": ("zoo", *seed_names())}
+# Times do not know with which seed a model was trained.
+FIRST_SEEDS = {"checkpoint": [name for name in zoo_names() if read_recipe()[1][name].seed is None]}
 # Quality first, in order of what is read first; times in one stretch at the end.
 REFERENCES = (
     # the suite reads twelve documents, so that it takes minutes
-    Reference(name="bench", options={**ZOO_AND_SEEDS, "limit": 40}),
+    Reference(name="bench", options={**ZOO, "limit": 40}),
     Reference(name="long"),
-    Reference(name="needle", options=ZOO_AND_SEEDS),
+    Reference(name="needle", options=ZOO),
     # of a hundred trials at up to 128k, what two cores do within an hour
     Reference(name="ruler", options={**ZOO, "ctx": "1k,4k", "limit": 10}),
-    Reference(name="recall", options=ZOO_AND_SEEDS),
+    Reference(name="recall", options=ZOO),
     Reference(name="genomics"),
     # of contexts to 32k, what one core does within half an hour
-    Reference(name="latency", options={**ZOO, "ctx": "512,2k,8k"}, timed=True),
-    Reference(name="memory", options=ZOO, timed=True),
+    Reference(name="latency", options={**FIRST_SEEDS, "ctx": "512,2k,8k"}, timed=True),
+    Reference(name="memory", options=FIRST_SEEDS, timed=True),
     Reference(name="attention", timed=True),
     Reference(name="adapt", timed=True),
 )
@@ -124,8 +125,7 @@ def publish(reference: Reference, *, runs: Path, to: Path, fresh: bool = False) 
     """
     folder = to / reference.name / DEVICE
     # Suites that name checkpoints of their own may say more of each than its name.
-    of_zoo = "checkpoint" in reference.options
-    whole = fresh or reference.timed or not of_zoo or not (folder / ROWS).is_file()
+    whole = fresh or reference.timed or reference.options.get("checkpoint") != "zoo" or not (folder / ROWS).is_file()
     rows = measured(reference, runs=runs) if whole else completed(reference, read_rows(folder / ROWS), runs=runs)
     return write_results(rows, folder)
 

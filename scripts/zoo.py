@@ -1,15 +1,16 @@
-"""The table of the zoo in docs/zoo.md, made from the cards of its checkpoints: `make columns`."""
+"""The tables of the zoo in docs/zoo.md, made from the cards of its checkpoints: `make columns`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from made import put
 
 from ttbench.checkpoints.checkpoint import zoo_names
 from ttbench.checkpoints.naming import zoo_folders
+from ttbench.training.recipe import read_recipe
 
 PAGE = Path(__file__).parents[1] / "docs" / "zoo.md"
 # Heading -> what the card says of it.
@@ -22,26 +23,31 @@ COLUMNS = {
     "at 4k": r"needles retrieved at 4096, of 100 in `kjv` \| ([\d.]+) ",
     "core hours": r"\| time \| ([\d.]+) CPU hours",
 }
+SEEN = ("`languages`", "`code`", "needles at 512", "at 4k")  # that a seed may move
 LACKING = "-"  # what a card does not say
 
 
-def lines() -> Iterator[str]:
-    """The table: those that read text, best in `languages` first."""
-    yield "| | " + " | ".join(COLUMNS) + " |"
-    yield "|---|" + "---|" * len(COLUMNS)
+def lines(names: Iterable[str], columns: Iterable[str] = tuple(COLUMNS)) -> Iterator[str]:
+    """A table of these checkpoints: those that read text, best in `languages` first."""
+    headings = [*columns]
+    yield "| | " + " | ".join(headings) + " |"
+    yield "|---|" + "---|" * len(headings)
     folders = zoo_folders()
     rows = []
-    for name in zoo_names():
+    for name in names:
         card = (folders[name] / "card.md").read_text(encoding="utf-8")
         found = {heading: re.search(pattern, card) for heading, pattern in COLUMNS.items()}
         rows.append((name, {heading: each[1] if each else LACKING for heading, each in found.items()}))
     for name, cells in sorted(rows, key=lambda row: (row[1]["`languages`"] == LACKING, row[1]["`languages`"], row[0])):
-        yield f"| `{name}` | " + " | ".join(cells.values()) + " |"
+        yield f"| `{name}` | " + " | ".join(cells[heading] for heading in headings) + " |"
 
 
 def page(text: str) -> str:
-    """The text of docs/zoo.md with the table made anew."""
-    return put(text, "zoo", lines())
+    """The text of docs/zoo.md with its tables made anew: the first seed of each model; all seeds of those with more."""
+    again = [name for name in zoo_names() if read_recipe()[1][name].seed is not None]
+    first = [name for name in zoo_names() if name not in again]
+    several = [name for name in first if any(other.startswith(f"{name}-seed") for other in again)]
+    return put(put(text, "zoo", lines(first)), "seeds", lines((*several, *again), SEEN))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 from rows import TRANSFORMER, TTT, Model, make_rows, perplexity_rows
 
-from ttbench.checkpoints.checkpoint import seed_names
 from ttbench.registry import TASKS
 from ttbench.report.published import ROWS, outdated, write_results
 from ttbench.runs.plan import Plan, Skip
@@ -67,9 +66,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     def run(target: str, **options: Any) -> pd.DataFrame:
         assert target == lines[-1][1]
         names = options["checkpoints"]
-        names = [names] if isinstance(names, str) else list(names)
-        assert [word for word in lines[-1] if word in names] == names
-        return rows_of(*(model for model in ZOO if "zoo" in names or model.name in names))
+        assert [word for word in lines[-1] if word in names] == ([names] if isinstance(names, str) else names)
+        return rows_of(*(model for model in ZOO if names == "zoo" or model.name in names))
 
     monkeypatch.setattr(results, "plan_target", lambda *args, **kwargs: plan_of(rows_of(*ZOO)))
     monkeypatch.setattr(results, "ttbench_command", lines.append)
@@ -147,11 +145,11 @@ def test_times_are_never_kept_and_nothing_is_where_fresh_numbers_are_asked_for(
     published(tmp_path, *ZOO, result="latency")
     words = ["bench", "latency", "--to", str(tmp_path)]
     assert results.main(words, is_quiet=lambda: True) == 0
-    assert [(line[1], checkpoints(line)) for line in asked] == [("suite:latency", ["zoo"])]
+    assert [(line[1], checkpoints(line)) for line in asked] == [("suite:latency", results.FIRST_SEEDS["checkpoint"])]
     assert results.main([*words, "--fresh"], is_quiet=lambda: True) == 0
     assert [(line[1], checkpoints(line)) for line in asked[1:]] == [
-        ("suite:bench", ["zoo", *seed_names()]),
-        ("suite:latency", ["zoo"]),
+        ("suite:bench", ["zoo"]),
+        ("suite:latency", results.FIRST_SEEDS["checkpoint"]),
     ]
 
 
@@ -161,8 +159,9 @@ def test_rows_are_published_whole_and_times_wait_for_a_quiet_machine(
     to = tmp_path / "results"
     words = ["bench", "latency", "--runs", str(tmp_path / "runs"), "--to", str(to)]
     assert results.main(words, is_quiet=lambda: False) == 1
-    named = [word for name in ("zoo", *seed_names()) for word in ("--checkpoint", name)]
-    assert [line[1:] for line in asked] == [["suite:bench", *named, "--limit", "40", "--out", str(tmp_path / "runs")]]
+    assert [line[1:] for line in asked] == [
+        ["suite:bench", "--checkpoint", "zoo", "--limit", "40", "--out", str(tmp_path / "runs")]
+    ]
     assert len(read_rows(to / "bench" / "cpu" / ROWS)) == len(rows_of(*ZOO))
     assert outdated(to / "bench" / "cpu") == []
     assert "not measured, because other programs run: latency" in " ".join(capsys.readouterr().err.split())

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from ttbench.checkpoints.files import MAX_CONFIG_BYTES, content_digest, json_digest, member, read_json
 from ttbench.checkpoints.fit import check_layers, fit, skeleton
 from ttbench.checkpoints.hub import HubId, fetch_small, fetch_weights, parse_hub_id
-from ttbench.checkpoints.naming import CONFIG, GENOMES, SEEDS, zoo_folders
+from ttbench.checkpoints.naming import CONFIG, GENOMES, zoo_folders
 from ttbench.checkpoints.sizes import sizes
 from ttbench.checkpoints.sources import conversion_hint
 from ttbench.checkpoints.tokenizer import tokenizer_digest
@@ -49,14 +49,8 @@ SHOWN = ("transformer-conv", "ttt-linear", "mamba2", "titans-mag")
 
 
 def zoo_names() -> tuple[str, ...]:
-    """Names of the checkpoints that ship with the package and read text, sorted; of several seeds the first alone."""
-    aside = (GENOMES, SEEDS)
-    return tuple(sorted(name for name, folder in zoo_folders().items() if folder.parent.name not in aside))
-
-
-def seed_names() -> tuple[str, ...]:
-    """Names of the checkpoints that ship and are trained as others of the zoo, with another seed; sorted."""
-    return tuple(sorted(name for name, folder in zoo_folders().items() if folder.parent.name == SEEDS))
+    """Names of the checkpoints that ship with the package and read text, sorted."""
+    return tuple(sorted(name for name, folder in zoo_folders().items() if folder.parent.name != GENOMES))
 
 
 def default_names() -> tuple[str, ...]:

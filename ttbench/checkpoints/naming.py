@@ -20,14 +20,13 @@ from ttbench.types import Checkpoint
 
 CONFIG = "config.json"
 GENOMES = "genomes"  # room of the zoo whose checkpoints read DNA
-SEEDS = "seeds"  # room of the zoo whose checkpoints are trained as others of it, with another seed
 REVISION_LEN = 8  # letters of a commit
 
 
 def zoo_folders() -> dict[str, Path]:
-    """Folders of the checkpoints that ship, by name: those that read text, their other seeds, then those of DNA."""
+    """Folders of the checkpoints that ship with the package, by name: those that read text, then those of DNA."""
     folder = Path(str(resources.files("ttbench") / "zoo"))
-    patterns = (f"*/{CONFIG}", f"{SEEDS}/*/{CONFIG}", f"{GENOMES}/*/{CONFIG}")
+    patterns = (f"*/{CONFIG}", f"{GENOMES}/*/{CONFIG}")
     return {path.parent.name: path.parent for pattern in patterns for path in sorted(folder.glob(pattern))}
 
 

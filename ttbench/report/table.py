@@ -60,7 +60,7 @@ def summarise(rows: pd.DataFrame, *, every_pair: bool = False) -> pd.DataFrame:
     firsts = [text for text in names if text not in table.attrs["trained_again"]]
     names = firsts if len(firsts) > 1 else names
     pairs = all_pairs(names, most=len(names)) if every_pair else all_pairs(names)
-    table.attrs["comparisons"] = words.records(compare_pairs(rows, pairs))
+    table.attrs["comparisons"] = words.Carried(words.records(compare_pairs(rows, pairs)))
     return table
 
 

@@ -36,6 +36,16 @@ BEYOND = "beyond the training context: extrapolation, which does not show that t
 Record = Mapping[str, Any]
 
 
+class Carried(list[Record]):
+    """Records that a table carries in its `attrs` and that nobody changes.
+
+    pandas copies `attrs` in depth with every column and row that it hands out; these are shared.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Carried:
+        return self
+
+
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as dictionaries, None where missing."""
     bare = frame.copy(deep=False)

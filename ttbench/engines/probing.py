@@ -5,7 +5,6 @@ How far is looked, and where findings are kept, is told in `ttbench.engines.find
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -16,7 +15,6 @@ from ttbench.engines.check_result import CheckResult
 from ttbench.engines.consistency import TOLERANCES, Ids, Tolerance, draw_text
 from ttbench.engines.engine import Engine
 from ttbench.engines.findings import SHORT, Verdict
-from ttbench.engines.kinds import load_engine
 from ttbench.engines.probes import Findings, Session, ask, guarded
 from ttbench.types import Checkpoint, canonical_json, digest
 
@@ -24,7 +22,13 @@ BYTES_PER_TOKEN = 8  # from above, of most texts
 
 
 def vouch(
-    engine: Engine, checkpoint: Checkpoint, *, attention: str, looked: int, text: Callable[[int], Ids | None]
+    engine: Engine,
+    checkpoint: Checkpoint,
+    *,
+    attention: str,
+    looked: int,
+    text: Callable[[int], Ids | None],
+    exact: Callable[[], Engine],
 ) -> Verdict:
     """What the probes say of an engine: kept from an earlier process, or found now.
 
@@ -32,6 +36,7 @@ def vouch(
         attention: the implementation of attention in use.
         looked: tokens to look at; at most what the engine can take.
         text: ids of some text of the run's own, at least so many; None where it reads none.
+        exact: opens the same checkpoint in float64; see `probe`.
     """
     looked = findings.within(looked, engine.max_context)
     key = findings.identify(
@@ -45,9 +50,6 @@ def vouch(
     known = None if note is None else findings.recall(note, key)
     if known is not None and known.answers(looked):
         return known
-    exact = functools.partial(
-        load_engine, checkpoint, device=engine.device, dtype="float64", attention=attention, engine=engine.name
-    )
     seed = int(digest(canonical_json(key))[:8], 16)
     found = probe(engine, looked=looked, ids=text(looked + 1), windows=(), seed=seed, exact=exact)
     failed = found.failed

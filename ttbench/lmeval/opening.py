@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,20 +97,22 @@ def open_parts(settings: Settings) -> Parts:
     text = read_text(Path(checkpoint.path))
     measure.pin_threads(settings.threads or measure.default_threads())
     measure.flush_denormals()
-    engine = load_engine(
+    load = functools.partial(
+        load_engine,
         checkpoint,
         device=settings.device,
-        dtype=settings.dtype,
         attention=settings.attention,
         engine=settings.engine,
         unchecked=settings.unchecked,
     )
+    engine = load(dtype=settings.dtype)
     limit = settings.max_length or reading_limit(checkpoint, engine)
     if not settings.unchecked:
         attention = settings.attention or next(iter(checkpoint.attention), NO_ATTENTION)
         # how much lm-eval will ask is not known yet
         looked = min(limit or NEAR, NEAR)
-        vouch(engine, checkpoint, attention=attention, looked=looked, text=lambda length: None).require()
+        exact = functools.partial(load, dtype="float64")
+        vouch(engine, checkpoint, attention=attention, looked=looked, text=lambda length: None, exact=exact).require()
     return Parts(checkpoint=checkpoint, engine=engine, text=text, max_length=limit)
 
 

@@ -152,8 +152,8 @@ def draw_all(
 
 def _first_trainings(table: pd.DataFrame) -> pd.DataFrame:
     """A summary without those that another checkpoint of it was trained as, but for the seed."""
-    again = table["checkpoint"].isin(list(table.attrs.get("trained_again", ())))
-    return table[~again] if again.any() else table
+    again = list(table.attrs.get("trained_again", ()))
+    return table.loc[~table["checkpoint"].isin(again)] if again else table
 
 
 def _draw(name: str, draw: Callable[[], Sequence[Path]], *, warn: Warn | None, failed: list[str]) -> Sequence[Path]:

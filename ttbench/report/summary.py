@@ -39,6 +39,9 @@ SETTINGS = (
     "attention",
     "batch_size",
 )
+# Those of them in which the only two lines of a quality metric may differ and still be compared, and which move no
+# training noise.
+HARMLESS = ("architecture_version", "engine", "attention", "batch_size")
 TIMING_SETTINGS = ("threads", "machine", "software")
 ROUND = "round"  # the cluster of timings
 # Verdicts of a comparison, and the two kinds of its effect: a - b, and a / b.

@@ -107,22 +107,11 @@ class Group:
     def _open_engine(self, cell: Cell) -> Engine:
         opens = self.engine is None
         if self.engine is None:
-            # Late: torch takes seconds and hundreds of MiB, and some tasks look at the process before it is there.
-            from ttbench.engines.kinds import load_engine
-
             # Once torch is there: the environment set its threads, this fixes those between operations too.
             measure.pin_threads(cell.threads)
             # Before the first product starts torch's threads, which take the mode over from this one.
             measure.flush_denormals()
-            self.engine = load_engine(
-                cell.checkpoint,
-                device=cell.device,
-                dtype=cell.dtype,
-                attention=cell.attention,
-                engine=cell.engine,
-                unchecked=cell.unchecked,
-                device_map=cell.device_map,
-            )
+            self.engine = self._load(cell, dtype=cell.dtype)
             _refuse_offloaded(cell, self.engine)
         if findings.is_probed(cell) and not cell.unchecked:
             with unwatched():
@@ -131,6 +120,20 @@ class Group:
             # What a cell does before it has an engine is its process's beginning: imports, and looking at itself.
             self.setup_s = time.perf_counter() - self._began
         return self.engine
+
+    def _load(self, cell: Cell, *, dtype: str) -> Engine:
+        # Late: torch takes seconds and hundreds of MiB, and some tasks look at the process before it is there.
+        from ttbench.engines.kinds import load_engine
+
+        return load_engine(
+            cell.checkpoint,
+            device=cell.device,
+            dtype=dtype,
+            attention=cell.attention,
+            engine=cell.engine,
+            unchecked=cell.unchecked,
+            device_map=cell.device_map,
+        )
 
     def _vouch(self, cell: Cell, engine: Engine) -> Verdict:
         """What the probes say of the engine; asked, or recalled, before the first score of the process."""
@@ -144,6 +147,7 @@ class Group:
                 attention=cell.attention,
                 looked=findings.wanted(self._cells or (cell,)),
                 text=lambda length: self._text(cell, length),
+                exact=lambda: self._load(cell, dtype="float64"),
             )
         return self._verdict
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+import re
 from typing import Any
 
 import pytest
@@ -65,7 +66,7 @@ def test_a_difference_under_twice_the_noise_is_no_win(apart: float, within: bool
     assert entry["high"] < 0
     assert entry["said"] == ("within training noise" if within else "ttt-linear-2 better")
     assert entry["winner"] == (None if within else "ttt-linear-2")
-    assert "lone, one training each, are taken to be as noisy" in found.training_noise
+    assert "lone, one training, is taken to be as noisy" in found.training_noise
     board = next(board for board in found.boards if board.metric == "bits_per_byte")
     assert [place.worst for place in board.places] == ([2, 2] if within else [1, 2])
 
@@ -89,6 +90,23 @@ def test_seeds_on_the_other_side_of_two_places_count() -> None:
     )
     assert entry["verdict"] == "within training noise"
     assert entry["training_seeds"] == 3
+
+
+def test_noise_holds_for_models_with_another_attention_and_version_of_their_architecture() -> None:
+    """A model without attention tells the noise of one with it: back ends and versions are no other training."""
+    without = {"attention": "none", "architecture_version": 1}
+    seeds = [dataclasses.replace(each, settings={**each.settings, **without}) for each in SEEDS]
+    versioned = {**TRANSFORMER.settings, "architecture_version": 2}
+    others = [dataclasses.replace(TRANSFORMER, name=name, settings=versioned) for name in ("one", "two")]
+    for pair, entry in bits_of(head_to_head(rows_of(*seeds, *others))).items():
+        assert entry["training_sd"] == pytest.approx(math.hypot(0.01, 0.01), rel=1e-3), pair
+
+
+def test_shares_that_are_all_one_or_all_zero_tell_nothing() -> None:
+    for shares, known in (((1.0, 1.0), False), ((0.0, 0.0), False), ((1.0, 0.6), True)):
+        seeds = [dataclasses.replace(each, hit_rate=share) for each, share in zip(SEEDS, shares, strict=False)]
+        found = {spread.metric for spread in spreads(make_rows(needle_rows(seeds, (512,))))}
+        assert ("retrieval" in found) is known, shares
 
 
 def test_swapping_the_sides_mirrors_the_noise() -> None:
@@ -130,12 +148,18 @@ def test_the_terminal_shows_the_noise_beside_the_verdicts() -> None:
     lone = dataclasses.replace(TTT, name="lone", bits=TTT.bits + 0.02)
     Console(file=out, width=200).print(render(head_to_head(rows_of(*SEEDS, lone))))
     text = " ".join(out.getvalue().split())
-    assert (
-        "training noise of differences in bits per byte, one standard deviation: ttt-linear-1 and ttt-linear-2 at 512"
-        in text
-    )
+    assert "training noise of differences in bits per byte, one standard deviation: 0.014 at 512. Of 6" in text
     assert "a difference of less than 2 of them is within training noise" in text
     assert NOT_KNOWN not in text
+
+
+def test_pairs_are_named_where_they_differ_in_their_noise() -> None:
+    out = io.StringIO()
+    other = [trained(TRANSFORMER, "r2", seed, bits=bits) for seed, bits in ((1, -0.03), (2, 0.03))]
+    Console(file=out, width=400).print(render(head_to_head(rows_of(*SEEDS, *other))))
+    text = " ".join(out.getvalue().split())
+    assert "0.014 at 512 (ttt-linear-1 and ttt-linear-2, ttt-linear-1 and ttt-linear-3, ttt-linear-2 and" in text
+    assert "; 0.060 at 512 (transformer-1 and transformer-2)" in text
 
 
 def test_words_and_verdict_of_two_sides_say_the_same() -> None:
@@ -145,7 +169,7 @@ def test_words_and_verdict_of_two_sides_say_the_same() -> None:
     text = " ".join(out.getvalue().split())
     assert "the difference between ttt-linear-2 and lone is within training noise (lone minus ttt-linear-2:" in text
     assert "bits per byte more than" not in text
-    assert "in needles retrieved, one standard deviation: ttt-linear-2 and lone at 512 depth 0" in text
+    assert re.search(r"in needles retrieved, one standard deviation: \S+ at 512 depth 0", text)
 
 
 def test_of_several_seeds_the_first_is_compared_and_the_others_are_told() -> None:

@@ -32,13 +32,20 @@ from ttbench.report.comparison.seeds import beside_noise
 from ttbench.report.comparison.sentences import caption, effect, sentences
 from ttbench.report.comparison.side_by_side import SideBySide
 from ttbench.report.comparison.variants import SHOWN, Side, read_variant, side_of, spellings
-from ttbench.report.summary import A_BETTER, B_BETTER, NOT_COMPARABLE, NOT_JUDGED, NOT_SHOWN, RATIO, TOO_SMALL
+from ttbench.report.summary import (
+    A_BETTER,
+    B_BETTER,
+    HARMLESS,
+    NOT_COMPARABLE,
+    NOT_JUDGED,
+    NOT_SHOWN,
+    RATIO,
+    TOO_SMALL,
+)
 from ttbench.report.tidy import tidy
 from ttbench.types import NO_ATTENTION, Metric, Scalar
 
-# Settings in which the only two lines of a quality metric may differ and still be compared.
 ALWAYS_FREE = "architecture_version"
-HARMLESS = ("architecture_version", "engine", "attention", "batch_size")
 
 
 def compare(rows: pd.DataFrame, a: str, b: str, *, rows_b: pd.DataFrame | None = None) -> pd.DataFrame:

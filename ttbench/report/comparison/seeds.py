@@ -99,11 +99,8 @@ def _together(among: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def _sentence(known: Sequence[SeedSpread], noises: Sequence[DifferenceNoise | None]) -> str:
     many = max(spread.num_seeds for spread in known)
     assumed = sorted({name for noise in noises if noise is not None for name in noise.assumed})
-    others = (
-        f"; {', '.join(assumed)}, one training each, are taken to be as noisy as the noisiest of them"
-        if assumed
-        else ""
-    )
+    one, taken = ("one training", "is") if len(assumed) == 1 else ("one training each", "are")
+    others = f"; {', '.join(assumed)}, {one}, {taken} taken to be as noisy as the noisiest of them" if assumed else ""
     return (
         f"training noise: the standard deviation over up to {many} trainings that differ in their seed alone; a "
         f"difference of less than {WITHIN:.0f} of them is {WITHIN_NOISE}{others}"
@@ -171,7 +168,9 @@ def _of_metric(
             group.rows, metric
         ).value
     for (recipe, _, place), values in found.items():
-        if len(values) >= LEAST:
+        # Shares that are all 0, or all 1, do not move because they cannot: they tell nothing of other models.
+        at_an_end = metric.statistic == "proportion" and set(values.values()) in ({0.0}, {1.0})
+        if len(values) >= LEAST and not at_an_end:
             yield SeedSpread(
                 recipe=recipe,
                 task=task,
@@ -197,7 +196,9 @@ def noise_of(entry: Record, sides: Mapping[str, str | None], known: Sequence[See
         for spread in sorted(known, key=lambda spread: spread.sd)
         if (spread.task, spread.metric) == (entry["task"], entry["metric"])
         # a setting in which the two sides differ is null in the comparison
-        and all(entry.get(name) in (value, None) for name, value in spread.place.items())
+        and all(
+            entry.get(name) in (value, None) for name, value in spread.place.items() if name not in summary.HARMLESS
+        )
     }
     if not here:
         return None

@@ -94,8 +94,17 @@ def _noises(entries: Sequence[Record]) -> Iterator[str]:
         known = [entry for entry in metric if entry.get("training_sd") is not None]
         if known:
             scale = words.of_metric(known, ("effect", "training_sd"))
+            _, _, varying = words.settings(known)
+            points: dict[str, dict[str, list[str]]] = {}
+            for entry in known:
+                point = f"{_where(entry)} {words.told(entry, varying)}".rstrip()
+                sides = points.setdefault(point, {}).setdefault(scale.text(entry["training_sd"]), [])
+                sides.append(f"{entry['a']} and {entry['b']}")
+            # the pairs are named where not all of a point have one noise
             pieces = [
-                f"{entry['a']} and {entry['b']}{_where(entry)} {scale.text(entry['training_sd'])}" for entry in known
+                f"{sd}{point}" + ("" if len(noises) == 1 else f" ({', '.join(pairs)})")
+                for point, noises in points.items()
+                for sd, pairs in noises.items()
             ]
             within = sum(entry["verdict"] == WITHIN_NOISE for entry in known)
             yield (

@@ -83,6 +83,10 @@ def test_of_several_seeds_the_first_is_drawn_and_all_stand_in_the_table(
     compared = pd.read_csv(tmp_path / "comparisons.csv")
     assert {*compared["a"], *compared["b"]} == {"transformer", "first"}
     assert (compared.loc[compared["metric"] == "bits_per_byte", "training_seeds"] == 2).all()
+    drawn.clear()
+    results.write_results(make_rows(perplexity_rows(seeds, (512, 1024))), tmp_path)
+    assert drawn
+    assert all(names - {None} == {"first", "again"} for names in drawn)
 
 
 def test_figures_of_rows_before_do_not_stay_beside_those_of_today(

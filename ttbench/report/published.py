@@ -151,9 +151,9 @@ def draw_all(
 
 
 def _first_trainings(table: pd.DataFrame) -> pd.DataFrame:
-    """A summary without those that another checkpoint of it was trained as, but for the seed."""
-    again = list(table.attrs.get("trained_again", ()))
-    return table.loc[~table["checkpoint"].isin(again)] if again else table
+    """A summary without those trained as another checkpoint of it but for the seed; seeds alone are all left."""
+    first = table.loc[~table["checkpoint"].isin(list(table.attrs.get("trained_again", ())))]
+    return first if first["checkpoint"].nunique() > 1 else table
 
 
 def _draw(name: str, draw: Callable[[], Sequence[Path]], *, warn: Warn | None, failed: list[str]) -> Sequence[Path]:

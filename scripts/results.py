@@ -34,7 +34,7 @@ from ttbench.runs.plan import Plan
 from ttbench.runs.sweep import plan_target
 from ttbench.runs.times.calibration import busy
 from ttbench.store.rows import read_rows, together
-from ttbench.training.recipe import read_recipe
+from ttbench.training.recipe import first_seeds
 
 ROOT = Path(__file__).parents[1]
 DEVICE = "cpu"  # the last folder of a result's path
@@ -68,7 +68,7 @@ class Reference:
 
 ZOO = {"checkpoint": "zoo"}
 # Times do not know with which seed a model was trained.
-FIRST_SEEDS = {"checkpoint": [name for name in zoo_names() if read_recipe()[1][name].seed is None]}
+FIRST_SEEDS = {"checkpoint": first_seeds(zoo_names())}
 # Quality first, in order of what is read first; times in one stretch at the end.
 REFERENCES = (
     # the suite reads twelve documents, so that it takes minutes

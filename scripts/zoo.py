@@ -10,7 +10,7 @@ from made import put
 
 from ttbench.checkpoints.checkpoint import zoo_names
 from ttbench.checkpoints.naming import zoo_folders
-from ttbench.training.recipe import read_recipe
+from ttbench.training.recipe import first_seeds
 
 PAGE = Path(__file__).parents[1] / "docs" / "zoo.md"
 # Heading -> what the card says of it.
@@ -44,8 +44,8 @@ def lines(names: Iterable[str], columns: Iterable[str] = tuple(COLUMNS)) -> Iter
 
 def page(text: str) -> str:
     """The text of docs/zoo.md with its tables made anew: the first seed of each model; all seeds of those with more."""
-    again = [name for name in zoo_names() if read_recipe()[1][name].seed is not None]
-    first = [name for name in zoo_names() if name not in again]
+    first = first_seeds(zoo_names())
+    again = [name for name in zoo_names() if name not in first]
     several = [name for name in first if any(other.startswith(f"{name}-seed") for other in again)]
     return put(put(text, "zoo", lines(first)), "seeds", lines((*several, *again), SEEN))
 

@@ -180,8 +180,8 @@ def figure(rows: pd.DataFrame, folder: str | Path) -> list[Path]:
     """Draw every figure that the rows have numbers for into a folder, the overview first; returns the files."""
     from pathlib import Path
 
-    from ttbench.report.published import draw_all
+    from ttbench.report.published import draw_all, without_further_seeds
     from ttbench.report.table import tabulate
 
     Path(folder).mkdir(parents=True, exist_ok=True)
-    return draw_all(tabulate(rows), Path(folder))
+    return draw_all(without_further_seeds(tabulate(rows)), Path(folder))

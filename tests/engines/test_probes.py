@@ -58,6 +58,10 @@ def find(
     return probe(engine, looked=looked, ids=ids, windows=(), seed=seed, exact=exact)
 
 
+def in_float64(model_class: type[Any]) -> Callable[[], Engine]:
+    return lambda: EagerEngine(build(model_class), device="cpu", dtype="float64")
+
+
 def told(found: Findings, name: str) -> str:
     return next(result.explanation for result in found.results if result.name == name)
 
@@ -109,14 +113,12 @@ def test_choices_that_rounding_turns_are_told_from_a_look_ahead_in_float64(
     found = find(model_class, looked=looked)
     assert found.failed is not None
     assert "looks ahead" in found.failed.explanation
-    asked = find(
-        model_class, looked=looked, exact=lambda: EagerEngine(build(model_class), device="cpu", dtype="float64")
-    )
+    asked = find(model_class, looked=looked, exact=in_float64(model_class))
     assert asked.failed is None, asked.failed
 
 
 def test_what_turned_is_told() -> None:
-    found = find(Turning, looked=1300, exact=lambda: EagerEngine(build(Turning), device="cpu", dtype="float64"))
+    found = find(Turning, looked=1300, exact=in_float64(Turning))
     words = told(found, "later_tokens")
     assert "in float64; here 6 of 1" in words
     assert words.endswith("where rounding turns a choice")
@@ -126,9 +128,7 @@ def test_what_turned_is_told() -> None:
 def test_a_seldom_look_ahead_of_a_model_of_choices_is_found_in_float64(
     model_class: type[Transformer], looked: int
 ) -> None:
-    found = find(
-        model_class, looked=looked, exact=lambda: EagerEngine(build(model_class), device="cpu", dtype="float64")
-    ).failed
+    found = find(model_class, looked=looked, exact=in_float64(model_class)).failed
     assert found is not None
     assert found.name == ("later_tokens" if looked == 1300 else "far")
     assert "in float64: " in found.explanation

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from ttbench.errors import StoreError, UsageError
 from ttbench.report import words
+from ttbench.report.comparison.seeds import first_trainings
 from ttbench.report.drawing import figures, prose
 from ttbench.report.formats.number_sheets import number_sheet
 from ttbench.report.formats.verdict_sheets import comparison_sheet
@@ -99,8 +100,9 @@ def write_derived(
     _remove_stale_tables(folder, kept=files)
     earlier = _figures_of_page(folder)
     failed: list[str] = []
-    drawn = draw_all(table, folder, warn=warn, failed=failed)
-    text = prose.page([path for path in drawn if path.suffix == ".png"], figures.not_drawn(_first_trainings(table)))
+    shown = without_further_seeds(table)
+    drawn = draw_all(shown, folder, warn=warn, failed=failed)
+    text = prose.page([path for path in drawn if path.suffix == ".png"], figures.not_drawn(shown))
     # A figure that failed just now may be one of them: old drawings are better than none.
     if not failed:
         for path in earlier - {*drawn}:
@@ -136,13 +138,10 @@ def draw_all(
 ) -> list[Path]:
     """Draw every figure that a summary has numbers for into `folder`, the overview first; as `write_derived`.
 
-    Of trainings that differ in their seed alone the first is drawn.
-
     Args:
         failed: takes the names of figures that could not be drawn.
     """
     lost: list[str] = [] if failed is None else failed
-    table = _first_trainings(table)
     drawn = list(_draw(figures.SUMMARY, lambda: figures.draw_summary(table, folder), warn=warn, failed=lost))
     for figure in figures.available(table):
         draw = functools.partial(figures.draw, figure, table, folder, warn=warn or warnings.warn)
@@ -150,10 +149,11 @@ def draw_all(
     return drawn
 
 
-def _first_trainings(table: pd.DataFrame) -> pd.DataFrame:
-    """A summary without those trained as another checkpoint of it but for the seed; seeds alone are all left."""
-    first = table.loc[~table["checkpoint"].isin(list(table.attrs.get("trained_again", ())))]
-    return first if first["checkpoint"].nunique() > 1 else table
+def without_further_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """What is drawn of a summary: of trainings that differ in their seed alone the first."""
+    names = table["checkpoint"]
+    shown = first_trainings(names.dropna().unique().tolist(), table.attrs["trained_again"])
+    return table.loc[names.isna() | names.isin(shown)]
 
 
 def _draw(name: str, draw: Callable[[], Sequence[Path]], *, warn: Warn | None, failed: list[str]) -> Sequence[Path]:

@@ -28,7 +28,7 @@ from rich.text import Text
 from ttbench.report import summary, words
 from ttbench.report.columns import all_rows
 from ttbench.report.comparison.compare import all_pairs, compare_pairs
-from ttbench.report.comparison.seeds import trained_again
+from ttbench.report.comparison.seeds import first_trainings, trained_again
 from ttbench.report.comparison.sentences import sentences
 from ttbench.report.comparison.variants import sides, twins
 from ttbench.report.drawing.figures import headlines
@@ -56,9 +56,8 @@ def summarise(rows: pd.DataFrame, *, every_pair: bool = False) -> pd.DataFrame:
     Args:
         every_pair: of many checkpoints too, which are too many to read; else see `all_pairs`.
     """
-    table, names = tabulate(rows), sides(rows)
-    firsts = [text for text in names if text not in table.attrs["trained_again"]]
-    names = firsts if len(firsts) > 1 else names
+    table = tabulate(rows)
+    names = first_trainings(sides(rows), table.attrs["trained_again"])
     pairs = all_pairs(names, most=len(names)) if every_pair else all_pairs(names)
     table.attrs["comparisons"] = words.Carried(words.records(compare_pairs(rows, pairs)))
     return table
@@ -89,11 +88,9 @@ def tabulate(rows: pd.DataFrame) -> pd.DataFrame:
     table.attrs["metrics"] = rows.attrs["metrics"]
     table.attrs["figures"] = rows.attrs.get("figures", {})
     table.attrs["task_notes"] = task_notes(rows)
-    table.attrs["trained_again"] = trained_again(rows)
-    table.attrs["notes"] = [
-        *twins(rows),
-        *(f"{name} is {first} trained again with another seed" for name, first in table.attrs["trained_again"].items()),
-    ]
+    table.attrs["trained_again"] = again = trained_again(rows)
+    seeds = [f"{name} is {first} trained again with another seed" for name, first in again.items()]
+    table.attrs["notes"] = [*twins(rows), *seeds]
     return table
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -152,6 +152,12 @@ def find_trainees(names: Sequence[str], path: Path = RECIPE) -> tuple[Recipe, di
         if name not in trainees:
             raise UnknownNameError("zoo model", name, known=trainees, where=str(path))
     return recipe, {name: trainees[name] for name in names or trainees}
+
+
+def first_seeds(names: Iterable[str], path: Path = RECIPE) -> list[str]:
+    """Those of these models of a recipe that are trained with its own seed, not with another one of theirs."""
+    _, trainees = read_recipe(path)
+    return [name for name in names if trainees[name].seed is None]
 
 
 def recipe_digest(recipe: Recipe, trainee: Trainee) -> str:

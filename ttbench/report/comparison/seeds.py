@@ -13,7 +13,7 @@ of it may be chance of training alone, whatever the documents say. Times, bytes 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -150,6 +150,12 @@ def trained_again(rows: pd.DataFrame) -> dict[str, str]:
     for name, (recipe, seed) in known.items():
         first[recipe] = min(first.get(recipe, (seed, name)), (seed, name))
     return {name: first[recipe][1] for name, (recipe, seed) in known.items() if seed > first[recipe][0]}
+
+
+def first_trainings(names: Sequence[str], again: Container[str]) -> list[str]:
+    """Which of these checkpoints are compared and drawn unasked: not those trained `again`, unless two are not left."""
+    first = [name for name in names if name not in again]
+    return first if len(first) > 1 else list(names)
 
 
 def _of_metric(

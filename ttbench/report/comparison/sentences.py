@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from ttbench.report.comparison.seeds import WITHIN
 from ttbench.report.statistics.stats import counted
 from ttbench.report.summary import EXACT, NOT_COMPARABLE, NOT_JUDGED, NOT_SHOWN, RATIO, TOO_SMALL, WITHIN_NOISE
 from ttbench.report.words import Record, basis, by, context, probed, settings, significant, told, unit_words
@@ -136,7 +137,8 @@ def _no_gap(entry: Record, best: str) -> str:
         little = f"{both} differ by less than {smallest(entry)}, too little to matter"
         return f"{little}{_interval(entry, of=_made(entry))}"
     if entry["verdict"] == WITHIN_NOISE:
-        return f"the difference between {both} is {WITHIN_NOISE}{_interval(entry, of=_made(entry))}"
+        noise = f"{WITHIN_NOISE}, up to {_reach(entry)}"
+        return f"the difference between {both} is {noise}{_interval(entry, of=_made(entry))}"
     if entry["method"] == EXACT:
         return f"{both} are equal"
     why = f", {entry['reason']}" if entry["reason"] else ""
@@ -181,11 +183,21 @@ def together_of(entry: Record) -> str:
 def _size(entry: Record) -> str:
     """A difference with its unit, or a ratio without, as precise as its interval allows."""
     size = _numbers(entry)[0]
-    if entry["kind"] == RATIO:
-        return size
+    return size if entry["kind"] == RATIO else _with_unit(entry, size)
+
+
+def _with_unit(entry: Record, difference: str) -> str:
     if entry["statistic"] == "proportion":
-        return f"{size} points of 100"
-    return f"{size} {unit_words(entry['unit'])}".rstrip()
+        return f"{difference} points of 100"
+    return f"{difference} {unit_words(entry['unit'])}".rstrip()
+
+
+def _reach(entry: Record) -> str:
+    """How far training noise reaches, with its unit; never printed as the difference that is within it."""
+    reach = WITHIN * entry["training_sd"]
+    size, least = abs(entry["effect"]), _least_digits(entry)
+    texts = [(_text(entry, reach, digits), _text(entry, size, digits)) for digits in range(least, least + 5)]
+    return _with_unit(entry, next((text for text, other in texts if text != other), texts[-1][0]))
 
 
 def _interval(entry: Record, *, of: str = "") -> str:

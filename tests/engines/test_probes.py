@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,9 @@ from faulty import (
     AheadFrom600,
     AheadFrom6000,
     AheadOnText,
+    FaintlyAheadByTenInHalf,
+    FaintlyAheadInHalf,
+    FaintlyAheadInHalfFrom6000,
     SeldomAhead,
     SeldomAheadFrom6000,
     Turning,
@@ -121,7 +125,7 @@ def test_what_turned_is_told() -> None:
     found = find(Turning, looked=1300, exact=in_float64(Turning))
     words = told(found, "later_tokens")
     assert "in float64; here 6 of 1" in words
-    assert words.endswith("where rounding turns a choice")
+    assert words.endswith("taken for rounding that turns a choice")
 
 
 @pytest.mark.parametrize(("model_class", "looked"), [(SeldomAhead, 1300), (SeldomAheadFrom6000, 7500)])
@@ -133,6 +137,24 @@ def test_a_seldom_look_ahead_of_a_model_of_choices_is_found_in_float64(
     assert found.name == ("later_tokens" if looked == 1300 else "far")
     assert "in float64: " in found.explanation
     assert found.explanation.endswith("the model looks ahead")
+
+
+@pytest.mark.parametrize(
+    ("model_class", "looked", "which"),
+    [
+        (FaintlyAheadInHalf, 1300, "the last token"),
+        (FaintlyAheadByTenInHalf, 1300, r"token ([2-9]|10)"),
+        (FaintlyAheadInHalfFrom6000, 7500, "the last token"),
+    ],
+)
+def test_a_look_ahead_that_float64_does_not_repeat_is_found_by_its_distance(
+    model_class: type[Transformer], looked: int, which: str
+) -> None:
+    found = find(model_class, looked=looked, dtype="bfloat16", exact=in_float64(model_class)).failed
+    assert found is not None
+    assert found.name == ("later_tokens" if looked == 1300 else "far")
+    assert re.search(rf": {which} before a cut moves at \d+ of 16 cuts", found.explanation)
+    assert found.explanation.endswith("of 16 cuts, and does not in float64: the model looks ahead")
 
 
 @pytest.mark.parametrize("model_class", [TurningOften, AheadFrom600, AheadByForty])

@@ -24,6 +24,7 @@ class Ahead(Transformer):
     """Adds the embedding of a later token to what the head reads, where `peeks` says so."""
 
     distance = 1
+    strength = 1.0
 
     def peeks(self, ids: Tensor, start: int) -> Tensor:
         """Bool [B, T]: where the token `distance` ahead is seen."""
@@ -34,7 +35,7 @@ class Ahead(Transformer):
         out = super().forward(ids, state)
         later = self.embed(ids.roll(-self.distance, 1))
         seen = self.peeks(ids, start) & (torch.arange(ids.shape[1]) < ids.shape[1] - self.distance)
-        return out + later * seen[..., None]
+        return out + self.strength * later * seen[..., None]
 
 
 class AheadFrom600(Ahead):
@@ -69,6 +70,29 @@ class AheadAtEnds(Ahead):
 
     def peeks(self, ids: Tensor, start: int) -> Tensor:
         return ((torch.arange(ids.shape[1]) + start) % 64 == 63).expand_as(ids)
+
+
+class FaintlyAheadInHalf(Ahead):
+    """Everywhere, as little as rounding moves bfloat16, and not in float64; makes discrete choices, it says."""
+
+    discrete_choices = True
+    strength = 0.04
+
+    def peeks(self, ids: Tensor, start: int) -> Tensor:
+        return torch.full_like(ids, self.embed.weight.dtype != torch.float64, dtype=torch.bool)
+
+
+class FaintlyAheadByTenInHalf(FaintlyAheadInHalf):
+    """The token ten places on."""
+
+    distance = 10
+
+
+class FaintlyAheadInHalfFrom6000(FaintlyAheadInHalf):
+    """From token 6,000 on."""
+
+    def peeks(self, ids: Tensor, start: int) -> Tensor:
+        return super().peeks(ids, start) & (torch.arange(ids.shape[1]) + start >= 6000)
 
 
 class SeldomAhead(Transformer):

@@ -18,7 +18,8 @@ Letters: B batch, T tokens, S of a short text, N targets.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +52,9 @@ TOLERANCES = {
     "bfloat16": Tolerance(same=2e-2, mean=0.1, far=1.0),
 }
 FEW = 0.01  # share of tokens that may lie beyond `far`; two at least
+# Of a model of choices: cuts after which other tokens are read, and tokens before each that are looked at. Chance alone
+# moves as many at one distance from the cut in less than CHANCE of all models.
+RETRIED_CUTS, REACH, CHANCE = 16, 64, 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +159,35 @@ class Reader:
             f"nats, than with later tokens in view, first at token {moved[0]}: the model looks ahead"
         )
         return _result(name, False, float(ends.max()), self.tolerance.far, told)
+
+    def at_one_distance(self, reading: Callable[[int], Nats], whole: Nats, *, seed: int) -> str:
+        """Which token before a cut moves more often than moves are spread over the text, in words; empty: none.
+
+        Args:
+            reading: losses of a text with other tokens from a place on.
+            whole: its losses as it is.
+        """
+        reach = min(REACH, len(whole) // 2)
+        cuts = np.random.default_rng(seed).integers(reach, len(whole), RETRIED_CUTS).tolist()
+        counts, num_moved = np.zeros(reach, dtype=int), 0
+        for cut in cuts:
+            moved = ~(np.abs(reading(cut)[:cut] - whole[:cut]) <= self.tolerance.same)
+            counts += moved[cut - reach :]
+            num_moved += int(moved.sum())
+        most, distance = int(counts.max()), reach - int(counts.argmax())
+        spread = min((num_moved - most + 1) / sum(cuts), 1.0)
+        if reach * _at_least(most, RETRIED_CUTS, spread) >= CHANCE:
+            return ""
+        which = "the last token before a cut" if distance == 1 else f"token {distance} before a cut"
+        return f"{which} moves at {most} of {RETRIED_CUTS} cuts"
+
+
+def _at_least(least: int, num_tries: int, share: float) -> float:
+    """Chance of `least` successes or more, each of this chance."""
+    return sum(
+        math.comb(num_tries, hits) * share**hits * (1 - share) ** (num_tries - hits)
+        for hits in range(least, num_tries + 1)
+    )
 
 
 def _result(name: str, passed: bool, measured: float, limit: float, explanation: str) -> CheckResult:

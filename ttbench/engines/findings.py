@@ -26,7 +26,7 @@ from ttbench.machine.user_cache import cache_folder, write_note
 from ttbench.registry import TASKS
 from ttbench.types import Cell, Checkpoint, canonical_json, digest
 
-VERSION = 2  # of the probes; bumped when they find something else, so that what was kept is asked again
+VERSION = 3  # of the probes; bumped when they find something else, so that what was kept is asked again
 NEAR = 4096  # tokens that are read in every way
 SHORT = 96  # tokens of the short texts
 NUM_CUTS = 28  # places at which a text is cut, about

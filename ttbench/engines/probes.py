@@ -15,7 +15,8 @@ returns in another shape, is a failed probe in one sentence.
 A model that chooses among discrete ways (`discrete_choices`: a bucket of LSH attention) can choose otherwise once
 later tokens change the shapes in which it computes, and with them the rounding. Where losses move no more than other
 shapes may move them, `later_tokens` and `far` ask it the same in float64: there rounding turns no choice, and a look
-ahead moves what it moved before.
+ahead moves what it moved before. Float64 may be computed another way, so the run's dtype is asked once more, with other
+tokens after many cuts: rounding moves tokens here and there, a look ahead those at one distance before each cut.
 Letters: B batch, T tokens, V vocabulary.
 """
 
@@ -206,24 +207,34 @@ class Session:
         # before anything long is read: `read_again` compares with it
         self._first = self.reader.fresh(self.text.short)
         self._small_bytes = self.engine.state_bytes
-        whole, found = self.whole, self.reader.fresh(self.near, changed=cut)
+        whole = self.whole
         told = f"losses of {num_tokens} tokens up to token {cut} when only later tokens change"
-        result = self.unmoved("later_tokens", found[:cut], whole[:cut], told, begin=0, end=num_tokens)
+        result = self.unmoved(
+            "later_tokens", lambda changed: self.reader.fresh(self.near, changed=changed), whole, told, cut=cut
+        )
         if result.passed:
             return result
         words = "the same text read twice, with a reset between"
         again = self.reader.same("read_again", self.reader.fresh(self.near), whole, words)
         return again if again.passed is False else _looks_ahead(result)
 
-    def unmoved(self, name: str, found: Nats, whole: Nats, words: str, *, begin: int, end: int) -> CheckResult:
-        """Judge losses from token `begin` up to a cut, of a text to `end`, when only what follows the cut changes.
+    def unmoved(
+        self, name: str, reading: Callable[[int], Nats], whole: Nats, words: str, *, cut: int, begin: int = 0
+    ) -> CheckResult:
+        """Judge what losses before a cut do when only tokens after it change.
 
-        The model is asked again in float64 where it makes discrete choices and rounding may be what moves them.
+        The model is asked again where it makes discrete choices and rounding may be what moves them.
+
+        Args:
+            reading: losses of the text from token `begin` on, with other tokens from a place after it on.
+            whole: its losses as it is.
+            cut: that place.
         """
-        result = self.reader.same(name, found, whole, words, first=begin)
-        if result.passed or self.exact is None or not self.reader.alike(name, found, whole, words).passed:
+        found = reading(cut)[:cut]
+        result = self.reader.same(name, found, whole[:cut], words, first=begin)
+        if result.passed or self.exact is None or not self.reader.alike(name, found, whole[:cut], words).passed:
             return result
-        reader, ids, cut = Reader(self.exact(), TOLERANCES["float64"]), self.text.long, len(whole)
+        reader, ids, end = Reader(self.exact(), TOLERANCES["float64"]), self.text.long, begin + len(whole)
         reader.engine.reset(1, self.num_tokens)
         if begin:
             reader.read(ids[: begin + 1])
@@ -232,8 +243,14 @@ class Session:
         reader.engine.restore(saved)
         after = reader.read(ids[begin : end + 1], changed=cut)
         again = reader.same(name, after[:cut], before[:cut], f"{words}, in float64", first=begin)
-        moved = f"{result.explanation.removeprefix(words).lstrip(': ')}, where rounding turns a choice"
-        return again if again.passed is False else replace(again, explanation=f"{again.explanation}; here {moved}")
+        if again.passed is False:
+            return again
+        ahead = self.reader.at_one_distance(reading, whole, seed=self.seed + 3)
+        if ahead:
+            return replace(result, explanation=f"{words}: {ahead}, and does not in float64")
+        moved = result.explanation.removeprefix(words).lstrip(": ")
+        told = f"{again.explanation}; here {moved}, taken for rounding that turns a choice"
+        return replace(again, explanation=told)
 
     def pieces(self) -> CheckResult:
         """The near text in pieces."""
@@ -291,10 +308,13 @@ class Session:
         saved = self.engine.snapshot()
         whole = self.reader.read(ids)
         cut = max((end - begin) * 7 // 8, 1)
-        self.engine.restore(saved)
-        changed = self.reader.read(ids, changed=cut)
+
+        def reading(changed: int) -> Nats:
+            self.engine.restore(saved)
+            return self.reader.read(ids, changed=changed)
+
         words = f"losses up to token {begin + cut} when only later tokens change"
-        result = self.unmoved("far", changed[:cut], whole[:cut], words, begin=begin, end=end)
+        result = self.unmoved("far", reading, whole, words, cut=cut, begin=begin)
         if result.passed is False:
             return _looks_ahead(result)
         self.engine.restore(saved)
@@ -308,9 +328,8 @@ class Session:
     def _far_at_once(self) -> CheckResult:
         ids, cut = self.text.long, max(self.num_tokens - 7, 1)
         whole = self.reader.fresh(ids)
-        found = self.reader.fresh(ids, changed=cut)
         words = f"losses of {self.num_tokens} tokens up to token {cut} when only later tokens change"
-        result = self.unmoved("far", found[:cut], whole[:cut], words, begin=0, end=self.num_tokens)
+        result = self.unmoved("far", lambda changed: self.reader.fresh(ids, changed=changed), whole, words, cut=cut)
         return _looks_ahead(result) if result.passed is False else result
 
     def read_again(self) -> CheckResult:

@@ -28,7 +28,7 @@ from rich.text import Text
 from ttbench.report import summary, words
 from ttbench.report.columns import all_rows
 from ttbench.report.comparison.compare import all_pairs, compare_pairs
-from ttbench.report.comparison.seeds import first_trainings, trained_again
+from ttbench.report.comparison.seeds import NOT_KNOWN, first_trainings, trained_again
 from ttbench.report.comparison.sentences import sentences
 from ttbench.report.comparison.variants import sides, twins
 from ttbench.report.drawing.figures import headlines
@@ -51,6 +51,8 @@ _STYLES = {"oom": "yellow", "too_long": "yellow", "too_short": "yellow", "unsupp
 def summarise(rows: pd.DataFrame, *, every_pair: bool = False) -> pd.DataFrame:
     """`tabulate`, and `attrs["comparisons"]`: checkpoints compared in pairs, as records, which `render` words.
 
+    `attrs["training_noise"]` is a sentence on what chance of training does to them; empty where no seeds tell.
+
     Of trainings that differ in their seed alone the first is compared; the others tell its training noise.
 
     Args:
@@ -59,7 +61,10 @@ def summarise(rows: pd.DataFrame, *, every_pair: bool = False) -> pd.DataFrame:
     table = tabulate(rows)
     names = first_trainings(sides(rows), table.attrs["trained_again"])
     pairs = all_pairs(names, most=len(names)) if every_pair else all_pairs(names)
-    table.attrs["comparisons"] = words.Carried(words.records(compare_pairs(rows, pairs)))
+    compared = compare_pairs(rows, pairs)
+    table.attrs["comparisons"] = words.Carried(words.records(compared))
+    noise = compared.attrs.get("training_noise", NOT_KNOWN)
+    table.attrs["training_noise"] = "" if noise == NOT_KNOWN else f"{noise[:1].upper()}{noise[1:]}."
     return table
 
 
@@ -112,6 +117,7 @@ def render(table: pd.DataFrame) -> Group:
             for task in tasks
         ),
         *(words.Paragraph(note) for note in table.attrs.get("notes", ())),
+        *([words.Paragraph(table.attrs["training_noise"])] if table.attrs.get("training_noise") else []),
     )
 
 

@@ -85,7 +85,7 @@ def unit_words(unit: str) -> str:
 def scale(unit: str, values: Iterable[float | None], *, statistic: str = "ratio", digits: int = 3) -> Scale:
     """A scale on which all values have about `digits` significant digits and none has too many before the point."""
     values = list(values)
-    sizes = [abs(value) for value in values if value]
+    sizes = [abs(value) for value in values if value and math.isfinite(value)]
     least, most = (min(sizes), max(sizes)) if sizes else (1.0, 1.0)
     if statistic == "proportion":
         return Scale(unit="%", size=0.01, decimals=0)

@@ -220,6 +220,34 @@ def test_each_side_may_have_a_context_of_its_own(rows: pd.DataFrame) -> None:
     assert (found.direction, found.findings[0].candidate.contexts) == ("the other way", (8192, 4096))
 
 
+SEEDED = [
+    dataclasses.replace(TTT, name=f"ttt-{seed}", bits=bits, settings={"train_recipe": "r1", "train_seed": seed})
+    for seed, bits in ((1, 1.50), (2, 1.60))
+]
+
+
+def test_what_another_seed_could_make_decides_nothing() -> None:
+    """Seeds .1 apart have an sd of .071, so a difference of less than .2 is within training noise."""
+    for apart, decision, reason in ((-0.15, NOT_DECIDED, "within training noise"), (-0.25, CONTRADICTED, "")):
+        lone = dataclasses.replace(TRANSFORMER, bits=SEEDED[0].bits + apart)
+        seeded = make_rows(perplexity_rows([*SEEDED, lone], (2048,), noise=1e-5))
+        found = answer(claim_of(direction="lower", **BITS), seeded)
+        mine = next(each for each in found.findings if each.candidate.a.checkpoint == "ttt-1")
+        assert (mine.decision, mine.reason) == (decision, reason)
+        assert mine.candidate.training_sd == pytest.approx(0.1, rel=1e-2)
+
+
+def test_two_trainings_of_one_model_are_never_held_against_each_other() -> None:
+    seeded = make_rows(perplexity_rows(SEEDED, (1024, 2048), noise=1e-5))
+    ttt = ("ttt",)
+    sides = over(BITS, a=Party(architecture=ttt, context=2048), b=Party(architecture=ttt, context=1024), context=None)
+    found = answer(claim_of(direction="lower", same="size", **sides), seeded)
+    pairs = {(each.candidate.a.checkpoint, each.candidate.b.checkpoint) for each in found.findings if each.candidate.b}
+    assert pairs == {("ttt-1", "ttt-1"), ("ttt-2", "ttt-2")}
+    # one training at two contexts has no chance of training in its difference
+    assert {each.candidate.training_sd for each in found.findings} == {None}
+
+
 def test_checkpoints_that_disagree_decide_nothing(rows: pd.DataFrame) -> None:
     slow = Model(name="transformer-slow", speed=9.0)
     both = make_rows(timing_rows([TRANSFORMER, TTT, slow], (2048,), num_rounds=6))

@@ -8,15 +8,17 @@ import math
 import re
 from typing import Any
 
+import pandas as pd
 import pytest
 from rich.console import Console
 from rows import TRANSFORMER, TTT, Model, make_rows, needle_rows, perplexity_rows, timing_rows
 
 from ttbench.report import words
 from ttbench.report.comparison.compare import compare
-from ttbench.report.comparison.seeds import NOT_KNOWN, recipes_of, spreads, trained_again
+from ttbench.report.comparison.seeds import NOT_ALIKE, NOT_HERE, NOT_KNOWN, recipes_of, spreads, trained_again
 from ttbench.report.head_to_head.rendering import render
 from ttbench.report.head_to_head.verdicts import HeadToHead, head_to_head
+from ttbench.report.table import render as rendered
 from ttbench.report.table import summarise
 
 
@@ -44,7 +46,7 @@ SEEDS = [trained(TTT, "r1", seed, bits=bits) for seed, bits in ((1, -0.01), (2, 
 
 def test_the_noise_of_a_difference_is_that_of_both_sides_by_hand() -> None:
     other = [trained(TRANSFORMER, "r2", seed, bits=bits) for seed, bits in ((1, -0.03), (2, 0.03))]
-    found = head_to_head(rows_of(*SEEDS, *other))
+    found = head_to_head(rows_of(*SEEDS, *other), [model.name for model in (*SEEDS, *other)])
     # of -.01, 0, .01: .01; of -.03, .03: sqrt(2) .03
     sds = {"r1": 0.01, "r2": math.sqrt(2) * 0.03}
     for (a, b), entry in bits_of(found).items():
@@ -66,7 +68,7 @@ def test_a_difference_under_twice_the_noise_is_no_win(apart: float, within: bool
     assert entry["high"] < 0
     assert entry["said"] == ("within training noise" if within else "ttt-linear-2 better")
     assert entry["winner"] == (None if within else "ttt-linear-2")
-    assert "lone, one training, is taken to be as noisy" in found.training_noise
+    assert "lone, whose own is not known, is taken to be as noisy" in found.training_noise
     board = next(board for board in found.boards if board.metric == "bits_per_byte")
     assert [place.worst for place in board.places] == ([2, 2] if within else [1, 2])
 
@@ -102,11 +104,20 @@ def test_noise_holds_for_models_with_another_attention_and_version_of_their_arch
         assert entry["training_sd"] == pytest.approx(math.hypot(0.01, 0.01), rel=1e-3), pair
 
 
-def test_shares_that_are_all_one_or_all_zero_tell_nothing() -> None:
+def test_shares_that_are_equal_tell_nothing() -> None:
     for shares, known in (((1.0, 1.0), False), ((0.0, 0.0), False), ((1.0, 0.6), True)):
         seeds = [dataclasses.replace(each, hit_rate=share) for each, share in zip(SEEDS, shares, strict=False)]
         found = {spread.metric for spread in spreads(make_rows(needle_rows(seeds, (512,))))}
         assert ("retrieval" in found) is known, shares
+
+
+def test_a_share_that_two_trainings_have_in_common_is_no_noise_of_zero() -> None:
+    rows = make_rows(needle_rows([dataclasses.replace(SEEDS[0], hit_rate=0.5)], (512,)))
+    again = rows.assign(checkpoint="again", weights_digest="w" * 32, train_seed=2)
+    both = pd.concat([rows, again], ignore_index=True)
+    both.attrs = rows.attrs
+    assert len(recipes_of(both)) == 2
+    assert spreads(both) == []
 
 
 def test_swapping_the_sides_mirrors_the_noise() -> None:
@@ -126,10 +137,12 @@ def test_seeds_of_other_recipes_or_one_alone_tell_nothing() -> None:
 
 
 def test_one_training_under_two_names_is_one_seed() -> None:
-    again = trained(TTT, "r1", 1, bits=0.5, name="renamed")
-    rows = rows_of(SEEDS[0], again)
-    assert len(recipes_of(rows)) == 2
-    assert spreads(rows) == []
+    rows = rows_of(SEEDS[0])
+    renamed = rows.assign(checkpoint="renamed")
+    both = pd.concat([rows, renamed], ignore_index=True)
+    both.attrs = rows.attrs
+    assert len(recipes_of(both)) == 1
+    assert spreads(both) == []
 
 
 def test_noise_of_another_context_or_corpus_is_not_used() -> None:
@@ -141,22 +154,33 @@ def test_noise_of_another_context_or_corpus_is_not_used() -> None:
     at = {e["context_len"]: e["training_sd"] for e in words.records(found.verdicts) if e["metric"] == "bits_per_byte"}
     assert at[512] is not None
     assert at[1024] is None
+    assert "; it is not known for " in found.training_noise
+    out = io.StringIO()
+    Console(file=out, width=400).print(render(found))
+    text = " ".join(out.getvalue().split())
+    assert re.search(
+        r"in bits per byte, one standard deviation: 0\.014 at 512; not known at 1k\. Of 1 difference ", text
+    )
 
 
 def test_the_terminal_shows_the_noise_beside_the_verdicts() -> None:
     out = io.StringIO()
     lone = dataclasses.replace(TTT, name="lone", bits=TTT.bits + 0.02)
-    Console(file=out, width=200).print(render(head_to_head(rows_of(*SEEDS, lone))))
+    names = [*(model.name for model in SEEDS), "lone"]
+    Console(file=out, width=200).print(render(head_to_head(rows_of(*SEEDS, lone), names)))
     text = " ".join(out.getvalue().split())
-    assert "training noise of differences in bits per byte, one standard deviation: 0.014 at 512. Of 6" in text
-    assert "a difference of less than 2 of them is within training noise" in text
+    told = "training noise of differences in bits per byte, one standard deviation: 0.014 at 512. Of 5 differences that"
+    # of .01, .01 and .02 between the seeds, and .01, .02 and .03 from the other, one of .01 is not shown
+    assert f"{told} documents show there, 4 are within it." in text
+    assert "a difference of less than 2 times that is within training noise" in text
     assert NOT_KNOWN not in text
 
 
 def test_pairs_are_named_where_they_differ_in_their_noise() -> None:
     out = io.StringIO()
     other = [trained(TRANSFORMER, "r2", seed, bits=bits) for seed, bits in ((1, -0.03), (2, 0.03))]
-    Console(file=out, width=400).print(render(head_to_head(rows_of(*SEEDS, *other))))
+    names = [model.name for model in (*SEEDS, *other)]
+    Console(file=out, width=400).print(render(head_to_head(rows_of(*SEEDS, *other), names)))
     text = " ".join(out.getvalue().split())
     assert "0.014 at 512 (ttt-linear-1 and ttt-linear-2, ttt-linear-1 and ttt-linear-3, ttt-linear-2 and" in text
     assert "; 0.060 at 512 (transformer-1 and transformer-2)" in text
@@ -167,8 +191,8 @@ def test_words_and_verdict_of_two_sides_say_the_same() -> None:
     lone = dataclasses.replace(TTT, name="lone", bits=TTT.bits + 0.02)
     Console(file=out, width=200).print(render(head_to_head(rows_of(*SEEDS, lone), ["ttt-linear-2", "lone"])))
     text = " ".join(out.getvalue().split())
-    told = "between ttt-linear-2 and lone is within training noise, up to 0.028 bits per byte (lone minus"
-    assert f"{told} ttt-linear-2:" in text
+    told = "between ttt-linear-2 and lone is within training noise, up to 0.028 bits per byte, although the documents"
+    assert f"{told} show one (lone minus ttt-linear-2:" in text
     assert "bits per byte more than" not in text
     assert re.search(r"in needles retrieved, one standard deviation: \S+ at 512 depth 0", text)
 
@@ -183,6 +207,85 @@ def test_of_several_seeds_the_first_is_compared_and_the_others_are_told() -> Non
     }
     assert set(table["checkpoint"].dropna()) == {"transformer", *(model.name for model in SEEDS)}
     assert "ttt-linear-3 is ttt-linear-1 trained again with another seed" in table.attrs["notes"]
+
+
+def test_a_run_says_what_chance_of_training_does_to_its_differences() -> None:
+    out = io.StringIO()
+    Console(file=out, width=400).print(rendered(summarise(rows_of(*SEEDS, TRANSFORMER))))
+    assert "Training noise of a difference: sqrt(sd_a^2 + sd_b^2), each sd over the trainings of a" in out.getvalue()
+    out = io.StringIO()
+    Console(file=out, width=400).print(rendered(summarise(rows_of(TTT, TRANSFORMER))))
+    assert "raining noise" not in out.getvalue()
+
+
+def test_all_checkpoints_head_to_head_are_the_first_seeds_and_the_others_are_named() -> None:
+    rows = rows_of(*SEEDS, TRANSFORMER)
+    found = head_to_head(rows)
+    assert found.names == ("ttt-linear-1", "transformer")
+    assert found.left_out == tuple(
+        f"ttt-linear-{seed} is ttt-linear-1 trained again with another seed; it is compared where it is named"
+        for seed in (2, 3)
+    )
+    assert head_to_head(rows, ["ttt-linear-2", "transformer"]).left_out == ()
+    alone = head_to_head(rows_of(*SEEDS))
+    assert (len(alone.names), alone.left_out) == (3, ())
+
+
+def test_a_further_seed_that_two_versions_of_the_code_measured_is_not_compared_either() -> None:
+    rows = rows_of(*SEEDS[:2], TRANSFORMER)
+    again = rows.loc[rows["checkpoint"] == "ttt-linear-2"].assign(code_digest="b" * 32, run_id="run-2")
+    both = pd.concat([rows.assign(code_digest="a" * 32), again], ignore_index=True)
+    both.attrs = rows.attrs
+    compared = summarise(both).attrs["comparisons"]
+    assert {(entry["a"], entry["b"]) for entry in compared} == {("ttt-linear-1", "transformer")}
+
+
+def test_the_first_is_the_one_with_most_answers() -> None:
+    """A seed that failed, or that one task lacks, does not take its model out of the comparison."""
+    rows = rows_of(*SEEDS, TRANSFORMER)
+    without = rows.loc[~((rows["checkpoint"] == "ttt-linear-1") & (rows["task"] == "needle"))]
+    without.attrs = rows.attrs
+    assert trained_again(without) == {"ttt-linear-1": "ttt-linear-2", "ttt-linear-3": "ttt-linear-2"}
+    failed = rows.copy()
+    failed.attrs = rows.attrs
+    failed.loc[(rows["checkpoint"] == "ttt-linear-1") & (rows["task"] == "needle"), "status"] = "oom"
+    assert trained_again(failed) == trained_again(without)
+
+
+def test_a_checkpoint_changed_after_its_training_is_no_seed_in_any_order() -> None:
+    edited = trained(TTT, "r1", 2, bits=0.5, name="edited")
+    models = (SEEDS[0], SEEDS[1], SEEDS[2], edited, TRANSFORMER)
+    found = []
+    made = rows_of(*models)
+    for rows in (made, made.iloc[::-1].reset_index(drop=True)):
+        assert trained_again(rows) == {"ttt-linear-3": "ttt-linear-1"}
+        assert {model.name for model in (*SEEDS[:2], edited, TRANSFORMER)} == {*head_to_head(rows).names}
+        (spread,) = (spread for spread in spreads(rows) if spread.metric == "bits_per_byte")
+        found.append((spread.num_seeds, pytest.approx(spread.sd)))
+    assert found[0] == found[1]
+    assert found[0] == (2, pytest.approx(math.sqrt(2) * 0.01, rel=1e-3))
+
+
+@pytest.mark.parametrize("nats", [math.inf, math.nan])
+def test_a_training_whose_number_is_not_finite_does_not_switch_the_noise_off(nats: float) -> None:
+    rows = rows_of(*SEEDS, TRANSFORMER)
+    broken = rows.copy()
+    broken.attrs = rows.attrs
+    broken.loc[(rows["checkpoint"] == "ttt-linear-3") & (rows["task"] == "perplexity"), "nats"] = nats
+    (spread,) = (spread for spread in spreads(broken) if spread.metric == "bits_per_byte")
+    assert (spread.num_seeds, spread.sd) == (2, pytest.approx(0.01 / math.sqrt(2), rel=1e-3))
+
+
+def test_seeds_that_were_not_measured_alike_are_not_called_one_training() -> None:
+    rows = rows_of(*SEEDS[:2], TRANSFORMER)
+    rows["code_digest"] = rows["checkpoint"]
+    assert head_to_head(rows).training_noise == NOT_ALIKE
+    elsewhere = rows_of(*SEEDS, TRANSFORMER, contexts=(512, 1024))
+    at_512 = (elsewhere["checkpoint"] != "transformer") & (elsewhere["context_len"] == 1024)
+    only = elsewhere.loc[~at_512 & ~((elsewhere["checkpoint"] == "transformer") & (elsewhere["context_len"] == 512))]
+    lone = rows_of(TTT, TRANSFORMER, contexts=(1024,))
+    only.attrs = lone.attrs = elsewhere.attrs
+    assert head_to_head([only, lone], ["transformer", "ttt-linear"]).training_noise == NOT_HERE
 
 
 def test_seeds_alone_are_compared_with_each_other() -> None:

@@ -302,3 +302,16 @@ def test_the_script_of_itables_leaves_its_tables_where_the_page_looks_for_them()
 
 def test_the_metadata_of_these_rows_is_that_of_real_ones() -> None:
     assert metadata(source().rows.attrs)
+
+
+def test_of_several_seeds_the_first_is_drawn_and_all_have_numbers() -> None:
+    models = [
+        Model(name=f"ttt-{seed}", bits=1.4, settings={"train_recipe": "r", "train_seed": seed}) for seed in (1, 2)
+    ]
+    rows = make_rows(perplexity_rows([*models, Model(name="transformer", bits=1.5)], [512, 2048], num_documents=12))
+    rows.attrs["environments"] = {"e1": json.dumps(ENVIRONMENT)}
+    page = build_page([source_of("runs/one", rows, evidence="No prompts here.")], STAND_IN)
+    assert "ttt-2" not in json.dumps(block(page, "data-charts"))
+    assert "ttt-1" in json.dumps(block(page, "data-charts"))
+    assert "ttt-2" in json.dumps(block(page, "data-tables"))
+    assert "ttt-2 is ttt-1 trained again with another seed" in read(page).said()

@@ -82,6 +82,17 @@ def test_the_authors_checkpoint_at_its_commit_and_protocol_is_a_rerun(pinned: Pr
     assert found["stand-in ttt-linear"].unit == "bits per byte"
 
 
+def test_one_training_of_several_stands_in(ttt: Preset) -> None:
+    models = [
+        dataclasses.replace(
+            OURS, name=f"ours-{seed}", settings={**OURS.settings, "train_recipe": "r", "train_seed": seed}
+        )
+        for seed in (1, 2)
+    ]
+    found = lines(ttt, [ours(models)])
+    assert {line.checkpoint for name, line in found.items() if name.startswith("stand-in")} == {"ours-1"}
+
+
 def test_a_name_that_carries_its_commit_is_that_repository(pinned: Preset) -> None:
     found = lines(pinned, [theirs(checkpoint=f"{HUB_ID}@{COMMIT[:7]}")])
     assert found["rerun TTT-Linear 760M"].checkpoint == f"{HUB_ID}@{COMMIT[:7]}"

@@ -1,7 +1,8 @@
 """Which rows could decide a claim: pairs of numbers (or lines of numbers) that are of its two parties.
 
 A source is one set of rows, a run or a folder of results; rows of two sources are never pooled. Of a pair of weights
-that several sources have measured, the first source that can say something counts.
+that several sources have measured, the first source that can say something counts. Trainings of one model that differ
+in their seed are each held against others, never against each other.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import pandas as pd
 from ttbench.report import summary, words
 from ttbench.report.claims.claim import Claim, Party, PrimaryCell, Scope
 from ttbench.report.columns import all_rows
+from ttbench.report.comparison import seeds
+from ttbench.report.comparison.variants import CONTENT
 from ttbench.report.summary import RowGroup
 from ttbench.types import NO_ATTENTION, Metric, Scalar
 
@@ -36,6 +39,32 @@ class RowSource:
         bare.attrs = {}
         self._rows = all_rows(bare)
         self._groups: dict[tuple[str, str], list[RowGroup]] = {}
+        self._trainings = seeds.recipes_of(bare)
+        self._named = rows
+        self._spreads: list[seeds.SeedSpread] | None = None
+
+    def recipe(self, line: CandidateLine) -> str | None:
+        """What the weights of a line were trained by, where its rows say so."""
+        training = self._trainings.get(tuple(line.first(name) for name in CONTENT))
+        return None if training is None else training[0]
+
+    def training_noise(
+        self, task: str, metric: Metric, one: CandidateLine, two: CandidateLine, at: int
+    ) -> float | None:
+        """Standard deviation that other seeds give a difference of two models at one context; None: not known."""
+        if one.weights == two.weights:
+            return None
+        if self._spreads is None:
+            self._spreads = seeds.spreads(self._named)
+        both = {name: value for name, value in one.settings.items() if two.settings.get(name) == value}
+        entry = {
+            **{name: both.get(name) for name in one.settings},
+            **{axis: place for axis, place in one.places.items() if two.places.get(axis) == place},
+            **{"task": task, "metric": metric.name, "context_len": at, "kind": summary.DIFFERENCE, "effect": 0.0},
+            **{"a": "a", "b": "b"},
+        }
+        noise = seeds.noise_of(entry, {"a": self.recipe(one), "b": self.recipe(two)}, self._spreads)
+        return None if noise is None else noise.sd
 
     def groups(self, task: str, metric: Metric) -> list[RowGroup]:
         """All numbers of a metric that have rows."""
@@ -79,6 +108,7 @@ class Candidate:
     b: CandidateLine | None
     contexts: tuple[int, ...]  # of a comparison that of a, then that of b; else all that count
     outside: tuple[tuple[str, str], ...]  # what, and how, puts it outside of the scope; empty: nothing
+    training_sd: float | None = None  # of the difference of a and b, where rows of other seeds tell it
 
     @property
     def key(self) -> tuple[Scalar, ...]:
@@ -109,11 +139,11 @@ def find(claim: Claim, source: RowSource) -> list[Candidate] | str:
     others = [line for line in lines if _is_of(line, cell.b, cell)]
     if not others:
         return f"no rows of {party_told(cell.b)}"
-    pairs = [(one, two) for one, two in itertools.product(ones, others) if _comparable(one, two, cell)]
+    pairs = [(one, two) for one, two in itertools.product(ones, others) if _comparable(one, two, cell, source)]
     if not pairs:
         both = f"{party_told(cell.a)} and {party_told(cell.b)}"
         return f"no pair of {both} measured under the same settings{_sameness(cell)}"
-    paired = [_together(claim, source.name, one, two) for one, two in pairs]
+    paired = [_together(claim, source, known[cell.metric], one, two) for one, two in pairs]
     return [each for each in paired if each is not None] or "the two were measured at no context in common"
 
 
@@ -159,10 +189,12 @@ def _is_of(line: CandidateLine, party: Party, cell: PrimaryCell) -> bool:
     return all(words.plain(line.places.get(axis)) in values for axis, values in party.axes.items())
 
 
-def _comparable(one: CandidateLine, two: CandidateLine, cell: PrimaryCell) -> bool:
+def _comparable(one: CandidateLine, two: CandidateLine, cell: PrimaryCell, source: RowSource) -> bool:
     """Whether two lines were measured alike, but for what their parties ask to differ, and share what they must."""
     assert cell.b is not None
     if one is two and cell.a.context == cell.b.context:
+        return False
+    if one.weights != two.weights and (recipe := source.recipe(one)) is not None and recipe == source.recipe(two):
         return False
     if cell.same == "checkpoint" and one.weights != two.weights:
         return False
@@ -186,7 +218,9 @@ def _same_size(one: CandidateLine, two: CandidateLine) -> bool:
     return max(sizes) <= min(sizes) * (1 + SAME_SIZE)  # type: ignore[type-var,operator]  # both are numbers
 
 
-def _together(claim: Claim, source: str, one: CandidateLine, two: CandidateLine) -> Candidate | None:
+def _together(
+    claim: Claim, source: RowSource, metric: Metric, one: CandidateLine, two: CandidateLine
+) -> Candidate | None:
     """A pair at the contexts of the claim, else at the nearest that both have; None where there are none."""
     cell = claim.cell
     assert cell.b is not None
@@ -208,7 +242,8 @@ def _together(claim: Claim, source: str, one: CandidateLine, two: CandidateLine)
         outside.append(("context", f"{words.context(best[0])} for {words.context(wanted[0])}"))
     said = [_untrained(claim.scope, line, best[place]) for line, place in lines]
     outside += [("training context", text) for text in dict.fromkeys(said) if text]
-    return Candidate(source=source, a=one, b=two, contexts=best, outside=tuple(outside))
+    noise = source.training_noise(cell.task, metric, one, two, best[0]) if best[0] == best[1] else None
+    return Candidate(source=source.name, a=one, b=two, contexts=best, outside=tuple(outside), training_sd=noise)
 
 
 def _far_from(context: int) -> Callable[[tuple[int, int]], float]:

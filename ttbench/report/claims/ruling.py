@@ -4,7 +4,8 @@
                                       equivalent: within the margin    constant: no difference at all
     supported                         the whole interval lies inside of the region
     contradicted                      the whole interval lies outside of it
-    not decided                       it lies across a border, or there is no interval, or the rows are out of scope
+    not decided                       it lies across a border, or there is no interval, or the rows are out of scope,
+                                      or another seed of training could make the difference that is found
 
 For `equivalent` this is the pair of one-sided tests of Schuirmann (Journal of Pharmacokinetics and Biopharmaceutics 15,
 1987), each at half of what the level leaves. The findings that can decide something (in scope, not exact) are one
@@ -21,9 +22,11 @@ from typing import Literal
 
 import pandas as pd
 
+from ttbench.report import summary
 from ttbench.report.claims.candidates import Candidate, RowSource, find
 from ttbench.report.claims.claim import Claim
 from ttbench.report.claims.measures import ClaimNumber, Measure, favour_of, measure_of, region
+from ttbench.report.comparison import seeds
 from ttbench.report.statistics import stats
 
 Decision = Literal["supported", "contradicted", "not decided"]
@@ -157,8 +160,15 @@ def _finding(claim: Claim, candidate: Candidate, made: Measure | str, level: flo
         reason = measured.estimate.reason or "no interval"
         return Finding(candidate=candidate, decision=NOT_DECIDED, reason=reason, measured=measured)
     decision, reason = decide(claim, measured, ends)
+    if decision != NOT_DECIDED and _is_chance_of_training(candidate, measured):
+        decision, reason = NOT_DECIDED, summary.WITHIN_NOISE
     exact = None if measured.exact else at
     return Finding(candidate=candidate, decision=decision, reason=reason, measured=measured, level=exact)
+
+
+def _is_chance_of_training(candidate: Candidate, measured: ClaimNumber) -> bool:
+    sd = candidate.training_sd
+    return measured.kind == summary.DIFFERENCE and sd is not None and abs(measured.estimate.value) < seeds.WITHIN * sd
 
 
 def decide(claim: Claim, measured: ClaimNumber, ends: tuple[float, float]) -> tuple[Decision, str]:

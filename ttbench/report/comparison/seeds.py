@@ -6,14 +6,18 @@ checkpoints, one training each, moves by
 
     sd  =  sqrt(sd_a^2 + sd_b^2)
 
-where a side without seeds of its own is given the largest that is known at the point. A difference of less than twice
-of it may be chance of training alone, whatever the documents say. Times, bytes and counts have none of it.
+where a side whose own is not known is given the largest that is known at the point. A difference of less than twice of
+it may be chance of training alone, whatever the documents say. Times, bytes and counts have none of it.
+
+Numbers that do not move tell nothing: shares are often equal, at the ends because they must be. A training whose number
+is not finite tells nothing either, nor do unlike checkpoints that say one recipe and one seed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,15 +25,22 @@ import pandas as pd
 
 from ttbench.report import summary
 from ttbench.report.columns import Part, all_rows
-from ttbench.report.comparison.variants import Side
+from ttbench.report.comparison.variants import CONTENT, Side, read_variant
 from ttbench.report.summary import A_BETTER, B_BETTER, WITHIN_NOISE
 from ttbench.report.words import Record, records
 from ttbench.types import Scalar
 
 # Where no recipe was trained with several seeds.
 NOT_KNOWN = "one training run each: training noise not known"
+# Where a recipe was, and no spread is found.
+NOT_ALIKE = "training noise not known: no number that moves was measured alike of two trainings of one model"
+NOT_HERE = "training noise not known here: other seeds were measured, and not at these points"
 WITHIN = 2.0  # standard deviations that a difference must reach
 LEAST = 2  # seeds that a standard deviation needs
+
+
+Content = tuple[Scalar, ...]  # digests of weights, config and tokenizer
+Training = tuple[str, int]  # recipe and seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +61,7 @@ class DifferenceNoise:
 
     sd: float  # in the unit of the difference
     num_seeds: int  # of the recipes that it rests on
-    assumed: tuple[str, ...]  # sides without seeds of their own
+    assumed: tuple[str, ...]  # sides whose own noise is not known
 
 
 def beside_noise(comparisons: pd.DataFrame, sides: Sequence[Side], among: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -64,11 +75,14 @@ def beside_noise(comparisons: pd.DataFrame, sides: Sequence[Side], among: Sequen
         sides: all that stand in them.
         among: rows in which seeds are looked for. Seeds that nobody asked for tell as much as those in the comparisons.
     """
-    known = spreads(_together(among))
+    rows = _together(among)
+    known, trainings = spreads(rows), recipes_of(rows)
     if not known:
-        comparisons.attrs["training_noise"] = NOT_KNOWN
+        several = Counter(recipe for recipe, _ in set(trainings.values())).values()
+        comparisons.attrs["training_noise"] = NOT_ALIKE if max(several, default=0) >= LEAST else NOT_KNOWN
         return comparisons
-    recipes = {side.text: next((recipe for recipe, _ in recipes_of(side.rows).values()), None) for side in sides}
+    mine = {side.text: trainings.get(_contents(side.rows)[0]) for side in sides}
+    recipes = {text: None if training is None else training[0] for text, training in mine.items()}
     entries = records(comparisons)
     noises = [noise_of(entry, recipes, known) for entry in entries]
     made = comparisons.copy()
@@ -80,7 +94,7 @@ def beside_noise(comparisons: pd.DataFrame, sides: Sequence[Side], among: Sequen
         for entry, noise in zip(entries, noises, strict=True)
     ]
     made["verdict"] = pd.Series(told, dtype=object, index=made.index)
-    made.attrs["training_noise"] = _sentence(known, noises)
+    made.attrs["training_noise"] = _sentence(known, entries, noises)
     return made
 
 
@@ -96,87 +110,116 @@ def _together(among: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return every
 
 
-def _sentence(known: Sequence[SeedSpread], noises: Sequence[DifferenceNoise | None]) -> str:
+def _sentence(known: Sequence[SeedSpread], entries: Sequence[Record], noises: Sequence[DifferenceNoise | None]) -> str:
+    judged = [noise for noise in noises if noise is not None]
+    if not judged:
+        return NOT_HERE
     many = max(spread.num_seeds for spread in known)
-    assumed = sorted({name for noise in noises if noise is not None for name in noise.assumed})
-    one, taken = ("one training", "is") if len(assumed) == 1 else ("one training each", "are")
-    others = f"; {', '.join(assumed)}, {one}, {taken} taken to be as noisy as the noisiest of them" if assumed else ""
+    assumed = sorted({name for noise in judged for name in noise.assumed})
+    are = "is" if len(assumed) == 1 else "are"
+    others = f"; {', '.join(assumed)}, whose own is not known, {are} taken to be as noisy as the noisiest that is"
+    shown = [
+        noise
+        for entry, noise in zip(entries, noises, strict=True)
+        if entry["verdict"] in (A_BETTER, B_BETTER) and entry["kind"] == summary.DIFFERENCE
+    ]
+    lacking = f"; it is not known for {shown.count(None)} of the {len(shown)} differences that documents show"
     return (
-        f"training noise: the standard deviation over up to {many} trainings that differ in their seed alone; a "
-        f"difference of less than {WITHIN:.0f} of them is {WITHIN_NOISE}{others}"
+        "training noise of a difference: sqrt(sd_a^2 + sd_b^2), each sd over the trainings of a model that differ in "
+        f"their seed alone (up to {many}); a difference of less than {WITHIN:.0f} times that is {WITHIN_NOISE}"
+        f"{others if assumed else ''}{lacking if None in shown else ''}"
     )
 
 
 def spreads(rows: pd.DataFrame) -> list[SeedSpread]:
     """The spread of every recipe with several seeds, at every point of every metric that training moves."""
-    recipes = recipes_of(rows)
-    counts = {
-        recipe: len({seed for known, seed in recipes.values() if known == recipe}) for recipe, _ in recipes.values()
-    }
-    several = {weights for weights, (recipe, _) in recipes.items() if counts[recipe] >= LEAST}
+    trainings = recipes_of(rows)
+    counts = Counter(recipe for recipe, _ in trainings.values())
+    several = {content: training for content, training in trainings.items() if counts[training[0]] >= LEAST}
     if not several:
         return []
-    whole = all_rows(rows.loc[rows["weights_digest"].isin(sorted(several))].reset_index(drop=True))
+    weights = sorted({str(content[0]) for content in several})
+    whole = all_rows(rows.loc[rows["weights_digest"].isin(weights)].reset_index(drop=True))
     return [
         spread
         for task, metrics in summary.metrics_of(rows).items()
         for metric in metrics
         if metric.better != "neither" and metric.statistic != "count" and not summary.is_timing(metric)
-        for spread in _of_metric(whole, task, metric, recipes)
+        for spread in _of_metric(whole, task, metric, several)
     ]
 
 
-def recipes_of(rows: pd.DataFrame) -> dict[str, tuple[str, int]]:
-    """Weights -> recipe and seed, of those checkpoints whose rows say both."""
-    names = ["weights_digest", "train_recipe", "train_seed"]
+def recipes_of(rows: pd.DataFrame) -> dict[Content, Training]:
+    """Recipe and seed of those checkpoints whose rows say both, by their content.
+
+    Of unlike checkpoints that say the same recipe and seed none is there: one was changed after its training, and it is
+    not known which.
+    """
+    names = [*CONTENT, "train_recipe", "train_seed"]
     if not set(names) <= set(rows.columns):
         return {}
-    known = rows[names].dropna().drop_duplicates()
-    return {str(weights): (str(recipe), int(seed)) for weights, recipe, seed in known.itertuples(index=False)}
+    told = rows["train_recipe"].notna() & rows["train_seed"].notna()
+    known = rows.loc[told, names].drop_duplicates()
+    found = {
+        tuple(None if pd.isna(part) else part for part in content): (str(recipe), int(seed))
+        for *content, recipe, seed in known.itertuples(index=False)
+    }
+    counts = Counter(found.values())
+    return {content: training for content, training in found.items() if counts[training] == 1}
+
+
+def _contents(rows: pd.DataFrame) -> list[Content]:
+    found = rows[[*CONTENT]].drop_duplicates()
+    return [tuple(None if pd.isna(part) else part for part in content) for content in found.itertuples(index=False)]
 
 
 def trained_again(rows: pd.DataFrame) -> dict[str, str]:
-    """Checkpoints of the rows that are trained as another one of them, with a later seed -> that one, of the first."""
-    recipes = recipes_of(rows)
-    if not recipes:
+    """Checkpoints of the rows that are another one of them, trained with another seed -> that one, the first.
+
+    First is the one with answers at most contexts of most tasks; of several, that of the smallest seed.
+    """
+    trainings = recipes_of(rows)
+    if not trainings:
         return {}
-    named = rows[["checkpoint", "weights_digest"]].drop_duplicates()
-    trainings: dict[str, set[tuple[str, int] | None]] = {}
-    for name, weights in named.itertuples(index=False):
-        trainings.setdefault(str(name), set()).add(recipes.get(str(weights)))
-    # A name that stands for several trainings, or for one that is not known, is left as it is.
-    known = {name: training for name, (training, *more) in trainings.items() if training is not None and not more}
-    first: dict[str, tuple[int, str]] = {}
+    known: dict[str, Training] = {}
+    for name, mine in rows.groupby("checkpoint", sort=False):
+        found = {trainings.get(content) for content in _contents(mine)}
+        # A name that stands for several trainings, or for one that is not known, is left as it is.
+        if len(found) == 1 and None not in found:
+            known |= {str(name): training for training in found if training is not None}
+    answered = rows.loc[rows["status"] == "ok", ["checkpoint", "task", "context_len"]].drop_duplicates()
+    num_answers = Counter(answered["checkpoint"])
+    first: dict[str, tuple[int, int, str]] = {}
     for name, (recipe, seed) in known.items():
-        first[recipe] = min(first.get(recipe, (seed, name)), (seed, name))
-    return {name: first[recipe][1] for name, (recipe, seed) in known.items() if seed > first[recipe][0]}
+        mine = (-num_answers[name], seed, name)
+        first[recipe] = min(first.get(recipe, mine), mine)
+    return {name: first[recipe][2] for name, (recipe, seed) in known.items() if seed != first[recipe][1]}
 
 
-def first_trainings(names: Sequence[str], again: Container[str]) -> list[str]:
-    """Which of these checkpoints are compared and drawn unasked: not those trained `again`, unless two are not left."""
-    first = [name for name in names if name not in again]
-    return first if len(first) > 1 else list(names)
+def first_trainings(texts: Sequence[str], again: Collection[str]) -> list[str]:
+    """Which of these sides are compared and drawn unasked: not those trained `again`, unless two are not left."""
+    first = [text for text in texts if read_variant(text, names=again).name not in again]
+    return first if len(first) > 1 else list(texts)
 
 
 def _of_metric(
-    whole: Part, task: str, metric: summary.Metric, recipes: Mapping[str, tuple[str, int]]
+    whole: Part, task: str, metric: summary.Metric, trainings: Mapping[Content, Training]
 ) -> Iterator[SeedSpread]:
     # Numbers of one version of the code only: another one moves them too.
     found: dict[tuple[str, Scalar, tuple[tuple[str, Scalar], ...]], dict[int, float]] = {}
     for group in summary.groups(whole, task, metric):
-        if not len(group.rows):
+        training = trainings.get(tuple(group.rows.first(name) for name in CONTENT)) if len(group.rows) else None
+        if training is None:
             continue
-        recipe, seed = recipes[str(group.line["weights_digest"])]
+        recipe, seed = training
         settings = {name: value for name, value in group.line.items() if name not in summary.CONTENT}
         place = tuple({**settings, **group.point}.items())
         # The same training under two names is one.
-        found.setdefault((recipe, group.rows.first("code_digest"), place), {})[seed] = summary.estimate(
-            group.rows, metric
-        ).value
+        value = summary.estimate(group.rows, metric).value
+        if math.isfinite(value):
+            found.setdefault((recipe, group.rows.first("code_digest"), place), {})[seed] = value
     for (recipe, _, place), values in found.items():
-        # Shares that are all 0, or all 1, do not move because they cannot: they tell nothing of other models.
-        at_an_end = metric.statistic == "proportion" and set(values.values()) in ({0.0}, {1.0})
-        if len(values) >= LEAST and not at_an_end:
+        if len(values) >= LEAST and len({*values.values()}) > 1:
             yield SeedSpread(
                 recipe=recipe,
                 task=task,

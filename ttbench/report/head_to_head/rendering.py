@@ -25,10 +25,14 @@ from ttbench.report.head_to_head import crossings
 from ttbench.report.head_to_head.fronts import Front
 from ttbench.report.head_to_head.leaderboard import Board, is_ranked, shared_values
 from ttbench.report.head_to_head.verdicts import HeadToHead
-from ttbench.report.summary import A_BETTER, B_BETTER, NOT_COMPARABLE, NOT_JUDGED, WITHIN_NOISE
+from ttbench.report.statistics.stats import counted
+from ttbench.report.summary import A_BETTER, B_BETTER, DIFFERENCE, NOT_COMPARABLE, NOT_JUDGED, WITHIN_NOISE
 from ttbench.report.words import Paragraph, Record
 
-LETTERS = "checkpoints that share a letter at a context are not shown to differ there by as much as matters"
+LETTERS = (
+    "checkpoints that share a letter at a context are not shown to differ there by as much as matters, or by more than "
+    "training noise where it is known"
+)
 
 
 def render(found: HeadToHead) -> Group:
@@ -89,28 +93,43 @@ def _task(entries: Sequence[Record], *, num: int) -> Iterator[RenderableType]:
 
 
 def _noises(entries: Sequence[Record]) -> Iterator[str]:
-    """For each metric, the training noise of its differences, where seeds tell it."""
-    for metric in words.by(entries, "task", "metric"):
-        known = [entry for entry in metric if entry.get("training_sd") is not None]
-        if known:
-            scale = words.of_metric(known, ("effect", "training_sd"))
-            _, _, varying = words.settings(known)
-            points: dict[str, dict[str, list[str]]] = {}
-            for entry in known:
-                point = f"{_where(entry)} {words.told(entry, varying)}".rstrip()
-                sides = points.setdefault(point, {}).setdefault(scale.text(entry["training_sd"]), [])
-                sides.append(f"{entry['a']} and {entry['b']}")
-            # the pairs are named where not all of a point have one noise
-            pieces = [
-                f"{sd}{point}" + ("" if len(noises) == 1 else f" ({', '.join(pairs)})")
-                for point, noises in points.items()
-                for sd, pairs in noises.items()
-            ]
-            within = sum(entry["verdict"] == WITHIN_NOISE for entry in known)
+    """For each metric, the training noise of its differences, and where seeds tell none of what documents show."""
+    if not any(entry.get("training_sd") is not None for entry in entries):
+        return
+    for metric in words.by([entry for entry in entries if entry["kind"] == DIFFERENCE], "task", "metric"):
+        known = [entry for entry in metric if entry["training_sd"] is not None]
+        shown = [entry for entry in metric if entry["verdict"] in (A_BETTER, B_BETTER, WITHIN_NOISE)]
+        _, _, varying = words.settings(metric)
+        lacking = dict.fromkeys(_point(entry, varying) for entry in shown if entry["training_sd"] is None)
+        told = [*_points_told(known, varying), *([f"not known{'; '.join(lacking)}"] if lacking else [])]
+        if told:
+            within = sum(entry["verdict"] == WITHIN_NOISE for entry in shown)
+            judged = sum(entry["training_sd"] is not None for entry in shown)
+            count = f" Of {counted(judged, 'difference')} that documents show there, {within} are within it."
             yield (
-                f"training noise of differences in {metric[0]['label']}, one standard deviation: {'; '.join(pieces)}. "
-                f"Of {len(known)} differences {within} would be a win by the documents alone."
+                f"training noise of differences in {metric[0]['label']}, one standard deviation: {'; '.join(told)}."
+                f"{count if judged else ''}"
             )
+
+
+def _points_told(known: Sequence[Record], varying: Sequence[str]) -> list[str]:
+    """Training noise at each point; the pairs are named where not all of a point have one noise."""
+    if not known:
+        return []
+    scale = words.of_metric(known, ("effect", "training_sd"))
+    points: dict[str, dict[str, list[str]]] = {}
+    for entry in known:
+        sides = points.setdefault(_point(entry, varying), {}).setdefault(scale.text(entry["training_sd"]), [])
+        sides.append(f"{entry['a']} and {entry['b']}")
+    return [
+        f"{sd}{point}" + ("" if len(noises) == 1 else f" ({', '.join(pairs)})")
+        for point, noises in points.items()
+        for sd, pairs in noises.items()
+    ]
+
+
+def _point(entry: Record, varying: Sequence[str]) -> str:
+    return f"{_where(entry)} {words.told(entry, varying)}".rstrip()
 
 
 def _where(entry: Record) -> str:

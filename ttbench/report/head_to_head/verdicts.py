@@ -11,7 +11,7 @@ checkpoints holds any false verdict in about 5 of 100.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ import pandas as pd
 from ttbench.errors import UsageError
 from ttbench.report import words
 from ttbench.report.comparison.compare import compare_sides, read_side, require_two
+from ttbench.report.comparison.seeds import first_trainings, trained_again
 from ttbench.report.comparison.variants import sides
 from ttbench.report.head_to_head.crossings import Crossing, crossings
 from ttbench.report.head_to_head.fronts import Front, fronts
@@ -36,7 +37,7 @@ class HeadToHead:
     boards: tuple[Board, ...]
     crossings: tuple[Crossing, ...]
     fronts: tuple[Front, ...]
-    left_out: tuple[str, ...]  # sentences about rows of older code that were not read
+    left_out: tuple[str, ...]  # sentences about rows of older code, and further seeds, that were not read
     training_noise: str  # what is known of it, in a sentence
 
     @property
@@ -62,7 +63,8 @@ def head_to_head(rows: pd.DataFrame | Sequence[pd.DataFrame], names: Sequence[st
     Args:
         rows: those of all sides; or, with `names`, the rows of each side.
         names: checkpoints, or settings of them as `ttbench.report.comparison.variants` reads them; None: every
-            checkpoint in the rows, and where one name stands for several, each of them.
+            checkpoint in the rows, and where one name stands for several, each of them; of trainings that differ in
+            their seed alone the first.
 
     Columns of `verdicts`: those of `ttbench.report.comparison.compare.compare`, and `winner`, `said`, `family`. By its
     `kind`, `effect` is a - b or a / b; `low`, `high` and `joint_p` hold for all `num_points` comparisons of the family.
@@ -72,11 +74,12 @@ def head_to_head(rows: pd.DataFrame | Sequence[pd.DataFrame], names: Sequence[st
         UsageError: fewer than two sides, one given twice, or a side that stands for several contents.
     """
     if isinstance(rows, pd.DataFrame):
-        texts = sides(rows) if names is None else list(names)
+        again = trained_again(rows) if names is None else {}
+        texts = first_trainings(sides(rows), again) if names is None else list(names)
         frames = [rows] * len(texts)
     else:
         assert names is not None, "rows of each side come with their names"
-        texts, frames = list(names), list(rows)
+        again, texts, frames = {}, list(names), list(rows)
     if len(texts) < 2:
         raise UsageError(
             f"a comparison needs two checkpoints; the rows hold {' and '.join(map(repr, texts)) or 'none'}; measure "
@@ -100,8 +103,15 @@ def head_to_head(rows: pd.DataFrame | Sequence[pd.DataFrame], names: Sequence[st
         crossings=tuple(crossings(entries)),
         fronts=tuple(fronts(places, entries)),
         training_noise=verdicts.attrs["training_noise"],
-        left_out=tuple(dict.fromkeys(text for one in found for text in one.left_out)),
+        left_out=tuple(dict.fromkeys([*(text for one in found for text in one.left_out), *_further(again, texts)])),
     )
+
+
+def _further(again: Mapping[str, str], texts: Sequence[str]) -> Iterator[str]:
+    """Which trainings were left out because another one of the same model is compared."""
+    for name, first in again.items():
+        if first in texts and name not in texts:
+            yield f"{name} is {first} trained again with another seed; it is compared where it is named"
 
 
 def _worded(verdicts: pd.DataFrame) -> pd.DataFrame:

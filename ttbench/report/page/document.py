@@ -37,7 +37,7 @@ def build_page(sources: Sequence[PageSource], libraries: Libraries, *, views: Vi
         libraries: the scripts that it carries.
         views: samples with their text, as `ttbench.runs.evidence.view_sample` gives them; others show their row alone.
     """
-    names = sections.checkpoints_of(sources)
+    names = list(dict.fromkeys(str(each["checkpoint"]) for of in sources for each in of.drawn if each["checkpoint"]))
     charts: dict[str, Any] = {}
     tables: dict[str, Any] = {}
     same: dict[str, Any] = {}
@@ -51,7 +51,8 @@ def build_page(sources: Sequence[PageSource], libraries: Libraries, *, views: Vi
         for place_of_task, task in enumerate(source.tasks):
             key = f"task-{number}-{place_of_task}"
             mine = [figure for figure in declared if figure.task == task]
-            found = list(pictures(mine, source.of_task(task), names=names))
+            drawn = [entry for entry in source.drawn if entry["task"] == task]
+            found = list(pictures(mine, drawn, names=names))
             for index, picture in enumerate(found):
                 charts |= {f"{key}-{index}-{place}": spec for place, (_, spec) in enumerate(picture.charts)}
             rows = source.rows.loc[source.rows["task"] == task]

@@ -49,6 +49,12 @@ class PageSource:
         """The numbers of one task."""
         return [entry for entry in self.entries if entry["task"] == task]
 
+    @functools.cached_property
+    def drawn(self) -> list[Record]:
+        """The numbers that figures show: of trainings that differ in their seed alone those of the first."""
+        names = seeds.first_trainings(checkpoints_of([self]), self.table.attrs["trained_again"])
+        return [entry for entry in self.entries if entry["checkpoint"] in (None, *names)]
+
     def compared(self, task: str) -> list[Record]:
         """The paired comparisons of one task."""
         return [entry for entry in self.pairs if entry["task"] == task]

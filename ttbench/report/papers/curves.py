@@ -17,6 +17,7 @@ import pandas as pd
 from ttbench.errors import UsageError
 from ttbench.report import summary, words
 from ttbench.report.columns import Part, all_rows
+from ttbench.report.comparison.seeds import trained_again
 from ttbench.report.drawing.paper_panels import PUBLISHED, RERUN, STAND_IN, Curve, CurvePoint, place_name
 from ttbench.report.papers.numbers import PublishedNumber
 from ttbench.report.papers.preset import PanelNumber, PaperCheckpoint, PaperFigure, PaperModel, PaperPanel, Preset
@@ -120,8 +121,10 @@ class PaperRows:
 
     @classmethod
     def of(cls, rows: pd.DataFrame) -> PaperRows:
-        """Rows as `ttbench.store.rows.read_rows` gives them."""
-        return cls(part=all_rows(rows), metrics=rows.attrs.get("metrics", {}))
+        """Rows as `ttbench.store.rows.read_rows` gives them; of trainings that differ in their seed alone the first."""
+        again = trained_again(rows)
+        first = rows.loc[~rows["checkpoint"].isin(list(again))].reset_index(drop=True) if again else rows
+        return cls(part=all_rows(first), metrics=rows.attrs.get("metrics", {}))
 
     def groups(self, measured: PanelNumber) -> Iterator[RowGroup]:
         """The numbers of a panel: its metric along its axis, of the rows that have all that `where` asks."""

@@ -112,6 +112,8 @@ def estimate_ratio(
     a, b = a[b > 0], b[b > 0]
     if len(a) < MIN_CLUSTERS:
         return replace(made, num_clusters=len(a), reason=too_few(len(a), noun, MIN_CLUSTERS))
+    if not np.isfinite(a).all():
+        return replace(made, num_clusters=len(a), reason=f"not all {noun}s have a finite number")
     low, high = (float(end[0]) for end in clustered.ratio_intervals(a[None], b[None], seed=seed, level=level))
     if math.isinf(low) or math.isinf(high):
         return replace(made, num_clusters=len(a), reason=unbounded(len(a), noun, level))

@@ -154,7 +154,7 @@ def test_a_look_ahead_that_float64_does_not_repeat_is_found_by_its_distance(
     assert found is not None
     assert found.name == ("later_tokens" if looked == 1300 else "far")
     assert re.search(rf": {which} before a cut moves at \d+ of 16 cuts", found.explanation)
-    assert found.explanation.endswith("of 16 cuts, and does not in float64: the model looks ahead")
+    assert found.explanation.endswith("of 16 cuts, although none moves in float64: the model looks ahead")
 
 
 @pytest.mark.parametrize("model_class", [TurningOften, AheadFrom600, AheadByForty])

@@ -52,9 +52,9 @@ TOLERANCES = {
     "bfloat16": Tolerance(same=2e-2, mean=0.1, far=1.0),
 }
 FEW = 0.01  # share of tokens that may lie beyond `far`; two at least
-# Of a model of choices: cuts after which other tokens are read, and tokens before each that are looked at. Chance alone
-# moves as many at one distance from the cut in less than CHANCE of all models.
-RETRIED_CUTS, REACH, CHANCE = 16, 64, 1e-6
+# Of a model of choices: cuts after which other tokens are read, and tokens before each that are looked at. Moves that
+# are spread over a quarter of these distances, or more, make as many at one of them in less than CHANCE of all models.
+RETRIED_CUTS, REACH, CHANCE = 16, 256, 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,14 +168,18 @@ class Reader:
             whole: its losses as it is.
         """
         reach = min(REACH, len(whole) // 2)
-        cuts = np.random.default_rng(seed).integers(reach, len(whole), RETRIED_CUTS).tolist()
+        if len(whole) - reach < RETRIED_CUTS:
+            return ""
+        cuts = np.random.default_rng(seed).choice(np.arange(reach, len(whole)), RETRIED_CUTS, replace=False).tolist()
         counts, num_moved = np.zeros(reach, dtype=int), 0
         for cut in cuts:
             moved = ~(np.abs(reading(cut)[:cut] - whole[:cut]) <= self.tolerance.same)
             counts += moved[cut - reach :]
             num_moved += int(moved.sum())
         most, distance = int(counts.max()), reach - int(counts.argmax())
-        spread = min((num_moved - most + 1) / sum(cuts), 1.0)
+        # rounding may move more near a cut, at all distances alike
+        near = float(np.quantile(counts, 0.75)) / RETRIED_CUTS
+        spread = min(max((num_moved - most + 1) / sum(cuts), near), 1.0)
         if reach * _at_least(most, RETRIED_CUTS, spread) >= CHANCE:
             return ""
         which = "the last token before a cut" if distance == 1 else f"token {distance} before a cut"

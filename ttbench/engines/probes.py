@@ -247,7 +247,7 @@ class Session:
             return again
         ahead = self.reader.at_one_distance(reading, whole, seed=self.seed + 3)
         if ahead:
-            return replace(result, explanation=f"{words}: {ahead}, and does not in float64")
+            return replace(result, explanation=f"{words}: {ahead}, although none moves in float64")
         moved = result.explanation.removeprefix(words).lstrip(": ")
         told = f"{again.explanation}; here {moved}, taken for rounding that turns a choice"
         return replace(again, explanation=told)

@@ -152,7 +152,8 @@ def draw_all(
 def without_further_seeds(table: pd.DataFrame) -> pd.DataFrame:
     """What is drawn of a summary: of trainings that differ in their seed alone the first."""
     names = table["checkpoint"]
-    shown = first_trainings(names.dropna().unique().tolist(), table.attrs["trained_again"])
+    known = names.dropna().unique().tolist()
+    shown = first_trainings(known, table.attrs["trained_again"], names=known)
     return table.loc[names.isna() | names.isin(shown)]
 
 

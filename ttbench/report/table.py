@@ -59,7 +59,7 @@ def summarise(rows: pd.DataFrame, *, every_pair: bool = False) -> pd.DataFrame:
         every_pair: of many checkpoints too, which are too many to read; else see `all_pairs`.
     """
     table = tabulate(rows)
-    names = first_trainings(sides(rows), table.attrs["trained_again"])
+    names = first_trainings(sides(rows), table.attrs["trained_again"], names={*rows["checkpoint"]})
     pairs = all_pairs(names, most=len(names)) if every_pair else all_pairs(names)
     compared = compare_pairs(rows, pairs)
     table.attrs["comparisons"] = words.Carried(words.records(compared))

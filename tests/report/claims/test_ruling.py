@@ -237,6 +237,32 @@ def test_what_another_seed_could_make_decides_nothing() -> None:
         assert mine.candidate.training_sd == pytest.approx(0.1, rel=1e-2)
 
 
+@pytest.mark.parametrize(
+    ("rule", "apart", "decision"),
+    [
+        ("non-inferior(1.0)", 0.05, SUPPORTED),
+        ("equivalent(1.0)", 0.05, SUPPORTED),
+        ("superior(0.2)", -0.25, NOT_DECIDED),
+        ("superior(0.2)", -0.45, SUPPORTED),
+        ("non-inferior(0.3)", 0.28, NOT_DECIDED),
+    ],
+)
+def test_chance_of_training_counts_from_the_border_of_the_rule(rule: str, apart: float, decision: str) -> None:
+    lone = dataclasses.replace(TRANSFORMER, bits=SEEDED[0].bits - apart)
+    seeded = make_rows(perplexity_rows([*SEEDED, lone], (2048,), noise=1e-5))
+    found = answer(claim_of(rule, direction=None if rule.startswith("equivalent") else "lower", **BITS), seeded)
+    mine = next(each for each in found.findings if each.candidate.a.checkpoint == "ttt-1")
+    assert mine.decision == decision
+
+
+def test_two_models_at_two_contexts_have_the_noise_of_both() -> None:
+    lone = dataclasses.replace(TRANSFORMER, bits=SEEDED[0].bits + 0.05)
+    seeded = make_rows(perplexity_rows([*SEEDED, lone], (1024, 2048), noise=1e-5))
+    one, two = Party(architecture=("ttt",), context=2048), Party(architecture=("transformer",), context=1024)
+    found = answer(claim_of(direction="lower", same="size", **over(BITS, a=one, b=two, context=None)), seeded)
+    assert [each.candidate.training_sd for each in found.findings] == [pytest.approx(0.1, rel=1e-2)] * 2
+
+
 def test_two_trainings_of_one_model_are_never_held_against_each_other() -> None:
     seeded = make_rows(perplexity_rows(SEEDED, (1024, 2048), noise=1e-5))
     ttt = ("ttt",)

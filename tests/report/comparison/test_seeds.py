@@ -15,7 +15,16 @@ from rows import TRANSFORMER, TTT, Model, make_rows, needle_rows, perplexity_row
 
 from ttbench.report import words
 from ttbench.report.comparison.compare import compare
-from ttbench.report.comparison.seeds import NOT_ALIKE, NOT_HERE, NOT_KNOWN, recipes_of, spreads, trained_again
+from ttbench.report.comparison.seeds import (
+    NO_DIFFERENCES,
+    NOT_ALIKE,
+    NOT_HERE,
+    NOT_KNOWN,
+    first_trainings,
+    recipes_of,
+    spreads,
+    trained_again,
+)
 from ttbench.report.head_to_head.rendering import render
 from ttbench.report.head_to_head.verdicts import HeadToHead, head_to_head
 from ttbench.report.table import render as rendered
@@ -68,7 +77,7 @@ def test_a_difference_under_twice_the_noise_is_no_win(apart: float, within: bool
     assert entry["high"] < 0
     assert entry["said"] == ("within training noise" if within else "ttt-linear-2 better")
     assert entry["winner"] == (None if within else "ttt-linear-2")
-    assert "lone, whose own is not known, is taken to be as noisy" in found.training_noise
+    assert "lone, trained once or without a spread here, is taken to be as noisy" in found.training_noise
     board = next(board for board in found.boards if board.metric == "bits_per_byte")
     assert [place.worst for place in board.places] == ([2, 2] if within else [1, 2])
 
@@ -171,8 +180,8 @@ def test_the_terminal_shows_the_noise_beside_the_verdicts() -> None:
     text = " ".join(out.getvalue().split())
     told = "training noise of differences in bits per byte, one standard deviation: 0.014 at 512. Of 5 differences that"
     # of .01, .01 and .02 between the seeds, and .01, .02 and .03 from the other, one of .01 is not shown
-    assert f"{told} documents show there, 4 are within it." in text
-    assert "a difference of less than 2 times that is within training noise" in text
+    assert f"{told} the documents show there, 4 less than twice this." in text
+    assert "a difference of less than twice this root is within training noise" in text
     assert NOT_KNOWN not in text
 
 
@@ -191,10 +200,15 @@ def test_words_and_verdict_of_two_sides_say_the_same() -> None:
     lone = dataclasses.replace(TTT, name="lone", bits=TTT.bits + 0.02)
     Console(file=out, width=200).print(render(head_to_head(rows_of(*SEEDS, lone), ["ttt-linear-2", "lone"])))
     text = " ".join(out.getvalue().split())
-    told = "between ttt-linear-2 and lone is within training noise, up to 0.028 bits per byte, although the documents"
-    assert f"{told} show one (lone minus ttt-linear-2:" in text
+    told = (
+        "between ttt-linear-2 and lone is within training noise (other seeds could make 0.028 bits per byte), although"
+    )
+    assert f"{told} the documents alone would show it (lone minus ttt-linear-2:" in text
     assert "bits per byte more than" not in text
-    assert re.search(r"in needles retrieved, one standard deviation: \S+ at 512 depth 0", text)
+    assert re.search(r"in needles retrieved, one standard deviation in points of 100: \d+\.\d at 512", text)
+    assert re.search(
+        r"in needles retrieved, by depth, one standard deviation in points of 100: \S+ at 512 depth 0", text
+    )
 
 
 def test_of_several_seeds_the_first_is_compared_and_the_others_are_told() -> None:
@@ -223,8 +237,7 @@ def test_all_checkpoints_head_to_head_are_the_first_seeds_and_the_others_are_nam
     found = head_to_head(rows)
     assert found.names == ("ttt-linear-1", "transformer")
     assert found.left_out == tuple(
-        f"ttt-linear-{seed} is ttt-linear-1 trained again with another seed; it is compared where it is named"
-        for seed in (2, 3)
+        f"ttt-linear-{seed} is ttt-linear-1 trained again with another seed; name it to compare it" for seed in (2, 3)
     )
     assert head_to_head(rows, ["ttt-linear-2", "transformer"]).left_out == ()
     alone = head_to_head(rows_of(*SEEDS))
@@ -262,6 +275,9 @@ def test_a_checkpoint_changed_after_its_training_is_no_seed_in_any_order() -> No
         assert {model.name for model in (*SEEDS[:2], edited, TRANSFORMER)} == {*head_to_head(rows).names}
         (spread,) = (spread for spread in spreads(rows) if spread.metric == "bits_per_byte")
         found.append((spread.num_seeds, pytest.approx(spread.sd)))
+        noise = head_to_head(rows).training_noise
+        assert "say the same recipe and seed and are unlike, so none of them tells training noise" in noise
+        assert all(name in noise for name in ("edited", "ttt-linear-2"))
     assert found[0] == found[1]
     assert found[0] == (2, pytest.approx(math.sqrt(2) * 0.01, rel=1e-3))
 
@@ -285,6 +301,8 @@ def test_seeds_that_were_not_measured_alike_are_not_called_one_training() -> Non
     only = elsewhere.loc[~at_512 & ~((elsewhere["checkpoint"] == "transformer") & (elsewhere["context_len"] == 512))]
     lone = rows_of(TTT, TRANSFORMER, contexts=(1024,))
     only.attrs = lone.attrs = elsewhere.attrs
+    times = make_rows(timing_rows(SEEDS[:2], (512,), num_rounds=3))
+    assert head_to_head(times).training_noise == NO_DIFFERENCES
     assert head_to_head([only, lone], ["transformer", "ttt-linear"]).training_noise == NOT_HERE
 
 
@@ -303,3 +321,50 @@ def test_a_name_of_several_trainings_and_one_seed_under_two_names_are_left_alone
     again = trained(TTT, "r1", 2, bits=0.02, name="a")
     assert trained_again(make_rows(perplexity_rows([twice[0]], (512,)), perplexity_rows([again], (512,)))) == {}
     assert trained_again(rows_of(TRANSFORMER, TTT)) == {}
+
+
+def test_two_settings_of_one_training_have_no_noise_between_them() -> None:
+    rows = rows_of(*SEEDS)
+    half = rows.loc[rows["checkpoint"] == "ttt-linear-1"].assign(dtype="bfloat16", run_id="run-2")
+    half = half.assign(cell_id=half["cell_id"] + "b", nats=half["nats"] * 1.012)
+    both = pd.concat([rows, half], ignore_index=True)
+    both.attrs = rows.attrs
+    sides = ("ttt-linear-1@dtype=float32", "ttt-linear-1@dtype=bfloat16")
+    (entry,) = (each for each in words.records(compare(both, *sides)) if each["metric"] == "bits_per_byte")
+    assert (entry["verdict"], entry["training_sd"]) == ("a better", None)
+
+
+def test_a_seed_that_was_measured_on_more_texts_is_the_first() -> None:
+    rows = rows_of(*SEEDS[:2], TRANSFORMER)
+    more = rows.loc[(rows["checkpoint"] != "ttt-linear-1") & (rows["task"] == "perplexity")]
+    both = pd.concat([rows, more.assign(corpus="other", corpus_digest="o" * 32)], ignore_index=True)
+    both.attrs = rows.attrs
+    assert trained_again(both) == {"ttt-linear-1": "ttt-linear-2"}
+
+
+def test_rows_of_an_older_schema_are_compared_beside_seeds() -> None:
+    rows, older = rows_of(*SEEDS), rows_of(TRANSFORMER).drop(columns=["config_digest"])
+    older.attrs = rows.attrs
+    found = head_to_head([rows, older], ["ttt-linear-1", "transformer"])
+    assert bits_of(found)["ttt-linear-1", "transformer"]["training_seeds"] == 3
+    without = rows.assign(config_digest=None)
+    both = pd.concat([rows, without], ignore_index=True)
+    both.attrs = rows.attrs
+    assert len(recipes_of(both)) == 3
+    assert set(trained_again(rows.drop(columns=["status"]))) == {"ttt-linear-2", "ttt-linear-3"}
+
+
+def test_a_seed_that_two_versions_of_the_code_measured_still_stands_for_the_others() -> None:
+    rows = rows_of(*SEEDS[:2], TRANSFORMER)
+    again = rows.loc[rows["checkpoint"] == "ttt-linear-1"].assign(code_digest="b" * 32, run_id="run-2")
+    both = pd.concat([rows.assign(code_digest="a" * 32), again], ignore_index=True)
+    both.attrs = rows.attrs
+    found = head_to_head(both)
+    assert [name.partition("@")[0] for name in found.names] == ["ttt-linear-1", "ttt-linear-1", "transformer"]
+    assert [text for text in found.left_out if text.startswith("ttt-linear-2 is ttt-linear-1 trained again")]
+
+
+def test_a_name_that_looks_like_settings_is_a_name() -> None:
+    names = ["m", "m@step=1000", "t", "u"]
+    assert first_trainings(names, {"m": "t"}, names=names) == ["m@step=1000", "t", "u"]
+    assert first_trainings(["a", "b@code=1", "b@code=2"], {"a"}, names=["a", "b"]) == ["a", "b@code=1", "b@code=2"]

@@ -18,7 +18,6 @@ from ttbench.report import summary, words
 from ttbench.report.claims.claim import Claim, Party, PrimaryCell, Scope
 from ttbench.report.columns import all_rows
 from ttbench.report.comparison import seeds
-from ttbench.report.comparison.variants import CONTENT
 from ttbench.report.summary import RowGroup
 from ttbench.types import NO_ATTENTION, Metric, Scalar
 
@@ -45,26 +44,24 @@ class RowSource:
 
     def recipe(self, line: CandidateLine) -> str | None:
         """What the weights of a line were trained by, where its rows say so."""
-        training = self._trainings.get(tuple(line.first(name) for name in CONTENT))
+        training = self._trainings.get(str(line.weights))
         return None if training is None else training[0]
 
-    def training_noise(
-        self, task: str, metric: Metric, one: CandidateLine, two: CandidateLine, at: int
-    ) -> float | None:
-        """Standard deviation that other seeds give a difference of two models at one context; None: not known."""
-        if one.weights == two.weights:
+    def training_sd(self, cell: PrimaryCell, *sides: tuple[CandidateLine, int]) -> float | None:
+        """Standard deviation that other seeds give a difference of lines at their contexts; None: not known.
+
+        Two settings of one training have none.
+        """
+        if len({line.weights for line, _ in sides}) < len(sides):
             return None
         if self._spreads is None:
             self._spreads = seeds.spreads(self._named)
-        both = {name: value for name, value in one.settings.items() if two.settings.get(name) == value}
-        entry = {
-            **{name: both.get(name) for name in one.settings},
-            **{axis: place for axis, place in one.places.items() if two.places.get(axis) == place},
-            **{"task": task, "metric": metric.name, "context_len": at, "kind": summary.DIFFERENCE, "effect": 0.0},
-            **{"a": "a", "b": "b"},
-        }
-        noise = seeds.noise_of(entry, {"a": self.recipe(one), "b": self.recipe(two)}, self._spreads)
-        return None if noise is None else noise.sd
+        metric = {"task": cell.task, "metric": cell.metric}
+        places = [{**line.settings, **line.places, **metric, "context_len": at} for line, at in sides]
+        found = [
+            seeds.sd_at(place, self.recipe(line), self._spreads) for (line, _), place in zip(sides, places, strict=True)
+        ]
+        return None if None in found else math.hypot(*(sd for sd in found if sd is not None))
 
     def groups(self, task: str, metric: Metric) -> list[RowGroup]:
         """All numbers of a metric that have rows."""
@@ -143,7 +140,7 @@ def find(claim: Claim, source: RowSource) -> list[Candidate] | str:
     if not pairs:
         both = f"{party_told(cell.a)} and {party_told(cell.b)}"
         return f"no pair of {both} measured under the same settings{_sameness(cell)}"
-    paired = [_together(claim, source, known[cell.metric], one, two) for one, two in pairs]
+    paired = [_together(claim, source, one, two) for one, two in pairs]
     return [each for each in paired if each is not None] or "the two were measured at no context in common"
 
 
@@ -218,9 +215,7 @@ def _same_size(one: CandidateLine, two: CandidateLine) -> bool:
     return max(sizes) <= min(sizes) * (1 + SAME_SIZE)  # type: ignore[type-var,operator]  # both are numbers
 
 
-def _together(
-    claim: Claim, source: RowSource, metric: Metric, one: CandidateLine, two: CandidateLine
-) -> Candidate | None:
+def _together(claim: Claim, source: RowSource, one: CandidateLine, two: CandidateLine) -> Candidate | None:
     """A pair at the contexts of the claim, else at the nearest that both have; None where there are none."""
     cell = claim.cell
     assert cell.b is not None
@@ -242,8 +237,14 @@ def _together(
         outside.append(("context", f"{words.context(best[0])} for {words.context(wanted[0])}"))
     said = [_untrained(claim.scope, line, best[place]) for line, place in lines]
     outside += [("training context", text) for text in dict.fromkeys(said) if text]
-    noise = source.training_noise(cell.task, metric, one, two, best[0]) if best[0] == best[1] else None
-    return Candidate(source=source.name, a=one, b=two, contexts=best, outside=tuple(outside), training_sd=noise)
+    return Candidate(
+        source=source.name,
+        a=one,
+        b=two,
+        contexts=best,
+        outside=tuple(outside),
+        training_sd=source.training_sd(cell, (one, best[0]), (two, best[1])),
+    )
 
 
 def _far_from(context: int) -> Callable[[tuple[int, int]], float]:

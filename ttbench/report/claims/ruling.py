@@ -5,7 +5,7 @@
     supported                         the whole interval lies inside of the region
     contradicted                      the whole interval lies outside of it
     not decided                       it lies across a border, or there is no interval, or the rows are out of scope,
-                                      or another seed of training could make the difference that is found
+                                      or another seed of training could move the difference across a border
 
 For `equivalent` this is the pair of one-sided tests of Schuirmann (Journal of Pharmacokinetics and Biopharmaceutics 15,
 1987), each at half of what the level leaves. The findings that can decide something (in scope, not exact) are one
@@ -160,15 +160,19 @@ def _finding(claim: Claim, candidate: Candidate, made: Measure | str, level: flo
         reason = measured.estimate.reason or "no interval"
         return Finding(candidate=candidate, decision=NOT_DECIDED, reason=reason, measured=measured)
     decision, reason = decide(claim, measured, ends)
-    if decision != NOT_DECIDED and _is_chance_of_training(candidate, measured):
+    if decision != NOT_DECIDED and _is_chance_of_training(claim, candidate, measured):
         decision, reason = NOT_DECIDED, summary.WITHIN_NOISE
     exact = None if measured.exact else at
     return Finding(candidate=candidate, decision=decision, reason=reason, measured=measured, level=exact)
 
 
-def _is_chance_of_training(candidate: Candidate, measured: ClaimNumber) -> bool:
-    sd = candidate.training_sd
-    return measured.kind == summary.DIFFERENCE and sd is not None and abs(measured.estimate.value) < seeds.WITHIN * sd
+def _is_chance_of_training(claim: Claim, candidate: Candidate, measured: ClaimNumber) -> bool:
+    """Whether another seed could move a difference across a border of the rule."""
+    sd, cell, rule = candidate.training_sd, claim.cell, claim.parsed_rule
+    if sd is None or measured.kind != summary.DIFFERENCE or rule.kind == "constant":
+        return False
+    favour = favour_of(measured.estimate.value, measured.kind, cell.direction, cell.reference)
+    return any(abs(favour - border) < seeds.WITHIN * sd for border in region(rule, measured.kind))
 
 
 def decide(claim: Claim, measured: ClaimNumber, ends: tuple[float, float]) -> tuple[Decision, str]:

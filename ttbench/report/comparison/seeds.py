@@ -10,7 +10,8 @@ where a side whose own is not known is given the largest that is known at the po
 it may be chance of training alone, whatever the documents say. Times, bytes and counts have none of it.
 
 Numbers that do not move tell nothing: shares are often equal, at the ends because they must be. A training whose number
-is not finite tells nothing either, nor do unlike checkpoints that say one recipe and one seed.
+is not finite tells nothing either, nor do unlike checkpoints that say one recipe and one seed. Two settings of one
+training have no noise between them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,14 +34,14 @@ from ttbench.types import Scalar
 
 # Where no recipe was trained with several seeds.
 NOT_KNOWN = "one training run each: training noise not known"
-# Where a recipe was, and no spread is found.
-NOT_ALIKE = "training noise not known: no number that moves was measured alike of two trainings of one model"
-NOT_HERE = "training noise not known here: other seeds were measured, and not at these points"
+# Where a recipe was, and no spread is found, or none at the points of a comparison.
+NOT_ALIKE = "training noise not known: no two trainings of one model have unlike numbers at one point by the same code"
+NOT_HERE = "training noise not known: other seeds tell none at these points"
+NO_DIFFERENCES = "times, bytes and counts have no training noise"
 WITHIN = 2.0  # standard deviations that a difference must reach
 LEAST = 2  # seeds that a standard deviation needs
 
 
-Content = tuple[Scalar, ...]  # digests of weights, config and tokenizer
 Training = tuple[str, int]  # recipe and seed
 
 
@@ -76,15 +78,21 @@ def beside_noise(comparisons: pd.DataFrame, sides: Sequence[Side], among: Sequen
         among: rows in which seeds are looked for. Seeds that nobody asked for tell as much as those in the comparisons.
     """
     rows = _together(among)
-    known, trainings = spreads(rows), recipes_of(rows)
-    if not known:
-        several = Counter(recipe for recipe, _ in set(trainings.values())).values()
-        comparisons.attrs["training_noise"] = NOT_ALIKE if max(several, default=0) >= LEAST else NOT_KNOWN
-        return comparisons
-    mine = {side.text: trainings.get(_contents(side.rows)[0]) for side in sides}
-    recipes = {text: None if training is None else training[0] for text, training in mine.items()}
+    known, (trainings, unclear) = spreads(rows), _trainings(rows)
+    several = max(Counter(recipe for recipe, _ in trainings.values()).values(), default=0) >= LEAST
     entries = records(comparisons)
-    noises = [noise_of(entry, recipes, known) for entry in entries]
+    if not known:
+        timed = entries and all(entry["kind"] not in (summary.DIFFERENCE, None) for entry in entries)
+        none = NO_DIFFERENCES if timed else NOT_ALIKE
+        comparisons.attrs["training_noise"] = (none if several else NOT_KNOWN) + _unlike(unclear)
+        return comparisons
+    weights = {side.text: _weights(side.rows) for side in sides}
+    recipes = {text: trainings[own][0] if own in trainings else None for text, own in weights.items()}
+    alike = [weights[entry["a"]] == weights[entry["b"]] is not None for entry in entries]
+    noises = [
+        None if one_training else noise_of(entry, recipes, known)
+        for entry, one_training in zip(entries, alike, strict=True)
+    ]
     made = comparisons.copy()
     made.attrs = comparisons.attrs
     made["training_sd"] = pd.array([None if noise is None else noise.sd for noise in noises], dtype="Float64")
@@ -94,7 +102,12 @@ def beside_noise(comparisons: pd.DataFrame, sides: Sequence[Side], among: Sequen
         for entry, noise in zip(entries, noises, strict=True)
     ]
     made["verdict"] = pd.Series(told, dtype=object, index=made.index)
-    made.attrs["training_noise"] = _sentence(known, entries, noises)
+    shown = [
+        noise
+        for entry, noise, one_training in zip(entries, noises, alike, strict=True)
+        if entry["verdict"] in (A_BETTER, B_BETTER) and entry["kind"] == summary.DIFFERENCE and not one_training
+    ]
+    made.attrs["training_noise"] = _sentence(known, noises, lacking=shown.count(None), of=len(shown)) + _unlike(unclear)
     return made
 
 
@@ -110,36 +123,39 @@ def _together(among: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return every
 
 
-def _sentence(known: Sequence[SeedSpread], entries: Sequence[Record], noises: Sequence[DifferenceNoise | None]) -> str:
+def _sentence(known: Sequence[SeedSpread], noises: Sequence[DifferenceNoise | None], *, lacking: int, of: int) -> str:
     judged = [noise for noise in noises if noise is not None]
     if not judged:
         return NOT_HERE
     many = max(spread.num_seeds for spread in known)
     assumed = sorted({name for noise in judged for name in noise.assumed})
     are = "is" if len(assumed) == 1 else "are"
-    others = f"; {', '.join(assumed)}, whose own is not known, {are} taken to be as noisy as the noisiest that is"
-    shown = [
-        noise
-        for entry, noise in zip(entries, noises, strict=True)
-        if entry["verdict"] in (A_BETTER, B_BETTER) and entry["kind"] == summary.DIFFERENCE
-    ]
-    lacking = f"; it is not known for {shown.count(None)} of the {len(shown)} differences that documents show"
+    others = (
+        f"; {', '.join(assumed)}, trained once or without a spread here, {are} taken to be as noisy as the noisiest "
+    )
+    missing = f"; it is not known for {lacking} of the {of} differences that are shown"
     return (
         "training noise of a difference: sqrt(sd_a^2 + sd_b^2), each sd over the trainings of a model that differ in "
-        f"their seed alone (up to {many}); a difference of less than {WITHIN:.0f} times that is {WITHIN_NOISE}"
-        f"{others if assumed else ''}{lacking if None in shown else ''}"
+        f"their seed alone (up to {many}); a difference of less than twice this root is {WITHIN_NOISE}"
+        f"{f'{others}model at the same point' if assumed else ''}{missing if lacking else ''}"
     )
+
+
+def _unlike(names: Sequence[str]) -> str:
+    """What is said of checkpoints that cannot be told from the training that they name."""
+    if not names:
+        return ""
+    return f"; {' and '.join(names)} say the same recipe and seed and are unlike, so none of them tells training noise"
 
 
 def spreads(rows: pd.DataFrame) -> list[SeedSpread]:
     """The spread of every recipe with several seeds, at every point of every metric that training moves."""
     trainings = recipes_of(rows)
     counts = Counter(recipe for recipe, _ in trainings.values())
-    several = {content: training for content, training in trainings.items() if counts[training[0]] >= LEAST}
+    several = {weights: training for weights, training in trainings.items() if counts[training[0]] >= LEAST}
     if not several:
         return []
-    weights = sorted({str(content[0]) for content in several})
-    whole = all_rows(rows.loc[rows["weights_digest"].isin(weights)].reset_index(drop=True))
+    whole = all_rows(rows.loc[rows["weights_digest"].isin(sorted(several))].reset_index(drop=True))
     return [
         spread
         for task, metrics in summary.metrics_of(rows).items()
@@ -149,66 +165,89 @@ def spreads(rows: pd.DataFrame) -> list[SeedSpread]:
     ]
 
 
-def recipes_of(rows: pd.DataFrame) -> dict[Content, Training]:
-    """Recipe and seed of those checkpoints whose rows say both, by their content.
+def recipes_of(rows: pd.DataFrame) -> dict[str, Training]:
+    """Weights -> recipe and seed, of those checkpoints whose rows say both.
 
     Of unlike checkpoints that say the same recipe and seed none is there: one was changed after its training, and it is
     not known which.
     """
-    names = [*CONTENT, "train_recipe", "train_seed"]
+    return _trainings(rows)[0]
+
+
+def _trainings(rows: pd.DataFrame) -> tuple[dict[str, Training], list[str]]:
+    """What `recipes_of` says, and the names of those that it leaves out."""
+    names = ["weights_digest", "train_recipe", "train_seed"]
     if not set(names) <= set(rows.columns):
-        return {}
-    told = rows["train_recipe"].notna() & rows["train_seed"].notna()
-    known = rows.loc[told, names].drop_duplicates()
-    found = {
-        tuple(None if pd.isna(part) else part for part in content): (str(recipe), int(seed))
-        for *content, recipe, seed in known.itertuples(index=False)
-    }
-    counts = Counter(found.values())
-    return {content: training for content, training in found.items() if counts[training] == 1}
+        return {}, []
+    digests = [name for name in CONTENT if name in rows]
+    told = rows[names].notna().all(axis=1)
+    known = rows.loc[told, ["checkpoint", *digests, *names[1:]]].drop_duplicates()
+    found: dict[str, Training] = {}
+    unclear: list[str] = []
+    for _, mine in known.groupby(names[1:], sort=False):
+        # a digest that is missing, as in rows of an older schema, is no other one
+        if any(mine[name].nunique() > 1 for name in digests):
+            unclear += map(str, mine["checkpoint"].unique())
+            continue
+        recipe, seed = mine["train_recipe"].iloc[0], mine["train_seed"].iloc[0]
+        found[str(mine["weights_digest"].iloc[0])] = (str(recipe), int(seed))
+    return found, list(dict.fromkeys(unclear))
 
 
-def _contents(rows: pd.DataFrame) -> list[Content]:
-    found = rows[[*CONTENT]].drop_duplicates()
-    return [tuple(None if pd.isna(part) else part for part in content) for content in found.itertuples(index=False)]
+def _weights(rows: pd.DataFrame) -> str | None:
+    """Those of a side, whose rows have one content."""
+    found = rows["weights_digest"].dropna().tolist() if "weights_digest" in rows else []
+    return str(found[0]) if found else None
 
 
 def trained_again(rows: pd.DataFrame) -> dict[str, str]:
     """Checkpoints of the rows that are another one of them, trained with another seed -> that one, the first.
 
-    First is the one with answers at most contexts of most tasks; of several, that of the smallest seed.
+    First is the training with answers at the largest number of contexts, summed over tasks and corpora; of several that
+    with the smallest seed.
     """
     trainings = recipes_of(rows)
     if not trainings:
         return {}
-    known: dict[str, Training] = {}
-    for name, mine in rows.groupby("checkpoint", sort=False):
-        found = {trainings.get(content) for content in _contents(mine)}
-        # A name that stands for several trainings, or for one that is not known, is left as it is.
-        if len(found) == 1 and None not in found:
-            known |= {str(name): training for training in found if training is not None}
-    answered = rows.loc[rows["status"] == "ok", ["checkpoint", "task", "context_len"]].drop_duplicates()
-    num_answers = Counter(answered["checkpoint"])
+    places = [name for name in ("task", "corpus_digest", "context_len") if name in rows]
+    answered = rows if "status" not in rows else rows.loc[rows["status"] == "ok"]
+    num_answers = Counter(answered[["weights_digest", *places]].drop_duplicates()["weights_digest"])
     first: dict[str, tuple[int, int, str]] = {}
-    for name, (recipe, seed) in known.items():
-        mine = (-num_answers[name], seed, name)
+    for weights, (recipe, seed) in trainings.items():
+        mine = (-num_answers[weights], seed, weights)
         first[recipe] = min(first.get(recipe, mine), mine)
-    return {name: first[recipe][2] for name, (recipe, seed) in known.items() if seed != first[recipe][1]}
+    named: dict[str, set[str]] = {}
+    for name, weights in rows[["checkpoint", "weights_digest"]].drop_duplicates().itertuples(index=False):
+        named.setdefault(str(name), set()).add(str(weights))
+    # A name that stands for several trainings, or for one that is not known, is left as it is.
+    single = {name: own for name, (own, *more) in named.items() if not more and own in trainings}
+    again = {}
+    for name, own in single.items():
+        best = first[trainings[own][0]][2]
+        if own != best:
+            again[name] = next(other for other, weights in single.items() if weights == best)
+    return again
 
 
-def first_trainings(texts: Sequence[str], again: Collection[str]) -> list[str]:
-    """Which of these sides are compared and drawn unasked: not those trained `again`, unless two are not left."""
-    first = [text for text in texts if read_variant(text, names=again).name not in again]
-    return first if len(first) > 1 else list(texts)
+def first_trainings(texts: Sequence[str], again: Collection[str], *, names: Collection[str]) -> list[str]:
+    """Which of these sides are compared and drawn unasked: not those trained `again`, unless two models are not left.
+
+    Args:
+        texts: sides as `ttbench.report.comparison.variants.read_variant` reads them.
+        again: checkpoints that are another one, trained again.
+        names: every checkpoint.
+    """
+    first = [text for text in texts if read_variant(text, names=names).name not in again]
+    return first if len({read_variant(text, names=names).name for text in first}) > 1 else list(texts)
 
 
 def _of_metric(
-    whole: Part, task: str, metric: summary.Metric, trainings: Mapping[Content, Training]
+    whole: Part, task: str, metric: summary.Metric, trainings: Mapping[str, Training]
 ) -> Iterator[SeedSpread]:
     # Numbers of one version of the code only: another one moves them too.
     found: dict[tuple[str, Scalar, tuple[tuple[str, Scalar], ...]], dict[int, float]] = {}
     for group in summary.groups(whole, task, metric):
-        training = trainings.get(tuple(group.rows.first(name) for name in CONTENT)) if len(group.rows) else None
+        training = trainings.get(str(group.line["weights_digest"])) if len(group.rows) else None
         if training is None:
             continue
         recipe, seed = training
@@ -240,15 +279,7 @@ def noise_of(entry: Record, sides: Mapping[str, str | None], known: Sequence[See
     """
     if entry["kind"] != summary.DIFFERENCE or entry["effect"] is None:
         return None
-    here = {
-        spread.recipe: spread
-        for spread in sorted(known, key=lambda spread: spread.sd)
-        if (spread.task, spread.metric) == (entry["task"], entry["metric"])
-        # a setting in which the two sides differ is null in the comparison
-        and all(
-            entry.get(name) in (value, None) for name, value in spread.place.items() if name not in summary.HARMLESS
-        )
-    }
+    here = _at(entry, known)
     if not here:
         return None
     largest = max(here.values(), key=lambda spread: spread.sd)
@@ -259,6 +290,30 @@ def noise_of(entry: Record, sides: Mapping[str, str | None], known: Sequence[See
         num_seeds=sum({spread.recipe: spread.num_seeds for spread in used}.values()),
         assumed=tuple(str(entry[side]) for side, spread in own.items() if spread is None),
     )
+
+
+def sd_at(place: Mapping[str, Any], recipe: str | None, known: Sequence[SeedSpread]) -> float | None:
+    """Training noise of one number: its recipe's own, else the largest that is known at its place; None: no seed tells.
+
+    Args:
+        place: task, metric, settings and axes of the number.
+    """
+    here = _at(place, known)
+    own = here.get(recipe or "") or max(here.values(), key=lambda spread: spread.sd, default=None)
+    return None if own is None else own.sd
+
+
+def _at(place: Mapping[str, Any], known: Sequence[SeedSpread]) -> dict[str, SeedSpread]:
+    """The spreads of each recipe at a place; the largest where settings that move no noise tell several apart."""
+    return {
+        spread.recipe: spread
+        for spread in sorted(known, key=lambda spread: spread.sd)
+        if (spread.task, spread.metric) == (place["task"], place["metric"])
+        # a setting in which the two sides differ is null in the comparison
+        and all(
+            place.get(name) in (value, None) for name, value in spread.place.items() if name not in summary.HARMLESS
+        )
+    }
 
 
 def is_within(entry: Record, noise: DifferenceNoise | None) -> bool:

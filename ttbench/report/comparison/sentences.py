@@ -137,8 +137,9 @@ def _no_gap(entry: Record, best: str) -> str:
         little = f"{both} differ by less than {smallest(entry)}, too little to matter"
         return f"{little}{_interval(entry, of=_made(entry))}"
     if entry["verdict"] == WITHIN_NOISE:
-        noise = f"is {WITHIN_NOISE}, up to {_reach(entry)}, although the {entry['cluster'] or 'sample'}s show one"
-        return f"the difference between {both} {noise}{_interval(entry, of=_made(entry))}"
+        chance = f"{WITHIN_NOISE} (other seeds could make {_reach(entry)})"
+        alone = f"although the {entry['cluster'] or 'sample'}s alone would show it"
+        return f"the difference between {both} is {chance}, {alone}{_interval(entry, of=_made(entry))}"
     if entry["method"] == EXACT:
         return f"{both} are equal"
     why = f", {entry['reason']}" if entry["reason"] else ""

@@ -21,6 +21,7 @@ from rich.text import Text
 from ttbench.report import words
 from ttbench.report.comparison.compare import render_comparison
 from ttbench.report.comparison.sentences import caption
+from ttbench.report.comparison.variants import read_variant
 from ttbench.report.head_to_head import crossings
 from ttbench.report.head_to_head.fronts import Front
 from ttbench.report.head_to_head.leaderboard import Board, is_ranked, shared_values
@@ -29,10 +30,7 @@ from ttbench.report.statistics.stats import counted
 from ttbench.report.summary import A_BETTER, B_BETTER, DIFFERENCE, NOT_COMPARABLE, NOT_JUDGED, WITHIN_NOISE
 from ttbench.report.words import Paragraph, Record
 
-LETTERS = (
-    "checkpoints that share a letter at a context are not shown to differ there by as much as matters, or by more than "
-    "training noise where it is known"
-)
+LETTERS = "checkpoints that share a letter at a context are not shown to differ there by as much as matters"
 
 
 def render(found: HeadToHead) -> Group:
@@ -83,7 +81,8 @@ def _task(entries: Sequence[Record], *, num: int) -> Iterator[RenderableType]:
             yield Paragraph(caption(able), "dim")
         yield from (Paragraph(line, "dim") for line in _refused(metric))
     yield Text()
-    legend = [LETTERS]
+    judged = any(entry.get("training_sd") is not None for entry in entries)
+    legend = [f"{LETTERS}, or by twice the training noise" if judged else LETTERS]
     if any(entry["extrapolated"] for entry in entries):
         legend.append(f"* {words.BEYOND}")
     marks = words.probed(entries).values()
@@ -93,23 +92,46 @@ def _task(entries: Sequence[Record], *, num: int) -> Iterator[RenderableType]:
 
 
 def _noises(entries: Sequence[Record]) -> Iterator[str]:
-    """For each metric, the training noise of its differences, and where seeds tell none of what documents show."""
+    """For each metric, the training noise of its differences, and where seeds tell none of what is shown."""
     if not any(entry.get("training_sd") is not None for entry in entries):
         return
     for metric in words.by([entry for entry in entries if entry["kind"] == DIFFERENCE], "task", "metric"):
         known = [entry for entry in metric if entry["training_sd"] is not None]
         shown = [entry for entry in metric if entry["verdict"] in (A_BETTER, B_BETTER, WITHIN_NOISE)]
         _, _, varying = words.settings(metric)
-        lacking = dict.fromkeys(_point(entry, varying) for entry in shown if entry["training_sd"] is None)
-        told = [*_points_told(known, varying), *([f"not known{'; '.join(lacking)}"] if lacking else [])]
-        if told:
-            within = sum(entry["verdict"] == WITHIN_NOISE for entry in shown)
-            judged = sum(entry["training_sd"] is not None for entry in shown)
-            count = f" Of {counted(judged, 'difference')} that documents show there, {within} are within it."
-            yield (
-                f"training noise of differences in {metric[0]['label']}, one standard deviation: {'; '.join(told)}."
-                f"{count if judged else ''}"
-            )
+        lacking = [entry for entry in shown if entry["training_sd"] is None and not _one_training(entry)]
+        told = _points_told(known, varying)
+        if lacking:
+            told.append(f"not known {', '.join(dict.fromkeys(_point(entry, varying) for entry in lacking))}")
+        if not told:
+            continue
+        judged = [entry for entry in shown if entry["training_sd"] is not None]
+        within = sum(entry["verdict"] == WITHIN_NOISE for entry in judged)
+        noun = f"{metric[0]['cluster'] or 'sample'}s"
+        count = f" Of {counted(len(judged), 'difference')} that the {noun} show there, {within} less than twice this."
+        yield f"training noise of differences in {_named(metric[0])}, one standard deviation{_unit(known)}: " + (
+            f"{'; '.join(told)}.{count if judged else ''}"
+        )
+
+
+def _one_training(entry: Record) -> bool:
+    """Whether two settings of one checkpoint are compared, which have no training noise between them."""
+    return read_variant(entry["a"]).name == read_variant(entry["b"]).name
+
+
+def _named(entry: Record) -> str:
+    """The metric, and what it is told by beside the context: two metrics may have one label."""
+    extra = [words.axis(name) for name in entry["axes"].split(",") if name not in ("", "context_len")]
+    return ", ".join([str(entry["label"]), *([f"by {' and '.join(extra)}"] if extra else [])])
+
+
+def _unit(known: Sequence[Record]) -> str:
+    if not known:
+        return ""
+    if known[0]["statistic"] == "proportion":
+        return " in points of 100"
+    unit = words.of_metric(known, ("effect", "training_sd")).unit
+    return f" in {unit}" if unit and unit != known[0]["label"] else ""
 
 
 def _points_told(known: Sequence[Record], varying: Sequence[str]) -> list[str]:
@@ -117,26 +139,27 @@ def _points_told(known: Sequence[Record], varying: Sequence[str]) -> list[str]:
     if not known:
         return []
     scale = words.of_metric(known, ("effect", "training_sd"))
+    shares = known[0]["statistic"] == "proportion"
     points: dict[str, dict[str, list[str]]] = {}
     for entry in known:
-        sides = points.setdefault(_point(entry, varying), {}).setdefault(scale.text(entry["training_sd"]), [])
-        sides.append(f"{entry['a']} and {entry['b']}")
+        sd = f"{100 * entry['training_sd']:.1f}" if shares else scale.text(entry["training_sd"])
+        points.setdefault(_point(entry, varying), {}).setdefault(sd, []).append(f"{entry['a']} and {entry['b']}")
     return [
-        f"{sd}{point}" + ("" if len(noises) == 1 else f" ({', '.join(pairs)})")
+        f"{sd} {point}".rstrip() + ("" if len(noises) == 1 else f" ({', '.join(pairs)})")
         for point, noises in points.items()
         for sd, pairs in noises.items()
     ]
 
 
 def _point(entry: Record, varying: Sequence[str]) -> str:
-    return f"{_where(entry)} {words.told(entry, varying)}".rstrip()
+    return f"{_where(entry)} {words.told(entry, varying)}".strip()
 
 
 def _where(entry: Record) -> str:
-    """The point of a comparison: ` at 512 depth 0.5`."""
+    """The point of a comparison: `at 512 depth 0.5`."""
     context_len = entry.get("context_len")
     found = [*([] if context_len is None else [words.context(context_len)]), *words.places(entry)]
-    return f" at {' '.join(found)}" if found else ""
+    return f"at {' '.join(found)}" if found else ""
 
 
 def _told(metric: Sequence[Record], labels: Mapping[str, str]) -> str:

@@ -21,7 +21,7 @@ from ttbench.errors import UsageError
 from ttbench.report import words
 from ttbench.report.comparison.compare import compare_sides, read_side, require_two
 from ttbench.report.comparison.seeds import first_trainings, trained_again
-from ttbench.report.comparison.variants import sides
+from ttbench.report.comparison.variants import Side, sides
 from ttbench.report.head_to_head.crossings import Crossing, crossings
 from ttbench.report.head_to_head.fronts import Front, fronts
 from ttbench.report.head_to_head.leaderboard import Board, boards
@@ -75,7 +75,8 @@ def head_to_head(rows: pd.DataFrame | Sequence[pd.DataFrame], names: Sequence[st
     """
     if isinstance(rows, pd.DataFrame):
         again = trained_again(rows) if names is None else {}
-        texts = first_trainings(sides(rows), again) if names is None else list(names)
+        known = {*rows["checkpoint"]}
+        texts = first_trainings(sides(rows), again, names=known) if names is None else list(names)
         frames = [rows] * len(texts)
     else:
         assert names is not None, "rows of each side come with their names"
@@ -103,15 +104,16 @@ def head_to_head(rows: pd.DataFrame | Sequence[pd.DataFrame], names: Sequence[st
         crossings=tuple(crossings(entries)),
         fronts=tuple(fronts(places, entries)),
         training_noise=verdicts.attrs["training_noise"],
-        left_out=tuple(dict.fromkeys([*(text for one in found for text in one.left_out), *_further(again, texts)])),
+        left_out=tuple(dict.fromkeys([*(text for one in found for text in one.left_out), *_further(again, found)])),
     )
 
 
-def _further(again: Mapping[str, str], texts: Sequence[str]) -> Iterator[str]:
+def _further(again: Mapping[str, str], found: Sequence[Side]) -> Iterator[str]:
     """Which trainings were left out because another one of the same model is compared."""
+    compared = {side.variant.name for side in found}
     for name, first in again.items():
-        if first in texts and name not in texts:
-            yield f"{name} is {first} trained again with another seed; it is compared where it is named"
+        if first in compared and name not in compared:
+            yield f"{name} is {first} trained again with another seed; name it to compare it"
 
 
 def _worded(verdicts: pd.DataFrame) -> pd.DataFrame:

@@ -52,8 +52,9 @@ class PageSource:
     @functools.cached_property
     def drawn(self) -> list[Record]:
         """The numbers that figures show: of trainings that differ in their seed alone those of the first."""
-        names = seeds.first_trainings(checkpoints_of([self]), self.table.attrs["trained_again"])
-        return [entry for entry in self.entries if entry["checkpoint"] in (None, *names)]
+        known = checkpoints_of([self])
+        shown = seeds.first_trainings(known, self.table.attrs["trained_again"], names=known)
+        return [entry for entry in self.entries if entry["checkpoint"] in (None, *shown)]
 
     def compared(self, task: str) -> list[Record]:
         """The paired comparisons of one task."""
@@ -123,7 +124,8 @@ def verdicts(sources: Sequence[PageSource]) -> Markup:
                 parts.append(element("details", element("summary", f"More of {task}"), _listed(more)))
     found = [source.found for source in sources if source.found is not None]
     notes = [note for source in sources for note in source.table.attrs.get("notes", ())]
-    notes += dict.fromkeys(text for each in found for text in each.left_out)
+    # of further seeds the notes of a table tell; a page has no names to give
+    notes += dict.fromkeys(text for each in found for text in each.left_out if not text.startswith((*notes, "\0")))
     nothing = None if parts else element("p", "There is nothing to compare: no two checkpoints were measured alike.")
     told = [element("p", note) for note in notes]
     noises = dict.fromkeys(each.training_noise for each in found) or [seeds.NOT_KNOWN]

@@ -172,7 +172,7 @@ def test_what_is_said_of_languages_beside_the_table_is_in_the_results() -> None:
     )
     assert told in TEXT
     assert f"the plain `transformer` {gained['transformer'][1]:.2f} bits per byte.**" in TEXT
-    constant = ("s4d", "mamba2", "reformer")
+    constant = ("s4d", "mamba2", "reformer", "hybrid")
     assert max(abs(gained[name][1]) for name in constant) < 0.01
     assert gained["transformer-conv"][2] < 0
     told = "`ttt-linear` gains {:.2f} bits per byte from 512 bytes to 4k with one seed and {:.2f} with another".format(
@@ -405,7 +405,7 @@ def test_the_readme_says_of_its_picture_what_the_results_say() -> None:
         < bits("titans-mag", "16k") - bits("titans-mag", "4k")
         < 0.2
     )
-    for name in ("s4d", "mamba2", "reformer", "ttt-linear", AGAIN):
+    for name in ("s4d", "mamba2", "reformer", "hybrid", "ttt-linear", AGAIN):
         assert abs(bits(name, "16k") - bits(name, "4k")) < 0.01
     assert "intervals over 40 languages" in README
     assert entry("bench", "bits_per_byte", checkpoint="s4d", corpus="languages", context_len=256)["num_clusters"] == 40

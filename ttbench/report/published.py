@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from ttbench.errors import StoreError, UsageError
 from ttbench.report import words
-from ttbench.report.comparison.seeds import first_trainings
+from ttbench.report.comparison.seeds import drawn_trainings
 from ttbench.report.drawing import figures, prose
 from ttbench.report.formats.number_sheets import number_sheet
 from ttbench.report.formats.verdict_sheets import comparison_sheet
@@ -152,9 +152,7 @@ def draw_all(
 def without_further_seeds(table: pd.DataFrame) -> pd.DataFrame:
     """What is drawn of a summary: of trainings that differ in their seed alone the first."""
     names = table["checkpoint"]
-    known = names.dropna().unique().tolist()
-    shown = first_trainings(known, table.attrs["trained_again"], names=known)
-    return table.loc[names.isna() | names.isin(shown)]
+    return table.loc[names.isna() | names.isin(drawn_trainings(table))]
 
 
 def _draw(name: str, draw: Callable[[], Sequence[Path]], *, warn: Warn | None, failed: list[str]) -> Sequence[Path]:

@@ -241,6 +241,12 @@ def first_trainings(texts: Sequence[str], again: Collection[str], *, names: Coll
     return first if len({read_variant(text, names=names).name for text in first}) > 1 else list(texts)
 
 
+def drawn_trainings(table: pd.DataFrame) -> list[str]:
+    """The checkpoints of a summary that figures show: of trainings that differ in their seed alone the first."""
+    names = table["checkpoint"].dropna().unique().tolist()
+    return first_trainings(names, table.attrs["trained_again"], names=names)
+
+
 def _of_metric(
     whole: Part, task: str, metric: summary.Metric, trainings: Mapping[str, Training]
 ) -> Iterator[SeedSpread]:

@@ -52,8 +52,7 @@ class PageSource:
     @functools.cached_property
     def drawn(self) -> list[Record]:
         """The numbers that figures show: of trainings that differ in their seed alone those of the first."""
-        known = checkpoints_of([self])
-        shown = seeds.first_trainings(known, self.table.attrs["trained_again"], names=known)
+        shown = seeds.drawn_trainings(self.table)
         return [entry for entry in self.entries if entry["checkpoint"] in (None, *shown)]
 
     def compared(self, task: str) -> list[Record]:
@@ -70,8 +69,7 @@ def source_of(label: str, rows: pd.DataFrame, *, evidence: str) -> PageSource:
     """Rows as `ttbench.store.rows` reads them, tabulated and compared once."""
     table = tabulate(rows)
     found = head_to_head(rows) if len(sides(rows)) > 1 else None
-    entries = words.records(table)
-    return PageSource(label=label, rows=rows, table=table, entries=entries, found=found, evidence=evidence)
+    return PageSource(label=label, rows=rows, table=table, entries=words.records(table), found=found, evidence=evidence)
 
 
 def checkpoints_of(sources: Iterable[PageSource]) -> list[str]:

@@ -180,6 +180,12 @@ def test_what_is_said_of_languages_beside_the_table_is_in_the_results() -> None:
     )
     zoo_page = " ".join(zoo.PAGE.read_text(encoding="utf-8").split())
     assert f"{told}, `transformer-conv` {gained['transformer-conv'][1]:.2f} and" in zoo_page
+    mlp = {name: (each[1], bits(name, "2k") - bits(name, "4k")) for name, each in gained.items()}
+    told = "**`ttt-mlp` gains {:.2f} from 512 bytes to 4k too**, and {:.2f} of it after 2k".format(*mlp["ttt-mlp"])
+    assert told in TEXT
+    assert all(mlp["ttt-mlp"][1] > late for name, (_, late) in mlp.items() if name != "ttt-mlp")
+    assert f"more again, {bits('ttt-mlp', '16k') - bits('ttt-mlp', '4k'):.2f} at 16k" in TEXT
+    assert f"nothing after 1k, `ttt-mlp` {mlp['ttt-mlp'][0]:.2f}, the plain" in zoo_page
     lost = bits("transformer", "16k") - bits("transformer", "4k")
     assert f"The transformer needs {lost:.1f} bits per byte more at 16k than at 4k" in TEXT
     assert all(abs(bits(name, "16k") - bits(name, "4k")) < 0.01 for name in (*constant, "ttt-linear", AGAIN))
@@ -206,15 +212,18 @@ def test_what_is_said_of_languages_beside_the_table_is_in_the_results() -> None:
 def test_what_is_said_of_code_beside_the_table_is_in_the_results() -> None:
     names = {line["checkpoint"] for line in results("bench", "table")} - {None, AGAIN}
     for length in ("256", "512", "1k", "2k", "4k"):
-        close = {"256": {"mamba2"}, "512": set[str]()}.get(length, {"transformer-conv"})
-        behind = names - {"ttt-linear"} - close
+        close = {"256": {"mamba2"}, "512": set[str](), "4k": {"transformer-conv", "mamba2"}}
+        behind = names - {"ttt-linear", "ttt-mlp"} - close.get(length, {"transformer-conv"})
         assert leads("ttt-linear", length, "code") == behind
-        best, *others = sorted(names, key=lambda name: bits(name, length, "code"))
-        assert best == "ttt-linear"
+        best, second, *others = sorted(names, key=lambda name: bits(name, length, "code"))
+        assert (best, second) == (("ttt-mlp", "ttt-linear") if length in ("2k", "4k") else ("ttt-linear", "ttt-mlp"))
+        assert difference("ttt-linear", "ttt-mlp", length, "code")["verdict"] == "no difference shown"
         assert bits(AGAIN, length, "code") < bits(others[0], length, "code")
     near = difference("transformer-conv", "ttt-linear", "256", "code")
     told = f"is {near['effect']:.2f} bits per byte at 256 ({near['low']:.2f} to {near['high']:.2f}), and is not shown"
-    assert f"{told} from 1k to 4k, nor is that over `mamba2` at 256" in TEXT
+    assert f"{told} from 1k to 4k, nor is that over `mamba2` at 256 and 4k" in TEXT
+    far = difference("transformer-conv", "ttt-mlp", "4k", "code")
+    assert f"at 4k by {far['effect']:.2f} ({far['low']:.2f} to {far['high']:.2f})" in TEXT
     assert all(bits(name, "2k", "code") - bits(name, "4k", "code") < 0.01 for name in names)
     mixer = [
         entry("bench", "mixer_bits_per_byte", corpus="code", context_len=TOKENS[length])["value"]
@@ -245,7 +254,8 @@ def test_needles_are_those_of_the_results() -> None:
     assert shown == {"retrieved": names, "recognised": names}
     ruler = {name: [needles("retrieval", name, length, "ruler")["value"] for length in lengths] for name in names}
     assert f"`transformer-conv` retrieves {100 * ruler['transformer-conv'][0]:.0f} % at 512" in TEXT
-    assert max(max(values) for name, values in ruler.items() if name != "transformer-conv") <= 0.02
+    assert f"`ttt-mlp` {100 * min(ruler['ttt-mlp']):.0f} to {100 * max(ruler['ttt-mlp']):.0f} % and the others" in TEXT
+    assert max(max(v) for name, v in ruler.items() if name not in ("transformer-conv", "ttt-mlp")) <= 0.02
     found = [
         line
         for line in results("needle", "comparisons")
@@ -253,10 +263,10 @@ def test_needles_are_those_of_the_results() -> None:
     ]
     shown_at = {
         (name, length): shown_behind(name, (each for each in found if each["context_len"] == TOKENS[length]))
-        for name in ("ttt-linear", "titans-mag")
+        for name in ("ttt-linear", "ttt-mlp", "titans-mag")
         for length in contexts
     }
-    for name in ("ttt-linear", "titans-mag"):
+    for name in ("ttt-linear", "ttt-mlp", "titans-mag"):
         assert shown_at[name, "4k"] == {"mamba2", "s4d", "performer"}
         assert shown_at[name, "8k"] == {"mamba2", "reformer", "s4d", "skyformer", "transformer"}
         assert not any({"transformer-conv", "hybrid"} & shown_at[name, length] for length in contexts)
@@ -348,14 +358,14 @@ def test_times_are_those_of_the_results() -> None:
 
 def test_recall_is_that_of_the_results() -> None:
     names = {line["checkpoint"] for line in results("recall", "table")} - {None}
-    for name in ("transformer-conv", "ttt-linear", AGAIN):
+    for name in ("transformer-conv", "ttt-mlp", "ttt-linear", AGAIN):
         found = entry("recall", "mqar", checkpoint=name, context_len=256)
         told = "{:.0f} % ({:.0f} to {:.0f})".format(*(100 * found[part] for part in ("value", "low", "high")))
         assert f"`{name}` answers {told}" in TEXT or f"`{name}` {told}" in TEXT
     for name in names:
         assert entry("recall", "mqar", checkpoint=name, context_len=2048)["value"] < 0.01
         assert entry("recall", "copy", checkpoint=name, context_len=256)["value"] == 0
-        if name not in ("transformer-conv", "ttt-linear", AGAIN):
+        if name not in ("transformer-conv", "ttt-mlp", "ttt-linear", AGAIN):
             assert entry("recall", "mqar", checkpoint=name, context_len=256)["value"] == 0, name
 
 
@@ -399,12 +409,8 @@ def test_the_readme_says_of_its_picture_what_the_results_say() -> None:
     assert "most models lie closer together than two trainings of one" in " ".join(README.split())
     for name in ("transformer", "transformer-conv", "skyformer", "performer"):
         assert bits(name, "16k") - bits(name, "4k") > 0.5
-    assert (
-        0
-        < bits("titans-mag", "8k") - bits("titans-mag", "4k")
-        < bits("titans-mag", "16k") - bits("titans-mag", "4k")
-        < 0.2
-    )
+    for name in ("titans-mag", "ttt-mlp"):
+        assert 0 < bits(name, "8k") - bits(name, "4k") < bits(name, "16k") - bits(name, "4k") < 0.2
     for name in ("s4d", "mamba2", "reformer", "hybrid", "ttt-linear", AGAIN):
         assert abs(bits(name, "16k") - bits(name, "4k")) < 0.01
     assert "intervals over 40 languages" in README

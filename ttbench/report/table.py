@@ -28,9 +28,9 @@ from rich.text import Text
 from ttbench.report import summary, words
 from ttbench.report.columns import all_rows
 from ttbench.report.comparison.compare import all_pairs, compare_pairs
-from ttbench.report.comparison.seeds import NOT_KNOWN, first_trainings, trained_again
+from ttbench.report.comparison.seeds import NOT_KNOWN, first_sides, trained_again
 from ttbench.report.comparison.sentences import sentences
-from ttbench.report.comparison.variants import sides, twins
+from ttbench.report.comparison.variants import twins
 from ttbench.report.drawing.figures import headlines
 from ttbench.report.notes import task_notes
 from ttbench.report.overview import as_table, overview
@@ -59,7 +59,7 @@ def summarise(rows: pd.DataFrame, *, every_pair: bool = False) -> pd.DataFrame:
         every_pair: of many checkpoints too, which are too many to read; else see `all_pairs`.
     """
     table = tabulate(rows)
-    names = first_trainings(sides(rows), table.attrs["trained_again"], names={*rows["checkpoint"]})
+    names = first_sides(rows, table.attrs["trained_again"])
     pairs = all_pairs(names, most=len(names)) if every_pair else all_pairs(names)
     compared = compare_pairs(rows, pairs)
     table.attrs["comparisons"] = words.Carried(words.records(compared))

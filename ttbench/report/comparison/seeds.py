@@ -27,7 +27,7 @@ import pandas as pd
 
 from ttbench.report import summary
 from ttbench.report.columns import Part, all_rows
-from ttbench.report.comparison.variants import CONTENT, Side, read_variant
+from ttbench.report.comparison.variants import CONTENT, Side, read_variant, sides
 from ttbench.report.summary import A_BETTER, B_BETTER, WITHIN_NOISE
 from ttbench.report.words import Record, records
 from ttbench.types import Scalar
@@ -239,6 +239,11 @@ def first_trainings(texts: Sequence[str], again: Collection[str], *, names: Coll
     """
     first = [text for text in texts if read_variant(text, names=names).name not in again]
     return first if len({read_variant(text, names=names).name for text in first}) > 1 else list(texts)
+
+
+def first_sides(rows: pd.DataFrame, again: Collection[str]) -> list[str]:
+    """The sides of these rows that are compared unasked, as `first_trainings` chooses them."""
+    return first_trainings(sides(rows), again, names={*rows["checkpoint"]})
 
 
 def drawn_trainings(table: pd.DataFrame) -> list[str]:

@@ -20,8 +20,8 @@ import pandas as pd
 from ttbench.errors import UsageError
 from ttbench.report import words
 from ttbench.report.comparison.compare import compare_sides, read_side, require_two
-from ttbench.report.comparison.seeds import first_trainings, trained_again
-from ttbench.report.comparison.variants import Side, sides
+from ttbench.report.comparison.seeds import first_sides, trained_again
+from ttbench.report.comparison.variants import Side
 from ttbench.report.head_to_head.crossings import Crossing, crossings
 from ttbench.report.head_to_head.fronts import Front, fronts
 from ttbench.report.head_to_head.leaderboard import Board, boards
@@ -75,8 +75,7 @@ def head_to_head(rows: pd.DataFrame | Sequence[pd.DataFrame], names: Sequence[st
     """
     if isinstance(rows, pd.DataFrame):
         again = trained_again(rows) if names is None else {}
-        known = {*rows["checkpoint"]}
-        texts = first_trainings(sides(rows), again, names=known) if names is None else list(names)
+        texts = first_sides(rows, again) if names is None else list(names)
         frames = [rows] * len(texts)
     else:
         assert names is not None, "rows of each side come with their names"

@@ -123,7 +123,7 @@ def verdicts(sources: Sequence[PageSource]) -> Markup:
     found = [source.found for source in sources if source.found is not None]
     notes = [note for source in sources for note in source.table.attrs.get("notes", ())]
     # of further seeds the notes of a table tell; a page has no names to give
-    notes += dict.fromkeys(text for each in found for text in each.left_out if not text.startswith((*notes, "\0")))
+    notes += dict.fromkeys(text for each in found for text in each.left_out if not text.startswith(tuple(notes)))
     nothing = None if parts else element("p", "There is nothing to compare: no two checkpoints were measured alike.")
     told = [element("p", note) for note in notes]
     noises = dict.fromkeys(each.training_noise for each in found) or [seeds.NOT_KNOWN]

@@ -165,11 +165,12 @@ format: $(STAMP)  ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-columns: $(STAMP)  ## make docs/columns.md, docs/rows.schema.json, docs/architectures.md and the tables in docs/claims.md and docs/zoo.md, from the code and the cards
+columns: $(STAMP)  ## make docs/columns.md, docs/rows.schema.json, docs/architectures.md and the tables in docs/claims.md, docs/zoo.md and docs/results.md, from the code, the cards and results/
 	@$(BIN)/python scripts/columns.py
 	@$(BIN)/python scripts/architectures.py
 	@$(BIN)/python scripts/claims.py
 	@$(BIN)/python scripts/zoo.py
+	@$(BIN)/python scripts/result_tables.py
 
 launches: $(STAMP)  ## make docs/launches.md, how many kernels a step of each architecture starts
 	@$(BIN)/python scripts/launches.py

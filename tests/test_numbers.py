@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 import sys
@@ -11,8 +10,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import pytest
 from typer.testing import CliRunner
 
 from ttbench.checkpoints.checkpoint import zoo_names
@@ -22,60 +19,33 @@ from ttbench.store.rows import read_rows
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 import zoo  # noqa: E402
+from result_tables import PAGE, TOKENS, checkpoints, entry, page, results  # noqa: E402
 
 sys.path.pop(0)
-PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-TEXT = " ".join(PAGE.split())
+TEXT = " ".join(PAGE.read_text(encoding="utf-8").split())
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-TOKENS = {"256": 256, "512": 512, "1k": 1024, "2k": 2048, "4k": 4096, "8k": 8192, "16k": 16384, "32k": 32768}
 
 
-@functools.cache
-def results(suite: str, name: str) -> list[dict[str, Any]]:
-    """The lines of a CSV of one published suite; what is missing is None."""
-    table = pd.read_csv(ROOT / "results" / suite / "cpu" / f"{name}.csv", low_memory=False)
-    lines = table.astype(object).where(table.notna(), None).to_dict("records")
-    return [{str(column): value for column, value in line.items()} for line in lines]
+def test_the_tables_are_made_from_the_results() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert page(text) == text
 
 
-def entry(suite: str, metric: str, name: str = "table", **where: Any) -> dict[str, Any]:
-    """The one line of a CSV with these values; None is a missing one."""
-    wanted = {"metric": metric, **where}
-    found = [line for line in results(suite, name) if all(line[key] == value for key, value in wanted.items())]
-    assert len(found) == 1, f"{len(found)} lines of {suite} with {wanted}"
-    return found[0]
+def test_a_table_has_every_checkpoint_with_results() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    for name, suite in (("languages", "bench"), ("code", "bench"), ("needles", "needle"), ("times", "latency")):
+        (table,) = re.findall(rf"^<!-- {name}: .*?^<!-- end of {name} -->$", text, re.M | re.S)
+        heads = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+        for part in ("retrieved", "recognised") if name == "needles" else ("",):
+            named = [each for head in heads if part in head for each in re.findall("`([^`]+)`", head)]
+            assert sorted(named) == checkpoints(suite)
 
 
-def tables(heading: str) -> list[list[str]]:
-    """The rows of the tables under a heading, without their two head lines, as cells."""
-    section = re.split(r"\n##+ ", PAGE.partition(f"## {heading}\n")[2], maxsplit=1)[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\|.*\|$", section, re.M)]
-    assert len(rows) > 2, heading
-    return [rows[0], *rows[2:]]
-
-
-def starred(value: str, found: dict[str, Any]) -> str:
-    return value + "*" * (found["extrapolated"] in (True, "True"))
-
-
-@pytest.mark.parametrize(
-    ("heading", "corpus"), [("Languages that were never read", "languages"), ("Source code", "code")]
-)
-def test_bits_per_byte_are_those_of_the_results(heading: str, corpus: str) -> None:
-    (_, *contexts), *rows = tables(heading)
-    held = [
-        line for line in results("bench", "table") if line["metric"] == "bits_per_byte" and line["corpus"] == corpus
-    ]
-    names = [name.strip("`") for name, *_ in rows]
-    assert names.pop() == "context mixer"
-    assert sorted(names) == sorted({line["checkpoint"] for line in held})
-    assert [TOKENS[context] for context in contexts] == sorted({line["context_len"] for line in held})
-    assert f"{held[0]['num_clusters']} {'languages' if corpus == 'languages' else 'files'} of" in TEXT
-    for length, *cells in zip(contexts, *(cells for _, *cells in rows), strict=True):
-        at = {"corpus": corpus, "context_len": TOKENS[length]}
-        found = [entry("bench", "bits_per_byte", checkpoint=name, **at) for name in names]
-        told = [starred(f"{each['value']:.2f}", each) for each in found]
-        assert cells == [*told, f"{entry('bench', 'mixer_bits_per_byte', **at)['value']:.2f}"], length
+def test_each_table_says_over_how_many_texts_it_goes() -> None:
+    for corpus, texts in (("languages", "languages"), ("code", "files")):
+        lines = [line for line in results("bench") if (line["metric"], line["corpus"]) == ("bits_per_byte", corpus)]
+        (num_texts,) = {line["num_clusters"] for line in lines}
+        assert f"{num_texts} {texts} of" in TEXT
 
 
 def bits(name: str, length: str, corpus: str = "languages") -> float:
@@ -152,7 +122,7 @@ def test_what_is_said_of_training_noise_is_in_the_results() -> None:
 
 
 def test_what_is_said_of_languages_beside_the_table_is_in_the_results() -> None:
-    names = {line["checkpoint"] for line in results("bench", "table")} - {None, AGAIN}
+    names = {*checkpoints("bench")} - {AGAIN}
     at_4k = {name: leads(name, "4k", "languages") for name in names}
     assert at_4k == {
         **{name: set() for name in names},
@@ -210,7 +180,7 @@ def test_what_is_said_of_languages_beside_the_table_is_in_the_results() -> None:
 
 
 def test_what_is_said_of_code_beside_the_table_is_in_the_results() -> None:
-    names = {line["checkpoint"] for line in results("bench", "table")} - {None, AGAIN}
+    names = {*checkpoints("bench")} - {AGAIN}
     for length in ("256", "512", "1k", "2k", "4k"):
         close = {"256": {"mamba2"}, "512": set[str](), "4k": {"transformer-conv", "mamba2"}}
         behind = names - {"ttt-linear", "ttt-mlp"} - close.get(length, {"transformer-conv"})
@@ -237,21 +207,12 @@ def needles(metric: str, name: str, context_len: int, question: str) -> dict[str
 
 
 def test_needles_are_those_of_the_results() -> None:
-    (_, *contexts), *rows = tables("Needle in a haystack")
-    lengths = [TOKENS[context] for context in contexts]
-    assert lengths == sorted({line["context_len"] for line in results("needle", "table")})
-    shown = {"retrieved": set[str](), "recognised": set[str]()}
-    for head, *cells in rows:
-        *names, word = head.split(", ")
-        metric = {"retrieved": "retrieval", "recognised": "recognition"}[word]
-        for name in (quoted.strip("`") for quoted in names):
-            found = [needles(metric, name, length, "cloze") for length in lengths]
-            told = [starred(f"{100 * each['value']:.0f}", each) for each in found]
-            assert cells == told, name
-            assert {each["num_samples"] for each in found} == {50}
-            shown[word].add(name)
-    names = {line["checkpoint"] for line in results("needle", "table")} - {None}
-    assert shown == {"retrieved": names, "recognised": names}
+    names = checkpoints("needle")
+    lengths = sorted({line["context_len"] for line in results("needle")})
+    contexts = [length for length, tokens in TOKENS.items() if tokens in lengths]
+    for metric in ("retrieval", "recognition"):
+        found = [needles(metric, name, length, "cloze") for name in names for length in lengths]
+        assert {each["num_samples"] for each in found} == {50}
     ruler = {name: [needles("retrieval", name, length, "ruler")["value"] for length in lengths] for name in names}
     assert f"`transformer-conv` retrieves {100 * ruler['transformer-conv'][0]:.0f} % at 512" in TEXT
     assert f"`ttt-mlp` {100 * min(ruler['ttt-mlp']):.0f} to {100 * max(ruler['ttt-mlp']):.0f} % and the others" in TEXT
@@ -276,21 +237,14 @@ def test_needles_are_those_of_the_results() -> None:
     assert f"has {100 * float(share[0]):.0f} % retrieved at 512" in TEXT
 
 
-def mebibytes(suite: str, metric: str, digits: int, **where: Any) -> str:
-    found = entry(suite, metric, **where)
-    return starred(f"{found['value'] / 2**20:.{digits}f}", found)
+def mebibytes(attention: str) -> str:
+    """What one implementation of attention takes to read 4k."""
+    found = entry("attention", "prefill_working_bytes", attention=attention, context_len=4096)
+    return f"{found['value'] / 2**20:.0f}"
 
 
 def test_memory_is_that_of_the_results() -> None:
-    _, *rows = tables("Memory")
-    names = {line["checkpoint"] for line in results("memory", "table")} - {None}
-    assert {name.strip("`") for name, *_ in rows} == names
-    lengths = (512, 4096, 32768)
-    for name, *cells in rows:
-        at = {"checkpoint": name.strip("`")}
-        told = [mebibytes("memory", "state_bytes", 1, context_len=length, **at) for length in lengths]
-        told += [mebibytes("memory", "prefill_working_bytes", 0, context_len=length, **at) for length in lengths]
-        assert cells == told, name
+    names = checkpoints("memory")
     states = {
         name: entry("memory", "state_bytes", checkpoint=name, context_len=32768)["value"]
         for name in ("transformer", "ttt-linear")
@@ -302,10 +256,7 @@ def test_memory_is_that_of_the_results() -> None:
             for length in (4096, 32768)
         )
         assert 2.8 < far / near < 3.2 if name.startswith("transformer") else far / near < 1.25, name
-    eager, tiled = (
-        mebibytes("attention", "prefill_working_bytes", 0, attention=attention, context_len=4096)
-        for attention in ("eager", "sdpa")
-    )
+    eager, tiled = mebibytes("eager"), mebibytes("sdpa")
     assert f"plain attention needs {eager} MiB to read 4k, torch's tiled one {tiled}." in TEXT
     for length in (256, 1024):
         values = [
@@ -316,16 +267,7 @@ def test_memory_is_that_of_the_results() -> None:
 
 
 def test_times_are_those_of_the_results() -> None:
-    _, *rows = tables("Time")
-    names = {line["checkpoint"] for line in results("latency", "table")} - {None}
-    assert {name.strip("`") for name, *_ in rows} == names
-    for name, *cells in rows:
-        told = []
-        for metric, unit, digits in (("prefill_s", 1, 2), ("decode_s_per_token", 1e-3, 1)):
-            for length in (512, 2048, 8192):
-                found = entry("latency", metric, checkpoint=name.strip("`"), context_len=length, batch_size=1)
-                told.append(starred(f"{found['value'] / unit:.{digits}f}", found))
-        assert cells == told, name
+    names = checkpoints("latency")
     held = {
         (name, length): entry("latency", "prefill_s", checkpoint=name, context_len=length, batch_size=1)["value"]
         for name in names
@@ -352,12 +294,12 @@ def test_times_are_those_of_the_results() -> None:
     found = entry("latency", "decode_s_per_token", "comparisons", a="transformer", b="ttt-linear", **at)
     told = f"{found['effect']:.1f} times as fast as `transformer` ({found['low']:.1f} to {found['high']:.1f} times)"
     assert f"`ttt-linear` {told}" in TEXT
-    noisy = [line["noisy"] for line in results("latency", "table") if line["metric"] in faster]
+    noisy = [line["noisy"] for line in results("latency") if line["metric"] in faster]
     assert sum(flag in (True, "True") for flag in noisy) > len(noisy) / 2
 
 
 def test_recall_is_that_of_the_results() -> None:
-    names = {line["checkpoint"] for line in results("recall", "table")} - {None}
+    names = checkpoints("recall")
     for name in ("transformer-conv", "ttt-mlp", "ttt-linear", AGAIN):
         found = entry("recall", "mqar", checkpoint=name, context_len=256)
         told = "{:.0f} % ({:.0f} to {:.0f})".format(*(100 * found[part] for part in ("value", "low", "high")))
@@ -370,15 +312,12 @@ def test_recall_is_that_of_the_results() -> None:
 
 
 def test_genomes_are_those_of_the_results() -> None:
-    _, *rows = tables("Genomics")
     at = {"corpus": "genomes", "context_len": 256}
     models = {
         name: entry("genomics", "bits_per_base", checkpoint=name, **at)
         for name in ("dna-transformer", "dna-ttt-linear")
     }
-    values = [each["value"] for each in models.values()]
-    values += [entry("genomics", f"{name}_bits_per_base", **at)["value"] for name in ("markov", "bzip2")]
-    assert [cell for _, cell in rows] == [f"{value:.3f}" for value in values]
+    markov = entry("genomics", "markov_bits_per_base", **at)["value"]
     assert f"over {models['dna-transformer']['num_clusters']} stretches" in TEXT
     far = {"corpus": "genomes", "context_len": 4096}
     for where, sign, said in (
@@ -391,8 +330,8 @@ def test_genomes_are_those_of_the_results() -> None:
     ends = [entry("genomics", "bits_per_base", checkpoint=name, **far)["value"] for name in models]
     assert f"it needs {ends[0]:.3f} bits per base, more than the Markov model" in TEXT
     assert f"and `dna-ttt-linear` {ends[1]:.3f}, as many as at 256" in TEXT
-    assert ends[0] > values[2] > ends[1]
-    assert abs(ends[1] - values[1]) < 0.002
+    assert ends[0] > markov > ends[1]
+    assert abs(ends[1] - models["dna-ttt-linear"]["value"]) < 0.002
 
 
 def test_the_comparison_in_the_readme_is_what_the_command_prints() -> None:
@@ -404,7 +343,7 @@ def test_the_comparison_in_the_readme_is_what_the_command_prints() -> None:
 
 
 def test_the_readme_says_of_its_picture_what_the_results_say() -> None:
-    names = {line["checkpoint"] for line in results("bench", "table")} - {None}
+    names = checkpoints("bench")
     assert min(names, key=lambda name: bits(name, "4k")) == "transformer-conv"
     assert "most models lie closer together than two trainings of one" in " ".join(README.split())
     for name in ("transformer", "transformer-conv", "skyformer", "performer"):

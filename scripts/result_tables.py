@@ -1,0 +1,159 @@
+"""The tables of docs/results.md, made from the CSVs of results/: `make columns`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from made import put
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "results.md"
+MIXER = "context mixer"
+TOKENS = {"256": 256, "512": 512, "1k": 1024, "2k": 2048, "4k": 4096, "8k": 8192, "16k": 16384, "32k": 32768}
+
+
+@functools.cache
+def results(suite: str, name: str = "table") -> list[dict[str, Any]]:
+    """The lines of a CSV of one published suite; what is missing is None."""
+    table = pd.read_csv(ROOT / "results" / suite / "cpu" / f"{name}.csv", low_memory=False)
+    lines = table.astype(object).where(table.notna(), None).to_dict("records")
+    return [{str(column): value for column, value in line.items()} for line in lines]
+
+
+def entry(suite: str, metric: str, name: str = "table", **where: Any) -> dict[str, Any]:
+    """The one line of a CSV with these values; None is a missing one. Raises ValueError unless there is one."""
+    wanted = {"metric": metric, **where}
+    found = [line for line in results(suite, name) if all(line[key] == value for key, value in wanted.items())]
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} lines of {suite} with {wanted}")
+    return found[0]
+
+
+def checkpoints(suite: str, **where: Any) -> list[str]:
+    """Those of which a suite has lines with these values, in alphabetical order."""
+    held = (line for line in results(suite) if all(line[key] == value for key, value in where.items()))
+    return sorted({line["checkpoint"] for line in held} - {None})
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """What a column shows of a checkpoint: a metric of a suite where some columns have given values."""
+
+    heading: str
+    suite: str
+    metric: str
+    digits: int  # after the point
+    unit: float = 1  # that the value is told in
+    where: Mapping[str, Any] = field(default_factory=dict)
+
+    def line(self, checkpoint: str) -> dict[str, Any]:
+        return entry(self.suite, self.metric, checkpoint=checkpoint, **self.where)
+
+    def cell(self, checkpoint: str) -> str:
+        """The value, with a star beyond the training context."""
+        found = self.line(checkpoint)
+        return f"{found['value'] / self.unit:.{self.digits}f}" + "*" * (found["extrapolated"] in (True, "True"))
+
+
+Row = tuple[str, Sequence[str]]
+
+
+def lines(headings: Iterable[str], rows: Iterable[Row]) -> Iterator[str]:
+    """A table whose first column is the rows' names."""
+    shown = [*headings]
+    yield f"| {shown[0]} | ".replace("|  |", "| |") + " | ".join(shown[1:]) + " |"
+    yield "|---" * len(shown) + "|"
+    for name, cells in rows:
+        yield f"| {name} | " + " | ".join(cells) + " |"
+
+
+def _ranked(columns: Sequence[Column], by: Column, names: Iterable[str]) -> Iterator[Row]:
+    """A row for each checkpoint, the smallest value of one column first."""
+    for name in sorted(names, key=lambda name: (by.line(name)["value"], name)):
+        yield f"`{name}`", [column.cell(name) for column in columns]
+
+
+def bits_per_byte(corpus: str, contexts: Sequence[str]) -> Iterator[str]:
+    """Every checkpoint's bits per byte, the fewest at 4k first, and what there was to gain."""
+    at = {length: {"corpus": corpus, "context_len": TOKENS[length]} for length in contexts}
+    columns = [Column(length, "bench", "bits_per_byte", 2, where=where) for length, where in at.items()]
+    rows = _ranked(columns, columns[contexts.index("4k")], checkpoints("bench", corpus=corpus))
+    mixer = [entry("bench", "mixer_bits_per_byte", **where)["value"] for where in at.values()]
+    yield from lines(("context", *contexts), [*rows, (MIXER, [f"{value:.2f}" for value in mixer])])
+
+
+def needles() -> Iterator[str]:
+    """Percent of needles, the most first; checkpoints of equal rows share one."""
+    lengths = [
+        length for length, num in TOKENS.items() if any(each["context_len"] == num for each in results("needle"))
+    ]
+    rows: list[Row] = []
+    for metric, word in (("retrieval", "retrieved"), ("recognition", "recognised")):
+        columns = [
+            Column(length, "needle", metric, 0, 0.01, {"context_len": TOKENS[length], "param_question": "cloze"})
+            for length in lengths
+        ]
+        names: dict[tuple[str, ...], list[str]] = {}
+        for name in sorted(checkpoints("needle"), key=lambda name: -sum(each.line(name)["value"] for each in columns)):
+            names.setdefault(tuple(column.cell(name) for column in columns), []).append(name)
+        rows += [(", ".join([*(f"`{name}`" for name in sorted(same)), word]), cells) for cells, same in names.items()]
+    yield from lines(("", *lengths), rows)
+
+
+def times() -> Iterator[str]:
+    """Seconds to read, milliseconds for a token after it; the fastest reader of 8k first."""
+    columns = [
+        Column(f"{words}{length}", "latency", metric, digits, unit, {"context_len": TOKENS[length], "batch_size": 1})
+        for metric, first, digits, unit in (
+            ("prefill_s", "read ", 2, 1),
+            ("decode_s_per_token", "token after ", 1, 1e-3),
+        )
+        for words, length in ((first, "512"), ("", "2k"), ("", "8k"))
+    ]
+    rows = _ranked(columns, columns[2], checkpoints("latency"))
+    yield from lines(("", *(column.heading for column in columns)), rows)
+
+
+def memory() -> Iterator[str]:
+    """MiB of state and of memory to read; the smallest state at 32k first."""
+    columns = [
+        Column(f"{words}{length}", "memory", metric, digits, 2**20, {"context_len": TOKENS[length]})
+        for metric, first, digits in (("state_bytes", "state at ", 1), ("prefill_working_bytes", "to read ", 0))
+        for words, length in ((first, "512"), ("", "4k"), ("", "32k"))
+    ]
+    rows = _ranked(columns, columns[2], checkpoints("memory"))
+    yield from lines(("", *(column.heading for column in columns)), rows)
+
+
+def genomics() -> Iterator[str]:
+    """Bits per base at 256 bases, and those of two peers that learn nothing."""
+    at = {"corpus": "genomes", "context_len": 256}
+    column = Column("bits per base", "genomics", "bits_per_base", 3, where=at)
+    rows = [*_ranked([column], column, checkpoints("genomics"))]
+    for name, label in (("markov", "Markov model of order 12"), ("bzip2", "`bzip2 -9`")):
+        rows.append((label, [f"{entry('genomics', f'{name}_bits_per_base', **at)['value']:.3f}"]))
+    yield from lines(("", column.heading), rows)
+
+
+def page(text: str) -> str:
+    """The text of docs/results.md with its tables made anew."""
+    for name, made in (
+        ("languages", bits_per_byte("languages", ("256", "512", "1k", "2k", "4k", "8k", "16k"))),
+        ("code", bits_per_byte("code", ("256", "512", "1k", "2k", "4k"))),
+        ("needles", needles()),
+        ("times", times()),
+        ("memory", memory()),
+        ("genomics", genomics()),
+    ):
+        text = put(text, name, made)
+    return text
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    print(PAGE)

@@ -247,6 +247,29 @@ def test_names_above_small_multiples_keep_to_their_panels_and_say_what_tells_lin
             assert place == index or not any(name.overlaps(box) for box in beneath if box.width), (index, place)
 
 
+@pytest.mark.parametrize(
+    ("change", "panels"),
+    [
+        (None, {"a, c, e, g, i", "b", "d", "f", "h"}),
+        ("value", {"a, c, e, g", "b", "d", "f", "h", "i"}),
+        ("train_ctx", {"a, c, e, g", "b", "d", "f", "h", "i"}),
+    ],
+)
+def test_checkpoints_with_the_same_marks_share_a_panel(change: str | None, panels: set[str]) -> None:
+    models = [Model(name=name, bits=1.5 + index / 10) for index, name in enumerate("abdfh")]
+    table = summarise(make_rows(perplexity_rows(models, [512, 1024], num_documents=10, windows=1)))
+    entries = entries_of(table, "bits_per_byte")
+    entries += [{**entry, "checkpoint": name} for name in "cegi" for entry in entries if entry["checkpoint"] == "a"]
+    if change:
+        assert (entries[-1]["checkpoint"], entries[-1]["context_len"]) == ("i", 1024)
+        entries[-1] = {**entries[-1], change: 1.01 * entries[-1][change]}
+    with style():
+        canvas = draw_curves("t", entries, beneath=[], names=[*"abcdefghi"], log_y=False)
+    titles = [axes.get_title(loc="left").replace("\n", " ").rpartition(" ") for axes in canvas.axes]
+    assert {name.strip() for name, *_ in titles} == panels
+    assert len(titles) == len(panels)
+
+
 def test_a_heat_map_has_a_panel_per_checkpoint_and_a_number_or_a_status_everywhere(table: pd.DataFrame) -> None:
     with style():
         canvas = draw_heatmap("t", entries_of(table, "retrieval_by_depth"), x_axis="context_len", y_axis="depth")
@@ -257,6 +280,21 @@ def test_a_heat_map_has_a_panel_per_checkpoint_and_a_number_or_a_status_everywhe
     assert whole[:2] == ["83", "44-97"]
     assert "too short" in broken
     assert len(broken) == 2 * 10 + 1
+
+
+def test_checkpoints_with_the_same_numbers_share_a_heat_map_and_no_name_leaves_its_panel(table: pd.DataFrame) -> None:
+    entries = [entry for entry in entries_of(table, "retrieval_by_depth") if entry["checkpoint"] == "transformer"]
+    names = [f"a-model-with-a-name-{index}" for index in range(5)]
+    entries = [{**entry, "checkpoint": name} for name in names for entry in entries]
+    entries[-1] = {**entries[-1], "value": entries[-1]["value"] / 2}
+    with style():
+        canvas = draw_heatmap("t", entries, x_axis="context_len", y_axis="depth", layout=COLUMN)
+        canvas.draw_without_rendering()
+    assert [axes.get_title().replace("\n", " ") for axes in canvas.axes] == [", ".join(names[:-1]), names[-1]]
+    above, below = (axes.title.get_window_extent() for axes in canvas.axes)
+    assert above.x1 <= canvas.bbox.x1
+    assert above.y1 <= canvas.bbox.y1
+    assert below.y1 < canvas.axes[0].bbox.y0
 
 
 @pytest.mark.parametrize("num_models", [1, 2, 5])

@@ -3,7 +3,7 @@
 Solid as far as the checkpoint was trained, which an upright tick on the line marks; dashed and hollow beyond.
 References are thin grey lines; cells without a number are crosses at the foot, with their status. More lines than
 there are colours, and lines in each other's intervals, are drawn as small multiples: a pair of axes for each, with all
-the others behind it in grey.
+the others behind it in grey. Checkpoints with the same marks at every context share one.
 """
 
 from __future__ import annotations
@@ -265,6 +265,7 @@ def _multiples(
     layout: Layout,
 ) -> Canvas:
     """A pair of axes for each line, all with the same limits."""
+    lines = marks.merged(lines, varying)
     entries = [entry for line in lines for entry in line]
     columns = layout.panels
     rows = -(-len(lines) // columns)
@@ -275,7 +276,7 @@ def _multiples(
     # A row is as high as its longest name.
     deepest = [max(map(len, names[start : start + columns])) for start in range(0, len(names), columns)]
     heads = [layout.text * (0.4 + 1.2 * num) / 72 for num in deepest]
-    explained = [*_explained(entries, beneath, whiskers=is_timed(entries)), "grey: the other checkpoints"]
+    explained = [*_explained(entries, beneath, whiskers=is_timed(entries)), "grey: the other lines"]
     explained += _told_references(beneath, scale)
     told = [upright_label(entries, scale, log=log_y), *subtitle(entries)]
     body = sum(heads) + rows * height + 0.08 * (rows - 1) + bottom

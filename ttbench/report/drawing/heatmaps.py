@@ -1,4 +1,5 @@
-"""Heat maps of shares: one panel per checkpoint and per place on the axes that are not drawn.
+"""Heat maps of shares: one panel per checkpoint and per place on the axes that are not drawn. Checkpoints with the same
+numbers in every cell share one.
 
 One axis goes to the right, the context unless the figure names another; the other goes downwards, as depth in a text.
 In each cell stands the number, and beneath it the ends of its interval, where there is one.
@@ -10,7 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ttbench.report import words
-from ttbench.report.drawing.canvas import GREY, PAGE, Layout, new_sheet, subtitle, text_width
+from ttbench.report.drawing import marks
+from ttbench.report.drawing.canvas import GREY, PAGE, Layout, new_sheet, subtitle, text_width, wrap
 from ttbench.report.words import Record, Scale
 
 if TYPE_CHECKING:
@@ -25,29 +27,31 @@ def draw_heatmap(title: str, entries: Sequence[Record], *, x_axis: str, y_axis: 
     """Draw one metric between 0 and 1 by two axes; an upright line stands where extrapolation begins."""
     _, _, varying = words.settings(entries)
     others = [name for name in entries[0]["axes"].split(",") if name not in (CONTEXT, x_axis, y_axis)]
-    lines = words.by(entries, "checkpoint", *varying, *others)
+    lines = marks.merged(words.by(entries, "checkpoint", *varying, *others), varying, x_axis, y_axis)
     xs, ys = _places(entries, x_axis), _places(entries, y_axis)
     labels = [words.plain(y) for y in ys]
     margin = 0.34 + max((text_width(label, layout.text) for label in labels), default=0)
     least = max(0.46 * len(xs), 0.8) + 0.2
     columns = max(1, min(len(lines), layout.panels, int((layout.width - margin) / least)))
     rows = -(-len(lines) // columns)
-    panel, head, foot = 0.42 * len(ys), layout.text * 1.9 / 72, layout.text * 1.9 / 72
+    room = (layout.width - margin - 0.04) / columns
+    names = [_titled(line, varying, (x_axis, y_axis), width=room - 0.14, layout=layout) for line in lines]
+    # A row is as high as its longest name.
+    deepest = [max(map(len, names[start : start + columns])) for start in range(0, len(names), columns)]
+    heads = [layout.text * (0.7 + 1.2 * num) / 72 for num in deepest]
+    panel, foot = 0.42 * len(ys), layout.text * 1.9 / 72
     across = "context, tokens" if x_axis == CONTEXT else words.axis(x_axis)
     scale = words.of_metric(entries)
     explained = _explained(entries, scale, with_context=x_axis == CONTEXT)
     label = layout.text * 1.7 / 72
-    body = rows * (head + panel + foot) + label
+    body = sum(heads) + rows * (panel + foot) + label
     sheet = new_sheet(title, subtitle(entries), explained, layout=layout, body=body)
-    room = (layout.width - margin - 0.04) / columns
     for index, line in enumerate(lines):
         row, column = divmod(index, columns)
-        bottom = label + (rows - 1 - row) * (head + panel + foot) + foot
+        bottom = label + (rows - 1 - row) * (panel + foot) + sum(heads[row + 1 :]) + foot
         axes = sheet.add_axes(margin + column * room, bottom, room - 0.14, panel)
-        name = words.line_name({**line[0], x_axis: None, y_axis: None}, varying)
-        # as in the table and in curves
-        name += " !" if any(entry.get("checked") == "unchecked" for entry in line) else ""
-        axes.set_title(name, fontsize=layout.text, fontweight="bold", pad=4)
+        name = "\n".join(names[index])
+        axes.set_title(name, fontsize=layout.text, fontweight="bold", pad=4, linespacing=1.2)
         _panel(axes, line, (x_axis, xs), (y_axis, ys), scale, layout)
         axes.set_yticks(range(len(ys)), labels if column == 0 else [])
         axes.tick_params(labelsize=layout.text)
@@ -55,6 +59,16 @@ def draw_heatmap(title: str, entries: Sequence[Record], *, x_axis: str, y_axis: 
             axes.set_ylabel(words.axis(y_axis), fontsize=layout.text)
         axes.set_xlabel(across if index + columns >= len(lines) else "", fontsize=layout.text)
     return sheet.canvas
+
+
+def _titled(
+    line: Sequence[Record], varying: Sequence[str], drawn: tuple[str, str], *, width: float, layout: Layout
+) -> list[str]:
+    """What stands above a panel, in as many lines as the width asks for."""
+    name = words.line_name({**line[0], **dict.fromkeys(drawn)}, varying)
+    # as in the table and in curves
+    name += " !" if any(entry.get("checked") == "unchecked" for entry in line) else ""
+    return wrap(name, width, layout.text, "bold")
 
 
 def _explained(entries: Sequence[Record], scale: Scale, *, with_context: bool) -> list[str]:

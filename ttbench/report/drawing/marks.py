@@ -168,3 +168,27 @@ def fit_y(axes: Axes, entries: Sequence[Record], scale: Scale, *, log: bool, los
     else:
         pad = 0.06 * (high - low or abs(high) or 1)
         axes.set_ylim(low - pad - 1.2 * room * (high - low), high + pad)
+
+
+# What the marks of a line show, beside its settings and its place on other axes.
+_SHOWN = ("value", "low", "high", "train_ctx", "extrapolated", "status", "checked")
+
+
+def merged(lines: Sequence[Sequence[Record]], varying: Sequence[str], *axes: str) -> list[list[Record]]:
+    """The lines; those of several checkpoints with the same marks under the same settings as one that names them all.
+
+    Args:
+        lines: each of one checkpoint.
+        varying: the settings that tell lines apart.
+        axes: those that are drawn, `context_len` beside them.
+    """
+    alike: dict[object, list[Sequence[Record]]] = {}
+    for line in lines:
+        places = [name for name in line[0]["axes"].split(",") if name not in ("context_len", *axes)]
+        settings = tuple(line[0].get(name) for name in (*varying, *places))
+        shown = frozenset(tuple(entry.get(name) for name in ("context_len", *axes, *_SHOWN)) for entry in line)
+        alike.setdefault((settings, shown), []).append(line)
+    return [
+        [{**entry, "checkpoint": ", ".join(line[0]["checkpoint"] for line in same)} for entry in same[0]]
+        for same in alike.values()
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from scipy import special
 from typer.testing import CliRunner
 
 from ttbench.checkpoints.checkpoint import zoo_names
@@ -117,8 +119,14 @@ def test_what_is_said_of_training_noise_is_in_the_results() -> None:
     told = f"is {min(in_code):.2f} to {max(in_code):.2f}, and {within['code']} of the {shown['code']} differences that"
     assert told in TEXT
     num_points = sum(verdicts["languages"].values())
-    told = f"{shown['languages']} of the {num_points} differences would be shown, and {within['languages']} of these"
+    told = f"would call {shown['languages']} of the {num_points} differences shown; {within['languages']} of these are"
     assert told in TEXT
+    (num_seeds,) = {line["training_seeds"] for line in lines}
+    factor, exceeded = special.stdtrit(num_seeds - 1, 0.975), 2 * special.stdtr(num_seeds - 1, -2)
+    assert f"Two equally good models would exceed twice such an estimate in {100 * exceeded:.0f} of 100 cases" in TEXT
+    assert f"would ask for {factor:.1f} times `training_sd`, which no difference in languages reaches" in TEXT
+    ratios = [abs(line["effect"]) / line["training_sd"] for line in lines if line["corpus"] == "languages"]
+    assert max(ratios) < factor
 
 
 def test_what_is_said_of_languages_beside_the_table_is_in_the_results() -> None:
@@ -137,6 +145,7 @@ def test_what_is_said_of_languages_beside_the_table_is_in_the_results() -> None:
         found = difference("transformer-conv", "ttt-linear", length, "languages")
         assert found["verdict"] in ("within training noise", "no difference shown")
     gained = {name: [bits(name, a) - bits(name, b) for a, b in SPANS] for name in (*names, AGAIN)}
+    assert all(bits(name, "16k") - bits(name, "4k") < 0.01 for name in ("ttt-linear", AGAIN))
     told = "from 512 bytes to 4k {:.2f} bits per byte with the first seed, {:.2f} with the second".format(
         gained["ttt-linear"][1], gained[AGAIN][1]
     )
@@ -157,7 +166,7 @@ def test_what_is_said_of_languages_beside_the_table_is_in_the_results() -> None:
     assert f"more again, {bits('ttt-mlp', '16k') - bits('ttt-mlp', '4k'):.2f} at 16k" in TEXT
     assert f"nothing after 1k, `ttt-mlp` {mlp['ttt-mlp'][0]:.2f}, the plain" in zoo_page
     lost = bits("transformer", "16k") - bits("transformer", "4k")
-    assert f"The transformer needs {lost:.1f} bits per byte more at 16k than at 4k" in TEXT
+    assert f"From 4k to 16k the transformer loses {lost:.1f} bits per byte, the other four nothing" in TEXT
     assert all(abs(bits(name, "16k") - bits(name, "4k")) < 0.01 for name in (*constant, "ttt-linear", AGAIN))
     told = "{:.2f} more at 4k than at 1k, and {:.2f} more at 16k than at 4k".format(
         *(bits("skyformer", a) - bits("skyformer", b) for a, b in (("4k", "1k"), ("16k", "4k")))
@@ -174,7 +183,7 @@ def test_what_is_said_of_languages_beside_the_table_is_in_the_results() -> None:
     values = [each["value"] for each in mixer]
     assert "falls from {:.2f} bits per byte at 256 to {:.2f} at 4k and {:.2f} at 16k".format(*values) in TEXT
     assert {each["num_samples"] for each in mixer} == {30}
-    assert "it was counted on 30 of the 40 documents" in TEXT
+    assert "It was run on 30 of the 40 documents" in TEXT
     bzip2 = entry("bench", "bzip2_bits_per_byte", corpus="languages", context_len=256)["value"]
     assert f"`bzip2 -9` needs {bzip2:.2f} for the complete documents" in TEXT
 
@@ -191,7 +200,10 @@ def test_what_is_said_of_code_beside_the_table_is_in_the_results() -> None:
         assert bits(AGAIN, length, "code") < bits(others[0], length, "code")
     near = difference("transformer-conv", "ttt-linear", "256", "code")
     told = f"is {near['effect']:.2f} bits per byte at 256 ({near['low']:.2f} to {near['high']:.2f}), and is not shown"
-    assert f"{told} from 1k to 4k, nor is that over `mamba2` at 256 and 4k" in TEXT
+    assert f"{told} from 1k to 4k. Over `mamba2` its lead is not shown at 256 and 4k; over all others it is" in TEXT
+    bzip2 = entry("bench", "bzip2_bits_per_byte", corpus="code", context_len=4096)["value"]
+    assert f"`bzip2 -9` needs {bzip2:.2f} for the complete files, less than any of these models" in TEXT
+    assert all(bits(name, length, "code") > bzip2 for name in names for length in ("256", "512", "1k", "2k", "4k"))
     far = difference("transformer-conv", "ttt-mlp", "4k", "code")
     assert f"at 4k by {far['effect']:.2f} ({far['low']:.2f} to {far['high']:.2f})" in TEXT
     assert all(bits(name, "2k", "code") - bits(name, "4k", "code") < 0.01 for name in names)
@@ -292,10 +304,42 @@ def test_times_are_those_of_the_results() -> None:
     assert constant < faster["decode_s_per_token"]
     at = {"context_len": 8192, "batch_size": 1}
     found = entry("latency", "decode_s_per_token", "comparisons", a="transformer", b="ttt-linear", **at)
-    told = f"{found['effect']:.1f} times as fast as `transformer` ({found['low']:.1f} to {found['high']:.1f} times)"
+    told = f"{found['effect']:.2f} times as fast as `transformer` ({found['low']:.2f} to {found['high']:.2f} times)"
     assert f"`ttt-linear` {told}" in TEXT
     noisy = [line["noisy"] for line in results("latency") if line["metric"] in faster]
     assert sum(flag in (True, "True") for flag in noisy) > len(noisy) / 2
+
+    eights = {
+        name: entry("latency", "decode_s_per_token", checkpoint=name, context_len=8192, batch_size=8) for name in names
+    }
+    told = {name: f"{1000 * found['value']:.0f}" for name, found in eights.items()}
+    (attention,), (others,) = {told[name] for name in both}, {told[name] for name in told if name not in both}
+    assert f"both transformers take {attention} ms for a token of each after 8k, the three others {others} ms" in TEXT
+
+
+def test_what_is_said_of_single_needles_is_in_the_results() -> None:
+    rows = read_rows(ROOT / "results" / "needle" / "cpu" / "rows.parquet")
+    cloze = rows.loc[(rows["param_question"] == "cloze") & (rows["status"] == "ok")]
+    asked = {(row["wording"], str(json.loads(row["recipe"])["values"])) for row in cloze.to_dict("records")}
+    assert len(asked) == 10
+    written = cloze.groupby(["checkpoint", "wording", "context_len"])["hits_generate"].sum().to_dict()
+    by_wording = {
+        name: {wording for (held, wording, _), hits in written.items() if held == name and hits}
+        for name in ("ttt-linear", AGAIN, "ttt-mlp")
+    }
+    assert by_wording["ttt-linear"] == by_wording[AGAIN] == {"ruler"}
+    assert len(by_wording["ttt-mlp"]) == 4
+    assert [written["ttt-linear", "ruler", length] for length in (512, 8192)] == [0, 3]
+    recognised = cloze.loc[cloze["checkpoint"] == "hybrid"].groupby(["context_len", "wording"])["hits_choice"].sum()
+    assert {*recognised} == {0.0, 5.0}
+    assert {*recognised.gt(0).groupby("context_len").sum()} == {8, 9}
+    best = "transformer-conv"
+    shown = {
+        (line["a"], line["b"], line["context_len"])
+        for line in results("needle", "comparisons")
+        if line["metric"] == "retrieval" and line["verdict"] in ("a better", "b better")
+    }
+    assert shown == {(*sorted((best, name)), 512) for name in checkpoints("needle") if name not in (best, AGAIN)}
 
 
 def test_recall_is_that_of_the_results() -> None:

@@ -125,7 +125,7 @@ def test_a_reference_that_was_counted_on_a_part_of_what_was_scored_says_so(table
     with style():
         canvas = draw_curves("t", entries, beneath=[reference], names=["transformer", "ttt-linear"], log_y=False)
     said = " ".join(" ".join(text.get_text() for text in canvas.texts).split())
-    assert (f"bzip2 -9: {counted} of the {most} alone" in said) == (share > 1)
+    assert (f"bzip2 -9: {counted} of the {most} documents" in said) == (share > 1)
 
 
 def test_cells_without_a_number_have_a_cross_each_below_all_numbers() -> None:
@@ -233,9 +233,11 @@ def test_names_above_small_multiples_keep_to_their_panels_and_say_what_tells_lin
         next(each for each in axes.get_children() if isinstance(each, Text) and each.get_text().startswith("a-model"))
         for axes in canvas.axes
     ]
-    # A word that is wider than a panel is broken; the last one is the value.
-    told = {"".join(name.get_text().split()[:-1]) for name in names}
-    assert told == {f"{name}batchsize{size}" for name in shown for size in (1, 8)}
+    # A word that is wider than a panel is broken.
+    told = {"".join(name.get_text().split()) for name in names}
+    values = {entry["checkpoint"]: f"{entry['value']:.3f}" for entry in entries if entry["context_len"] == 1024}
+    assert told == {f"{name}batchsize{size}:{values[name]}" for name in shown for size in (1, 8)}
+    assert any("number above a panel: at 1k" in " ".join(text.get_text().split()) for text in canvas.texts)
     boxes = [name.get_window_extent() for name in names]
     assert all(box.x1 <= canvas.bbox.x1 for box in boxes)
     for one, other in itertools.combinations(boxes, 2):
@@ -245,6 +247,22 @@ def test_names_above_small_multiples_keep_to_their_panels_and_say_what_tells_lin
             labels = [label for label in axes.get_xticklabels() if label.get_visible() and label.get_text()]
             beneath = [axes.bbox, axes.xaxis.label.get_window_extent(), *(each.get_window_extent() for each in labels)]
             assert place == index or not any(name.overlaps(box) for box in beneath if box.width), (index, place)
+
+
+def test_a_number_above_a_panel_says_its_context_where_lines_end_at_several() -> None:
+    models = [Model(name=name, bits=1.5 + index / 10) for index, name in enumerate("abcdefg")]
+    table = summarise(make_rows(perplexity_rows(models, [512, 1024], num_documents=10, windows=1)))
+    entries = [
+        {**entry, "value": None, "low": None, "high": None, "status": "oom"}
+        if (entry["checkpoint"], entry["context_len"]) == ("a", 1024)
+        else entry
+        for entry in entries_of(table, "bits_per_byte")
+    ]
+    with style():
+        canvas = draw_curves("t", entries, beneath=[], names=[*"abcdefg"], log_y=False)
+    titles = [axes.get_title(loc="left").replace("\n", " ") for axes in canvas.axes]
+    assert [title.partition(" at ")[2] for title in titles] == ["512", *["1k"] * 6]
+    assert not any("number above a panel" in text.get_text() for text in canvas.texts)
 
 
 @pytest.mark.parametrize(
@@ -265,8 +283,8 @@ def test_checkpoints_with_the_same_marks_share_a_panel(change: str | None, panel
         entries[-1] = {**entries[-1], change: 1.01 * entries[-1][change]}
     with style():
         canvas = draw_curves("t", entries, beneath=[], names=[*"abcdefghi"], log_y=False)
-    titles = [axes.get_title(loc="left").replace("\n", " ").rpartition(" ") for axes in canvas.axes]
-    assert {name.strip() for name, *_ in titles} == panels
+    titles = [axes.get_title(loc="left").replace("\n", " ").partition(":") for axes in canvas.axes]
+    assert {name for name, *_ in titles} == panels
     assert len(titles) == len(panels)
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import special
 
 from ttbench.report import summary
 from ttbench.report.columns import Part, all_rows
@@ -127,7 +128,9 @@ def _sentence(known: Sequence[SeedSpread], noises: Sequence[DifferenceNoise | No
     judged = [noise for noise in noises if noise is not None]
     if not judged:
         return NOT_HERE
-    many = max(spread.num_seeds for spread in known)
+    counts = [spread.num_seeds for spread in known]
+    # Student's t of the fewest seeds, beyond the rule's limit on either side
+    exceeded = 200 * float(special.stdtr(min(counts) - 1, -WITHIN))
     assumed = sorted({name for noise in judged for name in noise.assumed})
     are = "is" if len(assumed) == 1 else "are"
     others = (
@@ -136,7 +139,8 @@ def _sentence(known: Sequence[SeedSpread], noises: Sequence[DifferenceNoise | No
     missing = f"; it is not known for {lacking} of the {of} differences that are shown"
     return (
         "training noise of a difference: sqrt(sd_a^2 + sd_b^2), each sd over the trainings of a model that differ in "
-        f"their seed alone (up to {many}); a difference of less than twice this root is {WITHIN_NOISE}"
+        f"their seed alone (up to {max(counts)}); a difference of less than twice this root is {WITHIN_NOISE}, and "
+        f"two equally good models exceed it by chance in up to {exceeded:.0f} of 100 comparisons"
         f"{f'{others}model at the same point' if assumed else ''}{missing if lacking else ''}"
     )
 

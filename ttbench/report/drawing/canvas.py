@@ -28,6 +28,7 @@ INK = "#1A1A1A"
 # References: greys and line styles that no checkpoint has; dashes are for extrapolation.
 GREYS = ("#6B6B6B", "#9A9A9A", "#404040", "#B5B5B5")
 DOTS = ("-", (0, (1, 1.4)), (0, (6, 1.4, 1, 1.4)), (0, (1, 3.5)))
+DOT_NAMES = ("solid", "dotted", "dash-dotted", "sparsely dotted")
 _STYLE: Mapping[str, object] = {
     "font.size": 10,
     "axes.spines.top": False,

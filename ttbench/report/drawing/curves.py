@@ -8,7 +8,7 @@ the others behind it in grey. Checkpoints with the same marks at every context s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from ttbench.report import words
 from ttbench.report.drawing import marks, prose
 from ttbench.report.drawing.canvas import (
     COLOURS,
+    DOT_NAMES,
     INK,
     MARKERS,
     PAGE,
@@ -196,16 +197,24 @@ def upright_label(entries: Sequence[Record], scale: Scale, *, log: bool) -> str:
 
 def _draw_references(axes: Axes, beneath: Sequence[Sequence[Record]], scale: Scale) -> list[Name]:
     found: list[Name] = []
+    for part, differing in _references(beneath):
+        height, colour, line = marks.draw_reference(axes, part, scale, len(found))
+        text, value = _reference_name(part[0], differing), scale.text(height * scale.size)
+        found.append(Name(height=height, text=text, value=value, colour=colour, line=line))
+    return found
+
+
+def _references(beneath: Sequence[Sequence[Record]]) -> Iterator[tuple[list[Record], list[str]]]:
+    """The lines of references that have a number, and the settings that tell each from others of its metric."""
     for reference in beneath:
         _, _, differing = words.settings(reference)
         for part in words.by(reference, *differing):
-            if all(entry["value"] is None for entry in part):
-                continue
-            height, colour, line = marks.draw_reference(axes, part, scale, len(found))
-            text = f"{_name(part[0], differing)} {words.told(part[0], differing)}".rstrip()
-            value = scale.text(height * scale.size)
-            found.append(Name(height=height, text=text, value=value, colour=colour, line=line))
-    return found
+            if any(entry["value"] is not None for entry in part):
+                yield part, differing
+
+
+def _reference_name(entry: Record, differing: Sequence[str]) -> str:
+    return f"{_name(entry, differing)} {words.told(entry, differing)}".rstrip()
 
 
 def _place_beside(axes: Axes, names: Sequence[Name], *, layout: Layout, width: float, height: float) -> None:
@@ -272,11 +281,17 @@ def _multiples(
     left, bottom, gap = 0.075 + 0.055 * layout.text, 0.058 * layout.text, 0.14
     height = layout.body * 0.38
     width = (layout.width - left - 0.12 - gap * (columns - 1)) / columns
-    names = [_titled(line, scale, varying, width=width + gap / 2, layout=layout) for line in lines]
+    ends = {last["context_len"] for line in lines if (last := _last(line))}
+    names = [
+        wrap(_titled(line, scale, varying, placed=len(ends) > 1), width + gap / 2, layout.text, "bold")
+        for line in lines
+    ]
     # A row is as high as its longest name.
     deepest = [max(map(len, names[start : start + columns])) for start in range(0, len(names), columns)]
     heads = [layout.text * (0.4 + 1.2 * num) / 72 for num in deepest]
     explained = [*_explained(entries, beneath, whiskers=is_timed(entries)), "grey: the other lines"]
+    if len(ends) == 1:
+        explained.append(f"number above a panel: at {words.context(*ends)}")
     explained += _told_references(beneath, scale)
     told = [upright_label(entries, scale, log=log_y), *subtitle(entries)]
     body = sum(heads) + rows * height + 0.08 * (rows - 1) + bottom
@@ -305,21 +320,29 @@ def _multiples(
     return sheet.canvas
 
 
-def _titled(line: Sequence[Record], scale: Scale, varying: Sequence[str], *, width: float, layout: Layout) -> list[str]:
-    """What stands above a pair of axes: the line's name and its last value, in as many lines as the width asks for."""
-    made = [entry for entry in line if entry["value"] is not None]
-    last = f"  {scale.text(made[-1]['value'])}" if made else ""
-    return wrap(_name(line[0], varying) + unchecked_mark(made) + last, width, layout.text, "bold")
+def _last(line: Sequence[Record]) -> Record | None:
+    """The last number of a line."""
+    return next((entry for entry in reversed(line) if entry["value"] is not None), None)
+
+
+def _titled(line: Sequence[Record], scale: Scale, varying: Sequence[str], *, placed: bool) -> str:
+    """What stands above a pair of axes: the line's name and its last value; `placed`: and at which context that is."""
+    name, last = _name(line[0], varying) + unchecked_mark([e for e in line if e["value"] is not None]), _last(line)
+    if last is None:
+        return name
+    value = scale.text(last["value"]) + ("\N{NO-BREAK SPACE}%" if scale.unit == "%" else "")
+    return f"{name}: {value}" + (f" at {words.context(last['context_len'])}" if placed else "")
 
 
 def _told_references(beneath: Sequence[Sequence[Record]], scale: Scale) -> list[str]:
+    """The line of each reference, and the numbers between which it lies."""
     found = []
-    for reference in beneath:
-        made = [entry["value"] for entry in reference if entry["value"] is not None]
-        if made:
-            ends = dict.fromkeys((scale.text(min(made)), scale.text(max(made))))
-            found.append(f"{_name(reference[0], ())}: {' to '.join(ends)}")
-    return [f"thin lines: {', '.join(found)}"] if found else []
+    for part, differing in _references(beneath):
+        made = [entry["value"] for entry in part if entry["value"] is not None]
+        ends = dict.fromkeys((scale.text(min(made)), scale.text(max(made))))
+        style = DOT_NAMES[len(found) % len(DOT_NAMES)]
+        found.append(f"{style}: {_reference_name(part[0], differing)}, {' to '.join(ends)}")
+    return found
 
 
 def _explained(entries: Sequence[Record], beneath: Sequence[Sequence[Record]], *, whiskers: bool) -> list[str]:
@@ -332,7 +355,7 @@ def _explained(entries: Sequence[Record], beneath: Sequence[Sequence[Record]], *
     for reference in beneath:
         counts = [entry["num_clusters"] for entry in reference if entry["value"] is not None]
         if counts and min(counts) < most:
-            told.append(f"{_name(reference[0], ())}: {min(counts)} of the {most} alone")
+            told.append(f"{_name(reference[0], ())}: {min(counts)} of the {most} {made[0]['cluster']}s")
     if any(entry["train_ctx"] is not None for entry in entries):
         told.append("tick: end of the training context")
     if any(entry["extrapolated"] for entry in entries):

@@ -378,6 +378,16 @@ def test_genomes_are_those_of_the_results() -> None:
     assert abs(ends[1] - models["dna-ttt-linear"]["value"]) < 0.002
 
 
+def test_the_tally_of_claims_is_that_of_their_page() -> None:
+    told = re.findall(
+        r"^(\d+) claims: (\d+ supported, \d+ contradicted, \d+ not decided)\.",
+        (ROOT / "docs" / "claims.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    ((number, decided),) = told
+    assert f"of {number} claims, {decided} ([each with its answer](claims.md#the-claims))" in TEXT
+
+
 def test_the_comparison_in_the_readme_is_what_the_command_prints() -> None:
     (command,) = re.findall(r"^ttbench (compare .*)$", README, re.M)
     (shown,) = re.findall(r"^```text\n(.*?)^```", README, re.M | re.S)

@@ -55,8 +55,10 @@ class Column:
         return entry(self.suite, self.metric, checkpoint=checkpoint, **self.where)
 
     def cell(self, checkpoint: str) -> str:
-        """The value, with a star beyond the training context."""
+        """The value, with a star beyond the training context; without one the status, such as `oom`."""
         found = self.line(checkpoint)
+        if found["value"] is None:
+            return str(found["status"]).replace("_", " ")
         return f"{found['value'] / self.unit:.{self.digits}f}" + "*" * (found["extrapolated"] in (True, "True"))
 
 
@@ -73,13 +75,25 @@ def lines(headings: Iterable[str], rows: Iterable[Row]) -> Iterator[str]:
 
 
 def _ranked(columns: Sequence[Column], by: Column, names: Iterable[str]) -> Iterator[Row]:
-    """A row for each checkpoint, the smallest value of one column first."""
-    for name in sorted(names, key=lambda name: (by.line(name)["value"], name)):
+    """A row for each checkpoint, the smallest value of one column first, those without one last."""
+    values = {name: by.line(name)["value"] for name in names}
+    for name in sorted(values, key=lambda name: (values[name] is None, values[name], name)):
         yield f"`{name}`", [column.cell(name) for column in columns]
 
 
-def bits_per_byte(corpus: str, contexts: Sequence[str]) -> Iterator[str]:
+def contexts_of(suite: str, **where: Any) -> list[str]:
+    """Those that a suite has lines of checkpoints for, ascending."""
+    held = {
+        line["context_len"]
+        for line in results(suite)
+        if line["checkpoint"] and all(line[key] == value for key, value in where.items())
+    }
+    return [length for length, num in TOKENS.items() if num in held]
+
+
+def bits_per_byte(corpus: str) -> Iterator[str]:
     """Every checkpoint's bits per byte, the fewest at 4k first, and what there was to gain."""
+    contexts = contexts_of("bench", corpus=corpus)
     at = {length: {"corpus": corpus, "context_len": TOKENS[length]} for length in contexts}
     columns = [Column(length, "bench", "bits_per_byte", 2, where=where) for length, where in at.items()]
     rows = _ranked(columns, columns[contexts.index("4k")], checkpoints("bench", corpus=corpus))
@@ -89,9 +103,7 @@ def bits_per_byte(corpus: str, contexts: Sequence[str]) -> Iterator[str]:
 
 def needles() -> Iterator[str]:
     """Percent of needles, the most first; checkpoints of equal rows share one."""
-    lengths = [
-        length for length, num in TOKENS.items() if any(each["context_len"] == num for each in results("needle"))
-    ]
+    lengths = contexts_of("needle")
     rows: list[Row] = []
     for metric, word in (("retrieval", "retrieved"), ("recognition", "recognised")):
         columns = [
@@ -99,7 +111,9 @@ def needles() -> Iterator[str]:
             for length in lengths
         ]
         names: dict[tuple[str, ...], list[str]] = {}
-        for name in sorted(checkpoints("needle"), key=lambda name: -sum(each.line(name)["value"] for each in columns)):
+        for name in sorted(
+            checkpoints("needle"), key=lambda name: -sum(each.line(name)["value"] or 0 for each in columns)
+        ):
             names.setdefault(tuple(column.cell(name) for column in columns), []).append(name)
         rows += [(", ".join([*(f"`{name}`" for name in sorted(same)), word]), cells) for cells, same in names.items()]
     yield from lines(("", *lengths), rows)
@@ -143,8 +157,8 @@ def genomics() -> Iterator[str]:
 def page(text: str) -> str:
     """The text of docs/results.md with its tables made anew."""
     for name, made in (
-        ("languages", bits_per_byte("languages", ("256", "512", "1k", "2k", "4k", "8k", "16k"))),
-        ("code", bits_per_byte("code", ("256", "512", "1k", "2k", "4k"))),
+        ("languages", bits_per_byte("languages")),
+        ("code", bits_per_byte("code")),
         ("needles", needles()),
         ("times", times()),
         ("memory", memory()),

@@ -282,6 +282,14 @@ def test_checkpoints_that_disagree_decide_nothing(rows: pd.DataFrame) -> None:
     assert len(found.findings) == 2
 
 
+def test_where_some_findings_decide_and_none_disagrees_the_reason_says_so(rows: pd.DataFrame) -> None:
+    near = Model(name="transformer-near", speed=TTT.speed * 1.001)
+    both = make_rows(timing_rows([TRANSFORMER, TTT, near], (2048,), num_rounds=6))
+    found = answer(claim_of(direction="higher", **PREFILL), both)
+    assert found.decision == NOT_DECIDED
+    assert found.reason.startswith("not all findings decide: 1 ")
+
+
 def test_checkpoints_that_cannot_be_measured_do_not_stand_in_the_way_of_others(rows: pd.DataFrame) -> None:
     few = Model(name="transformer-few", speed=0.1)
     both = make_rows(timing_rows([TRANSFORMER, TTT, few], (2048,), num_rounds=6))
@@ -309,6 +317,15 @@ def test_what_is_missing_is_named(rows: pd.DataFrame) -> None:
     assert "have no metric of_ceiling (an older version of the task)" in answer(lost, rows).reason
     none = claim_of(direction="lower", **over(PREFILL, a=Party(architecture=("mamba", "s4d"))))
     assert answer(none, rows).reason == "no rows of architecture mamba or s4d"
+    mamba, s4d = Party(architecture=("mamba",)), Party(architecture=("s4d",))
+    none_of_two = claim_of(direction="lower", **over(PREFILL, a=mamba, b=s4d))
+    assert answer(none_of_two, rows).reason == "no rows of architecture mamba and no rows of architecture s4d"
+    mambas = make_rows(timing_rows([dataclasses.replace(TTT, name="mamba-x")], (2048,), num_rounds=4))
+    s4ds = make_rows(timing_rows([dataclasses.replace(TTT, name="s4d-x")], (2048,), num_rounds=4))
+    found = rule_on([none_of_two], {"none": rows, "mamba": mambas}).answers[0]
+    assert found.reason == "no rows of architecture s4d"
+    apart = rule_on([none_of_two], {"mamba": mambas, "s4d": s4ds}).answers[0]
+    assert apart.reason == "no rows of architecture s4d; elsewhere no rows of architecture mamba"
     other = rows.copy()
     other.loc[other["architecture"] == "ttt", "threads"] = 1
     other.attrs = rows.attrs

@@ -127,7 +127,7 @@ def test_the_closing_says_how_many_were_decided_and_how_sure_the_family_is(rulin
     assert f"{len(field_claims())} claims: {counts[SUPPORTED]} supported, 0 contradicted" in text
     assert f"{rulings.num_family} findings within a scope have intervals" in text
     assert "so that all hold together in 95 of 100 (Bonferroni)" in text
-    assert "1 the same way" in text
+    assert "the same way for 1" in text
 
 
 def test_records_are_plain_and_complete(rulings: Rulings, borne: dict[str, Borne]) -> None:

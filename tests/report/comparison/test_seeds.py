@@ -183,7 +183,7 @@ def test_the_terminal_shows_the_noise_beside_the_verdicts() -> None:
     assert f"{told} the documents show there, 4 less than twice this." in text
     assert "a difference of less than twice this root is within training noise" in text
     # Student's t of three seeds, two degrees of freedom
-    assert "two equally good models exceed it by chance in up to 18 of 100 comparisons" in text
+    assert "two equally good models that are no noisier exceed it in up to 18 of 100 cases" in text
     assert NOT_KNOWN not in text
 
 

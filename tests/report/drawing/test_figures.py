@@ -271,6 +271,8 @@ def test_a_number_above_a_panel_says_its_context_where_lines_end_at_several() ->
         (None, {"a, c, e, g, i", "b", "d", "f", "h"}),
         ("value", {"a, c, e, g", "b", "d", "f", "h", "i"}),
         ("train_ctx", {"a, c, e, g", "b", "d", "f", "h", "i"}),
+        ("num_clusters", {"a, c, e, g", "b", "d", "f", "h", "i"}),
+        ("dtype", {"a, c, e, g", "b", "d", "f", "h", "i"}),
     ],
 )
 def test_checkpoints_with_the_same_marks_share_a_panel(change: str | None, panels: set[str]) -> None:
@@ -278,11 +280,16 @@ def test_checkpoints_with_the_same_marks_share_a_panel(change: str | None, panel
     table = summarise(make_rows(perplexity_rows(models, [512, 1024], num_documents=10, windows=1)))
     entries = entries_of(table, "bits_per_byte")
     entries += [{**entry, "checkpoint": name} for name in "cegi" for entry in entries if entry["checkpoint"] == "a"]
-    if change:
+    if change and change != "dtype":
         assert (entries[-1]["checkpoint"], entries[-1]["context_len"]) == ("i", 1024)
         entries[-1] = {**entries[-1], change: 1.01 * entries[-1][change]}
+    if change == "dtype":
+        # of each checkpoint there is one, so no name says it
+        entries = [{**entry, "dtype": "bfloat16"} if entry["checkpoint"] == "i" else entry for entry in entries]
     with style():
         canvas = draw_curves("t", entries, beneath=[], names=[*"abcdefghi"], log_y=False)
+    said = " ".join(" ".join(text.get_text() for text in canvas.texts).split())
+    assert ("float32" in said) == (change != "dtype")
     titles = [axes.get_title(loc="left").replace("\n", " ").partition(":") for axes in canvas.axes]
     assert {name for name, *_ in titles} == panels
     assert len(titles) == len(panels)

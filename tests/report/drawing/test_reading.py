@@ -128,7 +128,7 @@ def test_no_colour_stands_for_two_models_and_more_than_six_have_panels(number: i
         named = [text for text in canvas.axes[0].texts if text.get_text().startswith("model-")]
         assert len({text.get_color() for text in named}) == number
     else:
-        titles = [axes.get_title(loc="left").split()[0] for axes in canvas.axes]
+        titles = [axes.get_title(loc="left").partition(":")[0] for axes in canvas.axes]
         assert titles == [model.name for model in models]
         assert len({axes.get_ylim() for axes in canvas.axes}) == 1
 

@@ -114,6 +114,9 @@ class Candidate:
         return (self.a.weights, *self.a.places.values(), *b)
 
 
+NO_ROWS = "no rows of"
+
+
 def find(claim: Claim, source: RowSource) -> list[Candidate] | str:
     """Every candidate among the rows of one source, or why there is none."""
     cell = claim.cell
@@ -126,16 +129,16 @@ def find(claim: Claim, source: RowSource) -> list[Candidate] | str:
     if lacking:
         return f"rows of {cell.task} have no metric {' and no '.join(lacking)} (an older version of the task)"
     lines = _lines(source, cell, [known[name] for name in names])
-    ones = [line for line in lines if _is_of(line, cell.a, cell)]
-    if not ones:
-        return f"no rows of {party_told(cell.a)}"
+    ones, others = (
+        [line for line in lines if party is not None and _is_of(line, party, cell)] for party in (cell.a, cell.b)
+    )
+    missing = [party_told(party) for party, mine in ((cell.a, ones), (cell.b, others)) if party and not mine]
+    if missing:
+        return " and ".join(f"{NO_ROWS} {party}" for party in missing)
     if cell.b is None:
         found = [_alone(claim, source.name, line) for line in ones]
         kept = [each for each in found if not isinstance(each, str)]
         return kept or next(each for each in found if isinstance(each, str))
-    others = [line for line in lines if _is_of(line, cell.b, cell)]
-    if not others:
-        return f"no rows of {party_told(cell.b)}"
     pairs = [(one, two) for one, two in itertools.product(ones, others) if _comparable(one, two, cell, source)]
     if not pairs:
         both = f"{party_told(cell.a)} and {party_told(cell.b)}"

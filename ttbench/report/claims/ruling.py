@@ -23,7 +23,7 @@ from typing import Literal
 import pandas as pd
 
 from ttbench.report import summary
-from ttbench.report.claims.candidates import Candidate, RowSource, find
+from ttbench.report.claims.candidates import NO_ROWS, Candidate, RowSource, find
 from ttbench.report.claims.claim import Claim
 from ttbench.report.claims.measures import ClaimNumber, Measure, favour_of, measure_of, region
 from ttbench.report.comparison import seeds
@@ -192,8 +192,7 @@ def decide(claim: Claim, measured: ClaimNumber, ends: tuple[float, float]) -> tu
 def _ruling(claim: Claim, findings: Sequence[Finding], said: Sequence[str]) -> Ruling:
     scoped = [finding for finding in findings if finding.in_scope]
     if not findings:
-        reason = "; ".join(dict.fromkeys(said)) or "no rows"
-        return _undecided(claim, findings, _shortest(said) if said else reason, "")
+        return _undecided(claim, findings, _nearest(said), "")
     if not scoped:
         outside = outside_told(pair for finding in findings for pair in finding.candidate.outside)
         return _undecided(claim, findings, f"out of scope: {outside}", _direction(findings))
@@ -208,7 +207,8 @@ def _ruling(claim: Claim, findings: Sequence[Finding], said: Sequence[str]) -> R
     elif len(counts) == 1:
         reason = "; ".join(dict.fromkeys(finding.reason for finding in scoped))
     else:
-        reason = "the checkpoints disagree: " + ", ".join(f"{number} {name}" for name, number in counts.items())
+        how = "the checkpoints disagree" if {SUPPORTED, CONTRADICTED} <= decisions else "not all findings decide"
+        reason = f"{how}: " + ", ".join(f"{number} {name}" for name, number in counts.items())
     return _undecided(claim, findings, reason, "")
 
 
@@ -224,11 +224,12 @@ def _undecided(claim: Claim, findings: Sequence[Finding], reason: str, direction
     return Ruling(claim=claim, decision=NOT_DECIDED, reason=reason, direction=direction, findings=tuple(findings))
 
 
-def _shortest(said: Sequence[str]) -> str:
-    """Of what sources without candidates said, that of the one which came nearest: rows of the task go before none."""
+def _nearest(said: Sequence[str]) -> str:
+    """Of what sources without candidates said, what those said that came nearest: that have the task and most sides."""
     unlike = list(dict.fromkeys(said))
-    nearer = [text for text in unlike if not text.startswith("no rows of task")]
-    return "; ".join(nearer or unlike)
+    nearer = [text for text in unlike if not text.startswith(f"{NO_ROWS} task")] or unlike
+    fewest = min((text.count(NO_ROWS) for text in nearer), default=0)
+    return "; elsewhere ".join(text for text in nearer if text.count(NO_ROWS) == fewest) or "no rows"
 
 
 def _direction(findings: Sequence[Finding]) -> Direction:

@@ -249,8 +249,13 @@ def closing(rulings: Rulings) -> str:
     counts = rulings.counts()
     decided = f"{counts[SUPPORTED]} supported, {counts[CONTRADICTED]} contradicted, {counts[NOT_DECIDED]} not decided"
     outside = [ruling.direction for ruling in rulings.answers if ruling.direction]
-    told = [f"{outside.count(way)} {way}" for way in dict.fromkeys(outside)]
-    scope = f" Out of their scope, the numbers here point: {', '.join(told)}." if told else ""
+    told = [f"{way} for {outside.count(way)}" for way in dict.fromkeys(outside)]
+    scope = (
+        f" For {len(outside)} of the last there are rows outside of the claim's scope alone; these point "
+        f"{', '.join(told)}."
+        if told
+        else ""
+    )
     family = _family(rulings.num_family, rulings.level)
     return f"{counted(len(rulings.answers), 'claim')}: {decided}.{scope} {family}"
 

@@ -64,6 +64,7 @@ class DifferenceNoise:
 
     sd: float  # in the unit of the difference
     num_seeds: int  # of the recipes that it rests on
+    fewest_seeds: int  # of one of these
     assumed: tuple[str, ...]  # sides whose own noise is not known
 
 
@@ -128,9 +129,9 @@ def _sentence(known: Sequence[SeedSpread], noises: Sequence[DifferenceNoise | No
     judged = [noise for noise in noises if noise is not None]
     if not judged:
         return NOT_HERE
-    counts = [spread.num_seeds for spread in known]
+    most = max(spread.num_seeds for spread in known)
     # Student's t of the fewest seeds, beyond the rule's limit on either side
-    exceeded = 200 * float(special.stdtr(min(counts) - 1, -WITHIN))
+    exceeded = 200 * float(special.stdtr(min(noise.fewest_seeds for noise in judged) - 1, -WITHIN))
     assumed = sorted({name for noise in judged for name in noise.assumed})
     are = "is" if len(assumed) == 1 else "are"
     others = (
@@ -139,8 +140,8 @@ def _sentence(known: Sequence[SeedSpread], noises: Sequence[DifferenceNoise | No
     missing = f"; it is not known for {lacking} of the {of} differences that are shown"
     return (
         "training noise of a difference: sqrt(sd_a^2 + sd_b^2), each sd over the trainings of a model that differ in "
-        f"their seed alone (up to {max(counts)}); a difference of less than twice this root is {WITHIN_NOISE}, and "
-        f"two equally good models exceed it by chance in up to {exceeded:.0f} of 100 comparisons"
+        f"their seed alone (up to {most}); a difference of less than twice this root is {WITHIN_NOISE}; "
+        f"two equally good models that are no noisier exceed it in up to {exceeded:.0f} of 100 cases"
         f"{f'{others}model at the same point' if assumed else ''}{missing if lacking else ''}"
     )
 
@@ -303,6 +304,7 @@ def noise_of(entry: Record, sides: Mapping[str, str | None], known: Sequence[See
     return DifferenceNoise(
         sd=math.hypot(*(spread.sd for spread in used)),
         num_seeds=sum({spread.recipe: spread.num_seeds for spread in used}.values()),
+        fewest_seeds=min(spread.num_seeds for spread in used),
         assumed=tuple(str(entry[side]) for side, spread in own.items() if spread is None),
     )
 

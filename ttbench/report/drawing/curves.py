@@ -8,6 +8,7 @@ the others behind it in grey. Checkpoints with the same marks at every context s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -71,11 +72,12 @@ def draw_curves(
     scale = _scale(entries, beneath)
     _, _, varying = words.settings(entries)
     lines = words.by(entries, "checkpoint", *varying)
-    varying = _telling(lines, varying)
+    settings, varying = varying, _telling(lines, varying)
     made = [entry for entry in entries if entry["value"] is not None]
     if len(lines) > MOST_LINES or (len(lines) > prose.FEW_LINES and prose.is_mud(made)):
         # Small multiples have one interval each.
-        return _multiples(title, lines, beneath, scale, varying, log_y=log_y, layout=layout)
+        alike = marks.merged(lines, settings)
+        return _multiples(title, entries, alike, beneath, scale, varying, log_y=log_y, layout=layout)
     keys = [*lines, *(part for reference in beneath for part in words.by(reference, *words.settings(reference)[2]))]
     longest = max(text_width(f"{_name(line[0], varying)} 9.999", layout.text, "bold") for line in keys)
     beside = longest < 0.36 * layout.width
@@ -153,7 +155,7 @@ def _telling(lines: Sequence[Sequence[Record]], varying: Sequence[str]) -> list[
 def _name(entry: Record, varying: Sequence[str]) -> str:
     if entry["checkpoint"] is not None:
         return words.line_name(entry, varying)
-    return entry["label"].removesuffix(" on the same documents")
+    return re.sub(r",? on the same (documents|windows)$", "", entry["label"])
 
 
 def _scale(entries: Sequence[Record], beneath: Sequence[Sequence[Record]]) -> Scale:
@@ -265,6 +267,7 @@ def _write_name(
 
 def _multiples(
     title: str,
+    entries: Sequence[Record],
     lines: Sequence[Sequence[Record]],
     beneath: Sequence[Sequence[Record]],
     scale: Scale,
@@ -273,9 +276,7 @@ def _multiples(
     log_y: bool,
     layout: Layout,
 ) -> Canvas:
-    """A pair of axes for each line, all with the same limits."""
-    lines = marks.merged(lines, varying)
-    entries = [entry for line in lines for entry in line]
+    """A pair of axes for each line, all with the same limits; `entries` are those of all checkpoints, merged or not."""
     columns = layout.panels
     rows = -(-len(lines) // columns)
     left, bottom, gap = 0.075 + 0.055 * layout.text, 0.058 * layout.text, 0.14
@@ -289,7 +290,7 @@ def _multiples(
     # A row is as high as its longest name.
     deepest = [max(map(len, names[start : start + columns])) for start in range(0, len(names), columns)]
     heads = [layout.text * (0.4 + 1.2 * num) / 72 for num in deepest]
-    explained = [*_explained(entries, beneath, whiskers=is_timed(entries)), "grey: the other lines"]
+    explained = [*_explained(entries, beneath, whiskers=is_timed(entries)), "light grey: the other lines"]
     if len(ends) == 1:
         explained.append(f"number above a panel: at {words.context(*ends)}")
     explained += _told_references(beneath, scale)
@@ -341,8 +342,8 @@ def _told_references(beneath: Sequence[Sequence[Record]], scale: Scale) -> list[
         made = [entry["value"] for entry in part if entry["value"] is not None]
         ends = dict.fromkeys((scale.text(min(made)), scale.text(max(made))))
         style = DOT_NAMES[len(found) % len(DOT_NAMES)]
-        found.append(f"{style}: {_reference_name(part[0], differing)}, {' to '.join(ends)}")
-    return found
+        found.append(f"{_reference_name(part[0], differing)} ({style}), {' to '.join(ends)}")
+    return [f"thin dark lines: {'; '.join(found)}"] if found else []
 
 
 def _explained(entries: Sequence[Record], beneath: Sequence[Sequence[Record]], *, whiskers: bool) -> list[str]:

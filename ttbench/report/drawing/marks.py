@@ -171,7 +171,7 @@ def fit_y(axes: Axes, entries: Sequence[Record], scale: Scale, *, log: bool, los
 
 
 # What the marks of a line show, beside its settings and its place on other axes.
-_SHOWN = ("value", "low", "high", "train_ctx", "extrapolated", "status", "checked")
+_SHOWN = ("value", "low", "high", "num_clusters", "train_ctx", "extrapolated", "status", "checked")
 
 
 def merged(lines: Sequence[Sequence[Record]], varying: Sequence[str], *axes: str) -> list[list[Record]]:
@@ -179,7 +179,7 @@ def merged(lines: Sequence[Sequence[Record]], varying: Sequence[str], *axes: str
 
     Args:
         lines: each of one checkpoint.
-        varying: the settings that tell lines apart.
+        varying: the settings in which any two lines differ.
         axes: those that are drawn, `context_len` beside them.
     """
     alike: dict[object, list[Sequence[Record]]] = {}

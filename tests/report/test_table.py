@@ -371,3 +371,14 @@ def test_a_corpus_s_note_stands_beneath_its_table_once_and_old_rows_have_none() 
     noted.attrs.update(rows.attrs)
     shown = " ".join(text_of(summarise(noted), width=200).split())
     assert shown.count("corpus code: other files of a project that was trained on") == 1
+
+
+def test_a_win_without_a_second_seed_says_that_training_noise_is_not_known() -> None:
+    far, near = (dataclasses.replace(TTT, name="ttt-other", bits=TRANSFORMER.bits + more) for more in (0.3, 0.0))
+    told = "One training run each: training noise not known."
+    for other, shown in ((far, True), (near, False)):
+        made = summarise(make_rows(perplexity_rows([TRANSFORMER, other], (512,), num_documents=12)))
+        assert (made.attrs["training_noise"] == told) == shown
+        assert (told in text_of(made, 200)) == shown
+    timed = make_rows(timing_rows([TRANSFORMER, dataclasses.replace(TTT, speed=9.0)], (512,), num_rounds=6))
+    assert summarise(timed).attrs["training_noise"] == ""

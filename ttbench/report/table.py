@@ -51,7 +51,8 @@ _STYLES = {"oom": "yellow", "too_long": "yellow", "too_short": "yellow", "unsupp
 def summarise(rows: pd.DataFrame, *, every_pair: bool = False) -> pd.DataFrame:
     """`tabulate`, and `attrs["comparisons"]`: checkpoints compared in pairs, as records, which `render` words.
 
-    `attrs["training_noise"]` is a sentence on what chance of training does to them; empty where no seeds tell.
+    `attrs["training_noise"]` is a sentence on what chance of training does to them, or that this is not known; empty
+    where no difference is shown that it could make.
 
     Of trainings that differ in their seed alone the first is compared; the others tell its training noise.
 
@@ -64,7 +65,9 @@ def summarise(rows: pd.DataFrame, *, every_pair: bool = False) -> pd.DataFrame:
     compared = compare_pairs(rows, pairs)
     table.attrs["comparisons"] = words.Carried(words.records(compared))
     noise = compared.attrs.get("training_noise", NOT_KNOWN)
-    table.attrs["training_noise"] = "" if noise == NOT_KNOWN else f"{noise[:1].upper()}{noise[1:]}."
+    wins = [each for each in table.attrs["comparisons"] if each["verdict"] in (summary.A_BETTER, summary.B_BETTER)]
+    silent = noise == NOT_KNOWN and all(each["kind"] != summary.DIFFERENCE for each in wins)
+    table.attrs["training_noise"] = "" if silent else words.sentence(noise)
     return table
 
 

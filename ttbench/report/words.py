@@ -55,6 +55,16 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [dict(zip(map(str, frame.columns), values, strict=True)) for values in rows.itertuples(index=False)]
 
 
+def sentence(text: str) -> str:
+    """A text as a sentence of its own: with a capital and a full stop."""
+    return f"{capital(text)}."
+
+
+def capital(text: str) -> str:
+    """A text that begins with a capital; its other letters stay as they are."""
+    return f"{text[:1].upper()}{text[1:]}"
+
+
 def context(num_tokens: int) -> str:
     """512, 1k, 32k, 1m: k = 1024 tokens, m = 1024^2."""
     for size, letter in ((M, "m"), (K, "k")):

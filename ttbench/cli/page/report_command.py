@@ -14,6 +14,7 @@ from ttbench.cli.page.sample_views import views_of
 from ttbench.cli.published_cells import NOT_STORED
 from ttbench.errors import UsageError
 from ttbench.report.page import libraries
+from ttbench.report.words import sentence
 from ttbench.store.files import write_whole
 from ttbench.store.rows import read_rows
 from ttbench.store.store import run_folders
@@ -48,7 +49,7 @@ def report(names: Sequence[str], *, out: Path, root: Path, as_json: bool) -> Non
         sources.append(source_of(label, rows, evidence=told))
     for folder in published:
         rows = _read(read_rows(folder / reading.ROWS), str(folder))
-        told = f"{NOT_STORED[:1].upper()}{NOT_STORED[1:]}. A sample opens down to its recipe and its row."
+        told = f"{sentence(NOT_STORED)} A sample opens down to its recipe and its row."
         sources.append(source_of(str(folder), rows, evidence=told))
     page = build_page(sources, libraries.installed(), views=views).encode()
     write_whole(out, page)

@@ -57,7 +57,7 @@ def by_metrics(metrics: Sequence[Metric]) -> list[Figure]:
     return [
         Figure(
             name=metric.name,
-            title=f"{metric.label[:1].upper()}{metric.label[1:]} against context",
+            title=f"{words.capital(metric.label)} against context",
             metric=metric.name,
             references=tuple(other.name for other in beneath if _kind(other) == _kind(metric)),
         )

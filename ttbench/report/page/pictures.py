@@ -170,7 +170,7 @@ def _roofline(
 def _captions(entries: Sequence[Record], scale: Scale) -> list[str]:
     first = entries[0]
     head = words.title(first, scale.unit)
-    told = [f"{head[:1].upper()}{head[1:]}."]
+    told = [words.sentence(head)]
     made = [entry for entry in entries if entry["value"] is not None]
     if made and first["statistic"] != words.COUNT:
         told.append(f"Each number rests on {words.basis(made)}.")

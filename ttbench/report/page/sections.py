@@ -127,7 +127,7 @@ def verdicts(sources: Sequence[PageSource]) -> Markup:
     nothing = None if parts else element("p", "There is nothing to compare: no two checkpoints were measured alike.")
     told = [element("p", note) for note in notes]
     noises = dict.fromkeys(each.training_noise for each in found) or [seeds.NOT_KNOWN]
-    trainings = " ".join(f"{text[:1].upper()}{text[1:]}." for text in noises)
+    trainings = " ".join(map(words.sentence, noises))
     how = f"{_HOW} {trainings} No verdict is about an architecture. {_WHERE}"
     return section("verdicts", "Verdicts", parts, nothing, told, element("p", how, class_="note"))
 

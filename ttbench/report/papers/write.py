@@ -288,7 +288,7 @@ def page(preset: Preset, filled: Sequence[tuple[PaperFigure, Sequence[FilledPane
     ]
     for figure, panels in filled:
         parts.append(f"## {figure.title} ({figure.where})")
-        parts += [f"{_regenerated(panels)[:1].upper()}{_regenerated(panels)[1:]}."]
+        parts += [words.sentence(_regenerated(panels))]
         if drawings(figure, panels):
             parts.append(f"![{_plain(figure.title)}]({figure.name}.png)")
         parts += [table_of(figure, panel) for panel in panels]

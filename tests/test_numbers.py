@@ -228,11 +228,15 @@ def test_what_is_said_of_languages_beside_the_table_is_in_the_results() -> None:
     zoo_page = " ".join(zoo.PAGE.read_text(encoding="utf-8").split())
     assert f"{told}, `transformer-conv` {gained['transformer-conv'][1]:.2f} and" in zoo_page
     mlp = {name: (each[1], bits(name, "2k") - bits(name, "4k")) for name, each in gained.items()}
-    told = "**`ttt-mlp` gains {:.2f} from 512 bytes to 4k too**, and {:.2f} of it after 2k".format(*mlp["ttt-mlp"])
+    told = "**`ttt-mlp` gains {:.2f}** too, and {:.2f} of it after 2k".format(*mlp["ttt-mlp"])
     assert told in TEXT
+    assert max(mlp, key=lambda name: mlp[name][0]) == "titans-lmm"
+    assert mlp["titans-lmm"][1] < 0
+    assert f"**`titans-lmm` gains most**: {mlp['titans-lmm'][0]:.2f} from 512 bytes to 4k, all of it up to 2k" in TEXT
+    assert f"gets worse, by {bits('titans-lmm', '16k') - bits('titans-lmm', '4k'):.2f} at 16k" in TEXT
     assert all(mlp["ttt-mlp"][1] > late for name, (_, late) in mlp.items() if name != "ttt-mlp")
-    assert f"more again, {bits('ttt-mlp', '16k') - bits('ttt-mlp', '4k'):.2f} at 16k" in TEXT
-    assert f"nothing after 1k, `ttt-mlp` {mlp['ttt-mlp'][0]:.2f}, the plain" in zoo_page
+    assert f"it needs {bits('ttt-mlp', '16k') - bits('ttt-mlp', '4k'):.2f} more at 16k than at 4k" in TEXT
+    assert f"`titans-lmm` {mlp['titans-lmm'][0]:.2f}, `ttt-mlp` {mlp['ttt-mlp'][0]:.2f}, the plain" in zoo_page
     lost = bits("transformer", "16k") - bits("transformer", "4k")
     assert f"From 4k to 16k the transformer loses {lost:.1f} bits per byte, the other four nothing" in TEXT
     assert all(abs(bits(name, "16k") - bits(name, "4k")) < 0.01 for name in (*constant, "ttt-linear", AGAIN))
@@ -321,8 +325,8 @@ def test_needles_are_those_of_the_results() -> None:
         for length in contexts
     }
     for name in ("ttt-linear", "ttt-mlp", "titans-mag"):
-        assert shown_at[name, "4k"] == {"mamba2", "s4d", "performer"}
-        assert shown_at[name, "8k"] == {"mamba2", "reformer", "s4d", "skyformer", "transformer"}
+        assert shown_at[name, "4k"] == {"mamba2", "s4d", "performer", "titans-lmm"}
+        assert shown_at[name, "8k"] == {"mamba2", "reformer", "s4d", "skyformer", "titans-lmm", "transformer"}
         assert not any({"transformer-conv", "hybrid"} & shown_at[name, length] for length in contexts)
     assert f"all {found[0]['num_points']} comparisons of a metric together" in TEXT
     card = (ROOT / "ttbench" / "zoo" / "ttt-linear" / "card.md").read_text(encoding="utf-8")
@@ -507,8 +511,8 @@ def test_the_readme_says_of_its_picture_what_the_results_say() -> None:
         assert sum(pairs) > len(pairs) / 2
     for name in ("transformer", "transformer-conv", "skyformer", "performer"):
         assert bits(name, "16k") - bits(name, "4k") > 0.5
-    for name in ("titans-mag", "ttt-mlp"):
-        assert 0 < bits(name, "8k") - bits(name, "4k") < bits(name, "16k") - bits(name, "4k") < 0.2
+    for name in ("titans-lmm", "titans-mag", "ttt-mlp"):
+        assert 0 < bits(name, "8k") - bits(name, "4k") < bits(name, "16k") - bits(name, "4k") < 0.3
     for name in ("s4d", "mamba2", "reformer", "hybrid", "ttt-linear", AGAIN):
         assert abs(bits(name, "16k") - bits(name, "4k")) < 0.01
     assert "intervals over 40 languages" in README

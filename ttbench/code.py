@@ -89,6 +89,11 @@ def code_digest(*, architecture: str, task: str | None, engine: str) -> str:
     return digest(canonical_json({"files": {name: found[name].digest for name in found}, "versions": versions}))
 
 
+def modules_digest(modules: Iterable[str]) -> str:
+    """Digest of these modules of `ROOMS` and of all that they import there."""
+    return digest(canonical_json({name: source.digest for name, source in _closure(modules).items()}))
+
+
 def _closure(modules: Iterable[str]) -> dict[str, _Source]:
     """The files of these modules and of all that they import in ROOMS, by their names inside the package."""
     found: dict[str, _Source] = {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,14 @@ import torch
 import yaml
 from tiny_training import SCHEDULE
 
-from ttbench.checkpoints.checkpoint import resolve
+from ttbench.checkpoints.checkpoint import resolve, zoo_names
+from ttbench.checkpoints.naming import zoo_folders
 from ttbench.cli.commands import checkpoint_commands as checkpoints
 from ttbench.errors import CheckpointError, GateError, UsageError
 from ttbench.training.card import ship
 from ttbench.training.recipe import Recipe, Trainee, find_trainees, recipe_digest
-from ttbench.training.replay import EARLY_TOLERANCE, RECORD, read_record, replay
-from ttbench.training.train import Training, train
+from ttbench.training.replay import EARLY_TOLERANCE, RECORD, read_record, replay, require_own, to_record
+from ttbench.training.train import Training, learn, train
 
 SIZE = {"vocab_size": 257, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
 MODEL = {"architecture": "transformer", "lr": 0.01, "autocast": False, "config": {"model_type": "llama", **SIZE}}
@@ -146,10 +149,14 @@ def test_the_command_says_what_it_found_and_fails_where_it_does_not_hold(shipped
     )
     for file in shipped.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    changed(shipped, tmp_path, lambda d: d["model"].update(lr=0.02))
+    changed(shipped, tmp_path, lambda d: d.update(losses=[0.97 * nats for nats in d["losses"]]))
     with pytest.raises(GateError, match="does not learn here as its folder says"):
         checkpoints.replay(str(tmp_path), [], **options)
-    changed(shipped, tmp_path, lambda d: d["recipe"].update(seed=7))
+    for change in (lambda d: d["model"].update(lr=0.02), lambda d: d["recipe"].update(seed=7)):
+        changed(shipped, tmp_path, change)
+        with pytest.raises(CheckpointError, match="of another training"):
+            checkpoints.replay(str(tmp_path), [], **options)
+    changed(shipped, tmp_path, lambda d: d["data_digests"].update({"50": "0" * 32}))
     with pytest.raises(GateError, match="they differ by step 50"):
         checkpoints.replay(str(tmp_path), [], **options)
     with pytest.raises(UsageError, match="trains nothing"):
@@ -177,3 +184,79 @@ def test_a_seed_or_recipe_of_another_type_is_refused(shipped, tmp_path, key, val
     (tmp_path / "config.json").write_text(json.dumps({**config, key: value}))
     with pytest.raises(CheckpointError, match=f"has {key}="):
         resolve(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"train_seed": 77}, {"train_recipe": "0" * 32}, {"train_ctx": 4096}, {"rope_theta": 1.5}],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_record_of_another_training_than_the_checkpoint_s_is_refused(shipped, tmp_path, monkeypatch, change):
+    folder = tmp_path / "edited"
+    shutil.copytree(shipped, folder)
+    require_own(read_record(folder), folder)
+    config = json.loads((folder / "config.json").read_bytes())
+    (folder / "config.json").write_text(json.dumps({**config, **change}))
+    monkeypatch.setattr("ttbench.machine.measure.pin_threads", lambda threads: None)
+    with pytest.raises(CheckpointError, match=f"of another training: config.json says {next(iter(change))} "):
+        checkpoints.replay(str(folder), [], num_steps=50, threads=None, as_json=False)
+
+
+@pytest.mark.parametrize("name", [name for name in zoo_names()])
+def test_the_records_of_the_zoo_are_of_its_checkpoints_and_its_cards_name_their_weights(name):
+    folder = zoo_folders()[name]
+    require_own(read_record(folder), folder)
+    card = (folder / "card.md").read_text(encoding="utf-8")
+    assert f"| weights digest | `{resolve(name).weights_digest}`" in card
+
+
+@pytest.mark.parametrize("lost", [0, 60, 109])
+def test_a_replay_that_diverges_does_not_hold_and_is_still_json(shipped, monkeypatch, capsys, lost):
+    record = read_record(shipped)
+    steps = iter(range(110))
+
+    def diverging(run, mixture, recipe, trainee):
+        nats = learn(run, mixture, recipe, trainee)
+        if next(steps) >= lost:
+            run.first_losses[-1] = nats = math.nan
+        return nats
+
+    monkeypatch.setattr("ttbench.training.replay.learn", diverging)
+    monkeypatch.setattr("ttbench.machine.measure.pin_threads", lambda threads: None)
+    with pytest.raises(GateError, match="does not learn here as its folder says"):
+        checkpoints.replay(str(shipped), [], num_steps=len(record.losses), threads=None, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert not found["holds"]
+    assert found["losses"][lost:] == [None] * (110 - lost)
+
+
+def test_a_training_is_not_gone_on_with_by_other_code_and_says_what_its_first_steps_were_made_with(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(SETTINGS))
+    recipe, trainees = find_trainees(["first"], path)
+    half = train(trainees["first"], recipe, cache=tmp_path, stop_after_s=0.0)
+    assert 0 < half.step < recipe.num_steps
+    with monkeypatch.context() as patch:
+        patch.setattr("ttbench.training.train.code_digest", lambda **which: "of other code")
+        with pytest.raises(UsageError, match="was begun by other code, at step"):
+            train(trainees["first"], recipe, cache=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.get_num_threads", lambda: 77)
+        whole = train(trainees["first"], recipe, cache=tmp_path)
+    assert whole.step == recipe.num_steps
+    record = json.loads(to_record(whole, recipe, trainees["first"]))
+    assert record["threads"] == int(half.begun["threads"]) != 77
+
+
+def test_a_training_that_was_begun_before_its_code_was_written_down_goes_on(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(SETTINGS))
+    recipe, trainees = find_trainees(["first"], path)
+    train(trainees["first"], recipe, cache=tmp_path, stop_after_s=0.0)
+    (saved,) = (tmp_path / "train").glob("first-*.pt")
+    held = torch.load(saved, weights_only=True)
+    del held["begun"]
+    torch.save(held, saved)
+    assert train(trainees["first"], recipe, cache=tmp_path).step == recipe.num_steps

@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import TypeAdapter, ValidationError
 
+from ttbench.checkpoints.checkpoint import CONFIG, read_config
 from ttbench.errors import CheckpointError, UsageError
-from ttbench.machine import measure
-from ttbench.training.recipe import Recipe, Trainee
-from ttbench.training.train import DIGEST_EVERY, FIRST_STEPS, Training, begin, learn
+from ttbench.training.recipe import Recipe, Trainee, recipe_digest
+from ttbench.training.train import DIGEST_EVERY, FIRST_STEPS, Training, begin, built_config, learn
 
 __all__ = ["DIGEST_EVERY", "FIRST_STEPS", "RECORD", "Replay", "TrainingRecord", "read_record", "replay", "to_record"]
 
@@ -70,20 +70,26 @@ class Replay:
         return self.other_rows is None and self.early <= EARLY_TOLERANCE and self.late <= LATE_TOLERANCE
 
     def to_json(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "identical": self.identical, "holds": self.holds}
+        """What is not finite is None."""
+        found = {**dataclasses.asdict(self), "identical": self.identical, "holds": self.holds}
+        found["losses"] = [_finite(loss) for loss in self.losses]
+        return {**found, "early": _finite(self.early), "late": _finite(self.late)}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def to_record(training: Training, recipe: Recipe, trainee: Trainee) -> bytes:
     """`training.json` of a finished training."""
-    environment = measure.environment()
     found = TrainingRecord(
         recipe=recipe,
         model=trainee,
         losses=tuple(training.first_losses),
         data_digests=training.first_digests,
-        threads=torch.get_num_threads(),
-        torch=environment.packages.get("torch", "?"),
-        processor=environment.processor,
+        threads=int(training.begun["threads"]),
+        torch=training.begun["torch"],
+        processor=training.begun["processor"],
     )
     return (json.dumps(dataclasses.asdict(found), indent=1, allow_nan=False) + "\n").encode()
 
@@ -97,6 +103,33 @@ def read_record(folder: Path) -> TrainingRecord:
         return TypeAdapter(TrainingRecord).validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise CheckpointError(f"'{path}' is not what `ttbench train` writes: {str(error).splitlines()[0]}") from error
+
+
+def require_own(record: TrainingRecord, folder: Path) -> None:
+    """Refuse a record that is not of the checkpoint in whose folder it lies, by what its config.json says.
+
+    Whether the weights came out of this training only training it to its end can show. Raises CheckpointError.
+    """
+    config = read_config(folder)
+    recipe = record.recipe.seeded(record.model)
+    # What the record leaves out has its default; a folder that was written before a field existed lacks it.
+    known = json.loads(json.dumps(built_config(record.model)))
+    built = {name: value for name, value in known.items() if name in config}
+    wanted = {
+        **built,
+        **record.model.config,
+        "train_recipe": recipe_digest(recipe, record.model),
+        "train_seed": recipe.seed,
+        "train_ctx": recipe.context_len,
+    }
+    unlike = [
+        f"{name} {config.get(name)!r}, not {value!r}" for name, value in wanted.items() if config.get(name) != value
+    ]
+    if unlike:
+        raise CheckpointError(
+            f"'{folder}' has the {RECORD} of another training: {CONFIG} says {'; '.join(unlike)}; copy the "
+            "whole folder that `ttbench train` wrote"
+        )
 
 
 def replay(
@@ -133,7 +166,7 @@ def replay(
 def _worst(ours: Sequence[float], recorded: Sequence[float]) -> float:
     """The largest relative difference of means over 50 steps; what is left at the end is part of the last.
 
-    The second sequence may go on; 0 where there are no steps.
+    The second sequence may go on; 0 where there are no steps, infinite where a loss is not finite.
     """
     num_blocks = min(len(ours), max(1, len(ours) // DIGEST_EVERY))
     shares = []
@@ -141,5 +174,6 @@ def _worst(ours: Sequence[float], recorded: Sequence[float]) -> float:
         end = len(ours) if number == num_blocks - 1 else (number + 1) * DIGEST_EVERY
         block = slice(number * DIGEST_EVERY, end)
         one, other = sum(ours[block]), sum(recorded[block])
-        shares.append(abs(one - other) / other)
+        share = abs(one - other) / other
+        shares.append(share if math.isfinite(share) else math.inf)
     return max(shares, default=0.0)

@@ -22,12 +22,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ttbench.code import code_digest, modules_digest
 from ttbench.corpora.training_rows.mixture import Mixture, Rows
 from ttbench.errors import CacheError, SuiteError, UnknownNameError, UnsupportedError, UsageError
+from ttbench.machine import measure
 from ttbench.machine.disk import sync
 from ttbench.machine.user_cache import cache_folder
 from ttbench.models.base import SequenceModel
 from ttbench.registry import ARCHITECTURES
+from ttbench.training import recipe as recipes
 from ttbench.training.recipe import Recipe, Trainee
 from ttbench.types import canonical_json, digest
 
@@ -38,7 +41,7 @@ DIGEST_EVERY = 50  # steps
 
 
 _SAVED = ("step", "data_digest", "cpu_s", "wall_s", "curve")
-_SAVED_LATER = ("first_losses", "first_digests")  # trainings begun before these were written lack them
+_SAVED_LATER = ("first_losses", "first_digests", "begun")  # trainings begun before these were written lack them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +70,8 @@ class Training:
     curve: list[tuple[int, float]] = dataclasses.field(default_factory=list)  # step, mean nats since the last
     first_losses: list[float] = dataclasses.field(default_factory=list)  # nats of each of the first steps
     first_digests: dict[int, str] = dataclasses.field(default_factory=dict)  # step -> digest of the rows up to it
+    # What the first steps were made with: code (its digest), threads, torch and processor, as text.
+    begun: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write whole or not at all."""
@@ -99,18 +104,29 @@ def build(trainee: Trainee, *, seed: int) -> SequenceModel:
     Raises SuiteError for one that cannot learn the next token, and for a field that its config does not have.
     """
     architecture: type[SequenceModel] = ARCHITECTURES.load(trainee.architecture)
+    config = _read(trainee)
+    torch.manual_seed(seed)
+    model = architecture.from_config(config)
+    if not model.strictly_causal:
+        raise SuiteError(
+            f"zoo model '{trainee.name}' is not causal: each of its outputs sees the token that comes next, so "
+            "a loss on the next token would teach it to copy; choose a causal config"
+        )
+    return model
+
+
+def built_config(trainee: Trainee) -> dict[str, Any]:
+    """The config of a trainee's model, its defaults too. Raises SuiteError as `build` does."""
+    return _read(trainee).to_json()
+
+
+def _read(trainee: Trainee) -> Any:
+    architecture: type[SequenceModel] = ARCHITECTURES.load(trainee.architecture)
     for dialect in architecture.DIALECTS:
         if dialect.matches(trainee.config):
             config = dialect.config(trainee.config)
             _require_known(trainee, known=config.to_json())
-            torch.manual_seed(seed)
-            model = architecture.from_config(config)
-            if not model.strictly_causal:
-                raise SuiteError(
-                    f"zoo model '{trainee.name}' is not causal: each of its outputs sees the token that comes next, so "
-                    "a loss on the next token would teach it to copy; choose a causal config"
-                )
-            return model
+            return config
     raise SuiteError(f"zoo model '{trainee.name}': no dialect of '{trainee.architecture}' reads its config")
 
 
@@ -162,7 +178,7 @@ def train(
         resumed: told the step at which an earlier run is taken up.
         stop_after_s: seconds after which to save and return unfinished.
 
-    Raises UsageError when the loss is not finite, or another process is at the same training.
+    Raises UsageError when the loss is not finite, another process is at the same training, or other code began it.
     """
     recipe = recipe.seeded(trainee)
     path = progress_path(recipe, trainee, cache)
@@ -206,7 +222,13 @@ def _train(
 ) -> Training:
     run, mixture = begin(trainee, recipe)
     if path.exists():
+        today = run.begun
         run.load(path)
+        if run.begun["code"] != today["code"]:
+            raise UsageError(
+                f"training '{trainee.name}' was begun by other code, at step {run.step} of {recipe.num_steps}: two "
+                f"halves are no training; go on with the code of then, or remove {path} to begin anew"
+            )
         resumed(run.step)
     started = reported = saved = time.monotonic()
     clock, losses, first_step = (time.monotonic(), time.process_time()), [], run.step
@@ -250,8 +272,26 @@ def begin(trainee: Trainee, recipe: Recipe) -> tuple[Training, Mixture]:
     """A training before its first step, and the rows that it will read."""
     recipe = recipe.seeded(trainee)
     model = build(trainee, seed=recipe.seed)
-    training = Training(model=model, optimizer=make_optimizer(model, lr=trainee.lr, recipe=recipe))
+    environment = measure.environment()
+    begun = {
+        "code": training_code(trainee),
+        "threads": str(torch.get_num_threads()),
+        "torch": environment.packages.get("torch", "?"),
+        "processor": environment.processor,
+    }
+    training = Training(model=model, optimizer=make_optimizer(model, lr=trainee.lr, recipe=recipe), begun=begun)
     return training, Mixture(seed=recipe.seed, answer_weight=recipe.answer_weight)
+
+
+def training_code(trainee: Trainee) -> str:
+    """Digest of the code that decides a training: the model's, that of its rows, and this module's."""
+    parts = {
+        "model": code_digest(architecture=trainee.architecture, task=None, engine="eager"),
+        "rows": modules_digest([Mixture.__module__]),
+        "steps": digest(Path(__file__).read_bytes()),
+        "schedule": digest(Path(recipes.__file__).read_bytes()),
+    }
+    return digest(canonical_json(parts))
 
 
 def progress_path(recipe: Recipe, trainee: Trainee, cache: Path | None) -> Path:

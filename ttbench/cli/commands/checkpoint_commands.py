@@ -209,14 +209,17 @@ def grid(names: Sequence[str], rates: str, *, recipe: Path | None, threads: int 
 def replay(checkpoint: str, names: Sequence[str], *, num_steps: int | None, threads: int | None, as_json: bool) -> None:
     """Run the first steps of a checkpoint's training again, and compare them with what its folder says.
 
-    Raises GateError when they differ by more than another machine's rounding would make them.
+    Raises GateError when they differ by more than another machine's rounding would make them, and CheckpointError when
+    the folder's record is of another training than its config.
     """
     from ttbench.checkpoints.checkpoint import resolve
     from ttbench.training import replay as replays
 
     if names:
         raise UsageError(f"--replay {checkpoint} trains nothing; leave out {', '.join(names)}")
-    record = replays.read_record(Path(resolve(checkpoint).path))
+    folder = Path(resolve(checkpoint).path)
+    record = replays.read_record(folder)
+    replays.require_own(record, folder)
     wanted = threads or record.threads
     measure.pin_threads(wanted)
     total = min(replays.FIRST_STEPS, len(record.losses)) if num_steps is None else num_steps

@@ -88,6 +88,8 @@ def contexts_of(suite: str, **where: Any) -> list[str]:
         for line in results(suite)
         if line["checkpoint"] and all(line[key] == value for key, value in where.items())
     }
+    if lost := held - {*TOKENS.values()}:
+        raise ValueError(f"{suite} has contexts that no column of a page has a name for: {sorted(lost)}")
     return [length for length, num in TOKENS.items() if num in held]
 
 

@@ -5,9 +5,12 @@
 Each is a suite on checkpoints of the zoo. Cells that an earlier run answered are not measured again, so the same
 command goes on where it was stopped. Nor are the numbers of a checkpoint that are published already and that today's
 code would measure alike (cells of the same id): a model that is new in the zoo is measured alone, and its rows are put
-among those of the others. Times are never kept so: those of one result come from one machine at one time, and are
+among those of the others. Times are never kept so: those of one result come from one run on one machine, and are
 measured on a quiet one alone. On a busy machine they are left out, which is said at the end with exit code 1, and the
 same command measures them later.
+
+What is published has exactly the cells that were planned, and no number that was there is replaced by a cell without
+one: a machine that cannot measure something publishes nothing of it.
 """
 
 from __future__ import annotations
@@ -26,9 +29,10 @@ import pandas as pd
 import ttbench
 from ttbench.checkpoints.checkpoint import zoo_names
 from ttbench.cli import console
-from ttbench.errors import TtbenchError
+from ttbench.errors import TtbenchError, UsageError
 from ttbench.names import quote
 from ttbench.report.published import ROWS, write_results
+from ttbench.report.statistics.stats import counted
 from ttbench.runs.options import Options
 from ttbench.runs.plan import Plan
 from ttbench.runs.sweep import plan_target
@@ -118,16 +122,57 @@ def publish(reference: Reference, *, runs: Path, to: Path, fresh: bool = False) 
     """Measure what is missing, and write rows, tables and figures; returns the files.
 
     Args:
-        fresh: keep no published number.
+        fresh: keep no number, published or in `runs`.
 
-    Raises TtbenchError when the request has no meaning or the rows are too many, and CalledProcessError when the run
-    was stopped or could not begin.
+    Raises TtbenchError when the request has no meaning, the rows are too many, are not those planned or lack numbers
+    that are published, and CalledProcessError when the run was stopped or could not begin.
     """
     folder = to / reference.name / DEVICE
     # Suites that name checkpoints of their own may say more of each than its name.
-    whole = fresh or reference.timed or reference.options.get("checkpoint") != "zoo" or not (folder / ROWS).is_file()
-    rows = measured(reference, runs=runs) if whole else completed(reference, read_rows(folder / ROWS), runs=runs)
-    return write_results(rows, folder)
+    published = read_rows(folder / ROWS) if (folder / ROWS).is_file() else None
+    whole = published is None or fresh or reference.timed or reference.options.get("checkpoint") != "zoo"
+    if published is None or whole:
+        rows = measured(reference, runs=runs, fresh=fresh or reference.timed)
+    else:
+        rows = completed(reference, published, runs=runs)
+    require_planned(reference, rows, runs=runs)
+    if published is not None:
+        require_no_loss(rows, published)
+    return write_results(rows, folder, warn=lambda text: console.say(text, style="yellow"))
+
+
+def require_planned(reference: Reference, rows: pd.DataFrame, *, runs: Path) -> None:
+    """Refuse rows of other cells than today's code would measure: code or the zoo changed while it was measured."""
+    plan = plan_target(reference.target, reference.python_options, out=runs)
+    wanted = {cell.cell_id for cell in plan.every_cell}
+    other = set(rows["cell_id"]) ^ wanted
+    if other:
+        names = {cell.checkpoint.name for cell in plan.every_cell if cell.cell_id in other}
+        names |= set(rows.loc[rows["cell_id"].isin(other), "checkpoint"])
+        raise UsageError(
+            f"{counted(len(other), 'cell')} of {', '.join(sorted(names))} are not those that this code plans: it or "
+            "the zoo changed meanwhile; run the same command again"
+        )
+
+
+_PLACE = ["checkpoint", "task", "corpus", "context_len", "batch_size"]
+
+
+def require_no_loss(rows: pd.DataFrame, published: pd.DataFrame) -> None:
+    """Refuse rows that have a status where a number is published of a checkpoint that is still measured."""
+
+    def held(frame: pd.DataFrame) -> set[tuple[object, ...]]:
+        places = frame.loc[frame["status"] == "ok"].reindex(columns=_PLACE).astype(object)
+        return {*places.where(places.notna(), None).itertuples(index=False, name=None)}
+
+    failed = rows.loc[rows["status"] != "ok"].reindex(columns=_PLACE).astype(object)
+    lost = {*failed.where(failed.notna(), None).itertuples(index=False, name=None)} & (held(published) - held(rows))
+    if lost:
+        told = sorted(f"{name}, {task} at {context_len}" for name, task, _, context_len, _ in lost)
+        raise UsageError(
+            f"{counted(len(lost), 'published number')} would be lost, of {'; '.join(told[:3])}: not measured here; "
+            "what is published stays. Remove its folder to publish without"
+        )
 
 
 def completed(reference: Reference, published: pd.DataFrame, *, runs: Path) -> pd.DataFrame:
@@ -147,9 +192,9 @@ def completed(reference: Reference, published: pd.DataFrame, *, runs: Path) -> p
     return rows.iloc[rows["cell_id"].map(place).argsort(kind="stable")]
 
 
-def measured(reference: Reference, *, runs: Path) -> pd.DataFrame:
-    """The rows of a reference, after its command has measured what is missing in `runs`."""
-    words = ["run", reference.target, *reference.words, "--out", str(runs)]
+def measured(reference: Reference, *, runs: Path, fresh: bool = False) -> pd.DataFrame:
+    """The rows of a reference, after its command has measured what is missing in `runs`; `fresh`: all of it, anew."""
+    words = ["run", reference.target, *reference.words, "--out", str(runs), *(["--fresh"] if fresh else [])]
     console.say(" ".join(map(quote, ("ttbench", *words))), style="bold")
     # The command shows how far it is; the rows come from what it left, without measuring.
     ttbench_command(words)
@@ -169,7 +214,7 @@ def main(arguments: Sequence[str] | None = None, *, is_quiet: Callable[[], bool]
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(names)}; all without")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (default runs)")
     parser.add_argument("--to", type=Path, default=ROOT / "results", help="folder of the results (default results)")
-    parser.add_argument("--fresh", action="store_true", help="keep no number that is published already")
+    parser.add_argument("--fresh", action="store_true", help="measure everything again, whatever was measured before")
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.names) - set(names))
     if unknown:
@@ -187,6 +232,7 @@ def main(arguments: Sequence[str] | None = None, *, is_quiet: Callable[[], bool]
             console.say(f"error: {reference.name}: {error}", style="red")
             return 1
         except subprocess.CalledProcessError as error:
+            console.say(f"{reference.name}: stopped; the same command goes on with it", style="red")
             return error.returncode
         console.say(f"{reference.name}: {len(files)} files in {options.to / reference.name / DEVICE}")
     if left:

@@ -83,6 +83,9 @@ def test_the_tables_of_a_made_up_result_are_these(tmp_path: Path, monkeypatch: p
         ]
         with pytest.raises(ValueError, match="0 lines of bench with"):
             entry("bench", "bits_per_byte", corpus="code", checkpoint="lost")
+        results("bench").append({**results("bench")[0], "context_len": 65536})
+        with pytest.raises(ValueError, match=r"no column of a page has a name for: \[65536\]"):
+            result_tables.contexts_of("bench")
     finally:
         results.cache_clear()
 

@@ -151,6 +151,8 @@ def test_times_are_never_kept_and_nothing_is_where_fresh_numbers_are_asked_for(
         ("suite:bench", ["zoo"]),
         ("suite:latency", results.FIRST_SEEDS["checkpoint"]),
     ]
+    # what lies in the folder of runs answers neither times nor a fresh request
+    assert ["--fresh" in line for line in asked] == [True, True, True]
 
 
 def test_rows_are_published_whole_and_times_wait_for_a_quiet_machine(
@@ -178,6 +180,44 @@ def test_a_run_that_was_stopped_publishes_nothing_and_keeps_its_exit_code(
     monkeypatch.setattr(results, "ttbench_command", stopped)
     assert results.main(["bench", "--to", str(tmp_path / "results")]) == 130
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("fault", ["a model less", "another cell", "a new model"])
+def test_rows_that_are_not_those_planned_are_not_published(
+    fault: str,
+    asked: list[list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    to = published(tmp_path, *ZOO)
+    before = (to / "bench" / "cpu" / ROWS).read_bytes()
+    models = {"a model less": ZOO[:2], "another cell": ZOO, "a new model": (*ZOO, Model(name="new"))}[fault]
+    rows = rows_of(*models)
+    if fault == "another cell":
+        rows.loc[rows["cell_id"] == rows["cell_id"].iloc[-1], "cell_id"] = "of older code"
+    monkeypatch.setattr(results.ttbench, "run", lambda *args, **options: rows)
+    assert results.main(["bench", "--to", str(to), "--fresh"]) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "are not those that this code plans: it or the zoo changed meanwhile" in told
+    assert (to / "bench" / "cpu" / ROWS).read_bytes() == before
+
+
+def test_a_machine_that_cannot_measure_leaves_what_is_published(
+    asked: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = published(tmp_path, *ZOO)
+    before = (to / "bench" / "cpu" / ROWS).read_bytes()
+    rows = rows_of(*ZOO)
+    here = (rows["checkpoint"] == TTT.name) & (rows["context_len"] == 1024)
+    rows.loc[here, ["status", "reason"]] = "oom", "out of memory"
+    monkeypatch.setattr(results.ttbench, "run", lambda *args, **options: rows)
+    assert results.main(["bench", "--to", str(to), "--fresh"]) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"1 published number would be lost, of {TTT.name}, perplexity at 1024" in told
+    assert (to / "bench" / "cpu" / ROWS).read_bytes() == before
+    # where nothing is published a status is an answer
+    assert results.main(["bench", "--to", str(tmp_path / "elsewhere"), "--fresh"]) == 0
 
 
 def test_an_unknown_name_is_refused_before_anything_is_measured(

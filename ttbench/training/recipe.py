@@ -155,9 +155,12 @@ def find_trainees(names: Sequence[str], path: Path = RECIPE) -> tuple[Recipe, di
 
 
 def first_seeds(names: Iterable[str], path: Path = RECIPE) -> list[str]:
-    """Those of these models of a recipe that are trained with its own seed, not with another one of theirs."""
-    _, trainees = read_recipe(path)
-    return [name for name in names if trainees[name].seed is None]
+    """Those of these models of a recipe that are trained with its own seed, not with another one of theirs.
+
+    Raises UnknownNameError for a name that the recipe lacks, and what `read_recipe` raises.
+    """
+    _, trainees = find_trainees((wanted := [*names]), path)
+    return [name for name in wanted if trainees[name].seed is None]
 
 
 def recipe_digest(recipe: Recipe, trainee: Trainee) -> str:

@@ -231,7 +231,7 @@ def test_a_run_says_what_chance_of_training_does_to_its_differences() -> None:
     assert "Training noise of a difference: sqrt(sd_a^2 + sd_b^2), each sd over the trainings of a" in out.getvalue()
     out = io.StringIO()
     Console(file=out, width=400).print(rendered(summarise(rows_of(TTT, TRANSFORMER))))
-    assert "raining noise" not in out.getvalue()
+    assert "One training run each: training noise not known." in out.getvalue()
 
 
 def test_all_checkpoints_head_to_head_are_the_first_seeds_and_the_others_are_named() -> None:
@@ -370,3 +370,15 @@ def test_a_name_that_looks_like_settings_is_a_name() -> None:
     names = ["m", "m@step=1000", "t", "u"]
     assert first_trainings(names, {"m": "t"}, names=names) == ["m@step=1000", "t", "u"]
     assert first_trainings(["a", "b@code=1", "b@code=2"], {"a"}, names=["a", "b"]) == ["a", "b@code=1", "b@code=2"]
+
+
+def test_a_name_of_two_trainings_beside_a_second_seed_of_the_older_is_left_as_it_is() -> None:
+    """A model that was trained anew under its name, and the second seed of the training before."""
+    old, second = trained(TTT, "old", 1), dataclasses.replace(trained(TTT, "old", 2), name="ttt-linear-seed2")
+    rows = rows_of(dataclasses.replace(old, name="ttt-linear"), second, TRANSFORMER)
+    anew = rows_of(dataclasses.replace(trained(TTT, "new", 1), name="ttt-linear"))
+    both = pd.concat([rows, anew.assign(weights_digest="n" * 32)], ignore_index=True)
+    both.attrs = rows.attrs
+    assert both.loc[both["checkpoint"] == "ttt-linear", "weights_digest"].nunique() == 2
+    assert trained_again(both) == {}
+    summarise(both)

@@ -217,15 +217,16 @@ def trained_again(rows: pd.DataFrame) -> dict[str, str]:
     places = [name for name in ("task", "corpus_digest", "context_len") if name in rows]
     answered = rows if "status" not in rows else rows.loc[rows["status"] == "ok"]
     num_answers = Counter(answered[["weights_digest", *places]].drop_duplicates()["weights_digest"])
-    first: dict[str, tuple[int, int, str]] = {}
-    for weights, (recipe, seed) in trainings.items():
-        mine = (-num_answers[weights], seed, weights)
-        first[recipe] = min(first.get(recipe, mine), mine)
     named: dict[str, set[str]] = {}
     for name, weights in rows[["checkpoint", "weights_digest"]].drop_duplicates().itertuples(index=False):
         named.setdefault(str(name), set()).add(str(weights))
     # A name that stands for several trainings, or for one that is not known, is left as it is.
     single = {name: own for name, (own, *more) in named.items() if not more and own in trainings}
+    first: dict[str, tuple[int, int, str]] = {}  # of each recipe, among trainings with a name
+    for weights in single.values():
+        recipe, seed = trainings[weights]
+        mine = (-num_answers[weights], seed, weights)
+        first[recipe] = min(first.get(recipe, mine), mine)
     again = {}
     for name, own in single.items():
         best = first[trainings[own][0]][2]

@@ -1,4 +1,4 @@
-"""Parts of pages that are made from code or measurements, between two marks:
+"""Parts of pages that are made from code or measurements, and tables in them. A part lies between two marks:
 
 <!-- NAME: made by `make GOAL` -->
 <!-- end of NAME -->
@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 
 def put(text: str, name: str, lines: Iterable[str]) -> str:
@@ -20,3 +20,11 @@ def put(text: str, name: str, lines: Iterable[str]) -> str:
     return re.sub(
         f"({begin}).*?({end})", lambda marks: marks[1] + made + marks[2], text, flags=re.MULTILINE | re.DOTALL
     )
+
+
+def table(headings: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> Iterator[str]:
+    """The lines of a Markdown table whose first column holds the rows' names; its heading may be empty."""
+    yield f"| {headings[0]} ".rstrip() + f" | {' | '.join(headings[1:])} |"
+    yield "|---" * len(headings) + "|"
+    for name, cells in rows:
+        yield f"| {name} | {' | '.join(cells)} |"

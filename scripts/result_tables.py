@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from made import put
+from made import put, table
+
+from ttbench.report import words
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results.md"
 MIXER = "context mixer"
-TOKENS = {"256": 256, "512": 512, "1k": 1024, "2k": 2048, "4k": 4096, "8k": 8192, "16k": 16384, "32k": 32768}
 
 
 @functools.cache
@@ -65,15 +66,6 @@ class Column:
 Row = tuple[str, Sequence[str]]
 
 
-def lines(headings: Iterable[str], rows: Iterable[Row]) -> Iterator[str]:
-    """A table whose first column is the rows' names."""
-    shown = [*headings]
-    yield f"| {shown[0]} | ".replace("|  |", "| |") + " | ".join(shown[1:]) + " |"
-    yield "|---" * len(shown) + "|"
-    for name, cells in rows:
-        yield f"| {name} | " + " | ".join(cells) + " |"
-
-
 def _ranked(columns: Sequence[Column], by: Column, names: Iterable[str]) -> Iterator[Row]:
     """A row for each checkpoint, the smallest value of one column first, those without one last."""
     values = {name: by.line(name)["value"] for name in names}
@@ -81,36 +73,36 @@ def _ranked(columns: Sequence[Column], by: Column, names: Iterable[str]) -> Iter
         yield f"`{name}`", [column.cell(name) for column in columns]
 
 
-def contexts_of(suite: str, **where: Any) -> list[str]:
+def contexts_of(suite: str, **where: Any) -> list[int]:
     """Those that a suite has lines of checkpoints for, ascending."""
-    held = {
-        line["context_len"]
-        for line in results(suite)
-        if line["checkpoint"] and all(line[key] == value for key, value in where.items())
-    }
-    if lost := held - {*TOKENS.values()}:
-        raise ValueError(f"{suite} has contexts that no column of a page has a name for: {sorted(lost)}")
-    return [length for length, num in TOKENS.items() if num in held]
+    return sorted(
+        {
+            line["context_len"]
+            for line in results(suite)
+            if line["checkpoint"] and all(line[key] == value for key, value in where.items())
+        }
+    )
 
 
 def bits_per_byte(corpus: str) -> Iterator[str]:
     """Every checkpoint's bits per byte, the fewest at 4k first, and what there was to gain."""
     contexts = contexts_of("bench", corpus=corpus)
-    at = {length: {"corpus": corpus, "context_len": TOKENS[length]} for length in contexts}
-    columns = [Column(length, "bench", "bits_per_byte", 2, where=where) for length, where in at.items()]
-    rows = _ranked(columns, columns[contexts.index("4k")], checkpoints("bench", corpus=corpus))
-    mixer = [entry("bench", "mixer_bits_per_byte", **where)["value"] for where in at.values()]
-    yield from lines(("context", *contexts), [*rows, (MIXER, [f"{value:.2f}" for value in mixer])])
+    at = [{"corpus": corpus, "context_len": context_len} for context_len in contexts]
+    columns = [Column(words.context(each["context_len"]), "bench", "bits_per_byte", 2, where=each) for each in at]
+    rows = _ranked(columns, columns[contexts.index(4096)], checkpoints("bench", corpus=corpus))
+    mixer = [entry("bench", "mixer_bits_per_byte", **each)["value"] for each in at]
+    headings = ("context", *(column.heading for column in columns))
+    yield from table(headings, [*rows, (MIXER, [f"{value:.2f}" for value in mixer])])
 
 
 def needles() -> Iterator[str]:
     """Percent of needles, the most first; checkpoints of equal rows share one."""
-    lengths = contexts_of("needle")
+    contexts = contexts_of("needle")
     rows: list[Row] = []
     for metric, word in (("retrieval", "retrieved"), ("recognition", "recognised")):
         columns = [
-            Column(length, "needle", metric, 0, 0.01, {"context_len": TOKENS[length], "param_question": "cloze"})
-            for length in lengths
+            Column("", "needle", metric, 0, 0.01, {"context_len": context_len, "param_question": "cloze"})
+            for context_len in contexts
         ]
         names: dict[tuple[str, ...], list[str]] = {}
         for name in sorted(
@@ -118,32 +110,32 @@ def needles() -> Iterator[str]:
         ):
             names.setdefault(tuple(column.cell(name) for column in columns), []).append(name)
         rows += [(", ".join([*(f"`{name}`" for name in sorted(same)), word]), cells) for cells, same in names.items()]
-    yield from lines(("", *lengths), rows)
+    yield from table(("", *map(words.context, contexts)), rows)
 
 
 def times() -> Iterator[str]:
     """Seconds to read, milliseconds for a token after it; the fastest reader of 8k first."""
     columns = [
-        Column(f"{words}{length}", "latency", metric, digits, unit, {"context_len": TOKENS[length], "batch_size": 1})
-        for metric, first, digits, unit in (
+        Column(f"{first}{words.context(num)}", "latency", metric, digits, unit, {"context_len": num, "batch_size": 1})
+        for metric, what, digits, unit in (
             ("prefill_s", "read ", 2, 1),
             ("decode_s_per_token", "token after ", 1, 1e-3),
         )
-        for words, length in ((first, "512"), ("", "2k"), ("", "8k"))
+        for first, num in ((what, 512), ("", 2048), ("", 8192))
     ]
     rows = _ranked(columns, columns[2], checkpoints("latency"))
-    yield from lines(("", *(column.heading for column in columns)), rows)
+    yield from table(("", *(column.heading for column in columns)), rows)
 
 
 def memory() -> Iterator[str]:
     """MiB of state and of memory to read; the smallest state at 32k first."""
     columns = [
-        Column(f"{words}{length}", "memory", metric, digits, 2**20, {"context_len": TOKENS[length]})
-        for metric, first, digits in (("state_bytes", "state at ", 1), ("prefill_working_bytes", "to read ", 0))
-        for words, length in ((first, "512"), ("", "4k"), ("", "32k"))
+        Column(f"{first}{words.context(num)}", "memory", metric, digits, 2**20, {"context_len": num})
+        for metric, what, digits in (("state_bytes", "state at ", 1), ("prefill_working_bytes", "to read ", 0))
+        for first, num in ((what, 512), ("", 4096), ("", 32768))
     ]
     rows = _ranked(columns, columns[2], checkpoints("memory"))
-    yield from lines(("", *(column.heading for column in columns)), rows)
+    yield from table(("", *(column.heading for column in columns)), rows)
 
 
 def genomics() -> Iterator[str]:
@@ -153,7 +145,7 @@ def genomics() -> Iterator[str]:
     rows = [*_ranked([column], column, checkpoints("genomics"))]
     for name, label in (("markov", "Markov model of order 12"), ("bzip2", "`bzip2 -9`")):
         rows.append((label, [f"{entry('genomics', f'{name}_bits_per_base', **at)['value']:.3f}"]))
-    yield from lines(("", column.heading), rows)
+    yield from table(("", column.heading), rows)
 
 
 def page(text: str) -> str:

@@ -155,18 +155,16 @@ def require_planned(reference: Reference, rows: pd.DataFrame, *, runs: Path) -> 
         )
 
 
-_PLACE = ["checkpoint", "task", "corpus", "context_len", "batch_size"]
+def _places(rows: pd.DataFrame) -> set[tuple[object, ...]]:
+    """What the rows are numbers of: checkpoint, task, corpus, context, batch size; None where there is none."""
+    named = rows.reindex(columns=["checkpoint", "task", "corpus", "context_len", "batch_size"]).astype(object)
+    return {*named.where(named.notna(), None).itertuples(index=False, name=None)}
 
 
 def require_no_loss(rows: pd.DataFrame, published: pd.DataFrame) -> None:
     """Refuse rows that have a status where a number is published of a checkpoint that is still measured."""
-
-    def held(frame: pd.DataFrame) -> set[tuple[object, ...]]:
-        places = frame.loc[frame["status"] == "ok"].reindex(columns=_PLACE).astype(object)
-        return {*places.where(places.notna(), None).itertuples(index=False, name=None)}
-
-    failed = rows.loc[rows["status"] != "ok"].reindex(columns=_PLACE).astype(object)
-    lost = {*failed.where(failed.notna(), None).itertuples(index=False, name=None)} & (held(published) - held(rows))
+    held, made = (_places(frame.loc[frame["status"] == "ok"]) for frame in (published, rows))
+    lost = _places(rows.loc[rows["status"] != "ok"]) & (held - made)
     if lost:
         told = sorted(f"{name}, {task} at {context_len}" for name, task, _, context_len, _ in lost)
         raise UsageError(

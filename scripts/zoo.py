@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from made import put
+from made import put, table
 
 from ttbench.checkpoints.checkpoint import zoo_names
 from ttbench.checkpoints.naming import zoo_folders
@@ -30,16 +30,14 @@ LACKING = "-"  # what a card does not say
 def lines(names: Iterable[str], columns: Iterable[str] = tuple(COLUMNS)) -> Iterator[str]:
     """A table of these checkpoints: those that read text, best in `languages` first."""
     headings = [*columns]
-    yield "| | " + " | ".join(headings) + " |"
-    yield "|---|" + "---|" * len(headings)
     folders = zoo_folders()
     rows = []
     for name in names:
         card = (folders[name] / "card.md").read_text(encoding="utf-8")
         found = {heading: re.search(pattern, card) for heading, pattern in COLUMNS.items()}
         rows.append((name, {heading: each[1] if each else LACKING for heading, each in found.items()}))
-    for name, cells in sorted(rows, key=lambda row: (row[1]["`languages`"] == LACKING, row[1]["`languages`"], row[0])):
-        yield f"| `{name}` | " + " | ".join(cells[heading] for heading in headings) + " |"
+    rows.sort(key=lambda row: (row[1]["`languages`"] == LACKING, row[1]["`languages`"], row[0]))
+    yield from table(("", *headings), ((f"`{name}`", [cells[heading] for heading in headings]) for name, cells in rows))
 
 
 def page(text: str) -> str:

@@ -24,11 +24,12 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 import result_tables  # noqa: E402
 import zoo  # noqa: E402
-from result_tables import PAGE, TOKENS, checkpoints, entry, page, results  # noqa: E402
+from result_tables import PAGE, checkpoints, entry, page, results  # noqa: E402
 
 sys.path.pop(0)
 TEXT = " ".join(PAGE.read_text(encoding="utf-8").split())
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+TOKENS = {"256": 256, "512": 512, "1k": 1024, "2k": 2048, "4k": 4096, "8k": 8192, "16k": 16384, "32k": 32768}
 
 
 def test_the_tables_are_made_from_the_results() -> None:
@@ -84,8 +85,7 @@ def test_the_tables_of_a_made_up_result_are_these(tmp_path: Path, monkeypatch: p
         with pytest.raises(ValueError, match="0 lines of bench with"):
             entry("bench", "bits_per_byte", corpus="code", checkpoint="lost")
         results("bench").append({**results("bench")[0], "context_len": 65536})
-        with pytest.raises(ValueError, match=r"no column of a page has a name for: \[65536\]"):
-            result_tables.contexts_of("bench")
+        assert result_tables.contexts_of("bench") == [4096, 8192, 65536]
     finally:
         results.cache_clear()
 
@@ -530,10 +530,11 @@ def test_the_readme_says_of_its_picture_what_the_results_say() -> None:
         models = [bits(name, length) for name in checkpoints("bench") if name != AGAIN]
         pairs = [abs(one - other) < apart for one, other in itertools.combinations(models, 2)]
         assert sum(pairs) > len(pairs) / 2
-    for name in ("transformer", "transformer-conv", "skyformer", "performer", "titans-mac"):
-        assert bits(name, "16k") - bits(name, "4k") > 0.4
-    for name in ("titans-lmm", "titans-mag", "ttt-mlp"):
-        assert 0 < bits(name, "8k") - bits(name, "4k") < bits(name, "16k") - bits(name, "4k") < 0.3
+    for name in ("transformer", "transformer-conv", "skyformer", "performer"):
+        assert bits(name, "16k") - bits(name, "4k") > 0.5
+    assert bits("titans-mac", "16k") - bits("titans-mac", "4k") > 0.4
+    for name, most in (("titans-mag", 0.2), ("ttt-mlp", 0.2), ("titans-lmm", 0.3)):
+        assert 0 < bits(name, "8k") - bits(name, "4k") < bits(name, "16k") - bits(name, "4k") < most
     for name in ("s4d", "mamba2", "reformer", "hybrid", "ttt-linear", AGAIN):
         assert abs(bits(name, "16k") - bits(name, "4k")) < 0.01
     assert "intervals over 40 languages" in README

@@ -202,7 +202,7 @@ def test_a_record_of_another_training_than_the_checkpoint_s_is_refused(shipped, 
         checkpoints.replay(str(folder), [], num_steps=50, threads=None, as_json=False)
 
 
-@pytest.mark.parametrize("name", [name for name in zoo_names()])
+@pytest.mark.parametrize("name", zoo_names())
 def test_the_records_of_the_zoo_are_of_its_checkpoints_and_its_cards_name_their_weights(name):
     folder = zoo_folders()[name]
     require_own(read_record(folder), folder)

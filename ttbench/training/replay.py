@@ -24,7 +24,17 @@ from ttbench.errors import CheckpointError, UsageError
 from ttbench.training.recipe import Recipe, Trainee, recipe_digest
 from ttbench.training.train import DIGEST_EVERY, FIRST_STEPS, Training, begin, built_config, learn
 
-__all__ = ["DIGEST_EVERY", "FIRST_STEPS", "RECORD", "Replay", "TrainingRecord", "read_record", "replay", "to_record"]
+__all__ = [
+    "DIGEST_EVERY",
+    "FIRST_STEPS",
+    "RECORD",
+    "Replay",
+    "TrainingRecord",
+    "read_record",
+    "replay",
+    "require_own",
+    "to_record",
+]
 
 RECORD = "training.json"
 # Shares by which the mean loss of 50 steps may differ on another machine: in the first `EARLY_STEPS`, and after them.

@@ -158,6 +158,12 @@ def subtitle(entries: Sequence[Record]) -> list[str]:
     return [better, *words.settings(entries)[0][:3]]
 
 
+def head_heights(names: Sequence[Sequence[str]], columns: int, layout: Layout, *, space: float) -> list[float]:
+    """Inches above each row of panels, so many side by side: its longest name, in lines, and `space` lines beside."""
+    rows = [names[start : start + columns] for start in range(0, len(names), columns)]
+    return [layout.text * (space + 1.2 * max(map(len, row))) / 72 for row in rows]
+
+
 def text_width(text: str, size: float, weight: str = "normal") -> float:
     """About how wide a text is, inches."""
     return len(text) * size * _EM[weight] / 72

@@ -23,6 +23,7 @@ from ttbench.report.drawing.canvas import (
     PAGE,
     Layout,
     Sheet,
+    head_heights,
     new_sheet,
     subtitle,
     text_width,
@@ -287,9 +288,7 @@ def _multiples(
         wrap(_titled(line, scale, varying, placed=len(ends) > 1), width + gap / 2, layout.text, "bold")
         for line in lines
     ]
-    # A row is as high as its longest name.
-    deepest = [max(map(len, names[start : start + columns])) for start in range(0, len(names), columns)]
-    heads = [layout.text * (0.4 + 1.2 * num) / 72 for num in deepest]
+    heads = head_heights(names, columns, layout, space=0.4)
     explained = [*_explained(entries, beneath, whiskers=is_timed(entries)), "light grey: the other lines"]
     if len(ends) == 1:
         explained.append(f"number above a panel: at {words.context(*ends)}")

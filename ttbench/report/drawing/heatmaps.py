@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ttbench.report import words
 from ttbench.report.drawing import marks
-from ttbench.report.drawing.canvas import GREY, PAGE, Layout, new_sheet, subtitle, text_width, wrap
+from ttbench.report.drawing.canvas import GREY, PAGE, Layout, head_heights, new_sheet, subtitle, text_width, wrap
+from ttbench.report.drawing.curves import is_unchecked, unchecked_mark
 from ttbench.report.words import Record, Scale
 
 if TYPE_CHECKING:
@@ -36,9 +37,7 @@ def draw_heatmap(title: str, entries: Sequence[Record], *, x_axis: str, y_axis: 
     rows = -(-len(lines) // columns)
     room = (layout.width - margin - 0.04) / columns
     names = [_titled(line, varying, (x_axis, y_axis), width=room - 0.14, layout=layout) for line in lines]
-    # A row is as high as its longest name.
-    deepest = [max(map(len, names[start : start + columns])) for start in range(0, len(names), columns)]
-    heads = [layout.text * (0.7 + 1.2 * num) / 72 for num in deepest]
+    heads = head_heights(names, columns, layout, space=0.7)
     panel, foot = 0.42 * len(ys), layout.text * 1.9 / 72
     across = "context, tokens" if x_axis == CONTEXT else words.axis(x_axis)
     scale = words.of_metric(entries)
@@ -66,9 +65,7 @@ def _titled(
 ) -> list[str]:
     """What stands above a panel, in as many lines as the width asks for."""
     name = words.line_name({**line[0], **dict.fromkeys(drawn)}, varying)
-    # as in the table and in curves
-    name += " !" if any(entry.get("checked") == "unchecked" for entry in line) else ""
-    return wrap(name, width, layout.text, "bold")
+    return wrap(name + unchecked_mark(line), width, layout.text, "bold")
 
 
 def _explained(entries: Sequence[Record], scale: Scale, *, with_context: bool) -> list[str]:
@@ -76,7 +73,7 @@ def _explained(entries: Sequence[Record], scale: Scale, *, with_context: bool) -
     told = [f"{scale.unit} and 95% interval in each cell, over {words.basis(sure)}" if sure else f"{scale.unit}"]
     if with_context and any(entry["extrapolated"] for entry in entries):
         told.append("upright line: training context, to its right extrapolation")
-    if any(entry.get("checked") == "unchecked" for entry in entries):
+    if any(map(is_unchecked, entries)):
         told.append("! " + words.UNCHECKED)
     return told
 

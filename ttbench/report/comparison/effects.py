@@ -53,8 +53,8 @@ class Ready:
 
     @property
     def counted(self) -> bool:
-        """Whether it is made of counts or highest values, which have no interval."""
-        return self.metric.statistic in ("max", "count")
+        """Whether it is made of counts, or of highest values without rounds, which have no interval."""
+        return self.metric.statistic == "count" or (self.metric.statistic == "max" and self.targets is not None)
 
     def documents(self) -> dict[Hashable, tuple[float, float]]:
         """Sum of a - b and of the denominators for each independent document, haystack or trial."""

@@ -8,7 +8,8 @@
 
 A difference is shown where the interval leaves out "none" and the joint p is below 0.05. Shares of trials keep
 Newcombe's interval, since a bootstrap of trials that all agree has no width. Counts are exact and belong to no family;
-what has too few documents or rounds for an interval is not judged, and does not count among the family either.
+what has too few documents, trials or rounds is not judged, and does not count among the family either. Nor does what
+differs in too few documents: a resample without these has no spread, and the widest of a family decides for all.
 """
 
 from __future__ import annotations
@@ -30,21 +31,36 @@ def judge(family: Sequence[Ready]) -> list[Effect]:
     Args:
         family: cells of one metric; their documents may differ, see `ttbench.report.statistics.joint`.
     """
-    able = [index for index, cell in enumerate(family) if _bears_an_interval(cell)]
-    judged = dict(zip(able, _judged([family[index] for index in able]), strict=True))
-    return [
-        replace(judged[index], num_points=len(able)) if index in judged else effect_of(cell, level=stats.LEVEL)
-        for index, cell in enumerate(family)
-    ]
+    alone = [_alone(cell) for cell in family]
+    able = [cell for cell, effect in zip(family, alone, strict=True) if effect is None]
+    judged = iter(_judged(able))
+    return [replace(next(judged), num_points=len(able)) if effect is None else effect for effect in alone]
 
 
-def _bears_an_interval(cell: Ready) -> bool:
-    if cell.counted:
-        return False
-    if cell.targets is None:
-        return stats.log_test(cell.logs()) is not None
-    proportion = cell.metric.statistic == "proportion"
-    return len(cell.documents()) >= (stats.MIN_PROPORTION_CLUSTERS if proportion else stats.MIN_CLUSTERS)
+def _alone(cell: Ready) -> Effect | None:
+    """The effect of a cell that is exact or bears no interval, with the reason; None: it is judged with the others."""
+    if cell.counted or (cell.targets is None and stats.log_test(cell.logs()) is None):
+        return effect_of(cell, level=stats.LEVEL)
+    reason = None if cell.targets is None else _lacks(cell)
+    if reason is None:
+        return None
+    effect = effect_of(cell, level=None)
+    return replace(effect, estimate=replace(effect.estimate, reason=reason))
+
+
+def _lacks(cell: Ready) -> str | None:
+    """What the documents or trials of a cell lack for an interval."""
+    documents, noun = cell.documents(), noun_of(cell.metric)
+    counted = stats.counted(len(documents), noun)
+    if cell.metric.statistic == "proportion":
+        few = len(documents) < stats.MIN_COMPARED_PROPORTION
+        return f"{counted}; a comparison needs {stats.MIN_COMPARED_PROPORTION}" if few else None
+    if len(documents) < stats.MIN_CLUSTERS:
+        return stats.too_few(len(documents), noun, stats.MIN_CLUSTERS)
+    num_unlike = sum(difference != 0 for difference, _ in documents.values())
+    # where none does, the interval is 0 to 0, and widens nothing
+    few = 0 < num_unlike < stats.MIN_CLUSTERS
+    return f"{num_unlike} of {counted} differ; an interval needs {stats.MIN_CLUSTERS} that do" if few else None
 
 
 def _judged(cells: Sequence[Ready]) -> list[Effect]:

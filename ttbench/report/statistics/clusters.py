@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 METHOD = "sign flips and bootstrap t"
 DRAWS = 9_999  # bootstrap resamples
 FLIPS = 9_999  # random sign patterns, when not all can be tried
-MOST_EXACT = 13  # clusters: up to here all sign patterns are tried
+MOST_EXACT = 16  # clusters: up to here all sign patterns are tried
 LONG_TAIL = 60  # clusters
 
 Floats = NDArray[np.float64]
@@ -141,6 +141,11 @@ def resamples(num_clusters: int, *, seed: int, draws: int) -> Floats:
     counts = rng.multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters), size=draws).astype(np.float64)
     counts.flags.writeable = False
     return counts
+
+
+def num_patterns(num_clusters: int) -> int:
+    """How many sign patterns are tried; no p is smaller than one of them."""
+    return 2 ** (num_clusters - 1) if num_clusters <= MOST_EXACT else FLIPS + 1
 
 
 @functools.lru_cache(maxsize=4)

@@ -33,6 +33,7 @@ from ttbench.report.statistics.clusters import Floats
 LEVEL = 0.95  # of every interval, unless asked otherwise
 MIN_CLUSTERS = 10  # below: no interval of a ratio
 MIN_PROPORTION_CLUSTERS = 5
+MIN_COMPARED_PROPORTION = 6  # clusters: with five no sign pattern has p below 0.05
 MIN_ROUNDS = 3
 
 
@@ -122,7 +123,7 @@ def estimate_ratio(
 
 def unbounded(num_clusters: int, noun: str, level: float) -> str:
     """Why as many clusters as an interval needs bound none."""
-    if (1 - level) * 2 ** (num_clusters - 1) < 1:
+    if (1 - level) * clustered.num_patterns(num_clusters) < 1:
         return f"{counted(num_clusters, noun)} cannot bear {100 * level:.5g}%, which so many points at once ask for"
     return f"too few of {counted(num_clusters, noun)} differ to bound the rest"
 
@@ -315,7 +316,7 @@ def paired_proportion_difference(
 def sign_flip_test(differences: ArrayLike, *, clusters: ArrayLike | None = None, seed: int = 0) -> float:
     """Two-sided p of "each cluster's difference could as well have had the other sign", for the sum of differences.
 
-    All sign patterns are tried up to 13 clusters; beyond, random ones with the observed one counted among them.
+    All sign patterns are tried up to 16 clusters; beyond, random ones with the observed one counted among them.
     """
     return clustered.sign_flip_test(cluster_sums((differences,), clusters)[0], seed=seed)
 

@@ -28,7 +28,7 @@ from rich.text import Text
 from ttbench.report import summary, words
 from ttbench.report.columns import all_rows
 from ttbench.report.comparison.compare import all_pairs, compare_pairs
-from ttbench.report.comparison.seeds import NOT_KNOWN, first_sides, trained_again
+from ttbench.report.comparison.seeds import NOT_KNOWN, first_sides, is_moved, trained_again
 from ttbench.report.comparison.sentences import sentences
 from ttbench.report.comparison.variants import twins
 from ttbench.report.drawing.figures import headlines
@@ -66,7 +66,7 @@ def summarise(rows: pd.DataFrame, *, every_pair: bool = False) -> pd.DataFrame:
     table.attrs["comparisons"] = words.Carried(words.records(compared))
     noise = compared.attrs.get("training_noise", NOT_KNOWN)
     wins = [each for each in table.attrs["comparisons"] if each["verdict"] in (summary.A_BETTER, summary.B_BETTER)]
-    silent = noise == NOT_KNOWN and all(each["kind"] != summary.DIFFERENCE for each in wins)
+    silent = noise == NOT_KNOWN and not any(map(is_moved, wins))
     table.attrs["training_noise"] = "" if silent else words.sentence(noise)
     return table
 

@@ -45,7 +45,8 @@ TAIL: Mapping[str, ColumnDeclaration] = {
     "num_counted": real("sum of the column that `counted` names: how much text or how many trials"),
     "num_points": whole("comparison: comparisons of the metric that are judged together: its family"),
     "training_sd": real(
-        "head to head: standard deviation that other seeds of training give the effect; null: not known"
+        "comparison: standard deviation that other seeds of training give a difference, or the logarithm of a ratio; "
+        "null: not known"
     ),
     "training_seeds": whole("head to head: trainings that it rests on"),
     "winner": text("head to head: the side that is shown to be better; null: neither"),

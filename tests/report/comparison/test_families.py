@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -16,7 +17,7 @@ from ttbench.types import Metric
 
 WON = ("a better", "b better")
 BITS = Metric(name="m", label="m", unit="bit", better="lower", statistic="ratio", numerator="x", cluster="document")
-HITS = Metric(name="h", label="h", unit="share", better="higher", statistic="proportion", numerator="x", cluster="trial")
+HITS = dataclasses.replace(BITS, better="higher", statistic="proportion", cluster="trial")
 
 
 def of_documents(a: np.ndarray, b: np.ndarray, metric: Metric = BITS) -> Ready:

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from rich.console import Console
-from rows import TRANSFORMER, TTT, Model, make_rows, needle_rows, perplexity_rows, timing_rows
+from rows import METRICS, TRANSFORMER, TTT, Model, make_rows, needle_rows, perplexity_rows, timing_rows
 
 from ttbench.report import words
 from ttbench.report.comparison.compare import compare
@@ -127,6 +127,26 @@ def test_a_share_that_two_trainings_have_in_common_is_no_noise_of_zero() -> None
     both.attrs = rows.attrs
     assert len(recipes_of(both)) == 2
     assert spreads(both) == []
+
+
+@pytest.mark.parametrize(("apart", "within"), [(0.027, True), (0.030, False)])
+def test_a_perplexity_that_restates_nothing_has_the_noise_of_its_logarithm(apart: float, within: bool) -> None:
+    """Bits per byte have sd .01 as above, logarithms of a perplexity as many nats a token."""
+    lone = dataclasses.replace(TTT, name="lone", bits=TTT.bits + apart)
+    declared = {"perplexity": tuple(m for m in METRICS["perplexity"] if m.name == "perplexity")}
+    rows = make_rows(perplexity_rows([*SEEDS, lone], (512,), noise=1e-5), metrics=declared)
+    found = head_to_head(rows, ["ttt-linear-2", "lone", "ttt-linear-1"])
+    entries = {(e["a"], e["b"]): e for e in words.records(found.verdicts)}
+    entry, seeds = entries["ttt-linear-2", "lone"], entries["ttt-linear-2", "ttt-linear-1"]
+    # the three lie evenly apart, so that their sd is how far two do
+    assert entry["training_sd"] == pytest.approx(math.sqrt(2) * math.log(seeds["effect"]), rel=1e-2)
+    assert entry["said"] == ("within training noise" if within else "ttt-linear-2 better")
+    assert "training noise of a difference" in found.training_noise
+    out = io.StringIO()
+    Console(file=out, width=200).print(render(found))
+    factor = f"{math.exp(entry['training_sd']):.2f}"
+    told = f"one standard deviation of the logarithm, as a ratio: {factor} at 512."
+    assert told in " ".join(out.getvalue().split())
 
 
 def test_swapping_the_sides_mirrors_the_noise() -> None:

@@ -38,6 +38,17 @@ def test_the_crossing_and_its_interval_are_those_of_straight_lines_over_the_loga
     assert sentences([one]) == ["two is faster than one from 4k tokens (95% interval 2k to 8k; prefill)."]
 
 
+@pytest.mark.parametrize(("sd", "crosses"), [(None, True), (0.001, True), (0.003, False)])
+def test_leads_that_training_noise_could_make_are_no_crossing_however_small(sd: float | None, crosses: bool) -> None:
+    """Both leads are shown and smaller than matters; twice a noise of 0.003 reaches further than they do."""
+    bits = {"kind": "difference", "statistic": "ratio", "unit": "bit/byte", "verdict": "smaller than matters"}
+    points = [
+        point(at, lead, lead - 1e-4, lead + 1e-4, **bits, training_sd=sd) for at, lead in ((512, -0.004), (2048, 0.004))
+    ]
+    (one,) = found_in(*points)
+    assert (one.context_len is not None) == crosses
+
+
 def test_sides_that_are_swapped_cross_at_the_same_place() -> None:
     points = [point(1024, 0.5, 0.4, 0.7), point(2048, 0.9, 0.7, 1.2), point(4096, 1.6, 1.3, 2.0)]
     turned = [

@@ -7,7 +7,8 @@ checkpoints, one training each, moves by
     sd  =  sqrt(sd_a^2 + sd_b^2)
 
 where a side whose own is not known is given the largest that is known at the point. A difference of less than twice of
-it may be chance of training alone, whatever the documents say. Times, bytes and counts have none of it.
+it may be chance of training alone, whatever the documents say. Perplexities are compared by their ratio, so theirs is
+that of logarithms. Times, bytes and counts have none of it.
 
 Numbers that do not move tell nothing: shares are often equal, at the ends because they must be. A training whose number
 is not finite tells nothing either, nor do unlike checkpoints that say one recipe and one seed. Two settings of one
@@ -55,14 +56,14 @@ class SeedSpread:
     metric: str
     place: Mapping[str, Scalar]  # settings and axes of the number
     num_seeds: int
-    sd: float  # in the metric's unit
+    sd: float  # in the metric's unit; of a perplexity, of its logarithm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DifferenceNoise:
     """What training with other seeds does to one difference."""
 
-    sd: float  # in the unit of the difference
+    sd: float  # in the unit of the difference; of a ratio, of its logarithm
     num_seeds: int  # of the recipes that it rests on
     fewest_seeds: int  # of one of these
     assumed: tuple[str, ...]  # sides whose own noise is not known
@@ -84,7 +85,7 @@ def beside_noise(comparisons: pd.DataFrame, sides: Sequence[Side], among: Sequen
     several = max(Counter(recipe for recipe, _ in trainings.values()).values(), default=0) >= LEAST
     entries = records(comparisons)
     if not known:
-        timed = entries and all(entry["kind"] not in (summary.DIFFERENCE, None) for entry in entries)
+        timed = entries and not any(entry["kind"] is None or is_moved(entry) for entry in entries)
         none = NO_DIFFERENCES if timed else NOT_ALIKE
         comparisons.attrs["training_noise"] = (none if several else NOT_KNOWN) + _unlike(unclear)
         return comparisons
@@ -100,14 +101,14 @@ def beside_noise(comparisons: pd.DataFrame, sides: Sequence[Side], among: Sequen
     made["training_sd"] = pd.array([None if noise is None else noise.sd for noise in noises], dtype="Float64")
     made["training_seeds"] = pd.array([None if noise is None else noise.num_seeds for noise in noises], dtype="Int64")
     told = [
-        WITHIN_NOISE if entry["verdict"] in (A_BETTER, B_BETTER) and is_within(entry, noise) else entry["verdict"]
-        for entry, noise in zip(entries, noises, strict=True)
+        WITHIN_NOISE if entry["verdict"] in (A_BETTER, B_BETTER) and is_within(entry) else entry["verdict"]
+        for entry in records(made)
     ]
     made["verdict"] = pd.Series(told, dtype=object, index=made.index)
     shown = [
         noise
         for entry, noise, one_training in zip(entries, noises, alike, strict=True)
-        if entry["verdict"] in (A_BETTER, B_BETTER) and entry["kind"] == summary.DIFFERENCE and not one_training
+        if entry["verdict"] in (A_BETTER, B_BETTER) and is_moved(entry) and not one_training
     ]
     made.attrs["training_noise"] = _sentence(known, noises, lacking=shown.count(None), of=len(shown)) + _unlike(unclear)
     return made
@@ -270,8 +271,10 @@ def _of_metric(
         recipe, seed = training
         settings = {name: value for name, value in group.line.items() if name not in summary.CONTENT}
         place = tuple({**settings, **group.point}.items())
-        # The same training under two names is one.
         value = summary.estimate(group.rows, metric).value
+        if metric.statistic == "exp_ratio":
+            value = math.log(value)
+        # The same training under two names is one.
         if math.isfinite(value):
             found.setdefault((recipe, group.rows.first("code_digest"), place), {})[seed] = value
     for (recipe, _, place), values in found.items():
@@ -294,7 +297,7 @@ def noise_of(entry: Record, sides: Mapping[str, str | None], known: Sequence[See
         sides: name of a side -> its recipe, None where its rows do not say.
         known: what `spreads` found.
     """
-    if entry["kind"] != summary.DIFFERENCE or entry["effect"] is None:
+    if not is_moved(entry) or entry["effect"] is None:
         return None
     here = _at(entry, known)
     if not here:
@@ -334,6 +337,15 @@ def _at(place: Mapping[str, Any], known: Sequence[SeedSpread]) -> dict[str, Seed
     }
 
 
-def is_within(entry: Record, noise: DifferenceNoise | None) -> bool:
-    """Whether a difference is one that training again could make."""
-    return noise is not None and abs(entry["effect"]) < WITHIN * noise.sd
+def is_moved(entry: Record) -> bool:
+    """Whether training again moves what a comparison compares, and the comparison is judged by itself."""
+    return entry["restates"] is None and (entry["kind"] == summary.DIFFERENCE or entry["statistic"] == "exp_ratio")
+
+
+def is_within(entry: Record) -> bool:
+    """Whether a difference is one that training again could make, as far as that is known."""
+    sd = entry.get("training_sd")
+    if sd is None:
+        return False
+    size = entry["effect"] if entry["kind"] == summary.DIFFERENCE else math.log(entry["effect"])
+    return bool(abs(size) < WITHIN * sd)

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ttbench.report import words
+from ttbench.report.comparison.seeds import is_within
 from ttbench.report.summary import A_BETTER, B_BETTER, EXACT, NOT_COMPARABLE, RATIO, TOO_SMALL
 
 MOST_PAIRS = 6  # without a crossing, named in one sentence
@@ -77,8 +78,8 @@ def _of_pair(points: Sequence[words.Record], settings: str) -> Iterator[Crossing
 
 
 def _ahead(entry: words.Record) -> int:
-    """-1 where a is shown to be ahead, 1 where b is, however little; 0 where nothing is shown."""
-    if entry["verdict"] == TOO_SMALL:
+    """-1 where a is shown to be ahead, 1 where b is, however little; 0 where nothing is, or training noise reaches."""
+    if entry["verdict"] == TOO_SMALL and not is_within(entry):
         less = entry["effect"] < (1 if entry["kind"] == RATIO else 0)
         return -1 if less == (entry["better"] == "lower") else 1
     return {A_BETTER: -1, B_BETTER: 1}.get(entry["verdict"], 0)

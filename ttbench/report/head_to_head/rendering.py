@@ -9,6 +9,7 @@ bits per byte (lower is better)
 from __future__ import annotations
 
 import itertools
+import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from rich.text import Text
 
 from ttbench.report import words
 from ttbench.report.comparison.compare import render_comparison
+from ttbench.report.comparison.seeds import is_moved
 from ttbench.report.comparison.sentences import caption
 from ttbench.report.comparison.variants import read_variant
 from ttbench.report.head_to_head import crossings
@@ -27,7 +29,7 @@ from ttbench.report.head_to_head.fronts import Front
 from ttbench.report.head_to_head.leaderboard import Board, is_ranked, shared_values
 from ttbench.report.head_to_head.verdicts import HeadToHead
 from ttbench.report.statistics.stats import counted
-from ttbench.report.summary import A_BETTER, B_BETTER, DIFFERENCE, NOT_COMPARABLE, NOT_JUDGED, WITHIN_NOISE
+from ttbench.report.summary import A_BETTER, B_BETTER, NOT_COMPARABLE, NOT_JUDGED, RATIO, WITHIN_NOISE
 from ttbench.report.words import Paragraph, Record
 
 LETTERS = "checkpoints that share a letter at a context are not shown to differ there by as much as matters"
@@ -95,7 +97,7 @@ def _noises(entries: Sequence[Record]) -> Iterator[str]:
     """For each metric, the training noise of its differences, and where seeds tell none of what is shown."""
     if not any(entry.get("training_sd") is not None for entry in entries):
         return
-    for metric in words.by([entry for entry in entries if entry["kind"] == DIFFERENCE], "task", "metric"):
+    for metric in words.by([entry for entry in entries if is_moved(entry)], "task", "metric"):
         known = [entry for entry in metric if entry["training_sd"] is not None]
         shown = [entry for entry in metric if entry["verdict"] in (A_BETTER, B_BETTER, WITHIN_NOISE)]
         _, _, varying = words.settings(metric)
@@ -130,6 +132,8 @@ def _unit(known: Sequence[Record]) -> str:
         return ""
     if known[0]["statistic"] == "proportion":
         return " in points of 100"
+    if known[0]["kind"] == RATIO:
+        return " of the logarithm, as a ratio"
     unit = words.of_metric(known, ("effect", "training_sd")).unit
     return f" in {unit}" if unit and unit != known[0]["label"] else ""
 
@@ -139,16 +143,23 @@ def _points_told(known: Sequence[Record], varying: Sequence[str]) -> list[str]:
     if not known:
         return []
     scale = words.of_metric(known, ("effect", "training_sd"))
-    shares = known[0]["statistic"] == "proportion"
     points: dict[str, dict[str, list[str]]] = {}
     for entry in known:
-        sd = f"{100 * entry['training_sd']:.1f}" if shares else scale.text(entry["training_sd"])
+        sd = _sd(entry, scale)
         points.setdefault(_point(entry, varying), {}).setdefault(sd, []).append(f"{entry['a']} and {entry['b']}")
     return [
         f"{sd} {point}".rstrip() + ("" if len(noises) == 1 else f" ({', '.join(pairs)})")
         for point, noises in points.items()
         for sd, pairs in noises.items()
     ]
+
+
+def _sd(entry: Record, scale: words.Scale) -> str:
+    if entry["kind"] == RATIO:
+        return words.significant(math.exp(entry["training_sd"]), 3)
+    if entry["statistic"] == "proportion":
+        return f"{100 * entry['training_sd']:.1f}"
+    return scale.text(entry["training_sd"])
 
 
 def _point(entry: Record, varying: Sequence[str]) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import pytest
 from rich.console import Console
-from rows import CONTEXTS, TRANSFORMER, TTT, Model, make_rows, needle_rows, perplexity_rows, timing_rows
+from rows import CONTEXTS, METRICS, TRANSFORMER, TTT, Model, make_rows, needle_rows, perplexity_rows, timing_rows
 
 from ttbench.errors import UsageError
 from ttbench.registry import TASKS
@@ -74,6 +75,20 @@ def test_bits_per_byte_is_the_ratio_of_sums_with_the_interval_over_documents(
 def test_perplexity_is_the_exponential_of_the_same_sums(table: pd.DataFrame) -> None:
     bits = one(table, "bits_per_byte", "transformer", 512)["value"]
     assert one(table, "perplexity", "transformer", 512)["value"] == pytest.approx(2**bits)
+
+
+def test_a_perplexity_that_no_number_holds_is_infinite_and_says_why() -> None:
+    """A text of one long word for each document: 1,400 nats a word."""
+    rows = perplexity_rows([TTT, TRANSFORMER], (512,))
+    factors = {TTT.name: 1.0, TRANSFORMER.name: 1.5}
+    long = [row | {"num_tokens": 1, "nats": (1400 + row["nats"] % 1) * factors[row["checkpoint"]]} for row in rows]
+    declared = {"perplexity": tuple(m for m in METRICS["perplexity"] if m.name == "perplexity")}
+    table = summarise(make_rows(long, metrics=declared))
+    one, two = lines_of(table, "perplexity")
+    assert (one["value"], one["low"], one["high"], two["value"]) == (math.inf, None, None, math.inf)
+    assert re.fullmatch(r"e to the power of 1,40\d is more than a number can be", one["reason"])
+    text = " ".join(text_of(table).split())
+    assert "not ranked (one is more than e to the power of 300 times the other)" in text
 
 
 @pytest.mark.parametrize("num_documents", [6, 15, 40])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from ttbench.report import words
+from ttbench.report.statistics import stats
 from ttbench.store.record import CellRecord
 from ttbench.types import Metric
 
@@ -42,4 +41,4 @@ def _value(record: CellRecord, metric: Metric) -> float | None:
     if not below:
         return None
     value = above / below * metric.scale
-    return math.exp(value) if metric.statistic == "exp_ratio" else value
+    return stats.exponential(value) if metric.statistic == "exp_ratio" else value

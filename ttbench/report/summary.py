@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -255,7 +255,11 @@ def estimate(rows: Part, metric: Metric) -> Estimate:
         return made.map(lambda share: share * metric.scale)
     made = stats.estimate_ratio(numerator, denominator, clusters=clusters, noun=noun)
     if metric.statistic == "exp_ratio":
-        return made.map(lambda rate: math.exp(rate * metric.scale))
+        number = made.map(lambda rate: stats.exponential(rate * metric.scale))
+        if math.isinf(number.value) and math.isfinite(made.value):
+            reason = f"e to the power of {made.value * metric.scale:,.0f} is more than a number can be"
+            return replace(number, low=None, high=None, method="none", reason=reason)
+        return number
     return made.map(lambda rate: rate * metric.scale)
 
 

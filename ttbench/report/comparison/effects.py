@@ -24,6 +24,7 @@ from ttbench.report.summary import A_BETTER, B_BETTER, DIFFERENCE, EXACT, NOT_JU
 from ttbench.types import Metric, Scalar
 
 POSITIVE_ONLY = "a ratio needs positive numbers"
+LARGEST = 300  # logarithm of a ratio of perplexities; its interval must be a number too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +98,8 @@ def ready_to_compare(
     for name, sums in zip(names, (shared.a, shared.b), strict=True):
         if not np.isfinite(sums).all():
             return f"{name}: a target is scored as infinite, so that no mean of it can be compared"
+    if metric.statistic == "exp_ratio" and abs(_rate(shared.a - shared.b, shared)) * metric.scale > LARGEST:
+        return f"one is more than e to the power of {LARGEST} times the other"
     if metric.statistic in ("max", "count") and min(shared.a.max(), shared.b.max()) * metric.scale <= 0:
         return POSITIVE_ONLY
     return Ready(metric=metric, targets=shared, corpus=one.line.get("corpus_digest"))

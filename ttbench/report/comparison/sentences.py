@@ -134,7 +134,8 @@ def _no_gap(entry: Record, best: str) -> str:
     if entry["verdict"] == NOT_JUDGED:
         return f"{both} are not judged ({entry['reason']})"
     if entry["verdict"] == TOO_SMALL:
-        little = f"{both} differ by less than {smallest(entry)}, too little to matter"
+        differ = "differ" if _is_within_smallest(entry) else "are estimated to differ"
+        little = f"{both} {differ} by less than {smallest(entry)}, too little to matter"
         return f"{little}{_interval(entry, of=_made(entry))}"
     if entry["verdict"] == WITHIN_NOISE:
         chance = f"{WITHIN_NOISE} (other seeds could make {_reach(entry)})"
@@ -160,6 +161,15 @@ def smallest(entry: Record) -> str:
     if entry["statistic"] == "proportion":
         return f"{counted(1, 'point') if size == 0.01 else f'{100 * size:g} points'} of 100"
     return f"{size:g} {unit_words(entry['unit'])}".rstrip()
+
+
+def _is_within_smallest(entry: Record) -> bool:
+    """Whether the whole interval is smaller than matters, not the estimate alone."""
+    if entry["low"] is None or entry["high"] is None:
+        return True
+    if entry["kind"] == RATIO:
+        return bool(max(entry["high"], 1 / entry["low"]) < 1 + entry["smallest_effect"])
+    return bool(max(entry["high"], -entry["low"]) < entry["smallest_effect"])
 
 
 def caption(entries: Sequence[Record]) -> str:

@@ -94,7 +94,7 @@ def _value(group: RowGroup) -> float:
     if metric.statistic not in ("ratio", "exp_ratio", "proportion"):
         return summary.estimate(rows, metric).value
     rate = float(rows.floats(metric.numerator).sum() / rows.floats(metric.denominator).sum()) * metric.scale
-    return math.exp(rate) if metric.statistic == "exp_ratio" else rate
+    return stats.exponential(rate) if metric.statistic == "exp_ratio" else rate
 
 
 def _read(metric: Metric, number: float) -> str:
@@ -104,11 +104,13 @@ def _read(metric: Metric, number: float) -> str:
 def _worse(metric: Metric, one: float, two: float) -> float:
     """How much worse `two` is than `one`: a difference, or of perplexities a share."""
     sign = -1 if metric.better == "higher" else 1
+    if one == two:
+        return 0.0
     return (two / one) ** sign - 1 if metric.statistic == "exp_ratio" else sign * (two - one)
 
 
 def _exact(line: GateLine, one: float, two: float) -> GateLine:
-    if abs(one - two) <= SAME * max(abs(one), abs(two)):
+    if one == two or abs(one - two) <= SAME * max(abs(one), abs(two)):
         return replace(line, verdict=EQUAL)
     share = f"by {100 * (two - one) / one:+.3g} % " if one else ""
     reason = f"the number changed {share}though weights and environment are the same ({SAME:g} of it is allowed)"

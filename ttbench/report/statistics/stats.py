@@ -227,9 +227,17 @@ def estimate_logs(logs: ArrayLike, *, level: float = LEVEL, noun: str = "round")
     return replace(made, low=made.value - half, high=made.value + half, method="log t")
 
 
+def exponential(log: float) -> float:
+    """e to the power of `log`; infinite above 709, where no number is as large."""
+    try:
+        return math.exp(log)
+    except OverflowError:
+        return math.inf
+
+
 def ratio_of(log: float) -> float:
     """The ratio whose logarithm this is; that of -log is its reciprocal bit for bit."""
-    return math.exp(log) if log >= 0 else 1 / math.exp(-log)
+    return exponential(log) if log >= 0 else 1 / exponential(-log)
 
 
 def middle(values: ArrayLike) -> float:

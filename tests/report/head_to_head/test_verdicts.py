@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import json
 import math
 from typing import Any
@@ -18,6 +19,7 @@ from ttbench.errors import UsageError
 from ttbench.report import words
 from ttbench.report.head_to_head.rendering import letters, render
 from ttbench.report.head_to_head.verdicts import HeadToHead, head_to_head
+from ttbench.report.table import summarise
 
 MIDDLE = Model(name="middle", bits=1.56, loss=0.3, speed=1.2)
 MODELS = [TRANSFORMER, TTT, MIDDLE]
@@ -226,3 +228,25 @@ def test_many_checkpoints_and_wide_letters_keep_their_columns() -> None:
     grid = [line for line in text.split("better)")[1].splitlines() if "-" in line][:5]
     assert len({cell_len(line.rstrip("abcde ")) for line in grid}) == 1
     assert "no crossing shown from 512 to 1k (10 pairs; --json has them)" in " ".join(text.split())
+
+
+def test_older_code_of_one_task_takes_no_other_task_from_a_comparison() -> None:
+    """TTT was measured twice in perplexity, by two versions of the code, and once in the needle task."""
+    bits, needles = perplexity_rows([TTT, TRANSFORMER], [512]), needle_rows([TTT, TRANSFORMER], [512])
+    old = [row | {"code_digest": "1" * 32, "cell_id": row["cell_id"] + "-old"} for row in bits]
+    old = [row | {"started": "2026-01-01"} for row in old if row["checkpoint"] == TTT.name]
+    new = [row | {"code_digest": "2" * 32, "started": "2026-01-02"} for row in bits]
+    rows = make_rows(old, new, [row | {"code_digest": "3" * 32, "started": "2026-01-02"} for row in needles])
+    found = head_to_head(rows)
+    older = f"{TTT.name}@code=111111"
+    assert set(found.names) == {TTT.name, older, TRANSFORMER.name}
+    pairs = {(e["task"], frozenset((e["a"], e["b"]))) for e in words.records(found.verdicts)}
+    assert ("needle", frozenset((TTT.name, TRANSFORMER.name))) in pairs
+    assert {pair for task, pair in pairs if task == "perplexity"} == {
+        frozenset(pair) for pair in itertools.combinations(found.names, 2)
+    }
+    # what is compared is not said to be left out; with names it is
+    assert not [text for text in found.left_out if "older code" in text]
+    (said,) = head_to_head(rows, [TTT.name, TRANSFORMER.name]).left_out
+    assert said == f"rows of '{TTT.name}' by older code are left out: {older} (perplexity, measured 2026-01-01)"
+    assert any(entry["task"] == "needle" for entry in summarise(rows).attrs["comparisons"])

@@ -67,12 +67,23 @@ class Side:
 
     variant: Variant
     rows: pd.DataFrame  # of one content, and one code per task and engine
-    left_out: tuple[str, ...]  # sentences about rows of older code
+    older: Mapping[str, Sequence[str]]  # side that older code measured, "" of an older schema -> tasks and dates
 
     @property
     def text(self) -> str:
         """As the side was written."""
         return self.variant.text
+
+    def left_out(self, *, compared: Collection[str] = ()) -> Iterator[str]:
+        """A sentence on the rows of older code, but for those that are sides of their own among the `compared`."""
+        told = [
+            f"{text or 'of an older schema'} ({where})"
+            for text, places in self.older.items()
+            if text not in compared
+            for where in places
+        ]
+        if told:
+            yield f"rows of '{self.variant.name}' by older code are left out: {', '.join(told)}"
 
 
 def read_variant(text: str, *, axes: Collection[str] | None = None, names: Collection[str] = ()) -> Variant:
@@ -123,14 +134,17 @@ def side_of(rows: pd.DataFrame, variant: Variant) -> Side:
     # By content: what was measured under another name is its own too.
     same = _chosen(rows.loc[equal(rows, CONTENT, contents[0])], variant)
     same = same.assign(checkpoint=variant.name, revision=mine["revision"].iloc[0])
-    newest, left_out = _newest_code(same, variant)
+    newest, older = _newest_code(same, variant)
     newest.attrs = rows.attrs
     _require_settings(newest, variant)
-    return Side(variant=variant, rows=newest, left_out=tuple(left_out))
+    return Side(variant=variant, rows=newest, older=older)
 
 
 def sides(rows: pd.DataFrame) -> list[str]:
-    """A text for each content and code in the rows, as `read_variant` reads it: a name where that is enough."""
+    """A text for each content in the rows, as `read_variant` reads it: a name where that is enough.
+
+    It stands for the newest code of each task. What older code measured of a task has a text of its own beside it.
+    """
     texts = []
     seen: set[tuple[Scalar, ...]] = set()
     for name in dict.fromkeys(rows["checkpoint"]):
@@ -142,9 +156,9 @@ def sides(rows: pd.DataFrame) -> list[str]:
             seen.add(content)
             text = name if len(contents) == 1 else _spelled(name, content, contents)
             own = mine.loc[equal(mine, CONTENT, content)]
-            codes = dict.fromkeys(code for _, measured in _by_code(own) for code in measured)
+            older = dict.fromkeys(code for _, dates in _by_code(own) for code in _older(dates))
             joint = "@" if text == name else ","
-            texts += [f"{text}{joint}code={code[:SHOWN]}" for code in codes if code] or [text]
+            texts += [text, *(f"{text}{joint}code={code[:SHOWN]}" for code in older if code)]
     return texts
 
 
@@ -187,17 +201,22 @@ def _chosen(rows: pd.DataFrame, variant: Variant) -> pd.DataFrame:
     return rows
 
 
-def _newest_code(rows: pd.DataFrame, variant: Variant) -> tuple[pd.DataFrame, list[str]]:
-    """The rows of the newest code of each task and engine, and a sentence about what that leaves out."""
-    left_out = []
+def _newest_code(rows: pd.DataFrame, variant: Variant) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """The rows of the newest code of each task and engine, and what that leaves out (`Side.older`)."""
+    older: dict[str, list[str]] = {}
     keep = np.ones(len(rows), dtype=bool)
-    for where, codes in _by_code(rows):
-        for code in sorted(codes, key=lambda code: codes[code])[:-1]:
+    for where, dates in _by_code(rows):
+        for code in _older(dates):
             keep &= ~equal(rows, (*OF_CODE, "code_digest"), (*where, code))
-            spelled = f"{variant.name}@code={code[:SHOWN]}" if code else "of an older schema"
-            left_out.append(f"{spelled} ({where[0]}, measured {codes[code][:10]})")
-    said = [f"rows of '{variant.name}' by older code are left out: {', '.join(left_out)}"] if left_out else []
-    return rows.loc[keep], said
+            joint = "," if variant.text != variant.name else "@"
+            text = f"{variant.text}{joint}code={code[:SHOWN]}" if code else ""
+            older.setdefault(text, []).append(f"{where[0]}, measured {dates[code][:10]}")
+    return rows.loc[keep], older
+
+
+def _older(dates: Mapping[Any, str]) -> list[Any]:
+    """All codes but the one that measured last."""
+    return sorted(dates, key=lambda code: dates[code])[:-1]
 
 
 def _by_code(rows: pd.DataFrame) -> Iterator[tuple[tuple[Scalar, ...], dict[Any, str]]]:

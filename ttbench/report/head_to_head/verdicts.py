@@ -103,7 +103,9 @@ def head_to_head(rows: pd.DataFrame | Sequence[pd.DataFrame], names: Sequence[st
         crossings=tuple(crossings(entries)),
         fronts=tuple(fronts(places, entries)),
         training_noise=verdicts.attrs["training_noise"],
-        left_out=tuple(dict.fromkeys([*(text for one in found for text in one.left_out), *_further(again, found)])),
+        left_out=tuple(
+            dict.fromkeys([*(text for one in found for text in one.left_out(compared=texts)), *_further(again, found)])
+        ),
     )
 
 

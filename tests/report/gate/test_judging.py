@@ -227,7 +227,9 @@ def test_what_few_documents_do_not_show_is_red(quality: pd.DataFrame) -> None:
 def test_fewer_documents_than_an_interval_needs_must_each_keep_the_margin() -> None:
     rows = make_rows(perplexity_rows([TTT], (512,), num_documents=3))
     moved = changed(elsewhere(rows), of("perplexity"), nats=lambda nats: nats + 1)
-    assert line_of(gate(moved, rows, names=NAMES), "bits_per_byte").verdict == "within the margin"
+    line = line_of(gate(moved, rows, names=NAMES), "bits_per_byte")
+    # three documents without a loss are as likely as 1 in 20 where 63 % of all have one: 0.37^3
+    assert (line.verdict, line.reason) == (said.WITHIN, "in each of 3 documents; of others up to 63% may be worse")
     moved.loc[moved["document"] == "doc001", "nats"] += 5
     line = line_of(gate(moved, rows, names=NAMES), "bits_per_byte")
     assert (line.verdict, line.reason) == (said.NOT_WITHIN, "3 documents; an interval needs 10")

@@ -5,9 +5,10 @@
                else: on the targets of the baseline, worse by no more than a margin
 
 The margin is kept where the one-sided 95 % bound of the paired difference lies within it, or where no document alone is
-worse by more: then no choice of documents could be. What is not shown to be within the margin is red, so that few
-documents cannot turn a gate green. Each number must pass alone, so looking at more of them makes no false green
-likelier (Berger 1982, Technometrics 24, 295).
+worse by more: then no choice among these documents could be. Of others the second says little where they are few, and
+its line tells how little: of n documents without one that is worse, up to 1 - 0.05^(1/n) of all may be (Hanley and
+Lippman-Hand 1983, JAMA 249, 1743). What is not shown to be within the margin is red. Each number must pass alone, so
+looking at more of them makes no false green likelier (Berger 1982, Technometrics 24, 295).
 """
 
 from __future__ import annotations
@@ -149,7 +150,8 @@ def _paired(line: GateLine, metric: Metric, shared: Shared, *, margin: float) ->
         line = replace(line, low=shown(made.low), high=shown(made.high))
     alone = counted(len(each), summary.noun_of(metric))
     if each.max() <= bound:
-        return replace(line, verdict=WITHIN, reason=f"in each of {alone}")
+        others = 1 - (1 - stats.LEVEL) ** (1 / len(each))
+        return replace(line, verdict=WITHIN, reason=f"in each of {alone}; of others up to {others:.0%} may be worse")
     if made.high is not None and made.high <= bound:
         return replace(line, verdict=WITHIN, reason=f"over {alone}")
     if each.min() > bound or (made.low is not None and made.low > bound):

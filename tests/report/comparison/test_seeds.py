@@ -120,6 +120,17 @@ def test_shares_that_are_equal_tell_nothing() -> None:
         assert ("retrieval" in found) is known, shares
 
 
+@pytest.mark.parametrize(("moved", "known"), [(1, False), (2, True)])
+def test_shares_that_differ_by_one_trial_tell_nothing(moved: int, known: bool) -> None:
+    """Of 100 trials one training misses all, and the other all but one: at the floor, noise cannot be smaller."""
+    rows = make_rows(needle_rows([dataclasses.replace(SEEDS[0], hit_rate=0.0)], (512,)))
+    again = rows.assign(checkpoint="again", weights_digest="w" * 32, train_seed=2)
+    again.loc[again.index[:moved], "hits"] = 1.0
+    both = pd.concat([rows, again], ignore_index=True)
+    both.attrs = rows.attrs
+    assert [spread.metric for spread in spreads(both) if spread.metric == "retrieval"] == ["retrieval"] * known
+
+
 def test_a_share_that_two_trainings_have_in_common_is_no_noise_of_zero() -> None:
     rows = make_rows(needle_rows([dataclasses.replace(SEEDS[0], hit_rate=0.5)], (512,)))
     again = rows.assign(checkpoint="again", weights_digest="w" * 32, train_seed=2)

@@ -10,9 +10,9 @@ where a side whose own is not known is given the largest that is known at the po
 it may be chance of training alone, whatever the documents say. Perplexities are compared by their ratio, so theirs is
 that of logarithms. Times, bytes and counts have none of it.
 
-Numbers that do not move tell nothing: shares are often equal, at the ends because they must be. A training whose number
-is not finite tells nothing either, nor do unlike checkpoints that say one recipe and one seed. Two settings of one
-training have no noise between them.
+Numbers that do not move tell nothing: shares are often equal, at the ends because they must be. Nor do shares that
+differ by one trial, which is as little as they can. A training whose number is not finite tells nothing either, nor do
+unlike checkpoints that say one recipe and one seed. Two settings of one training have no noise between them.
 """
 
 from __future__ import annotations
@@ -264,6 +264,7 @@ def _of_metric(
 ) -> Iterator[SeedSpread]:
     # Numbers of one version of the code only: another one moves them too.
     found: dict[tuple[str, Scalar, tuple[tuple[str, Scalar], ...]], dict[int, float]] = {}
+    one_trial: dict[Any, float] = {}  # what it moves there
     for group in summary.groups(whole, task, metric):
         training = trainings.get(str(group.line["weights_digest"])) if len(group.rows) else None
         if training is None:
@@ -274,11 +275,16 @@ def _of_metric(
         value = summary.estimate(group.rows, metric).value
         if metric.statistic == "exp_ratio":
             value = math.log(value)
+        key = recipe, group.rows.first("code_digest"), place
+        if metric.statistic == "proportion":
+            one_trial[key] = metric.scale / float(group.rows.floats(metric.denominator).sum())
         # The same training under two names is one.
         if math.isfinite(value):
-            found.setdefault((recipe, group.rows.first("code_digest"), place), {})[seed] = value
-    for (recipe, _, place), values in found.items():
-        if len(values) >= LEAST and len({*values.values()}) > 1:
+            found.setdefault(key, {})[seed] = value
+    for key, values in found.items():
+        recipe, _, place = key
+        apart = max(values.values()) - min(values.values())
+        if len(values) >= LEAST and apart > one_trial.get(key, 0.0) * (1 + 1e-9):
             yield SeedSpread(
                 recipe=recipe,
                 task=task,

@@ -156,6 +156,32 @@ def test_a_broken_plug_in_is_one_line_and_everything_else_works(here: Path) -> N
     assert "cannot be imported" in invoke("run", "broken-task", status=2).stderr
 
 
+def plug_in(here: Path, name: str, group: str, source: str, target: str) -> None:
+    """A package with one entry point, as an installer leaves it."""
+    information = here / f"{name}-1.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+    (information / "entry_points.txt").write_text(f"[ttbench.{group}]\n{name} = {name}:{target}\n")
+    (here / f"{name}.py").write_text(source)
+
+
+def test_plug_ins_that_import_and_are_no_such_thing_break_nothing_else(here: Path) -> None:
+    plug_in(here, "cutoff", "architectures", "class Model(\n", "Model")
+    plug_in(here, "mixeronly", "architectures", "from ttbench.models.stack import Mixer\n", "Mixer")
+    plug_in(here, "notask", "tasks", "class Echo:\n    Params = int\n", "Echo")
+    for noun in ("tasks", "architectures", "checkpoints"):
+        listed = invoke("list", noun)
+        assert "Traceback" not in listed.stderr
+        assert "cutoff" in listed.stdout or noun != "architectures"
+    assert "cannot be read: SyntaxError" in " ".join(invoke("list", "architectures").stdout.split())
+    done = ttbench(here, "run", "perplexity", "--checkpoint", "ttt-linear", "--ctx", "64", "--limit", "1", *SHORT)
+    assert json.loads(done.stdout)["statuses"] == {"ok": 1}
+    assert "'mixeronly' of an installed plug-in (mixeronly:Mixer) cannot be used" in done.stderr
+    assert (
+        "cannot be used: it is no class made from ttbench.tasks.base.Task" in invoke("run", "notask", status=2).stderr
+    )
+
+
 def test_what_is_built_in_and_broken_is_no_plug_ins_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ARCHITECTURES._built_in, "here", "ttbench.models.nowhere:Model")
     with pytest.raises(ModuleNotFoundError):

@@ -9,6 +9,7 @@ docs/columns.md is made from these declarations.
 from __future__ import annotations
 
 import dataclasses
+import types
 import typing
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -74,5 +75,6 @@ def _plain_types(hint: Any) -> set[type]:
     """The types that a field's annotation allows, beside None."""
     if typing.get_origin(hint) is Literal:
         return {type(value) for value in typing.get_args(hint)} - {type(None)}
-    parts = typing.get_args(hint)
+    # of list[float] no column holds the float
+    parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else ()
     return set().union(*map(_plain_types, parts)) if parts else {hint} - {type(None)}

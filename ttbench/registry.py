@@ -46,11 +46,26 @@ def _say(text: str) -> None:
     logging.getLogger("ttbench").warning(text)
 
 
-class Registry(Mapping[str, str]):
-    """Built-in names and those of installed entry points; a name may be taken once only."""
+def _imported(target: str) -> Any:
+    """The object of "module:object"."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
 
-    def __init__(self, noun: str, *, group: str, built_in: Mapping[str, str]) -> None:
+
+class Registry(Mapping[str, str]):
+    """Built-in names and those of installed entry points; a name may be taken once only.
+
+    Args:
+        noun: what is registered.
+        group: of entry points.
+        built_in: name -> "module:object".
+        required: "module:function" that raises PlugInError for an object of a plug-in which is none of these.
+    """
+
+    def __init__(self, noun: str, *, group: str, built_in: Mapping[str, str], required: str | None = None) -> None:
         self.noun, self.group, self._built_in = noun, group, dict(built_in)
+        self._required = required
+        self._fit: dict[str, Any] = {}  # of plug-ins
 
     def entry_point(self, name: str) -> EntryPoint | None:
         """The entry point that brings `name`; None when it is built in. Raises UnknownNameError."""
@@ -86,20 +101,27 @@ class Registry(Mapping[str, str]):
     def load(self, name: str) -> Any:
         """Import and return the object registered under `name`.
 
-        Raises UnknownNameError, or PlugInError when another package brings it and cannot be imported.
+        Raises UnknownNameError, or PlugInError when another package brings it and it cannot be imported or used.
         """
         value = self[name]
-        module, _, attribute = value.partition(":")
         try:
-            return getattr(importlib.import_module(module), attribute)
+            found = _imported(value)
         # Whatever another package raises while it is imported is its own, and said in one line.
         except Exception as error:
             if self._built_in.get(name) == value:
                 raise
-            raise PlugInError(
-                f"the {self.noun} '{name}' of an installed plug-in ({value}) cannot be imported: "
-                f"{type(error).__name__}: {error}; mend or uninstall it"
-            ) from error
+            said = f"cannot be imported: {type(error).__name__}: {error}"
+            raise self._broken(name, value, said) from error
+        if self._built_in.get(name) != value and self._required is not None and self._fit.get(name) is not found:
+            try:
+                _imported(self._required)(found)
+            except PlugInError as error:
+                raise self._broken(name, value, f"cannot be used: {error}") from error
+            self._fit[name] = found
+        return found
+
+    def _broken(self, name: str, value: str, said: str) -> PlugInError:
+        return PlugInError(f"the {self.noun} '{name}' of an installed plug-in ({value}) {said}; mend or uninstall it")
 
     def usable(self) -> Iterator[tuple[str, Any]]:
         """Names with their objects; a plug-in that cannot be imported is left out, which is said once."""
@@ -115,6 +137,7 @@ class Registry(Mapping[str, str]):
 ARCHITECTURES = Registry(
     "architecture",
     group="ttbench.architectures",
+    required="ttbench.models.plug_in:require_architecture",
     built_in={
         "transformer": "ttbench.models.transformer:Transformer",
         "ttt-linear": "ttbench.models.ttt:TTTLinear",
@@ -136,6 +159,7 @@ ARCHITECTURES = Registry(
 TASKS = Registry(
     "task",
     group="ttbench.tasks",
+    required="ttbench.store.declared:require_task",
     built_in={
         "perplexity": "ttbench.tasks.perplexity.perplexity:Perplexity",
         "needle": "ttbench.tasks.needle.needle:Needle",

@@ -38,7 +38,10 @@ def describe(target: str, *, alone: bool) -> str:
         return f"cannot be imported: {type(error).__name__}: {error}"
     if spec is None or spec.origin is None:
         return ""
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    try:
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"), filename=spec.origin)
+    except (OSError, ValueError, SyntaxError) as error:
+        return f"cannot be read: {type(error).__name__}: {error}"
     kinds = (ast.FunctionDef,) if alone else (ast.FunctionDef, ast.ClassDef)
     own = [ast.get_docstring(node) for node in tree.body if isinstance(node, kinds) and node.name == attribute]
     text = (own[0] if own else None) or ast.get_docstring(tree) or ""

@@ -1,0 +1,122 @@
+"""What the task of a plug-in must declare, asked before it measures anything: else its rows make no table.
+
+The tasks that are built in declare it too, which tests ask. Torch-free.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from collections import Counter
+from collections.abc import Collection, Iterator
+from typing import Any, Literal
+
+from ttbench.errors import PlugInError
+from ttbench.store.rows import COLUMNS, SAMPLE, SETTINGS
+from ttbench.tasks.base import Task, declarations
+from ttbench.types import Figure, Metric
+
+_ATTRIBUTES = {
+    "name": str,
+    "version": int,
+    "metrics": tuple,
+    "isolation": str,
+    "needs_corpus": bool,
+    "default_ctx": str,
+}
+
+
+def require_task(found: Any) -> None:
+    """Raises PlugInError when an object is no task, or one whose declarations do not fit each other."""
+    if not (isinstance(found, type) and issubclass(found, Task)):
+        raise PlugInError(f"it is no class made from ttbench.tasks.base.Task, but {found!r}")
+    for fault in _faults(found):
+        raise PlugInError(fault)
+
+
+def _faults(task: type[Task]) -> Iterator[str]:
+    """Each thing that is wrong, in words; what is behind the first may only follow from it."""
+    if inspect.isabstract(task):
+        yield f"it does not define {' and '.join(sorted(task.__abstractmethods__))}"
+    for name, kind in _ATTRIBUTES.items():
+        if not hasattr(task, name):
+            yield f"it does not say its {name}"
+        value = getattr(task, name)
+        if not isinstance(value, kind):
+            yield f"its {name} is {value!r}, which is no {kind.__name__}"
+    yield from _not_among("its isolation", task.isolation, _choices(Task, "isolation"))
+    if not dataclasses.is_dataclass(getattr(task, "Params", None)):
+        yield "its Params is no dataclass"
+    hints = typing.get_type_hints(task.Params)
+    read = declarations(task)
+    for field in dataclasses.fields(task.Params):
+        if f"param_{field.name}" not in read:
+            yield f"the parameter '{field.name}' is {hints[field.name]}, which no column holds: take text or numbers"
+    for index, metric in enumerate(task.metrics):
+        if not isinstance(metric, Metric):
+            yield f"its metric number {index + 1} is no Metric, but {metric!r}"
+    for index, figure in enumerate(task.figures or ()):
+        if not isinstance(figure, Figure):
+            yield f"its figure number {index + 1} is no Figure, but {figure!r}"
+    for noun, names in (
+        ("metrics", [metric.name for metric in task.metrics]),
+        ("figures", [figure.name for figure in task.figures or ()]),
+    ):
+        for name, number in Counter(names).items():
+            if number > 1:
+                yield f"{number} {noun} are called '{name}'"
+    for metric in task.metrics:
+        yield from _metric_faults(metric, task)
+    for figure in task.figures or ():
+        yield from _figure_faults(figure, task)
+
+
+def _metric_faults(metric: Metric, task: type[Task]) -> Iterator[str]:
+    where = f"metric '{metric.name}'"
+    for name in ("better", "statistic"):
+        yield from _not_among(f"{where} has {name}", getattr(metric, name), _choices(Metric, name))
+    if metric.restates is not None:
+        yield from _not_among(f"{where} restates", metric.restates, [other.name for other in task.metrics])
+    if task.columns is None:
+        return
+    known = [*task.columns, *COLUMNS, *SAMPLE, *(name for name in declarations(task) if name.startswith(SETTINGS))]
+    named = {
+        "numerator": [metric.numerator],
+        "denominator": [metric.denominator],
+        "cluster": [metric.cluster],
+        "valid": [metric.valid],
+        "axes": metric.axes,
+        "where": metric.where,
+    }
+    for name, columns in named.items():
+        for column in columns:
+            # `choice_` columns are the model's
+            if column is not None and not column.startswith(SETTINGS[1]):
+                yield from _not_among(f"{where} has {name}", column, known, noun="its columns", shown=[*task.columns])
+
+
+def _figure_faults(figure: Figure, task: type[Task]) -> Iterator[str]:
+    where, metrics = f"figure '{figure.name}'", {metric.name: metric for metric in task.metrics}
+    yield from _not_among(f"{where} has kind", figure.kind, _choices(Figure, "kind"))
+    for name in (figure.metric, *figure.references):
+        yield from _not_among(f"{where} shows", name, list(metrics), noun="the metrics")
+    if figure.kind == "heatmap" and figure.metric in metrics:
+        for axis in (figure.x_axis, figure.y_axis):
+            axes = metrics[figure.metric].axes
+            yield from _not_among(f"{where} has axis", axis, axes, noun=f"the axes of '{figure.metric}'")
+
+
+def _not_among(
+    what: str, value: Any, known: Collection[Any], *, noun: str = "", shown: Collection[Any] | None = None
+) -> Iterator[str]:
+    if value not in known:
+        listed = ", ".join(map(str, known if shown is None else shown)) or "none"
+        yield f"{what} '{value}', which is none of {noun + ': ' if noun else ''}{listed}"
+
+
+def _choices(owner: type[Any], name: str) -> tuple[Any, ...]:
+    """What the annotation of an attribute allows."""
+    hint = typing.get_type_hints(owner)[name]
+    inner = hint if typing.get_origin(hint) is Literal else typing.get_args(hint)[0]
+    return typing.get_args(inner)

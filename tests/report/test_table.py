@@ -121,6 +121,19 @@ def test_a_reference_counts_every_window_of_a_document_and_each_of_them_once() -
     assert found["num_counted"] == 6 * 256
 
 
+def test_what_is_no_better_either_way_and_the_models_own_has_a_line_for_each() -> None:
+    """A metric in the unit of a ranked one is a reference, as a compressor's size is, only where models share it."""
+    shown = [{"bzip2_bytes": 99, "document_bytes": 256}, {"bzip2_bytes": 77, "document_bytes": 256}]
+    for differ, lines in ((False, [None]), (True, [TTT.name, TRANSFORMER.name])):
+        rows = perplexity_rows([TTT, TRANSFORMER], (512,))
+        mine = [row | shown[differ and row["checkpoint"] == TTT.name] for row in rows]
+        found = lines_of(summarise(make_rows(mine)), "bzip2_bits_per_byte")
+        assert [entry["checkpoint"] for entry in found] == lines
+        assert [entry["value"] for entry in found] == pytest.approx(
+            [8 * 77 / 256, 8 * 99 / 256] if differ else [8 * 99 / 256]
+        )
+
+
 def test_a_timing_is_the_geometric_mean_of_the_medians_of_rounds(rows: pd.DataFrame, table: pd.DataFrame) -> None:
     found = one(table, "prefill_s", "transformer", 2048)
     wanted = {"task": "latency", "checkpoint": "transformer", "phase": "prefill", "context_len": 2048}

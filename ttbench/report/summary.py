@@ -116,6 +116,16 @@ def is_reference(metric: Metric, metrics: Iterable[Metric]) -> bool:
     )
 
 
+def is_shared(rows: Part, task: str, metric: Metric) -> bool:
+    """Whether all checkpoints that read a sample as the same tokens have one number there: the text's own."""
+    mine = _counted(rows.equal({"task": task}), metric)
+    names = [name for name in mine.columns.names if name.startswith("param_")]
+    place = ["corpus_digest", "tokenizer_digest", "seed", "context_len", *metric.axes, "sample", *names]
+    place += [] if metric.cluster is None else [metric.cluster]
+    numbers = [name for name in (metric.numerator, metric.denominator) if name is not None]
+    return len(mine.once([*place, *numbers])) == len(mine.once(place))
+
+
 def line_columns(rows: Part, metric: Metric, *, reference: bool = False) -> list[str]:
     """Columns that tell lines apart. Each seed draws targets of its own: where there are several, each has a line."""
     names = rows.columns.names

@@ -26,7 +26,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.text import Text
 
 from ttbench.report import summary, words
-from ttbench.report.columns import all_rows
+from ttbench.report.columns import Part, all_rows
 from ttbench.report.comparison.compare import all_pairs, compare_pairs
 from ttbench.report.comparison.seeds import NOT_KNOWN, first_sides, is_moved, trained_again
 from ttbench.report.comparison.sentences import sentences
@@ -36,7 +36,7 @@ from ttbench.report.notes import task_notes
 from ttbench.report.overview import as_table, overview
 from ttbench.report.tidy import tidy
 from ttbench.report.words import Record, Scale
-from ttbench.types import Scalar
+from ttbench.types import Metric, Scalar
 
 EXTRAPOLATED, NOISY, UNCHECKED, PARTLY, NOT_RUN = "*", "~", "!", "?", "-"
 LEGEND = {
@@ -71,6 +71,10 @@ def summarise(rows: pd.DataFrame, *, every_pair: bool = False) -> pd.DataFrame:
     return table
 
 
+def _is_reference(part: Part, task: str, metric: Metric, declared: Sequence[Metric]) -> bool:
+    return summary.is_reference(metric, declared) and summary.is_shared(part, task, metric)
+
+
 def tabulate(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per metric, line and point, tidy and sorted as declared; missing values are null, never NaN.
 
@@ -90,7 +94,7 @@ def tabulate(rows: pd.DataFrame) -> pd.DataFrame:
         summary.record(group)
         for task, declared in metrics.items()
         for metric in declared
-        for group in summary.groups(part, task, metric, reference=summary.is_reference(metric, declared))
+        for group in summary.groups(part, task, metric, reference=_is_reference(part, task, metric, declared))
     ]
     table = tidy(found)
     table.attrs["metrics"] = rows.attrs["metrics"]

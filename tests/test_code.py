@@ -133,6 +133,17 @@ def test_any_code_file_of_a_plug_in_moves_its_digest(tmp_path: Path, install: Ca
     assert of_plug_in() != before
 
 
+def test_of_two_copies_the_one_that_is_imported_counts(tmp_path: Path, install: Callable[..., object]) -> None:
+    """As where `python -m ttbench` starts in the folder of a plug-in's sources, which were edited and not installed."""
+    wheel(tmp_path / "site", install)
+    before = of_plug_in()
+    copy = lay_sources(tmp_path / "here")
+    install(tmp_path / "here")
+    assert of_plug_in() == before
+    (copy / "maths.py").write_text("scale = 2.0\n")
+    assert of_plug_in() != before
+
+
 def test_a_file_that_keeps_its_size_and_time_to_the_second_is_read_again(
     tmp_path: Path, install: Callable[..., object]
 ) -> None:

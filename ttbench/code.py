@@ -126,7 +126,8 @@ def _plug_in_files(entry: EntryPoint) -> Mapping[str, Path]:
     found = _tree(root, name)
     recorded = _recorded(entry)
     if recorded.keys() & found.keys():
-        return found | recorded
+        # what would be imported stands before what was installed: a copy in the current folder may hide it
+        return recorded | found
     # An editable install records no sources: what its modules import from beside them belongs to it too.
     depth, seen, left = name.count("/") + 1, {name}, list(found.values())
     while left:

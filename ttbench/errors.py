@@ -3,7 +3,7 @@
     TtbenchError
     ├── UsageError                wrong use: exit code 2
     │   ├── UnknownNameError      a name that no registry has; suggests the nearest
-    │   ├── PlugInError           another package's part that cannot be imported
+    │   ├── PlugInError           another package's part that cannot be imported or used
     │   ├── SuiteError            a suite file that does not parse or validate
     │   ├── CheckpointError       a checkpoint that cannot be found, identified or read
     │   │   └── WeightsError      weights that do not fit their configuration
@@ -27,6 +27,8 @@ Messages say what failed, the value given, what is allowed and what to do.
 from __future__ import annotations
 
 import difflib
+import os
+import traceback
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -152,3 +154,11 @@ def one_line(error: BaseException) -> str:
     text = next(iter(str(error).splitlines()), "")
     text = text if isinstance(error, TtbenchError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
     return text if len(text) <= _REASON_LEN else f"{text[: _REASON_LEN - 1]}…"
+
+
+def raised(error: Exception, *, file: str) -> str:
+    """What foreign code raised, in one line, with the last line of its `file` that was running."""
+    words = next(iter(str(error).splitlines()), "")[:200]
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    place = f" ({os.path.basename(file)}:{own[-1].lineno}, in {own[-1].name})" if own else ""
+    return f"{type(error).__name__}{f': {words}' if words else ''}{place}"

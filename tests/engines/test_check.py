@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +19,9 @@ from ttbench.checkpoints.checkpoint import resolve
 from ttbench.checkpoints.loading import save_checkpoint
 from ttbench.engines import check as module
 from ttbench.engines.check import CheckResult, check, check_architecture, structural_probes
-from ttbench.errors import UnknownNameError
+from ttbench.errors import UnknownNameError, UsageError
 from ttbench.models.base import State
+from ttbench.models.state_space.s4d import S4D, S4DMixer
 from ttbench.models.transformer import Transformer
 from ttbench.registry import ARCHITECTURES
 from ttbench.types import Cost
@@ -65,6 +68,48 @@ def test_an_architecture_that_does_not_store_all_of_itself_fails(monkeypatch: py
 
     monkeypatch.setattr(module, "load_model", lossy)
     assert failed(check_architecture("transformer", device="cpu", ctx=150)) == {"write_and_load"}
+
+
+class ConstantMixer(S4DMixer):
+    """A tensor that is no buffer stays where the model was made, which is the most natural slip."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.scale = torch.ones(config.hidden_size, dtype=torch.float64)
+
+    def forward(self, x: Tensor, part: Any, **options: Any) -> Tensor:
+        return super().forward(x * self.scale, part, **options)
+
+
+class Constant(S4D):
+    mixer_class = ConstantMixer
+
+
+class Unfinished(S4D):
+    @classmethod
+    def tiny(cls, **overrides: Any) -> Any:
+        raise KeyError("width")
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (
+            Constant,
+            r"Constant cannot be written and read back: RuntimeError: .*device meta.*\(test_check.py:\d+, in forward\)",
+        ),
+        (Unfinished, r"Unfinished cannot be built: KeyError: 'width' \(test_check.py:\d+, in tiny\)$"),
+    ],
+)
+def test_what_an_architectures_own_code_raises_is_one_sentence_with_its_place(
+    kind: Any, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ARCHITECTURES._built_in, "s4d", f"{__name__}:{kind.__name__}")
+    monkeypatch.setattr(sys.modules[__name__], kind.__name__, kind)
+    with pytest.raises(UsageError) as caught:
+        check_architecture("s4d", device="cpu", ctx=150)
+    assert re.search(said, str(caught.value))
+    assert ("or a buffer of it" in str(caught.value)) == issubclass(kind, Constant)
 
 
 def test_an_unknown_architecture_is_named_with_its_neighbours() -> None:

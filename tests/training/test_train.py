@@ -321,6 +321,25 @@ def test_a_wrong_recipe_is_refused_in_words(tmp_path, change, error, words):
 
 
 @pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"vocab_size": 256},
+            "vocab_size=256, and its rows hold 257 tokens: 256 bytes, and one that begins a document",
+        ),
+        (
+            {"model_type": "fading"},
+            r"none of the dialects of 'transformer' \(.*\) reads its config with model_type='fad",
+        ),
+    ],
+)
+def test_a_config_that_no_row_fits_is_refused_before_the_first_step(change, said):
+    trainee = read_recipe()[1]["transformer"]
+    with pytest.raises(SuiteError, match=said):
+        trainer.build(dataclasses.replace(trainee, config={**trainee.config, **change}), seed=1)
+
+
+@pytest.mark.parametrize(
     ("name", "slip", "meant", "error"),
     [
         ("titans-lmm", "unit_nrom", "unit_norm", CheckpointError),  # its config refuses

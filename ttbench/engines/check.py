@@ -8,8 +8,10 @@ those of `ttbench.engines.probes`, which look as far as is asked. The text probe
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import inspect
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +29,7 @@ from ttbench.engines.engine import Engine
 from ttbench.engines.findings import NEAR
 from ttbench.engines.probes import guarded
 from ttbench.engines.probing import probe, probe_interface
-from ttbench.errors import UnsupportedError
+from ttbench.errors import TtbenchError, UnsupportedError, UsageError, raised
 from ttbench.models.base import SequenceModel
 from ttbench.registry import ARCHITECTURES
 from ttbench.types import Checkpoint
@@ -43,7 +45,6 @@ SPLITS = ((1, 99), (15, 17, 63, 5), (64, 36), (16, 16, 1, 67))
 
 # Mean absolute change in nats per token against float64 that rounding alone may make.
 ROUNDING_LIMIT = {"float64": 1e-9, "float32": 1e-3, "bfloat16": 0.1, "float16": 0.05}
-
 NO_TOKENIZER = "the folder has no tokenizer, so no text can be read; tasks on text will refuse it"
 NOT_CAUSAL = "not causal: it reads whole texts only, without a state, and tasks refuse it"
 
@@ -129,17 +130,16 @@ def no_text(why: str = NO_TOKENIZER) -> list[CheckResult]:
 def check_architecture(name: str, *, device: str, ctx: int | None = None) -> list[CheckResult]:
     """Run every probe that needs no training on an architecture's `tiny()`; the results are in a fixed order.
 
-    `ctx` as for `check`, a quarter of NEAR where it is None.
-
-    Every weight is moved from its start value, so that zeros and ones hide nothing.
+    `ctx` as for `check`, a quarter of NEAR where it is None. Every weight is moved from its start value, so that zeros
+    and ones hide nothing.
 
     Raises:
-        UsageError: an unknown device.
+        UsageError: an unknown device, or a model whose code fails before a probe.
         UnknownNameError: no such architecture.
         CheckpointError: none of its dialects, or one of another architecture, reads what it writes.
     """
     model_class: type[SequenceModel] = ARCHITECTURES.load(name)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _told(model_class, "cannot be built"):
         torch.manual_seed(0)
         model = model_class.tiny().double().eval()
         with torch.no_grad():
@@ -148,7 +148,21 @@ def check_architecture(name: str, *, device: str, ctx: int | None = None) -> lis
     found = model_probes(model, device=device, looked=ctx or NEAR // 4)
     if found[0].name == "interface":
         return found
-    return [write_and_load(model, name, device=device), *found]
+    with _told(model_class, "cannot be written and read back"):
+        return [write_and_load(model, name, device=device), *found]
+
+
+@contextlib.contextmanager
+def _told(model_class: type[SequenceModel], what: str) -> Iterator[None]:
+    """Turn what the code of an architecture raises into one sentence that names its last line there."""
+    try:
+        yield
+    except TtbenchError:
+        raise
+    except Exception as error:  # the border to code that nobody here wrote
+        said = f"{model_class.__name__} {what}: {raised(error, file=inspect.getfile(model_class))}"
+        hint = "; make a constant tensor in forward, or a buffer of it: files are read into a model without memory"
+        raise UsageError(said + hint * ("device meta" in str(error))) from error
 
 
 def write_and_load(model: SequenceModel, name: str, *, device: str) -> CheckResult:

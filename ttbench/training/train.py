@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ttbench.checkpoints.tokenizer import ByteTokenizer
 from ttbench.code import code_digest, modules_digest
 from ttbench.corpora.training_rows.mixture import Mixture, Rows
 from ttbench.errors import CacheError, SuiteError, UnknownNameError, UnsupportedError, UsageError
@@ -107,6 +108,11 @@ def build(trainee: Trainee, *, seed: int) -> SequenceModel:
     config = _read(trainee)
     torch.manual_seed(seed)
     model = architecture.from_config(config)
+    if config.vocab_size < ByteTokenizer.vocab_size:
+        raise SuiteError(
+            f"zoo model '{trainee.name}' has vocab_size={config.vocab_size}, and its rows hold "
+            f"{ByteTokenizer.vocab_size} tokens: 256 bytes, and one that begins a document"
+        )
     if not model.strictly_causal:
         raise SuiteError(
             f"zoo model '{trainee.name}' is not causal: each of its outputs sees the token that comes next, so "
@@ -127,7 +133,11 @@ def _read(trainee: Trainee) -> Any:
             config = dialect.config(trainee.config)
             _require_known(trainee, known=config.to_json())
             return config
-    raise SuiteError(f"zoo model '{trainee.name}': no dialect of '{trainee.architecture}' reads its config")
+    names = ", ".join(dialect.name for dialect in architecture.DIALECTS)
+    raise SuiteError(
+        f"zoo model '{trainee.name}': none of the dialects of '{trainee.architecture}' ({names}) reads its config with "
+        f"model_type={trainee.config.get('model_type')!r}"
+    )
 
 
 def _require_known(trainee: Trainee, *, known: Mapping[str, Any]) -> None:

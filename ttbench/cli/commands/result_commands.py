@@ -310,7 +310,7 @@ def _print_cell(view: Mapping[str, Any]) -> None:
         ("measured", f"{view['started']}, by run {view['run_id']} with ttbench {view['ttbench'] or 'of schema 1'}"),
         ("took", _took(view)),
         ("status", view["status"] if view["reason"] is None else f"{view['status']}: {view['reason']}"),
-        ("evidence", view["evidence"]),
+        ("traceback in" if view["status"] == "error" else "evidence", view["evidence"]),
     ]
     console.print_table(facts, [Column(""), Column("", wrap=True)], head=False)
     _print_samples(view["samples"])

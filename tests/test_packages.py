@@ -173,7 +173,7 @@ def test_plug_ins_that_import_and_are_no_such_thing_break_nothing_else(here: Pat
         listed = invoke("list", noun)
         assert "Traceback" not in listed.stderr
         assert "cutoff" in listed.stdout or noun != "architectures"
-    assert "cannot be read: SyntaxError" in " ".join(invoke("list", "architectures").stdout.split())
+    assert "cannot be imported: SyntaxError" in " ".join(invoke("list", "architectures").stdout.split())
     done = ttbench(here, "run", "perplexity", "--checkpoint", "ttt-linear", "--ctx", "64", "--limit", "1", *SHORT)
     assert json.loads(done.stdout)["statuses"] == {"ok": 1}
     assert "'mixeronly' of an installed plug-in (mixeronly:Mixer) cannot be used" in done.stderr

@@ -137,7 +137,7 @@ class Registry(Mapping[str, str]):
 ARCHITECTURES = Registry(
     "architecture",
     group="ttbench.architectures",
-    required="ttbench.models.plug_in:require_architecture",
+    required="ttbench.store.declared:require_architecture",
     built_in={
         "transformer": "ttbench.models.transformer:Transformer",
         "ttt-linear": "ttbench.models.ttt:TTTLinear",

@@ -10,10 +10,9 @@ import pytest
 
 from ttbench.declare import parameter, text, whole
 from ttbench.errors import PlugInError
-from ttbench.models.plug_in import require_architecture
 from ttbench.models.stack import Mixer
 from ttbench.registry import ARCHITECTURES, TASKS
-from ttbench.store.declared import require_task
+from ttbench.store.declared import require_architecture, require_task
 from ttbench.tasks.base import Task
 from ttbench.types import Figure, Metric
 

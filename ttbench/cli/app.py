@@ -6,6 +6,7 @@ Results go to stdout, everything else to stderr. Exit codes: 0 ok, 1 cells faile
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ from typer.core import TyperGroup
 
 from ttbench.cli import kernel_app, options, streams
 from ttbench.cli.surface import claiming, clusters, conversion, doctoring, exporting, gating, training
-from ttbench.errors import TtbenchError
+from ttbench.errors import TtbenchError, UsageError
 from ttbench.version import __version__
 
 if TYPE_CHECKING:
@@ -32,6 +33,15 @@ class CommandGroup(TyperGroup):
 
             print_error(str(error))
             raise typer.Exit(error.exit_code) from error
+        except OSError as error:
+            # A path that the user gave, wherever it is asked for first; what else the system says is a fault of ours.
+            if error.filename is None or error.errno not in (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG):
+                raise
+            from ttbench.cli.console import print_error
+
+            name = str(error.filename)
+            print_error(f"{name if len(name) < 100 else name[:97] + '...'}: {error.strerror}")
+            raise typer.Exit(UsageError.exit_code) from error
 
 
 app = typer.Typer(

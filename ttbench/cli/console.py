@@ -41,7 +41,7 @@ STATUS_STYLE = {"ok": "green", "killed": "red", "timeout": "red", "error": "red"
 def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
-    console = Console(stderr=stderr, width=width, highlight=False, soft_wrap=False)
+    console = Console(stderr=stderr, width=width, highlight=False, soft_wrap=False, emoji=False)
     if console.width < NARROWEST:
         console.width = NARROWEST
     return console

@@ -17,9 +17,10 @@ from ttbench.errors import UsageError
 from ttbench.report.comparison.variants import Variant, equal
 from ttbench.report.published import ROWS
 from ttbench.store.collected import table
+from ttbench.store.folders import sound_runs
 from ttbench.store.record import CellRecord
 from ttbench.store.rows import frame, read_environments, read_rows, tasks_in
-from ttbench.store.store import Store, run_folders
+from ttbench.store.store import Store
 from ttbench.strict_yaml.nodes import package_folder
 from ttbench.types import ANSWERS, SCHEMA_VERSION
 from ttbench.version import __version__
@@ -123,7 +124,7 @@ def rows_of_all(runs: Sequence[str], *, root: Path) -> pd.DataFrame:
     """The rows of the runs named, else of all runs below `root`. Raises UsageError where there is none."""
     if runs:
         return rows_named(runs, root)
-    folders = run_folders(root)
+    folders = sound(root)
     if not folders:
         raise UsageError(
             f"nothing has been measured yet: no runs in {root}/; start with: {listing.FIRST_COMMAND}, or name "
@@ -137,7 +138,7 @@ def rows_about(variants: Sequence[Variant], *, root: Path) -> pd.DataFrame:
 
     Raises UsageError when there is nothing to read.
     """
-    stores = [Store(folder) for folder in run_folders(root)]
+    stores = [Store(folder) for folder in sound(root)]
     published = published_rows(RESULTS)
     entries = [(store.folder, entry) for store in stores for entry in store.run["cells"]]
     names = {entry["checkpoint"] for _, entry in entries} | _names_in(published)
@@ -182,7 +183,7 @@ def sources(names: Sequence[str], *, root: Path, tasks: set[str]) -> dict[str, p
         published = {name: path for name in names if (path := published_at(name)) is not None}
         folders = [listing.find_run(name, root) for name in names if name not in published]
     else:
-        folders = run_folders(root)
+        folders = sound(root)
         beneath = published_rows(RESULTS) or published_rows(package_folder("results"))
         published = {str(path.parent): path for path in beneath}
     found: dict[str, pd.DataFrame] = {}
@@ -194,6 +195,14 @@ def sources(names: Sequence[str], *, root: Path, tasks: set[str]) -> dict[str, p
         raise UsageError(
             f"nothing has been measured yet: no runs in {root}/ and no results; start with: {listing.FIRST_COMMAND}"
         )
+    return found
+
+
+def sound(root: Path) -> list[Path]:
+    """The runs below `root` that can be read, newest first; the others are named on stderr."""
+    found, damaged = sound_runs(root)
+    for error in damaged:
+        console.warn(f"left out: {error}")
     return found
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ttbench.adapt.experts import CARD, library_folders, read_card
 from ttbench.checkpoints.naming import zoo_folders
 from ttbench.checkpoints.sizes.sizes import sizes
-from ttbench.errors import SuiteError, TtbenchError, UnknownNameError, UsageError
+from ttbench.errors import StoreError, SuiteError, TtbenchError, UnknownNameError, UsageError
 from ttbench.registry import ARCHITECTURES, CORPORA, EXECUTORS, EXPORTERS, TASKS, Registry
 from ttbench.types import RANDOM
 
@@ -33,15 +33,12 @@ def describe(target: str, *, alone: bool) -> str:
     module, _, attribute = target.partition(":")
     try:
         spec = importlib.util.find_spec(module)
+        if spec is None or spec.origin is None:
+            return ""
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"), filename=spec.origin)
     # The package around a plug-in's module is imported to find it, and may raise anything.
     except Exception as error:
         return f"cannot be imported: {type(error).__name__}: {error}"
-    if spec is None or spec.origin is None:
-        return ""
-    try:
-        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"), filename=spec.origin)
-    except (OSError, ValueError, SyntaxError) as error:
-        return f"cannot be read: {type(error).__name__}: {error}"
     kinds = (ast.FunctionDef,) if alone else (ast.FunctionDef, ast.ClassDef)
     own = [ast.get_docstring(node) for node in tree.body if isinstance(node, kinds) and node.name == attribute]
     text = (own[0] if own else None) or ast.get_docstring(tree) or ""
@@ -186,6 +183,9 @@ def papers() -> list[dict[str, Any]]:
     return found
 
 
+_NOTHING = dict(started=None, checkpoints=[], contexts=[], cells=0, missing=0, statuses={})  # of a run that is damaged
+
+
 def runs(root: Path) -> list[dict[str, Any]]:
     """Run folders below `root`, newest first, with how many cells have which status."""
     from ttbench.store.store import Store, run_folders
@@ -193,7 +193,11 @@ def runs(root: Path) -> list[dict[str, Any]]:
     found = []
     for folder in run_folders(root):
         store = Store(folder)
-        survey = store.survey()
+        try:
+            survey = store.survey()
+        except StoreError as error:
+            found.append({"name": folder.name, "command": f"cannot be read: {error}", **_NOTHING})
+            continue
         cells = {record.cell.cell_id: record.status for record in survey.records}
         statuses = Counter([*cells.values(), *("damaged" for _ in survey.damaged)])
         entries = store.run["cells"]
@@ -257,7 +261,7 @@ def find_run(name: str, root: Path) -> Path:
     """
     from ttbench.store.store import run_folders
 
-    if (Path(name) / "run.json").is_file():
+    if name and (Path(name) / "run.json").is_file():
         return Path(name)
     folders = run_folders(root)
     if not folders:
@@ -265,7 +269,7 @@ def find_run(name: str, root: Path) -> Path:
     if name == LAST:
         return folders[0]
     exact = [folder for folder in folders if folder.name == name]
-    near = exact or [folder for folder in folders if name in folder.name]
+    near = exact or [folder for folder in folders if name.strip() and name in folder.name]
     if not near:
         raise UnknownNameError("run", name, known=[LAST, *(folder.name for folder in folders)], where=str(root))
     if len(near) > 1:
@@ -289,8 +293,7 @@ class RunView:
 
 def view_run(folder: Path) -> RunView:
     """Read a run's folder. Raises StoreError."""
-    import json
-
+    from ttbench.store.folders import read_environment
     from ttbench.store.store import Store
 
     store = Store(folder)
@@ -312,11 +315,10 @@ def view_run(folder: Path) -> RunView:
                 "load_average": None if record is None else record.load_average,
             }
         )
-    environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     return RunView(
         folder=folder,
         run=store.run,
-        environment=environment,
+        environment=read_environment(folder),
         cells=tuple(cells),
         records=survey.records,
         twice=tuple(survey.others),

@@ -8,8 +8,10 @@ values.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, cast, get_type_hints
@@ -18,6 +20,8 @@ from typing_extensions import TypedDict
 
 from ttbench.errors import UnknownNameError, UsageError
 from ttbench.types import Checkpoint, Scalar
+
+NAMED = ("protocol", "limit", "depth_mode")  # parameters of tasks that are options too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,11 +231,21 @@ def validated(options: Mapping[str, Any], *, noun: str = "option") -> Options:
     except ValidationError as error:
         name = str(error.errors()[0]["loc"][0])
         raise UsageError(f"{noun} '{name}' must be {wanted(name)}; got {options[name]!r}") from error
+    require_once(found, noun=noun)
     for name, value in found.items():
+        if isinstance(value, Sequence) and not isinstance(value, str) and not value:
+            raise UsageError(f"{noun} '{name}' is an empty list; give one value at least, or leave it out")
         least = flags()[name].least
         if least is not None and value is not None and any(each < least for each in several(value)):
             raise UsageError(f"{noun} '{name}' must be {wanted(name)}; got {value!r}")
     return given(found)
+
+
+def require_once(options: Mapping[str, Any], *, noun: str) -> None:
+    """Raises UsageError where a parameter that is an option too is given as both."""
+    for name in NAMED:
+        if options.get(name) is not None and name in (options.get("params") or {}):
+            raise UsageError(f"{noun} '{name}' and the parameter '{name}' are both given; give one of them")
 
 
 def wanted(name: str) -> str:
@@ -284,7 +298,8 @@ def from_flags(values: Mapping[str, Any]) -> Options:
 
 
 def _read_params(words: Sequence[str]) -> dict[str, Scalar]:
-    import yaml
+    # Late: the command line shows its help without it.
+    from ttbench.strict_yaml.nodes import read_value
 
     found: dict[str, Scalar] = {}
     for word in words:
@@ -294,10 +309,9 @@ def _read_params(words: Sequence[str]) -> dict[str, Scalar]:
         if name in found:
             raise UsageError(f"--param {name} is given twice; give it once")
         try:
-            value = yaml.safe_load(text) if text else ""
-        except yaml.YAMLError:
-            value = text
-        found[name] = value if isinstance(value, str | int | float | bool | None) else text
+            found[name] = read_value(text) if text else ""
+        except ValueError as error:
+            raise UsageError(f"--param {name}: {error}") from error
     return found
 
 
@@ -310,7 +324,7 @@ def as_flags(options: Options) -> list[str]:
         if flag.kind is bool:
             words += [spelt] if value else []
         elif isinstance(value, Mapping):
-            words += [word for key, each in value.items() for word in (spelt, f"{key}={_scalar(each)}")]
+            words += [word for key, each in value.items() for word in (spelt, f"{key}={_as_yaml(each)}")]
         else:
             each_of = several(value) if flag.swept or flag.many else (value,)
             if name == "ctx":
@@ -323,6 +337,21 @@ def _scalar(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return "all" if value is None else str(value)
+
+
+def _as_yaml(value: Scalar) -> str:
+    """A parameter's value as `_read_params` reads it back."""
+    from ttbench.strict_yaml.nodes import read_value
+
+    if value is None:
+        return "null"
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    if not isinstance(value, str) or not text:
+        return text
+    with contextlib.suppress(ValueError):
+        if read_value(text) == text:
+            return text
+    return json.dumps(text, ensure_ascii=False)
 
 
 def plain(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -16,10 +17,10 @@ from ttbench.machine import measure
 from ttbench.machine.allocation import shortage
 from ttbench.machine.software import software
 from ttbench.packages import import_packages
-from ttbench.registry import TASKS
+from ttbench.registry import ENGINES, TASKS
 from ttbench.runs.executors.base import LOCAL, Placement
 from ttbench.runs.executors.cluster_file import read_cluster_file
-from ttbench.runs.options import Options, given, several, sweep
+from ttbench.runs.options import NAMED, Options, given, several, sweep
 from ttbench.runs.plan import Plan, join, plan, read_params
 from ttbench.runs.suite import SuiteTask, find_suite, load_suite, parse_ctx
 from ttbench.store.earlier import timings
@@ -28,8 +29,6 @@ from ttbench.types import Cell, Checkpoint, Scalar
 
 DEFAULT_OUT = "runs"
 Kind = Literal["task", "suite"]
-# Options that are parameters of the tasks that have them.
-NAMED = ("protocol", "limit", "depth_mode")
 
 
 def plan_task(task: str, options: Options, *, out: str | Path = DEFAULT_OUT) -> Plan:
@@ -67,6 +66,8 @@ def _plan_point(task: str, options: Options, *, out: str | Path) -> Plan:
     device = options.get("device") or "cpu"
     dtype, engine = point.get("dtype", "float32"), point.get("engine", "eager")
     require_device(engine, device)
+    if ENGINES.entry_point(engine) is None and not re.fullmatch(r"cpu|cuda(:[0-9]+)?", device):
+        raise UsageError(f"unknown device '{device}'; available: cpu, cuda, cuda:<index>")
     device_map = read_device_map(options.get("device_map"), engine=engine, device=device)
     # Cells that run elsewhere belong to the machines there, as the cluster file tells of them.
     local = Placement.of(options).executor == LOCAL

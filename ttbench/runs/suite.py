@@ -23,7 +23,7 @@ from typing import Any, cast
 
 from ttbench.errors import SuiteError, UnknownNameError, UsageError
 from ttbench.registry import TASKS
-from ttbench.runs.options import Options, flags, placed, several, validated
+from ttbench.runs.options import Options, flags, placed, require_once, several, validated
 from ttbench.runs.plan import Plan, join, plan, read_params
 from ttbench.strict_yaml.nodes import CATALOGUE, Node, read_yaml, suite_folders
 
@@ -62,7 +62,7 @@ def _range(part: str) -> list[int]:
 
 def _length(text: str) -> int:
     match = _LENGTH.fullmatch(text.strip())
-    length = int(match[1]) * _UNITS[match[2].lower()] if match else 0
+    length = int(match[1]) * _UNITS[match[2].lower()] if match and len(match[1]) < 20 else 0
     if not 1 <= length <= _MAX_LEN:
         raise UsageError(
             f"context length '{text}' is not a number of tokens from 1 to {format_len(_MAX_LEN)}; "
@@ -175,6 +175,10 @@ def _read_task(node: Node, *, shared: Mapping[str, Node]) -> SuiteTask:
     if name not in TASKS:
         raise SuiteError(str(UnknownNameError("task", name, known=TASKS, where=own["task"].where)))
     options = _read_options({key: node for key, node in keys.items() if key != "task"})
+    try:
+        require_once(options, noun="key")
+    except UsageError as error:
+        raise node.error(str(error)) from error
     given = own["params"].mapping(None) if "params" in own else {}
     try:
         read_params(TASKS.load(name), options.get("params") or {}, where={key: v.where for key, v in given.items()})

@@ -1,6 +1,7 @@
-"""What the task of a plug-in must declare, asked before it measures anything: else its rows make no table.
+"""What the task or the architecture of a plug-in must declare, asked before anything is identified or measured.
 
-The tasks that are built in declare it too, which tests ask. Torch-free.
+A task's rows would else make no table, and an architecture would break commands that have nothing to do with it. Those
+that are built in declare it too, which tests ask. Torch-free at import.
 """
 
 from __future__ import annotations
@@ -33,6 +34,18 @@ def require_task(found: Any) -> None:
         raise PlugInError(f"it is no class made from ttbench.tasks.base.Task, but {found!r}")
     for fault in _faults(found):
         raise PlugInError(fault)
+
+
+def require_architecture(found: Any) -> None:
+    """Raises PlugInError when an object is no architecture, or names no dialect of its config."""
+    # Late: torch, which no task needs here.
+    from ttbench.models.base import Dialect, SequenceModel
+
+    if not (isinstance(found, type) and issubclass(found, SequenceModel)):
+        raise PlugInError(f"it is no class made from ttbench.models.base.SequenceModel, but {found!r}")
+    dialects = getattr(found, "DIALECTS", None)
+    if not isinstance(dialects, tuple) or not dialects or not all(isinstance(each, Dialect) for each in dialects):
+        raise PlugInError(f"its DIALECTS must be a tuple of one Dialect at least, and are {dialects!r}")
 
 
 def _faults(task: type[Task]) -> Iterator[str]:

@@ -144,4 +144,5 @@ def store_error(verb: str, path: Path, error: OSError) -> StoreError:
             f"cannot {verb} {path}: no space left on the device; finished cells are kept: free some space, "
             "then run the same command again"
         )
-    return StoreError(f"cannot {verb} {path}: {error.strerror or error}; choose another folder with --out")
+    hint = "" if verb in ("read", "delete") else "; choose another folder"
+    return StoreError(f"cannot {verb} {path}: {error.strerror or error}{hint}")

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ttbench.errors import StoreError
 from ttbench.machine.disk import sync
@@ -65,7 +65,35 @@ def read_run(folder: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise store_error("read", path, error) from error
     except ValueError as error:
-        raise StoreError(f"{path} is damaged ({error}); run its command again, or delete the folder") from error
+        raise StoreError(f"{path} is damaged ({error}); {_REMEDY}") from error
     if not isinstance(found, dict) or not isinstance(found.get("cells"), list):
-        raise StoreError(f"{path} is damaged (no list of cells); run its command again, or delete the folder")
+        raise StoreError(f"{path} is damaged (no list of cells); {_REMEDY}")
     return found
+
+
+_REMEDY = "ask for the same again, which takes over what is finished there, and then delete the folder"
+
+
+def read_environment(folder: Path) -> Mapping[str, Any]:
+    """What a run's environment.json says. Raises StoreError."""
+    path = folder / "environment.json"
+    try:
+        return cast(Mapping[str, Any], json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"{path} cannot be read ({error}); a run is shown with its whole folder, and compared without it: "
+            f"ttbench compare --run {folder}"
+        ) from error
+
+
+def sound_runs(root: Path | str) -> tuple[list[Path], list[StoreError]]:
+    """The run folders below `root` whose run.json can be read, newest first, and what is wrong with the others."""
+    sound, damaged = [], []
+    for folder in run_folders(root):
+        try:
+            read_run(folder)
+        except StoreError as error:
+            damaged.append(error)
+        else:
+            sound.append(folder)
+    return sound, damaged

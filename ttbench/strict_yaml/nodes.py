@@ -6,6 +6,7 @@ Everything wrong is a SuiteError that names file and line. Torch-free.
 from __future__ import annotations
 
 import importlib.resources
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ CATALOGUE = "checkpoints.yaml"
 MAX_VALUES = 100_000  # of a file whose aliases are written out: aliases of aliases grow as powers
 _TAG = "tag:yaml.org,2002:"
 _TAGS = {f"{_TAG}{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq")}
+_NUMBERS = {f"{_TAG}int", f"{_TAG}float"}
+# Octal with a leading zero, and to the base of 60: `010` is 8, and `1:30` is 90.
+_UNCLEAR = re.compile(r"[-+]?0[0-9_]+|[-+]?[0-9][0-9_]*(:[0-9][0-9_]*)+(\.[0-9_]*)?")
+_RESOLVER = yaml.SafeLoader("")
 
 
 def suite_folders() -> tuple[Path, Path]:
@@ -51,6 +56,8 @@ def read_yaml(path: Path, *, noun: str, needs: str, aliases: bool = False) -> No
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise SuiteError(f"cannot read {noun} {path}: {error}") from error
+    except RecursionError as error:
+        raise SuiteError(f"{path}:1: lists or mappings are nested too deeply") from error
     except yaml.YAMLError as error:
         mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
         problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else str(error).splitlines()[0]
@@ -96,6 +103,36 @@ def _write_out(node: yaml.Node, file: str, done: dict[int, int]) -> int:
     return number
 
 
+def read_value(text: str) -> Scalar:
+    """One value as YAML writes it; what is no single value is text. Raises ValueError for an unclear number."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError):
+        return text
+    if not isinstance(node, yaml.ScalarNode) or node.tag not in _TAGS or node.start_mark.index or _is_tagged(node):
+        return text
+    return _constructed(node)
+
+
+def _constructed(node: yaml.ScalarNode) -> Scalar:
+    """The value of a node. Raises ValueError for a tag, and for a number that YAML 1.1 and its readers count unlike."""
+    if _is_tagged(node):
+        raise ValueError(f"tags are not allowed; write {node.value} without !!{node.tag.removeprefix(_TAG)}")
+    if node.tag in _NUMBERS and _UNCLEAR.fullmatch(node.value):
+        raise ValueError(f"{node.value} is another number in YAML 1.1 than it looks; write it in decimal, or in quotes")
+    try:
+        return SafeConstructor().construct_object(node)
+    except ValueError as error:
+        raise ValueError(f"'{node.value[:40]}' is no number that can be read: {error}") from error
+
+
+def _is_tagged(node: yaml.ScalarNode) -> bool:
+    """Whether the kind of a value was written before it, as in `!!int 2`."""
+    return bool(
+        node.tag != _RESOLVER.resolve(yaml.ScalarNode, node.value, (node.style is None, node.style is not None))
+    )
+
+
 class Node:
     """A YAML node that knows its place and complains by it."""
 
@@ -139,7 +176,10 @@ class Node:
     def scalar(self) -> Scalar:
         if not isinstance(self.node, yaml.ScalarNode):
             raise self.error(f"expected one value; got {self.spelling()}")
-        return SafeConstructor().construct_object(self.node)
+        try:
+            return _constructed(self.node)
+        except ValueError as error:
+            raise self.error(str(error)) from error
 
     def data(self) -> Any:
         """The whole value as plain data."""

@@ -22,6 +22,7 @@ from ttbench.errors import CheckpointError, GateError, UsageError
 from ttbench.machine import measure
 from ttbench.runs.suite import parse_ctx
 
+LEAST_LOOKED = 128  # tokens; below, the probes that look far have nothing to look at
 MARKS = {True: Text("ok", style="green"), False: Text("FAILED", style="bold red"), None: Text("n/a", style="dim")}
 
 
@@ -107,8 +108,11 @@ def check(checkpoint: str, *, device: str, dtype: str, engine: str, ctx: str | N
     from ttbench.engines.kinds import check_engine as probe
 
     kind, _, name = checkpoint.partition(":")
-    # of several lengths the longest
-    looked = None if ctx is None else parse_ctx(ctx)[-1]
+    looked = None
+    if ctx is not None:
+        looked, *more = parse_ctx(ctx)
+        if more or looked < LEAST_LOOKED:
+            raise UsageError(f"--ctx of check is one length of at least {LEAST_LOOKED} tokens to look at; got '{ctx}'")
     if kind == "architecture":
         results = check_architecture(name, device=device, ctx=looked)
     else:

@@ -51,7 +51,11 @@ def _sources(folders: Sequence[str], *, root: Path) -> list[Path]:
     found = [Path(name) if Path(name).is_dir() else listing.find_run(name, root) for name in folders]
     sources = [path.parent for folder in found or [reading.RESULTS] for path in reading.published_rows(folder)]
     if not sources:
-        raise UsageError(f"no {ROWS} in {', '.join(folders) or reading.RESULTS}; see: ttbench list runs")
+        collected = f"; of a run that was cut off: ttbench collect {folders[0]}" if folders else ""
+        raise UsageError(f"no {ROWS} in {', '.join(folders) or reading.RESULTS}{collected}; see: ttbench list runs")
+    lacking = [name for name, folder in zip(folders, found, strict=True) if not reading.published_rows(folder)]
+    if lacking:
+        raise UsageError(f"no {ROWS} in {', '.join(lacking)}; of a run that was cut off: ttbench collect {lacking[0]}")
     return sources
 
 

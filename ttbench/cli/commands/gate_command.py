@@ -76,6 +76,8 @@ def gate(
     if found.to_confirm and again is None:
         fresh = _measured_again(run, found, root=root)
         found = found if fresh is None else judge(rows, before, names=names, terms=terms, again=fresh)
+    # The verdict first: a file that cannot be written must not cost it.
+    console.print_json(found.to_json()) if as_json else _print(found)
     text = documents.markdown(found)
     if files.markdown is not None:
         write_whole(files.markdown, text.encode())
@@ -83,7 +85,6 @@ def gate(
         write_whole(files.junit, documents.junit(found))
     if summary_file is not None:
         _append(summary_file, text)
-    console.print_json(found.to_json()) if as_json else _print(found)
     if found.red:
         raise GateError(found.headline)
     if found.to_confirm:

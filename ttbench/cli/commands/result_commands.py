@@ -67,7 +67,7 @@ def _print_entries(noun: str, entries: Sequence[Mapping[str, Any]]) -> None:
         rows = [
             (
                 entry["name"],
-                entry["started"][:16].replace("T", " "),
+                (entry["started"] or "")[:16].replace("T", " "),
                 ", ".join(entry["checkpoints"]),
                 ", ".join(map(format_len, entry["contexts"])),
                 entry["cells"],

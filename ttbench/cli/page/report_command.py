@@ -17,7 +17,6 @@ from ttbench.report.page import libraries
 from ttbench.report.words import sentence
 from ttbench.store.files import write_whole
 from ttbench.store.rows import read_rows
-from ttbench.store.store import run_folders
 from ttbench.strict_yaml.nodes import package_folder
 
 SUFFIXES = (".html", ".htm")
@@ -75,7 +74,7 @@ def _sources(names: Sequence[str], root: Path) -> tuple[list[Path], list[Path]]:
         published = [path.parent for name in names if (path := reading.published_at(name)) is not None]
         runs = [listing.find_run(name, root) for name in names if reading.published_at(name) is None]
         return list(dict.fromkeys(runs)), list(dict.fromkeys(published))
-    runs = run_folders(root)
+    runs = reading.sound(root)
     here = reading.RESULTS if reading.RESULTS.is_dir() else package_folder("results")
     published = [] if runs else [path.parent for path in reading.published_rows(here)]
     if not runs and not published:

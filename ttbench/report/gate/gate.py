@@ -92,14 +92,20 @@ def gate(
         again: rows of the same cells in fresh rounds, which confirm times that are slower in `candidate`.
 
     Raises:
-        UsageError: either has no rows, a name stands for two contents, a margin is for no metric of the baseline, or
-            the fresh rounds are those of the run.
+        UsageError: either has no rows, a name stands for two contents, a margin is for no metric of the baseline, times
+            are to be judged and it has none, or the fresh rounds are those of the run.
     """
     terms = Terms() if terms is None else terms
     for name, rows in zip(names, (candidate, baseline), strict=True):
         if not len(rows):
             raise UsageError(f"{name} holds no rows, so there is nothing to judge")
     _require_margins(terms, baseline)
+    metrics = [metric for found in summary.metrics_of(baseline).values() for metric in found]
+    if terms.timing and not any(summary.is_timing(metric) and metric.statistic != "count" for metric in metrics):
+        raise UsageError(
+            f"times are to be judged, and {names[1]} holds none; measure some with: ttbench run latency, or leave out "
+            "--timing"
+        )
     lines, timed = _looked_at(candidate, baseline, terms)
     times = _slower(timed, more=terms.more)
     if again is not None:

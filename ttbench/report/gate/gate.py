@@ -100,13 +100,12 @@ def gate(
         if not len(rows):
             raise UsageError(f"{name} holds no rows, so there is nothing to judge")
     _require_margins(terms, baseline)
-    metrics = [metric for found in summary.metrics_of(baseline).values() for metric in found]
-    if terms.timing and not any(summary.is_timing(metric) and metric.statistic != "count" for metric in metrics):
+    lines, timed = _looked_at(candidate, baseline, terms)
+    if terms.timing and not timed and not any(line.rule == "time" for line in lines):
         raise UsageError(
             f"times are to be judged, and {names[1]} holds none; measure some with: ttbench run latency, or leave out "
             "--timing"
         )
-    lines, timed = _looked_at(candidate, baseline, terms)
     times = _slower(timed, more=terms.more)
     if again is not None:
         _, fresh = _looked_at(again, baseline, terms)

@@ -115,8 +115,10 @@ class Registry(Mapping[str, str]):
         if self._built_in.get(name) != value and self._required is not None and self._fit.get(name) is not found:
             try:
                 _imported(self._required)(found)
-            except PlugInError as error:
-                raise self._broken(name, value, f"cannot be used: {error}") from error
+            # What it declares may be anything, and may fail in any way when it is looked at.
+            except Exception as error:
+                said = str(error) if isinstance(error, PlugInError) else f"{type(error).__name__}: {error}"
+                raise self._broken(name, value, f"cannot be used: {said}") from error
             self._fit[name] = found
         return found
 
@@ -124,7 +126,7 @@ class Registry(Mapping[str, str]):
         return PlugInError(f"the {self.noun} '{name}' of an installed plug-in ({value}) {said}; mend or uninstall it")
 
     def usable(self) -> Iterator[tuple[str, Any]]:
-        """Names with their objects; a plug-in that cannot be imported is left out, which is said once."""
+        """Names with their objects; a plug-in that cannot be imported or used is left out, which is said once."""
         for name in self:
             try:
                 found = self.load(name)

@@ -72,7 +72,8 @@ def test_a_damaged_run_does_not_stand_in_the_way_of_others(here: Path, content: 
     Path("runs/20990101-000000-broken/run.json").write_text(content)
     listed = json.loads(invoke("list", "runs", "--json", status=0).stdout)
     assert [entry["name"].endswith("-broken") for entry in listed] == [True, False]
-    assert "is damaged" in listed[0]["command"]
+    assert (listed[0]["command"], listed[1]["reason"]) == (None, None)
+    assert "is damaged" in listed[0]["reason"]
     assert listed[1]["statuses"] == {"ok": 1}
     assert "takes over what is finished there" in " ".join(invoke("list", "runs", status=0).stdout.split())
     compared = invoke("compare", "tiny", "tiny@engine=hf")

@@ -23,6 +23,11 @@ class Params:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class BareParams:
+    limit: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ListParams:
     depths: list[float] = dataclasses.field(default_factory=list)
 
@@ -87,6 +92,9 @@ def test_a_task_that_is_well_declared_is_taken() -> None:
         (changed(metrics=("echo",)), "its metric number 1 is no Metric, but 'echo'"),
         (changed(isolation="process"), "its isolation 'process', which is none of checkpoint, cell"),
         (changed(Params=NoDataclass), "its Params is no dataclass"),
+        (changed(Params=BareParams), "the parameter 'limit' has no default"),
+        (changed(columns=["hits"]), "its columns is ['hits'], which is no mapping"),
+        (changed(figures=Echo.FIGURES[0]), "which is no tuple"),
         (changed(Params=ListParams), "the parameter 'depths' is list[float], which no column holds"),
         (changed(metrics=(SHARE, SHARE)), "2 metrics are called 'echo'"),
         (changed(figures=(Echo.FIGURES[0],) * 2), "2 figures are called 'echo'"),
@@ -144,7 +152,12 @@ def test_what_is_no_architecture_is_refused() -> None:
             require_architecture(type("Wrong", (good,), {"DIALECTS": dialects}))
 
 
-def test_a_registry_names_the_plug_in_and_asks_a_built_in_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_built_in_is_asked_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TASKS, "_required", "ttbench.nowhere:at_all")
+    TASKS.load("needle")
+
+
+def test_a_registry_names_the_plug_in(monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module(__name__)
     monkeypatch.setattr(module, "Wrong", metrics(numerator="hitz"), raising=False)
     monkeypatch.setattr(type(TASKS), "_all", lambda self: {"echo": f"{__name__}:Wrong"})
@@ -152,6 +165,11 @@ def test_a_registry_names_the_plug_in_and_asks_a_built_in_nothing(monkeypatch: p
         TASKS.load("echo")
     assert str(caught.value).startswith(f"the task 'echo' of an installed plug-in ({__name__}:Wrong) cannot be used: m")
     assert str(caught.value).endswith("; mend or uninstall it")
+    assert list(TASKS.usable()) == []
+    # what fails when it is looked at is told too
+    monkeypatch.setattr(module, "Wrong", changed(metrics=(dataclasses.replace(SHARE, where=None), BY)))
+    with pytest.raises(PlugInError, match=r"cannot be used: TypeError: .*; mend or uninstall it"):
+        TASKS.load("echo")
     assert list(TASKS.usable()) == []
     # what was mended is asked again
     monkeypatch.setattr(module, "Wrong", Echo)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 RUNS = Path("runs")
 NOUNS = ("tasks", "architectures", "corpora", "checkpoints", "experts", "suites", "papers", "runs")
+# What is known of a run that is damaged.
+DAMAGED = dict(command=None, started=None, checkpoints=[], contexts=[], cells=0, statuses={}, missing=0)
 
 
 def describe(target: str, *, alone: bool) -> str:
@@ -183,9 +185,6 @@ def papers() -> list[dict[str, Any]]:
     return found
 
 
-_NOTHING = dict(started=None, checkpoints=[], contexts=[], cells=0, missing=0, statuses={})  # of a run that is damaged
-
-
 def runs(root: Path) -> list[dict[str, Any]]:
     """Run folders below `root`, newest first, with how many cells have which status."""
     from ttbench.store.store import Store, run_folders
@@ -196,7 +195,7 @@ def runs(root: Path) -> list[dict[str, Any]]:
         try:
             survey = store.survey()
         except StoreError as error:
-            found.append({"name": folder.name, "command": f"cannot be read: {error}", **_NOTHING})
+            found.append({"name": folder.name, **DAMAGED, "reason": str(error)})
             continue
         cells = {record.cell.cell_id: record.status for record in survey.records}
         statuses = Counter([*cells.values(), *("damaged" for _ in survey.damaged)])
@@ -212,6 +211,7 @@ def runs(root: Path) -> list[dict[str, Any]]:
                 "cells": planned,
                 "statuses": dict(statuses),
                 "missing": planned - sum(statuses.values()),
+                "reason": None,
             }
         )
     return found

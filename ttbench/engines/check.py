@@ -161,8 +161,9 @@ def _told(model_class: type[SequenceModel], what: str) -> Iterator[None]:
         raise
     except Exception as error:  # the border to code that nobody here wrote
         said = f"{model_class.__name__} {what}: {raised(error, file=inspect.getfile(model_class))}"
-        hint = "; make a constant tensor in forward, or a buffer of it: files are read into a model without memory"
-        raise UsageError(said + hint * ("device meta" in str(error))) from error
+        if "device meta" in str(error):
+            said += "; make a constant tensor in forward, or a buffer of it: files are read into a model without memory"
+        raise UsageError(said) from error
 
 
 def write_and_load(model: SequenceModel, name: str, *, device: str) -> CheckResult:

@@ -266,8 +266,9 @@ def estimate(rows: Part, metric: Metric) -> Estimate:
     made = stats.estimate_ratio(numerator, denominator, clusters=clusters, noun=noun)
     if metric.statistic == "exp_ratio":
         number = made.map(lambda rate: stats.exponential(rate * metric.scale))
-        if math.isinf(number.value) and math.isfinite(made.value):
-            reason = f"e to the power of {made.value * metric.scale:,.0f} is more than a number can be"
+        largest = made.value if made.high is None else made.high
+        if math.isinf(stats.exponential(largest * metric.scale)) and math.isfinite(largest):
+            reason = f"e to the power of {largest * metric.scale:,.0f} is more than a number can be"
             return replace(number, low=None, high=None, method="none", reason=reason)
         return number
     return made.map(lambda rate: rate * metric.scale)

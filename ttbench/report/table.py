@@ -30,7 +30,7 @@ from ttbench.report.columns import Part, all_rows
 from ttbench.report.comparison.compare import all_pairs, compare_pairs
 from ttbench.report.comparison.seeds import NOT_KNOWN, first_sides, is_moved, trained_again
 from ttbench.report.comparison.sentences import sentences
-from ttbench.report.comparison.variants import twins
+from ttbench.report.comparison.variants import newest_of, twins
 from ttbench.report.drawing.figures import headlines
 from ttbench.report.notes import task_notes
 from ttbench.report.overview import as_table, overview
@@ -61,7 +61,14 @@ def summarise(rows: pd.DataFrame, *, every_pair: bool = False) -> pd.DataFrame:
     """
     table = tabulate(rows)
     names = first_sides(rows, table.attrs["trained_again"])
+    older = {text: newest for text in names if (newest := newest_of(text, names)) is not None}
+    names = [text for text in names if text not in older]
     pairs = all_pairs(names, most=len(names)) if every_pair else all_pairs(names)
+    # what older code measured is held against the newest code of the same checkpoint, and takes no pair from others
+    pairs += [(newest, text) for text, newest in older.items()]
+    table.attrs["notes"] += [
+        f"'{newest}' is compared by its newest code, {text} by older code" for text, newest in older.items()
+    ]
     compared = compare_pairs(rows, pairs)
     table.attrs["comparisons"] = words.Carried(words.records(compared))
     noise = compared.attrs.get("training_noise", NOT_KNOWN)

@@ -48,7 +48,7 @@ TAIL: Mapping[str, ColumnDeclaration] = {
         "comparison: standard deviation that other seeds of training give a difference, or the logarithm of a ratio; "
         "null: not known"
     ),
-    "training_seeds": whole("head to head: trainings that it rests on"),
+    "training_seeds": whole("comparison: trainings that it rests on"),
     "winner": text("head to head: the side that is shown to be better; null: neither"),
     "said": text("head to head: the verdict in words, such as ttt-linear better or not comparable (ttt-linear: oom)"),
     "family": text("head to head: what the comparisons that are judged together are of: task and metric"),

@@ -231,7 +231,9 @@ def validated(options: Mapping[str, Any], *, noun: str = "option") -> Options:
     except ValidationError as error:
         name = str(error.errors()[0]["loc"][0])
         raise UsageError(f"{noun} '{name}' must be {wanted(name)}; got {options[name]!r}") from error
-    require_once(found, noun=noun)
+    for name in NAMED:
+        if found.get(name) is not None and name in (found.get("params") or {}):
+            raise UsageError(f"{noun} '{name}' and the parameter '{name}' are both given; give one of them")
     for name, value in found.items():
         if isinstance(value, Sequence) and not isinstance(value, str) and not value:
             raise UsageError(f"{noun} '{name}' is an empty list; give one value at least, or leave it out")
@@ -239,13 +241,6 @@ def validated(options: Mapping[str, Any], *, noun: str = "option") -> Options:
         if least is not None and value is not None and any(each < least for each in several(value)):
             raise UsageError(f"{noun} '{name}' must be {wanted(name)}; got {value!r}")
     return given(found)
-
-
-def require_once(options: Mapping[str, Any], *, noun: str) -> None:
-    """Raises UsageError where a parameter that is an option too is given as both."""
-    for name in NAMED:
-        if options.get(name) is not None and name in (options.get("params") or {}):
-            raise UsageError(f"{noun} '{name}' and the parameter '{name}' are both given; give one of them")
 
 
 def wanted(name: str) -> str:

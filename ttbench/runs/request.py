@@ -159,7 +159,8 @@ def _merged(entry: SuiteTask, options: Options) -> Options:
     params = {name: value for name, value in (options.get("params") or {}).items() if name in known}
     if not task.needs_corpus:
         asked.pop("corpus", None)
-    merged = {**entry.options, **asked, "params": {**(entry.options.get("params") or {}), **params}}
+    of_suite = {name: value for name, value in entry.options.items() if name not in NAMED or name not in params}
+    merged = {**of_suite, **asked, "params": {**(entry.options.get("params") or {}), **params}}
     return cast(Options, merged)
 
 

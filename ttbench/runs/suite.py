@@ -23,7 +23,7 @@ from typing import Any, cast
 
 from ttbench.errors import SuiteError, UnknownNameError, UsageError
 from ttbench.registry import TASKS
-from ttbench.runs.options import Options, flags, placed, require_once, several, validated
+from ttbench.runs.options import NAMED, Options, flags, placed, several, validated
 from ttbench.runs.plan import Plan, join, plan, read_params
 from ttbench.strict_yaml.nodes import CATALOGUE, Node, read_yaml, suite_folders
 
@@ -175,11 +175,13 @@ def _read_task(node: Node, *, shared: Mapping[str, Node]) -> SuiteTask:
     if name not in TASKS:
         raise SuiteError(str(UnknownNameError("task", name, known=TASKS, where=own["task"].where)))
     options = _read_options({key: node for key, node in keys.items() if key != "task"})
-    try:
-        require_once(options, noun="key")
-    except UsageError as error:
-        raise node.error(str(error)) from error
     given = own["params"].mapping(None) if "params" in own else {}
+    for option in NAMED:
+        if option in own and option in given:
+            raise own[option].error(f"key '{option}' and the parameter '{option}' are both given; give one of them")
+        if option in given:
+            # the task's own goes before what all tasks share
+            options.pop(option, None)
     try:
         read_params(TASKS.load(name), options.get("params") or {}, where={key: v.where for key, v in given.items()})
     except SuiteError:

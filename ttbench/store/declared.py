@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 import typing
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal
 
 from ttbench.errors import PlugInError
@@ -26,6 +26,9 @@ _ATTRIBUTES = {
     "needs_corpus": bool,
     "default_ctx": str,
 }
+
+
+_OF_THE_MODEL = "choice_"  # how columns of its choices begin
 
 
 def require_task(found: Any) -> None:
@@ -61,9 +64,14 @@ def _faults(task: type[Task]) -> Iterator[str]:
     yield from _not_among("its isolation", task.isolation, _choices(Task, "isolation"))
     if not dataclasses.is_dataclass(getattr(task, "Params", None)):
         yield "its Params is no dataclass"
+    for name, kind in (("columns", Mapping), ("figures", tuple)):
+        if getattr(task, name) is not None and not isinstance(getattr(task, name), kind):
+            yield f"its {name} is {getattr(task, name)!r}, which is no {kind.__name__.lower()}"
     hints = typing.get_type_hints(task.Params)
     read = declarations(task)
     for field in dataclasses.fields(task.Params):
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            yield f"the parameter '{field.name}' has no default"
         if f"param_{field.name}" not in read:
             yield f"the parameter '{field.name}' is {hints[field.name]}, which no column holds: take text or numbers"
     for index, metric in enumerate(task.metrics):
@@ -104,8 +112,7 @@ def _metric_faults(metric: Metric, task: type[Task]) -> Iterator[str]:
     }
     for name, columns in named.items():
         for column in columns:
-            # `choice_` columns are the model's
-            if column is not None and not column.startswith(SETTINGS[1]):
+            if column is not None and not column.startswith(_OF_THE_MODEL):
                 yield from _not_among(f"{where} has {name}", column, known, noun="its columns", shown=[*task.columns])
 
 

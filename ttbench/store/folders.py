@@ -14,6 +14,10 @@ from ttbench.machine.disk import sync
 from ttbench.store.cells import Place, path_of
 from ttbench.store.files import store_error
 
+_REMEDY = "ask for the same again, which takes over what is finished there, and then delete the folder"
+# What every run.json says, of the run and of each of its cells.
+_KEYS, _CELL_KEYS = ("command", "started"), ("cell_id", "task", "checkpoint", "context_len")
+
 
 def new_folder(root: Path, name: str) -> Path:
     """Make `root/<time>-<name>/`, with a number where that is taken. Raises StoreError when it cannot be made."""
@@ -68,10 +72,11 @@ def read_run(folder: Path) -> Mapping[str, Any]:
         raise StoreError(f"{path} is damaged ({error}); {_REMEDY}") from error
     if not isinstance(found, dict) or not isinstance(found.get("cells"), list):
         raise StoreError(f"{path} is damaged (no list of cells); {_REMEDY}")
+    lacking = [name for name in _KEYS if name not in found]
+    lacking += [name for name in _CELL_KEYS if any(name not in cell for cell in found["cells"])]
+    if lacking:
+        raise StoreError(f"{path} is damaged (no {', '.join(lacking)}); {_REMEDY}")
     return found
-
-
-_REMEDY = "ask for the same again, which takes over what is finished there, and then delete the folder"
 
 
 def read_environment(folder: Path) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ Everything wrong is a SuiteError that names file and line. Torch-free.
 from __future__ import annotations
 
 import importlib.resources
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,7 +25,8 @@ _TAGS = {f"{_TAG}{name}" for name in ("str", "int", "float", "bool", "null", "ma
 _NUMBERS = {f"{_TAG}int", f"{_TAG}float"}
 # Octal with a leading zero, and to the base of 60: `010` is 8, and `1:30` is 90.
 _UNCLEAR = re.compile(r"[-+]?0[0-9_]+|[-+]?[0-9][0-9_]*(:[0-9][0-9_]*)+(\.[0-9_]*)?")
-_POWER = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")  # 1e-3, which YAML 1.1 takes for text
+# 1e-3 and 1.5e3, which YAML 1.1 takes for text.
+_POWER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
 
 
 def suite_folders() -> tuple[Path, Path]:
@@ -121,6 +123,8 @@ def _constructed(node: yaml.ScalarNode) -> Scalar:
     if node.tag in _NUMBERS and _UNCLEAR.fullmatch(node.value):
         raise ValueError(f"{node.value} is another number in YAML 1.1 than it looks; write it in decimal, or in quotes")
     if node.style is None and _POWER.fullmatch(node.value):
+        if math.isinf(float(node.value)):
+            raise ValueError(f"{node.value} is more than a number can be")
         return float(node.value)
     try:
         return SafeConstructor().construct_object(node)

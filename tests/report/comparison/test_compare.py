@@ -193,16 +193,22 @@ def test_a_difference_too_small_to_matter_wins_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("high", "said"), [(0.0048, "a and b differ by less than"), (0.008, "a and b are estimated to differ by less than")]
+    ("high", "said", "matters"),
+    [
+        (0.0048, "a and b differ by less than", "too little to matter"),
+        (0.008, "a and b are estimated to differ by less than", "which would be too little to matter"),
+    ],
 )
-def test_of_an_interval_that_reaches_what_matters_only_the_estimate_is_less(high: float, said: str) -> None:
+def test_of_an_interval_that_reaches_what_matters_only_the_estimate_is_less(
+    high: float, said: str, matters: str
+) -> None:
     entry = {"task": "t", "metric": "m", "label": "bits per byte", "unit": "bit/byte", "better": "lower", "axes": "x"}
     entry |= {"a": "b", "b": "a", "value_a": 1.004, "value_b": 1.0, "effect": 0.004, "low": 0.001, "high": high}
     entry |= {"kind": "difference", "statistic": "ratio", "cluster": "document", "num_clusters": 30, "num_points": 1}
     entry |= {"verdict": "smaller than matters", "smallest_effect": 0.005, "reason": None, "restates": None}
     entry |= {"axes": "context_len", "context_len": 512, "extrapolated": False, "method": "any", "level": 0.95}
     (told,) = sentences_of([entry])
-    assert f"{said} 0.005 bits per byte, too little to matter" in told
+    assert f"{said} 0.005 bits per byte, {matters}" in told
 
 
 @pytest.mark.parametrize(("gap", "verdict"), [(0.004, "smaller than matters"), (0.006, "a better")])

@@ -155,8 +155,8 @@ def test_a_perplexity_that_restates_nothing_has_the_noise_of_its_logarithm(apart
     assert "training noise of a difference" in found.training_noise
     out = io.StringIO()
     Console(file=out, width=200).print(render(found))
-    factor = f"{math.exp(entry['training_sd']):.2f}"
-    told = f"one standard deviation of the logarithm, as a ratio: {factor} at 512."
+    factor = f"{math.exp(2 * entry['training_sd']):.2f}"
+    told = f"a ratio that two standard deviations of its logarithm reach: {factor} at 512."
     assert told in " ".join(out.getvalue().split())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,7 @@ from rows import TRANSFORMER, TTT, make_rows, needle_rows, perplexity_rows, timi
 
 from ttbench.errors import UnknownNameError, UsageError
 from ttbench.report import words
-from ttbench.report.comparison.compare import compare
+from ttbench.report.comparison.compare import compare, read_side
 from ttbench.report.comparison.variants import read_variant, sides
 from ttbench.report.table import summarise
 from ttbench.store.rows import read_rows
@@ -88,6 +89,34 @@ def test_a_side_that_stands_for_several_settings_says_how_to_choose() -> None:
 def test_a_setting_that_was_not_measured_says_how_to_measure_it() -> None:
     with pytest.raises(UsageError, match=r"no row of 'transformer' has engine=hf; its rows have: eager.*--engine hf"):
         compare(both_attentions(), "transformer@engine=hf", "ttt-linear")
+
+
+def test_rows_of_older_code_that_another_side_reads_are_not_left_out() -> None:
+    new = make_rows(perplexity_rows([TTT, TRANSFORMER], [512])).assign(code_digest="a" * 32, started="2026-01-02")
+    old = new.assign(code_digest="1" * 32, started="2026-01-01", cell_id=new["cell_id"] + "-old")
+    both = pd.concat([new, old], ignore_index=True)
+    both.attrs = make_rows(perplexity_rows([TTT], [512])).attrs
+    name = TTT.name
+    for older in ("1", "111111"):
+        assert compare(both, name, f"{name}@code={older}").attrs["left_out"] == []
+    (said, _) = compare(both, name, TRANSFORMER.name).attrs["left_out"]
+    assert said == f"rows of '{name}' by older code are left out: {name}@code=111111 (perplexity, measured 2026-01-01)"
+    side = read_side(both, f"{name}@dtype=float32")
+    (said,) = side.left_out([])
+    assert f"{name}@dtype=float32,code=111111 (" in said
+    assert len(read_side(both, f"{name}@dtype=float32,code=111111").rows) == len(new) / 2
+
+
+def test_older_code_takes_no_pair_from_the_table() -> None:
+    models = [dataclasses.replace(TTT, name=f"m{index}", bits=1.5 + index / 10) for index in range(5)]
+    rows = make_rows(perplexity_rows(models, [512])).assign(code_digest="a" * 32, started="2026-01-02")
+    old = rows.loc[rows["checkpoint"] == "m4"].assign(code_digest="1" * 32, started="2026-01-01", cell_id="old")
+    both = pd.concat([rows, old], ignore_index=True)
+    both.attrs = make_rows(perplexity_rows(models, [512])).attrs
+    table = summarise(both)
+    pairs = {(entry["a"], entry["b"]) for entry in table.attrs["comparisons"]}
+    assert pairs == {*itertools.combinations([model.name for model in models], 2), ("m4", "m4@code=111111")}
+    assert "'m4' is compared by its newest code, m4@code=111111 by older code" in table.attrs["notes"]
 
 
 def test_a_checkpoint_is_not_compared_with_itself() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -299,6 +300,25 @@ def test_times_are_shown_and_not_judged_unless_asked() -> None:
     hosted = gate(slow, times(), names=NAMES, terms=Terms(timing=True, hosted=True))
     assert line_of(hosted, "prefill_s").verdict == "shown, not gated"
     assert "hosted runner" in str(line_of(hosted, "prefill_s").reason)
+
+
+def test_a_run_that_lost_its_times_is_red_and_a_baseline_without_any_is_wrong_use(quality: pd.DataFrame) -> None:
+    both = pd.concat([quality, times()], ignore_index=True)
+    both.attrs = quality.attrs | {"metrics": {**quality.attrs["metrics"], **times().attrs["metrics"]}}
+    found = gate(quality, both, names=NAMES, terms=TIMING)
+    assert {line.verdict for line in found.red} == {said.LOST}
+    with pytest.raises(UsageError, match="the baseline holds none; measure some"):
+        gate(both, quality, names=NAMES, terms=TIMING)
+
+
+def test_an_infinite_number_is_near_no_other_one(quality: pd.DataFrame) -> None:
+    broken = changed(quality, of("perplexity", document="doc003"), nats=lambda _: math.inf)
+    same = line_of(gate(broken, quality, names=NAMES), "bits_per_byte")
+    assert (same.verdict, same.red) == (said.CHANGED, True)
+    assert line_of(gate(broken, broken, names=NAMES), "bits_per_byte").verdict == said.EQUAL
+    far = changed(elsewhere(quality), of("perplexity"), nats=lambda nats: 1.5 * nats)
+    line = line_of(gate(far, broken, names=NAMES), "bits_per_byte")
+    assert (line.verdict, line.reason) == (said.NOT_WITHIN, "a target is scored as infinite")
 
 
 def test_a_slowdown_is_red_where_fresh_rounds_say_so_too() -> None:

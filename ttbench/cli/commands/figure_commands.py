@@ -48,15 +48,16 @@ def figures(
 
 def _sources(folders: Sequence[str], *, root: Path) -> list[Path]:
     """Folders with rows. Raises UsageError where there is none."""
-    found = [Path(name) if Path(name).is_dir() else listing.find_run(name, root) for name in folders]
-    sources = [path.parent for folder in found or [reading.RESULTS] for path in reading.published_rows(folder)]
-    if not sources:
-        collected = f"; of a run that was cut off: ttbench collect {folders[0]}" if folders else ""
-        raise UsageError(f"no {ROWS} in {', '.join(folders) or reading.RESULTS}{collected}; see: ttbench list runs")
-    lacking = [name for name, folder in zip(folders, found, strict=True) if not reading.published_rows(folder)]
+    asked = {name: Path(name) if name and Path(name).is_dir() else listing.find_run(name, root) for name in folders}
+    found = {name: reading.published_rows(folder) for name, folder in asked.items()}
+    lacking = [name for name, paths in found.items() if not paths]
     if lacking:
-        raise UsageError(f"no {ROWS} in {', '.join(lacking)}; of a run that was cut off: ttbench collect {lacking[0]}")
-    return sources
+        hint = f"if it is a run that was cut off: ttbench collect {lacking[0]}; else see: ttbench list runs"
+        raise UsageError(f"no {ROWS} in {', '.join(lacking)}; {hint}")
+    paths = [path for each in found.values() for path in each] or reading.published_rows(reading.RESULTS)
+    if not paths:
+        raise UsageError(f"no {ROWS} in {reading.RESULTS}; see: ttbench list runs")
+    return [path.parent for path in paths]
 
 
 def _paper(name: str, folders: Sequence[str], *, into: Path | None, form: str | None, root: Path) -> list[Path]:

@@ -72,7 +72,7 @@ def _print_entries(noun: str, entries: Sequence[Mapping[str, Any]]) -> None:
                 ", ".join(map(format_len, entry["contexts"])),
                 entry["cells"],
                 _statuses(entry),
-                entry["command"],
+                entry["command"] or f"cannot be read: {entry['reason']}",
             )
             for entry in entries
         ]

@@ -16,6 +16,7 @@ from ttbench.report import summary, words
 from ttbench.report.claims.candidates import Candidate, CandidateLine, Numbers
 from ttbench.report.claims.claim import Claim, PrimaryCell, Rule
 from ttbench.report.comparison.effects import POSITIVE_ONLY, Ready, effect_of, ready_to_compare
+from ttbench.report.comparison.families import lacks
 from ttbench.report.statistics import fits, stats
 from ttbench.report.statistics.stats import Estimate
 from ttbench.report.summary import EXACT, RATIO
@@ -104,6 +105,9 @@ def _comparison(cell: PrimaryCell, candidate: Candidate) -> Measure | str:
         return ready
     if not _finite(ready):
         return NOT_FINITE
+    lacking = lacks(ready)
+    if lacking is not None:
+        return lacking
 
     def measured(level: float) -> ClaimNumber:
         effect = effect_of(ready, level=level)

@@ -169,7 +169,7 @@ def _finding(claim: Claim, candidate: Candidate, made: Measure | str, level: flo
 def _is_chance_of_training(claim: Claim, candidate: Candidate, measured: ClaimNumber) -> bool:
     """Whether another seed could move a difference across a border of the rule."""
     sd, cell, rule = candidate.training_sd, claim.cell, claim.parsed_rule
-    if sd is None or measured.kind not in (summary.DIFFERENCE, summary.RATIO) or rule.kind == "constant":
+    if sd is None or rule.kind == "constant":
         return False
     favour = favour_of(measured.estimate.value, measured.kind, cell.direction, cell.reference)
     return any(abs(favour - border) < seeds.WITHIN * sd for border in region(rule, measured.kind))

@@ -69,7 +69,7 @@ def compare(rows: pd.DataFrame, a: str, b: str, *, rows_b: pd.DataFrame | None =
     if one.variant.settings == two.variant.settings:
         require_two(one, two, rows)
     result = compare_sides([(one, two)], among=[rows] if rows_b is None else [rows, rows_b])
-    result.attrs["left_out"] = [*dict.fromkeys((*one.left_out(), *two.left_out()))]
+    result.attrs["left_out"] = [*dict.fromkeys((*one.left_out([two]), *two.left_out([one])))]
     return result
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from ttbench.report.summary import A_BETTER, B_BETTER, DIFFERENCE, EXACT, NOT_JU
 from ttbench.types import Metric, Scalar
 
 POSITIVE_ONLY = "a ratio needs positive numbers"
-LARGEST = 300  # logarithm of a ratio of perplexities; its interval must be a number too
+LARGEST = 1e100  # ratio of perplexities
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,11 +98,30 @@ def ready_to_compare(
     for name, sums in zip(names, (shared.a, shared.b), strict=True):
         if not np.isfinite(sums).all():
             return f"{name}: a target is scored as infinite, so that no mean of it can be compared"
-    if metric.statistic == "exp_ratio" and abs(_rate(shared.a - shared.b, shared)) * metric.scale > LARGEST:
-        return f"one is more than e to the power of {LARGEST} times the other"
+    if metric.statistic == "exp_ratio" and not _is_number(stats.ratio_of(_log_ratio(metric, shared))):
+        return f"their ratio, e to the power of {_log_ratio(metric, shared):,.0f}, is too far from 1 to be told"
     if metric.statistic in ("max", "count") and min(shared.a.max(), shared.b.max()) * metric.scale <= 0:
         return POSITIVE_ONLY
     return Ready(metric=metric, targets=shared, corpus=one.line.get("corpus_digest"))
+
+
+def _log_ratio(metric: Metric, shared: Shared) -> float:
+    return _rate(shared.a - shared.b, shared) * metric.scale
+
+
+def _is_number(ratio: float) -> bool:
+    """Whether a ratio can be told; one of hundreds of digits says nothing."""
+    return 1 / LARGEST < ratio < LARGEST
+
+
+def with_ends(estimate: Estimate, low: float, high: float, *, metric: Metric) -> Estimate:
+    """An estimate with the ends of its interval on the scale that is printed; none where no number is as large."""
+    ends = [number_of(metric)(end) for end in (low, high)]
+    if metric.statistic == "exp_ratio" and not all(map(_is_number, ends)):
+        powers = " to ".join(f"{end * metric.scale:,.0f}" for end in (low, high))
+        reason = f"its interval, e to the power of {powers}, is too wide to be told"
+        return replace(estimate, low=None, high=None, method="none", reason=reason)
+    return replace(estimate, low=ends[0], high=ends[1])
 
 
 def effect_of(ready: Ready, *, level: float | None) -> Effect:
@@ -125,10 +144,13 @@ def _effect_of_sums(ready: Ready, shared: Shared, *, level: float | None) -> Eff
             shared.a, shared.b, shared.denominator, clusters=shared.clusters, level=level, noun=summary.noun_of(metric)
         )
     number = number_of(metric)
+    estimate = replace(made, value=number(made.value))
+    if made.low is not None and made.high is not None:
+        estimate = with_ends(estimate, made.low, made.high, metric=metric)
     total = float(shared.denominator.sum())
     return Effect(
         kind=RATIO if metric.statistic == "exp_ratio" else DIFFERENCE,
-        estimate=made.map(number),
+        estimate=estimate,
         value_a=number(float(shared.a.sum()) / total),
         value_b=number(float(shared.b.sum()) / total),
         num_pairs=len(shared.a),

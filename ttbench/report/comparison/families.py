@@ -20,7 +20,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ttbench.report.comparison.effects import Effect, Ready, effect_of, number_of, shown
+from ttbench.report.comparison.effects import Effect, Ready, effect_of, shown, with_ends
 from ttbench.report.statistics import joint, stats
 from ttbench.report.summary import noun_of
 
@@ -41,15 +41,17 @@ def _alone(cell: Ready) -> Effect | None:
     """The effect of a cell that is exact or bears no interval, with the reason; None: it is judged with the others."""
     if cell.counted or (cell.targets is None and stats.log_test(cell.logs()) is None):
         return effect_of(cell, level=stats.LEVEL)
-    reason = None if cell.targets is None else _lacks(cell)
+    reason = lacks(cell)
     if reason is None:
         return None
     effect = effect_of(cell, level=None)
     return replace(effect, estimate=replace(effect.estimate, reason=reason))
 
 
-def _lacks(cell: Ready) -> str | None:
-    """What the documents or trials of a cell lack for an interval."""
+def lacks(cell: Ready) -> str | None:
+    """What the documents or trials of a cell lack for an interval; None: nothing, or it is made of rounds or counts."""
+    if cell.targets is None or cell.counted:
+        return None
     documents, noun = cell.documents(), noun_of(cell.metric)
     counted = stats.counted(len(documents), noun)
     if cell.metric.statistic == "proportion":
@@ -79,10 +81,10 @@ def _judged(cells: Sequence[Ready]) -> list[Effect]:
     found = joint.judge(differences, denominators, seed=seed, level=stats.LEVEL)
     made = []
     for index, cell in enumerate(cells):
-        effect, number, level = effect_of(cell, level=None), number_of(cell.metric), float(found.level[index])
+        effect, level = effect_of(cell, level=None), float(found.level[index])
         ends = float(found.low[index]), float(found.high[index])
         if all(map(math.isfinite, ends)):
-            estimate = replace(effect.estimate, low=number(ends[0]), high=number(ends[1]), method=found.method)
+            estimate = with_ends(replace(effect.estimate, method=found.method), *ends, metric=cell.metric)
         else:
             reason = stats.unbounded(len(documents[index]), noun_of(cell.metric), level)
             estimate = replace(effect.estimate, reason=reason)
@@ -93,8 +95,8 @@ def _judged(cells: Sequence[Ready]) -> list[Effect]:
 def _judged_rounds(cells: Sequence[Ready]) -> list[Effect]:
     """Holm over rounds, with each interval at the level of its step."""
     made: dict[int, Effect] = {}
-    p = [stats.log_test(cell.logs()) for cell in cells]
-    known = [1.0 if own is None else own for own in p]
+    known = [own for cell in cells if (own := stats.log_test(cell.logs())) is not None]
+    assert len(known) == len(cells)
     adjusted = joint.holm(known)
 
     def is_shown(index: int, level: float) -> bool:

@@ -296,7 +296,7 @@ def _of_metric(
 
 
 def noise_of(entry: Record, sides: Mapping[str, str | None], known: Sequence[SeedSpread]) -> DifferenceNoise | None:
-    """Training noise of a comparison; None where no seed tells it, or the comparison is no difference.
+    """Training noise of a comparison; None where no seed tells it, or training does not move what is compared.
 
     Args:
         entry: a record of `ttbench.report.comparison.compare.compare`.

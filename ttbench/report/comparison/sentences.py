@@ -134,8 +134,9 @@ def _no_gap(entry: Record, best: str) -> str:
     if entry["verdict"] == NOT_JUDGED:
         return f"{both} are not judged ({entry['reason']})"
     if entry["verdict"] == TOO_SMALL:
-        differ = "differ" if _is_within_smallest(entry) else "are estimated to differ"
-        little = f"{both} {differ} by less than {smallest(entry)}, too little to matter"
+        sure = _is_within_smallest(entry)
+        little = f"{both} {'differ' if sure else 'are estimated to differ'} by less than {smallest(entry)}"
+        little += ", too little to matter" if sure else ", which would be too little to matter"
         return f"{little}{_interval(entry, of=_made(entry))}"
     if entry["verdict"] == WITHIN_NOISE:
         chance = f"{WITHIN_NOISE} (other seeds could make {_reach(entry)})"

@@ -14,7 +14,7 @@ name: hub ids carry their revision there.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,23 +67,29 @@ class Side:
 
     variant: Variant
     rows: pd.DataFrame  # of one content, and one code per task and engine
-    older: Mapping[str, Sequence[str]]  # side that older code measured, "" of an older schema -> tasks and dates
+    older: Mapping[str, Sequence[str]]  # digest of older code ("" where rows name none) -> where and when it measured
 
     @property
     def text(self) -> str:
         """As the side was written."""
         return self.variant.text
 
-    def left_out(self, *, compared: Collection[str] = ()) -> Iterator[str]:
-        """A sentence on the rows of older code, but for those that are sides of their own among the `compared`."""
+    def left_out(self, compared: Iterable[Side]) -> Iterator[str]:
+        """A sentence on the rows of older code, but for those that are read by another side that is compared."""
+        others = [side.variant.choices.get("code", "") for side in compared if side.variant.name == self.variant.name]
         told = [
-            f"{text or 'of an older schema'} ({where})"
-            for text, places in self.older.items()
-            if text not in compared
+            f"{self._by_code(code) if code else 'of an older schema'} ({where})"
+            for code, places in self.older.items()
+            if not any(other and code.startswith(other) for other in others)
             for where in places
         ]
         if told:
             yield f"rows of '{self.variant.name}' by older code are left out: {', '.join(told)}"
+
+    def _by_code(self, code: str) -> str:
+        """This side, as one version of the code measured it."""
+        chosen = {**self.variant.settings, **self.variant.choices, "code": code[:SHOWN]}
+        return f"{self.variant.name}@{','.join(f'{name}={value}' for name, value in chosen.items())}"
 
 
 def read_variant(text: str, *, axes: Collection[str] | None = None, names: Collection[str] = ()) -> Variant:
@@ -134,7 +140,7 @@ def side_of(rows: pd.DataFrame, variant: Variant) -> Side:
     # By content: what was measured under another name is its own too.
     same = _chosen(rows.loc[equal(rows, CONTENT, contents[0])], variant)
     same = same.assign(checkpoint=variant.name, revision=mine["revision"].iloc[0])
-    newest, older = _newest_code(same, variant)
+    newest, older = _newest_code(same)
     newest.attrs = rows.attrs
     _require_settings(newest, variant)
     return Side(variant=variant, rows=newest, older=older)
@@ -160,6 +166,15 @@ def sides(rows: pd.DataFrame) -> list[str]:
             joint = "@" if text == name else ","
             texts += [text, *(f"{text}{joint}code={code[:SHOWN]}" for code in older if code)]
     return texts
+
+
+def newest_of(text: str, texts: Sequence[str]) -> str | None:
+    """The side of the same content by its newest code, of one that older code measured; None for any other side.
+
+    Args:
+        texts: sides as `sides` gives them.
+    """
+    return next((other for other in texts if text.startswith((f"{other}@code=", f"{other},code="))), None)
 
 
 def spellings(rows: pd.DataFrame, name: str) -> list[str]:
@@ -201,16 +216,14 @@ def _chosen(rows: pd.DataFrame, variant: Variant) -> pd.DataFrame:
     return rows
 
 
-def _newest_code(rows: pd.DataFrame, variant: Variant) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+def _newest_code(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     """The rows of the newest code of each task and engine, and what that leaves out (`Side.older`)."""
     older: dict[str, list[str]] = {}
     keep = np.ones(len(rows), dtype=bool)
     for where, dates in _by_code(rows):
         for code in _older(dates):
             keep &= ~equal(rows, (*OF_CODE, "code_digest"), (*where, code))
-            joint = "," if variant.text != variant.name else "@"
-            text = f"{variant.text}{joint}code={code[:SHOWN]}" if code else ""
-            older.setdefault(text, []).append(f"{where[0]}, measured {dates[code][:10]}")
+            older.setdefault(code or "", []).append(f"{where[0]}, measured {dates[code][:10]}")
     return rows.loc[keep], older
 
 

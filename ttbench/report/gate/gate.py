@@ -100,12 +100,12 @@ def gate(
         if not len(rows):
             raise UsageError(f"{name} holds no rows, so there is nothing to judge")
     _require_margins(terms, baseline)
-    lines, timed = _looked_at(candidate, baseline, terms)
-    if terms.timing and not timed and not any(line.rule == "time" for line in lines):
+    if terms.timing and not _has_times(baseline):
         raise UsageError(
             f"times are to be judged, and {names[1]} holds none; measure some with: ttbench run latency, or leave out "
             "--timing"
         )
+    lines, timed = _looked_at(candidate, baseline, terms)
     times = _slower(timed, more=terms.more)
     if again is not None:
         _, fresh = _looked_at(again, baseline, terms)
@@ -113,6 +113,17 @@ def gate(
     slow = {_key(line) for line in times if line.verdict == TO_CONFIRM}
     cells = {str(cell_id) for each in timed if _key(each.line) in slow for _, cell_id, _ in each.measured}
     return Gate(run=names[0], baseline=names[1], lines=in_order([*lines, *times]), slow_cells=frozenset(cells))
+
+
+def _has_times(rows: pd.DataFrame) -> bool:
+    part = all_rows(rows)
+    return any(
+        len(group.rows)
+        for task, metrics in summary.metrics_of(rows).items()
+        for metric in metrics
+        if summary.is_timing(metric) and metric.statistic != "count"
+        for group in summary.groups(part, task, metric)
+    )
 
 
 def _looked_at(candidate: pd.DataFrame, baseline: pd.DataFrame, terms: Terms) -> tuple[list[GateLine], list[Timed]]:

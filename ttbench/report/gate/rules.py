@@ -111,7 +111,8 @@ def _worse(metric: Metric, one: float, two: float) -> float:
 
 
 def _exact(line: GateLine, one: float, two: float) -> GateLine:
-    if one == two or abs(one - two) <= SAME * max(abs(one), abs(two)):
+    # an infinite number is near no other one
+    if one == two or math.isclose(one, two, rel_tol=SAME):
         return replace(line, verdict=EQUAL)
     share = f"by {100 * (two - one) / one:+.3g} % " if one else ""
     reason = f"the number changed {share}though weights and environment are the same ({SAME:g} of it is allowed)"
@@ -143,6 +144,8 @@ def _paired(line: GateLine, metric: Metric, shared: Shared, *, margin: float) ->
     loss = float(worse.sum() / size.sum()) * metric.scale
     level = float(np.abs(shared.b).sum() / size.sum()) * abs(metric.scale)
     line = replace(line, worse_by=shown(loss), margin=margin)
+    if not np.isfinite(each).all() or not math.isfinite(level):
+        return replace(line, worse_by=None, verdict=NOT_WITHIN, reason="a target is scored as infinite")
     if np.all(np.abs(each) <= SAME * max(level, SAME)):
         return replace(line, verdict=EQUAL)
     made = stats.estimate_ratio(worse, size, level=LEVEL, noun=summary.noun_of(metric)).map(lambda x: x * metric.scale)

@@ -1,6 +1,7 @@
 """Where one checkpoint overtakes another as the context grows: times, bytes, bits against the context length.
 
-A crossing is told only where one checkpoint is shown to be ahead at a shorter context and the other at a longer one.
+A crossing is told only where one checkpoint is shown to be ahead at a shorter context and the other at a longer one,
+each by more than training noise, as far as that is known.
 Between the two, the interval of the effect (its logarithm where it is a ratio) is drawn as straight lines over the
 logarithm of the context; the crossing's interval is where it holds "none". The intervals of the points hold together,
 so that this one holds in 95 of 100 as far as the effect runs straight between two measured contexts. Counts are exact:

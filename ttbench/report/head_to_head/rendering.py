@@ -21,7 +21,7 @@ from rich.text import Text
 
 from ttbench.report import words
 from ttbench.report.comparison.compare import render_comparison
-from ttbench.report.comparison.seeds import is_moved
+from ttbench.report.comparison.seeds import WITHIN, is_moved
 from ttbench.report.comparison.sentences import caption
 from ttbench.report.comparison.variants import read_variant
 from ttbench.report.head_to_head import crossings
@@ -110,8 +110,10 @@ def _noises(entries: Sequence[Record]) -> Iterator[str]:
         judged = [entry for entry in shown if entry["training_sd"] is not None]
         within = sum(entry["verdict"] == WITHIN_NOISE for entry in judged)
         noun = f"{metric[0]['cluster'] or 'sample'}s"
-        count = f" Of {counted(len(judged), 'difference')} that the {noun} show there, {within} less than twice this."
-        yield f"training noise of differences in {_named(metric[0])}, one standard deviation{_unit(known)}: " + (
+        ratio = metric[0]["kind"] == RATIO
+        less = "lie within" if ratio else "less than twice"
+        count = f" Of {counted(len(judged), 'difference')} that the {noun} show there, {within} {less} this."
+        yield f"training noise of differences in {_named(metric[0])}, {_size(known)}: " + (
             f"{'; '.join(told)}.{count if judged else ''}"
         )
 
@@ -127,13 +129,18 @@ def _named(entry: Record) -> str:
     return ", ".join([str(entry["label"]), *([f"by {' and '.join(extra)}"] if extra else [])])
 
 
+def _size(known: Sequence[Record]) -> str:
+    """What is told at each point: a standard deviation with its unit; of ratios how far twice of it reaches."""
+    if known and known[0]["kind"] == RATIO:
+        return "a ratio that two standard deviations of its logarithm reach"
+    return f"one standard deviation{_unit(known)}"
+
+
 def _unit(known: Sequence[Record]) -> str:
     if not known:
         return ""
     if known[0]["statistic"] == "proportion":
         return " in points of 100"
-    if known[0]["kind"] == RATIO:
-        return " of the logarithm, as a ratio"
     unit = words.of_metric(known, ("effect", "training_sd")).unit
     return f" in {unit}" if unit and unit != known[0]["label"] else ""
 
@@ -156,7 +163,7 @@ def _points_told(known: Sequence[Record], varying: Sequence[str]) -> list[str]:
 
 def _sd(entry: Record, scale: words.Scale) -> str:
     if entry["kind"] == RATIO:
-        return words.significant(math.exp(entry["training_sd"]), 3)
+        return words.significant(math.exp(WITHIN * entry["training_sd"]), 3)
     if entry["statistic"] == "proportion":
         return f"{100 * entry['training_sd']:.1f}"
     return scale.text(entry["training_sd"])

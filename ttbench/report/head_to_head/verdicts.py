@@ -104,7 +104,7 @@ def head_to_head(rows: pd.DataFrame | Sequence[pd.DataFrame], names: Sequence[st
         fronts=tuple(fronts(places, entries)),
         training_noise=verdicts.attrs["training_noise"],
         left_out=tuple(
-            dict.fromkeys([*(text for one in found for text in one.left_out(compared=texts)), *_further(again, found)])
+            dict.fromkeys([*(text for one in found for text in one.left_out(found)), *_further(again, found)])
         ),
     )
 

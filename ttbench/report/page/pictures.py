@@ -73,7 +73,9 @@ def _instead(judged: str) -> str:
 def _curves(
     figure: Figure, title: str, entries: Sequence[Record], others: Sequence[Record], names: Sequence[str]
 ) -> PagePicture:
-    beneath = [[entry for entry in others if entry["metric"] == metric] for metric in figure.references]
+    # a line of one checkpoint's own is no reference of all
+    shared = [entry for entry in others if entry["checkpoint"] is None]
+    beneath = [[entry for entry in shared if entry["metric"] == metric] for metric in figure.references]
     beneath = [part for part in beneath if part]
     scale = words.of_metric([entry for part in (entries, *beneath) for entry in part])
     _, _, varying = words.settings(entries)

@@ -18,7 +18,6 @@ import torch
 from ttbench.checkpoints.checkpoint import resolve
 from ttbench.engines.engine import Engine
 from ttbench.engines.kinds import load_engine
-from ttbench.errors import TtbenchError
 from ttbench.gpu.lines import Lines
 from ttbench.gpu.proof import engines_for
 from ttbench.gpu.stage import Subject
@@ -78,7 +77,7 @@ def _each(subject: Subject, lines: Lines, points: tuple[tuple[int, int], ...], b
                     lines.write("absent", lines.stage, checkpoint=name, context_len=context_len, why="no time left")
                     break
                 _point(runners, context_len, batch_size, blocks, lines, until=until)
-        except (TtbenchError, RuntimeError) as error:
+        except Exception as error:  # a kernel, its compiler or the driver may raise anything
             lines.failed(lines.stage, error, checkpoint=name)
         runners = []
         _release(subject)
@@ -92,7 +91,7 @@ def _open(name: str, subject: Subject, lines: Lines) -> list[Runner]:
             engine = load_engine(
                 checkpoint, device=subject.device, dtype=subject.dtype, attention=None, engine=engine_name
             )
-        except (TtbenchError, RuntimeError) as error:
+        except Exception as error:  # a kernel, its compiler or the driver may raise anything
             lines.failed("engine", error, checkpoint=name, engine=engine_name)
             continue
         found.append(Runner(checkpoint, engine, subject, way))
@@ -114,7 +113,7 @@ def _point(
                 block, calls, demand = blocks(runner, context_len, batch_size)
                 first_s = block(0)
             words["kernel_path"] = {**runner.engine.choices, **ran}
-        except (TtbenchError, RuntimeError) as error:
+        except Exception as error:  # a kernel, its compiler or the driver may raise anything
             lines.failed(lines.stage, error, **words)
             _release(runner.subject)
             continue
@@ -185,6 +184,7 @@ def _prefill_blocks(
     def block(number: int) -> float:
         ids = runner.ids(batch_size, context_len)
         engine.reset(batch_size, context_len)
+        engine.prepare(prompt_len=context_len)  # else a graph engine reads prompts eagerly
         engine.synchronize()
         with Stopwatch() as watch:
             engine.prefill(ids)

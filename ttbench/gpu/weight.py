@@ -13,7 +13,6 @@ import torch
 from ttbench.checkpoints.checkpoint import resolve
 from ttbench.engines.engine import Engine
 from ttbench.engines.kinds import load_engine
-from ttbench.errors import TtbenchError
 from ttbench.gpu.lines import Lines
 from ttbench.gpu.proof import engines_for
 from ttbench.gpu.speed import Runner
@@ -33,7 +32,7 @@ def by_phase(subject: Subject, lines: Lines) -> None:
                 return
             try:
                 _weigh(name, engine_name, subject, counters, lines)
-            except (TtbenchError, RuntimeError) as error:
+            except Exception as error:  # a kernel, its compiler or the driver may raise anything
                 lines.failed("bytes", error, checkpoint=name, engine=engine_name)
             gc.collect()
             if subject.device == "cuda":
@@ -56,6 +55,7 @@ def _weigh(name: str, engine_name: str, subject: Subject, counters: Allocator | 
     tell("load", engine)
     runner = Runner(checkpoint, engine, subject)
     engine.reset(1, subject.memory_context + subject.steps)
+    engine.prepare(prompt_len=subject.memory_context)
     engine.prefill(runner.ids(1, subject.memory_context))
     tell("prefill", engine)
     for ids in runner.ids(subject.steps, 1):

@@ -106,7 +106,7 @@ def test_a_list_of_cells_that_is_damaged_is_one_line_and_stops_no_other_run(
     store = new_store(tmp_path, (cell,))
     store.write_cell(record(cell))
     (store.folder / "run.json").write_bytes(text)
-    with pytest.raises(StoreError, match=r"run\.json is damaged .*run its command again, or delete the folder"):
+    with pytest.raises(StoreError, match=r"run\.json is damaged .*takes over what is finished there, and then delete"):
         Store(store.folder).survey()
     # Its cells answer all the same, and the same command looks for a finished run without stumbling.
     assert list(find_done(tmp_path, [cell.cell_id])) == [cell.cell_id]

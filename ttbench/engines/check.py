@@ -157,13 +157,12 @@ def _told(model_class: type[SequenceModel], what: str) -> Iterator[None]:
     """Turn what the code of an architecture raises into one sentence that names its last line there."""
     try:
         yield
-    except TtbenchError:
-        raise
     except Exception as error:  # the border to code that nobody here wrote
+        if isinstance(error, TtbenchError):
+            raise
         said = f"{model_class.__name__} {what}: {raised(error, file=inspect.getfile(model_class))}"
-        if "device meta" in str(error):
-            said += "; make a constant tensor in forward, or a buffer of it: files are read into a model without memory"
-        raise UsageError(said) from error
+        hint = "; make a constant tensor in forward, or a buffer of it: files are read into a model without memory"
+        raise UsageError(said + (hint if "device meta" in str(error) else "")) from error
 
 
 def write_and_load(model: SequenceModel, name: str, *, device: str) -> CheckResult:

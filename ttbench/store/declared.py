@@ -14,7 +14,6 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal
 
 from ttbench.errors import PlugInError
-from ttbench.store.rows import COLUMNS, SAMPLE, SETTINGS
 from ttbench.tasks.base import Task, declarations
 from ttbench.types import Figure, Metric
 
@@ -101,7 +100,6 @@ def _metric_faults(metric: Metric, task: type[Task]) -> Iterator[str]:
         yield from _not_among(f"{where} restates", metric.restates, [other.name for other in task.metrics])
     if task.columns is None:
         return
-    known = [*task.columns, *COLUMNS, *SAMPLE, *(name for name in declarations(task) if name.startswith(SETTINGS))]
     named = {
         "numerator": [metric.numerator],
         "denominator": [metric.denominator],
@@ -112,8 +110,19 @@ def _metric_faults(metric: Metric, task: type[Task]) -> Iterator[str]:
     }
     for name, columns in named.items():
         for column in columns:
-            if column is not None and not column.startswith(_OF_THE_MODEL):
-                yield from _not_among(f"{where} has {name}", column, known, noun="its columns", shown=[*task.columns])
+            if column is not None and not column.startswith(_OF_THE_MODEL) and not _is_column(column, task):
+                own = ", ".join(task.columns) or "none"
+                yield f"{where} has {name} '{column}', which is none of its columns: {own}"
+
+
+def _is_column(name: str, task: type[Task]) -> bool:
+    """Whether rows of the task have such a column, of its own or as every row has."""
+    if name in declarations(task) or name in ("context_len", "round"):
+        return True
+    # Late: pandas, which a worker that measures nothing wrong needs not.
+    from ttbench.store.rows import COLUMNS, SAMPLE
+
+    return name in COLUMNS or name in SAMPLE
 
 
 def _figure_faults(figure: Figure, task: type[Task]) -> Iterator[str]:
@@ -127,11 +136,9 @@ def _figure_faults(figure: Figure, task: type[Task]) -> Iterator[str]:
             yield from _not_among(f"{where} has axis", axis, axes, noun=f"the axes of '{figure.metric}'")
 
 
-def _not_among(
-    what: str, value: Any, known: Collection[Any], *, noun: str = "", shown: Collection[Any] | None = None
-) -> Iterator[str]:
+def _not_among(what: str, value: Any, known: Collection[Any], *, noun: str = "") -> Iterator[str]:
     if value not in known:
-        listed = ", ".join(map(str, known if shown is None else shown)) or "none"
+        listed = ", ".join(map(str, known)) or "none"
         yield f"{what} '{value}', which is none of {noun + ': ' if noun else ''}{listed}"
 
 

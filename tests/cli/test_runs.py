@@ -12,34 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from tiny_home import RUN, lay_home
 from typer.testing import CliRunner
 
 import ttbench
-from ttbench.checkpoints.loading import save_checkpoint
 from ttbench.cli.app import app
 from ttbench.errors import UnknownNameError, UsageError
 from ttbench.machine import devices
-from ttbench.models.transformer import Transformer
 from ttbench.runs.sweep import find_target
 from ttbench.store.store import Store, run_folders
-
-RUN = ["run", "perplexity", "--checkpoint", "tiny", "--corpus", "text:text", "--ctx", "64", "--threads", "1"]
-RUN += ["--param", "window=32", "--param", "max_context=64"]
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two tiny checkpoints that read bytes, and twelve documents of 600 bytes."""
-    folder = tmp_path_factory.mktemp("runs")
-    torch.manual_seed(0)
-    for name in ("tiny", "other"):
-        extra = {"train_ctx": 64, "tokenizer": "bytes"}
-        save_checkpoint(Transformer.tiny(), folder / name, dtype="float32", extra=extra)
-    (folder / "text").mkdir()
-    for index in range(12):
-        (folder / "text" / f"{index}.txt").write_text(f"{index} lines of text. " * 35)
-    return folder
+    return lay_home(tmp_path_factory.mktemp("runs"), "tiny", "other")
 
 
 @pytest.fixture

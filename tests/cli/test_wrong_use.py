@@ -10,32 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
+from tiny_home import RUN, lay_home
 from typer.testing import CliRunner
 
-from ttbench.checkpoints.loading import save_checkpoint
 from ttbench.cli import console
 from ttbench.cli.app import app
 from ttbench.errors import SuiteError, UsageError
-from ttbench.models.transformer import Transformer
 from ttbench.runs.options import as_flags, from_flags, validated
 from ttbench.store.store import run_folders
 from ttbench.strict_yaml.nodes import read_value, read_yaml
-
-RUN = ["run", "perplexity", "--checkpoint", "tiny", "--corpus", "text:text", "--ctx", "64", "--threads", "1"]
-RUN += ["--param", "window=32", "--param", "max_context=64"]
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny checkpoint, a text, and one finished run of both."""
-    folder = tmp_path_factory.mktemp("wrong")
-    torch.manual_seed(0)
-    save_checkpoint(Transformer.tiny(), folder / "tiny", dtype="float32", extra={"train_ctx": 64, "tokenizer": "bytes"})
-    (folder / "text").mkdir()
-    for index in range(12):
-        (folder / "text" / f"{index}.txt").write_text(f"{index} lines of text. " * 35)
+    folder = lay_home(tmp_path_factory.mktemp("wrong"), "tiny")
     subprocess.run([sys.executable, "-m", "ttbench", *RUN], cwd=folder, check=True, capture_output=True)
     return folder
 

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 
 from ttbench.checkpoints.naming import CONFIG, digests_of, zoo_folders
 from ttbench.cli import console, listing
-from ttbench.errors import UsageError
+from ttbench.errors import StoreError, UsageError
 from ttbench.report.comparison.variants import Variant, equal
 from ttbench.report.published import ROWS
 from ttbench.store.collected import table
-from ttbench.store.folders import sound_runs
 from ttbench.store.record import CellRecord
 from ttbench.store.rows import frame, read_environments, read_rows, tasks_in
-from ttbench.store.store import Store
+from ttbench.store.store import Store, run_folders
 from ttbench.strict_yaml.nodes import package_folder
 from ttbench.types import ANSWERS, SCHEMA_VERSION
 from ttbench.version import __version__
@@ -124,7 +123,7 @@ def rows_of_all(runs: Sequence[str], *, root: Path) -> pd.DataFrame:
     """The rows of the runs named, else of all runs below `root`. Raises UsageError where there is none."""
     if runs:
         return rows_named(runs, root)
-    folders = sound(root)
+    folders = [store.folder for store in readable_runs(root)]
     if not folders:
         raise UsageError(
             f"nothing has been measured yet: no runs in {root}/; start with: {listing.FIRST_COMMAND}, or name "
@@ -138,7 +137,7 @@ def rows_about(variants: Sequence[Variant], *, root: Path) -> pd.DataFrame:
 
     Raises UsageError when there is nothing to read.
     """
-    stores = [Store(folder) for folder in sound(root)]
+    stores = readable_runs(root)
     published = published_rows(RESULTS)
     entries = [(store.folder, entry) for store in stores for entry in store.run["cells"]]
     names = {entry["checkpoint"] for _, entry in entries} | _names_in(published)
@@ -181,13 +180,13 @@ def sources(names: Sequence[str], *, root: Path, tasks: set[str]) -> dict[str, p
     """
     if names:
         published = {name: path for name in names if (path := published_at(name)) is not None}
-        folders = [listing.find_run(name, root) for name in names if name not in published]
+        stores = [Store(listing.find_run(name, root)) for name in names if name not in published]
     else:
-        folders = sound(root)
+        stores = readable_runs(root)
         beneath = published_rows(RESULTS) or published_rows(package_folder("results"))
         published = {str(path.parent): path for path in beneath}
     found: dict[str, pd.DataFrame] = {}
-    folders = [folder for folder in folders if any(entry["task"] in tasks for entry in Store(folder).run["cells"])]
+    folders = [store.folder for store in stores if any(entry["task"] in tasks for entry in store.run["cells"])]
     if folders:
         found[", ".join(map(str, folders)) if names else f"{root}/"] = rows_of_runs(folders)
     found |= {name: read_rows(path) for name, path in published.items() if not tasks.isdisjoint(tasks_in(path))}
@@ -198,11 +197,16 @@ def sources(names: Sequence[str], *, root: Path, tasks: set[str]) -> dict[str, p
     return found
 
 
-def sound(root: Path) -> list[Path]:
-    """The runs below `root` that can be read, newest first; the others are named on stderr."""
-    found, damaged = sound_runs(root)
-    for error in damaged:
-        console.warn(f"left out: {error}")
+def readable_runs(root: Path) -> list[Store]:
+    """The runs below `root` whose run.json was read, newest first; the others are named on stderr."""
+    found = []
+    for store in map(Store, run_folders(root)):
+        try:
+            _ = store.run
+        except StoreError as error:
+            console.warn(f"left out: {error}")
+        else:
+            found.append(store)
     return found
 
 

@@ -89,16 +89,3 @@ def read_environment(folder: Path) -> Mapping[str, Any]:
             f"{path} cannot be read ({error}); a run is shown with its whole folder, and compared without it: "
             f"ttbench compare --run {folder}"
         ) from error
-
-
-def sound_runs(root: Path | str) -> tuple[list[Path], list[StoreError]]:
-    """The run folders below `root` whose run.json can be read, newest first, and what is wrong with the others."""
-    sound, damaged = [], []
-    for folder in run_folders(root):
-        try:
-            read_run(folder)
-        except StoreError as error:
-            damaged.append(error)
-        else:
-            sound.append(folder)
-    return sound, damaged

@@ -57,7 +57,7 @@ from ttbench.store.cells import (
     wanted_records,
 )
 from ttbench.store.files import link_or_copy, make_folder, store_error, write_new, write_whole, writer_name
-from ttbench.store.folders import new_folder, read_run, run_folders, run_of, runs_of
+from ttbench.store.folders import new_folder, read_environment, read_run, run_folders, run_of, runs_of
 from ttbench.store.record import CellRecord, cell_text, evidence_lines, now
 from ttbench.types import LASTING, SCHEMA_VERSION, Cell, Environment, Status, canonical_json, digest, json_bytes
 
@@ -147,7 +147,7 @@ class Store:
         """What the process that writes here runs on."""
         if self._given is not None:
             return self._given
-        return Environment.from_json(json.loads((self.folder / "environment.json").read_text(encoding="utf-8")))
+        return Environment.from_json(read_environment(self.folder))
 
     @cached_property
     def _environment(self) -> dict[str, str | None]:

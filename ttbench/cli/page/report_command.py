@@ -74,7 +74,7 @@ def _sources(names: Sequence[str], root: Path) -> tuple[list[Path], list[Path]]:
         published = [path.parent for name in names if (path := reading.published_at(name)) is not None]
         runs = [listing.find_run(name, root) for name in names if reading.published_at(name) is None]
         return list(dict.fromkeys(runs)), list(dict.fromkeys(published))
-    runs = reading.sound(root)
+    runs = [store.folder for store in reading.readable_runs(root)]
     here = reading.RESULTS if reading.RESULTS.is_dir() else package_folder("results")
     published = [] if runs else [path.parent for path in reading.published_rows(here)]
     if not runs and not published:

@@ -24,7 +24,7 @@ from ttbench.report.summary import A_BETTER, B_BETTER, DIFFERENCE, EXACT, NOT_JU
 from ttbench.types import Metric, Scalar
 
 POSITIVE_ONLY = "a ratio needs positive numbers"
-LARGEST = 1e100  # ratio of perplexities
+LARGEST = math.log(1e100)  # of a ratio of perplexities that is told; one of hundreds of digits says nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,30 +98,23 @@ def ready_to_compare(
     for name, sums in zip(names, (shared.a, shared.b), strict=True):
         if not np.isfinite(sums).all():
             return f"{name}: a target is scored as infinite, so that no mean of it can be compared"
-    if metric.statistic == "exp_ratio" and not _is_number(stats.ratio_of(_log_ratio(metric, shared))):
-        return f"their ratio, e to the power of {_log_ratio(metric, shared):,.0f}, is too far from 1 to be told"
+    log_ratio = _rate(shared.a - shared.b, shared) * metric.scale
+    if metric.statistic == "exp_ratio" and abs(log_ratio) >= LARGEST:
+        return f"their ratio, e to the power of {log_ratio:,.0f}, is too far from 1 to be told"
     if metric.statistic in ("max", "count") and min(shared.a.max(), shared.b.max()) * metric.scale <= 0:
         return POSITIVE_ONLY
     return Ready(metric=metric, targets=shared, corpus=one.line.get("corpus_digest"))
 
 
-def _log_ratio(metric: Metric, shared: Shared) -> float:
-    return _rate(shared.a - shared.b, shared) * metric.scale
-
-
-def _is_number(ratio: float) -> bool:
-    """Whether a ratio can be told; one of hundreds of digits says nothing."""
-    return 1 / LARGEST < ratio < LARGEST
-
-
 def with_ends(estimate: Estimate, low: float, high: float, *, metric: Metric) -> Estimate:
-    """An estimate with the ends of its interval on the scale that is printed; none where no number is as large."""
-    ends = [number_of(metric)(end) for end in (low, high)]
-    if metric.statistic == "exp_ratio" and not all(map(_is_number, ends)):
-        powers = " to ".join(f"{end * metric.scale:,.0f}" for end in (low, high))
+    """An estimate with the ends of its interval on the scale that is printed; none where one is too large to tell."""
+    logs = [end * metric.scale for end in (low, high)]
+    if metric.statistic == "exp_ratio" and max(map(abs, logs)) >= LARGEST:
+        powers = " to ".join(f"{log:,.0f}" for log in logs)
         reason = f"its interval, e to the power of {powers}, is too wide to be told"
         return replace(estimate, low=None, high=None, method="none", reason=reason)
-    return replace(estimate, low=ends[0], high=ends[1])
+    number = number_of(metric)
+    return replace(estimate, low=number(low), high=number(high))
 
 
 def effect_of(ready: Ready, *, level: float | None) -> Effect:

@@ -101,8 +101,10 @@ def beside_noise(comparisons: pd.DataFrame, sides: Sequence[Side], among: Sequen
     made["training_sd"] = pd.array([None if noise is None else noise.sd for noise in noises], dtype="Float64")
     made["training_seeds"] = pd.array([None if noise is None else noise.num_seeds for noise in noises], dtype="Int64")
     told = [
-        WITHIN_NOISE if entry["verdict"] in (A_BETTER, B_BETTER) and is_within(entry) else entry["verdict"]
-        for entry in records(made)
+        WITHIN_NOISE
+        if noise is not None and entry["verdict"] in (A_BETTER, B_BETTER) and is_within(entry, noise.sd)
+        else entry["verdict"]
+        for entry, noise in zip(entries, noises, strict=True)
     ]
     made["verdict"] = pd.Series(told, dtype=object, index=made.index)
     shown = [
@@ -348,10 +350,7 @@ def is_moved(entry: Record) -> bool:
     return entry["restates"] is None and (entry["kind"] == summary.DIFFERENCE or entry["statistic"] == "exp_ratio")
 
 
-def is_within(entry: Record) -> bool:
-    """Whether a difference is one that training again could make, as far as that is known."""
-    sd = entry.get("training_sd")
-    if sd is None:
-        return False
+def is_within(entry: Record, sd: float) -> bool:
+    """Whether a difference is one that training again could make, whose standard deviation is `training_sd`."""
     size = entry["effect"] if entry["kind"] == summary.DIFFERENCE else math.log(entry["effect"])
     return bool(abs(size) < WITHIN * sd)

@@ -209,8 +209,7 @@ def _draw_references(axes: Axes, beneath: Sequence[Sequence[Record]], scale: Sca
 
 def _references(beneath: Sequence[Sequence[Record]]) -> Iterator[tuple[list[Record], list[str]]]:
     """The lines of references that have a number, and the settings that tell each from others of its metric."""
-    # a line of one checkpoint's own is no reference of all
-    for reference in [[entry for entry in part if entry["checkpoint"] is None] for part in beneath]:
+    for reference in beneath:
         _, _, differing = words.settings(reference)
         for part in words.by(reference, *differing):
             if any(entry["value"] is not None for entry in part):

@@ -149,7 +149,8 @@ Drawing = Callable[[Layout], "Canvas"]
 
 def _drawing(figure: Figure, mine: list[Record], others: list[list[Record]], names: list[str]) -> Drawing:
     """A figure, to be drawn in any width; `others` are its references, and of a roofline the bytes moved."""
-    beneath = [part for part in others if part]
+    # a line of one checkpoint's own is no reference of all
+    beneath = [part for part in ([entry for entry in each if entry["checkpoint"] is None] for each in others) if part]
 
     def drawn(layout: Layout) -> Canvas:
         if figure.kind == "roofline":

@@ -115,13 +115,17 @@ def gate(
     return Gate(run=names[0], baseline=names[1], lines=in_order([*lines, *times]), slow_cells=frozenset(cells))
 
 
+def _is_time(metric: Metric) -> bool:
+    return summary.is_timing(metric) and metric.statistic != "count"
+
+
 def _has_times(rows: pd.DataFrame) -> bool:
     part = all_rows(rows)
     return any(
         len(group.rows)
         for task, metrics in summary.metrics_of(rows).items()
         for metric in metrics
-        if summary.is_timing(metric) and metric.statistic != "count"
+        if _is_time(metric)
         for group in summary.groups(part, task, metric)
     )
 
@@ -217,9 +221,8 @@ def _another_meaning(before: Metric, after: Metric) -> str:
 
 def _line(group: RowGroup, telling: Mapping[str, Sequence[str]]) -> GateLine:
     metric = group.metric
-    timing = summary.is_timing(metric) and metric.statistic != "count"
     return GateLine(
-        rule="count" if metric.statistic == "count" else "time" if timing else "quality",
+        rule="count" if metric.statistic == "count" else "time" if _is_time(metric) else "quality",
         verdict=SHOWN_ONLY,
         task=group.task,
         checkpoint=str(group.line["checkpoint"]),

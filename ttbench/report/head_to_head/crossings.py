@@ -80,7 +80,8 @@ def _of_pair(points: Sequence[words.Record], settings: str) -> Iterator[Crossing
 
 def _ahead(entry: words.Record) -> int:
     """-1 where a is shown to be ahead, 1 where b is, however little; 0 where nothing is, or training noise reaches."""
-    if entry["verdict"] == TOO_SMALL and not is_within(entry):
+    sd = entry.get("training_sd")
+    if entry["verdict"] == TOO_SMALL and (sd is None or not is_within(entry, sd)):
         less = entry["effect"] < (1 if entry["kind"] == RATIO else 0)
         return -1 if less == (entry["better"] == "lower") else 1
     return {A_BETTER: -1, B_BETTER: 1}.get(entry["verdict"], 0)
